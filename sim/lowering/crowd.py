@@ -10,7 +10,7 @@ import numpy as np
 from sim.lowering.costs import Priced
 from sim.lowering.lower import Lowered, RankView, written
 from sim.lowering.parts import F8, I4, I8, NO_FLIGHTS, Classes, Flights
-from sim.lowering.runs import Ground
+from sim.lowering.runs import Ground, Played
 from sim.lowering.wires import wire_costs, wires_of
 from sim.program import Timeline
 from sim.program.crowd import ClassKind, Crowd, stride_of
@@ -21,13 +21,14 @@ class Gathering(NamedTuple):
 
     crowd: Crowd
     ground: Ground
+    played: Sequence[Played]
     classes: Classes
     flights: Flights
     kinds: tuple[Lowered, ...]  # a class of each kind alone
 
     def of(self, some: I8, timeline: Timeline) -> tuple[Lowered, Timeline]:
         """Some classes, ascending, and all that is on the wire, as if nobody else were there."""
-        lowered = written(self.ground, self.classes, self.flights, some)
+        lowered = written(self.ground, self.played, self.classes, self.flights, some)
         stride, split = self.crowd.stride, self.crowd.split
         kinds = self.crowd.kind[some].tolist()
         sizes = [self.kinds[kind].plan_op.size for kind in kinds]
@@ -87,24 +88,27 @@ def gathered(priced: Priced) -> Gathering:
     """
     classes, flights = priced.compiled.classes, priced.flights
     ground = Ground(priced.parts, classes, flights)
+    played = ground.played()
     _, first, kind = np.unique(
         np.stack([classes.role, ground.curve_begin], axis=1), axis=0, return_index=True,
         return_inverse=True,
     )  # fmt: skip
     kind = kind.ravel()
-    alone = tuple(written(ground, classes, NO_FLIGHTS, np.array([c])) for c in first.tolist())
+    alone = tuple(
+        written(ground, played, classes, NO_FLIGHTS, np.array([c])) for c in first.tolist()
+    )
     kinds = []
     for c, lowered in zip(first.tolist(), alone, strict=True):
         role = int(classes.role[c])
         own = flights.ops[:, role]
         paced = np.zeros(lowered.plan_op.size, dtype=np.bool_)
         paced[lowered.kernels(lowered.views[0])] = True
-        arrive = np.sort(ground.played[role].layout.first[own[own >= 0]])
+        arrive = np.sort(played[role].layout.first[own[own >= 0]])
         kinds.append(ClassKind(lowered.program, arrive, paced))
     stride = stride_of(kinds)
     n_classes = classes.role.size
     split = n_classes * stride
-    wires = wires_of(ground, flights, classes.role, np.arange(n_classes) * stride, split)
+    wires = wires_of(ground, played, flights, classes.role, np.arange(n_classes) * stride, split)
     wire = np.full((n_classes, max(one.arrive.size for one in kinds)), -1, dtype=np.int32)
     at, op = np.divmod(wires.arrive, stride)
     for i, one in enumerate(kinds):
@@ -129,7 +133,7 @@ def gathered(priced: Priced) -> Gathering:
         capacity=classes.capacity,
         hold_capacity=classes.sms,
     )
-    return Gathering(crowd, ground, classes, flights, alone)
+    return Gathering(crowd, ground, played, classes, flights, alone)
 
 
 def _routes(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.lowering.parts import B1, I8, Flights, Wire
+from sim.lowering.parts import B1, I4, I8, Flights, Wire
 from sim.lowering.table import each_of, table_of
 from sim.strategies.plan import Plan, PlanOp
 
@@ -61,7 +61,7 @@ def flights_of(
                 numbers[-1][kind] = len(wires)
                 wires.append(found)
     key = (*map(id, plans), *stages, *(number.tobytes() for number in numbers))
-    known: dict[object, tuple[I8, I8, Sequence[Plan]]]
+    known: dict[object, tuple[I8, I4, Sequence[Plan]]]
     known = plans[0].derived.setdefault("flights", {})
     if key not in known:
         known.clear()
@@ -70,19 +70,19 @@ def flights_of(
     return Flights(tuple(wires), of, ops_of)
 
 
-def _flown(plans: Sequence[Plan], stages: Sequence[int], numbers: Sequence[I8]) -> tuple[I8, I8]:
+def _flown(plans: Sequence[Plan], stages: Sequence[int], numbers: Sequence[I8]) -> tuple[I8, I4]:
     """Which wire each flight is, and which op of each part's plan."""
     of: list[I8] = []
-    ops: list[I8] = []
+    ops: list[I4] = []
     known: dict[tuple[str, str, int], int] = {}  # flights of ranks of several stages
-    again: list[tuple[int, I8]] = []  # such a flight in another plan
+    again: list[tuple[int, I4]] = []  # such a flight in another plan
     total = 0
     for plan, number in zip(plans, numbers, strict=True):
         issued = _issued(plan)
         mine = np.array([stage == plan.stage for stage in stages])
         flies = number[issued.kind] >= 0
         new = flies.copy()
-        part = np.where(mine, issued.at[:, None], -1)
+        part = np.where(mine, issued.at[:, None].astype(np.int32), np.int32(-1))
         for i in np.flatnonzero(flies & issued.crosses).tolist():
             other = known.get(issued.name[i])
             if other is not None:

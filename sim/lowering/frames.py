@@ -66,7 +66,8 @@ def _outlined(priced: Priced) -> Lowered:
     if outline is not None:
         _outlines[key] = outline, flights  # the last used stands last
         return filled(outline, ground, classes, flights)
-    outline = outline_of(ground, classes, flights, np.arange(len(classes.ranks)))
+    some = np.arange(len(classes.ranks))
+    outline = outline_of(ground, ground.played(), classes, flights, some)
     found = filled(outline, ground, classes, flights)
     validate_structure(found.program)
     if outline.place.size <= MAX_OUTLINED:

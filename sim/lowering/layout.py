@@ -39,20 +39,23 @@ class PartLayout(NamedTuple):
     """Local op indices of a class that plays a part: host ops first, then each stream's ops."""
 
     n: int
-    n_host: int
     host_first: I8  # (P,)
     first: I8  # (P,) first device op, or the host op of a host-only plan op
     last: I8
-    rows: I8  # (n_device,)
-    launched: I8  # (m,) device ops that wait for their launch
-    launch: I8  # (m,) host op of it
-    seen: I8  # (w,) device ops whose end the host waits for
-    woken: I8  # (w,) host op that follows
-    issue: I8  # (n_host,) which of `launches` each host op is
+    entry: I4  # (n,) row of each op; of host ops, behind all rows, which of `launches`
     launches: Launches
     lane: I4  # (n,)
     plan_op: I4  # (n,)
     streams: tuple[str, ...]
+
+
+class HostEdges(NamedTuple):
+    """What waits for the host, and what the host waits for."""
+
+    launched: I8  # (m,) device ops that wait for their launch
+    launch: I8  # (m,) host op of it
+    seen: I8  # (w,) device ops whose end the host waits for
+    woken: I8  # (w,) host op that follows
 
 
 def exclusive(counts: I8) -> I8:
@@ -78,7 +81,7 @@ def put_together(part: Part, table: PlanTable, hidden: B1) -> tuple[B1, B1]:
     return hidden, hidden & takes_time
 
 
-def lay_out(part: Part, table: PlanTable, hidden: B1) -> PartLayout:
+def lay_out(part: Part, table: PlanTable, hidden: B1) -> tuple[PartLayout, HostEdges]:
     """Where a part's ops stand; of `hidden` ones the host's work is put together."""
     kind, stream_id = table.kind, table.stream_id
     rows, row_start, row_count = part.rows, part.row_start, part.row_count
@@ -116,26 +119,21 @@ def lay_out(part: Part, table: PlanTable, hidden: B1) -> PartLayout:
     device_rows = np.repeat(row_start[order], counts) + step
     launch = (np.repeat(host_first[order], counts) + step)[waits]
     seen = rows.waits[device_rows[waits]] & (launch < n_host - 1)
-    return PartLayout(
+    layout = PartLayout(
         n=n_host + n_device,
-        n_host=n_host,
         host_first=host_first,
         first=first,
         last=last,
-        rows=device_rows,
-        launched=n_host + waits,
-        launch=launch,
-        seen=n_host + waits[seen],
-        woken=launch[seen] + 1,
-        issue=issue,
+        entry=np.concatenate((rows.work.size + issue, device_rows), dtype=np.int32),
         launches=launches,
         lane=lane,
         plan_op=plan_op,
         streams=table.streams,
     )
+    return layout, HostEdges(n_host + waits, launch, n_host + waits[seen], launch[seen] + 1)
 
 
-def edges_of(table: PlanTable, layout: PartLayout) -> tuple[I4, I4]:
+def edges_of(table: PlanTable, layout: PartLayout, host: HostEdges) -> tuple[I4, I4]:
     """Cross-lane edges of one class: launches, dependencies, host syncs, communicator order.
 
     Returns
@@ -147,8 +145,8 @@ def edges_of(table: PlanTable, layout: PartLayout) -> tuple[I4, I4]:
     before, after = table.fifo[:, 0], table.fifo[:, 1]
     src = np.concatenate(
         (
-            layout.launch,
-            layout.seen,
+            host.launch,
+            host.seen,
             layout.last[table.dep_on],
             layout.last[table.host_after[blocked]],
             layout.last[before],
@@ -156,8 +154,8 @@ def edges_of(table: PlanTable, layout: PartLayout) -> tuple[I4, I4]:
     )
     dst = np.concatenate(
         (
-            layout.launched,
-            layout.woken,
+            host.launched,
+            host.woken,
             layout.first[table.dep_of],
             layout.host_first[blocked],
             layout.first[after],

@@ -116,22 +116,27 @@ def lower(parts: Sequence[Part], classes: Classes, flights: Flights = NO_FLIGHTS
         Collectives on the wire; none where all ranks are one class.
     """
     ground = Ground(parts, classes, flights)
-    return written(ground, classes, flights, np.arange(len(classes.ranks)))
+    some = np.arange(len(classes.ranks))
+    return written(ground, ground.played(), classes, flights, some)
 
 
-def written(ground: Ground, classes: Classes, flights: Flights, some: I8) -> Lowered:
+def written(
+    ground: Ground, played: Sequence[Played], classes: Classes, flights: Flights, some: I8
+) -> Lowered:
     """The program of some classes alone: nobody waits for the others.
 
     Parameters
     ----------
     ground : Ground
         Of all classes.
+    played : sequence of Played
+        Its parts, laid out.
     classes, flights : Classes, Flights
         All of them.
     some : (n,) int64
         Which to write out, ascending.
     """
-    outline = outline_of(ground, classes, flights, some)
+    outline = outline_of(ground, played, classes, flights, some)
     found = filled(outline, ground, classes, flights)
     validate_structure(found.program)
     return found
@@ -148,16 +153,17 @@ class Outline(NamedTuple):
     wire_route: I4  # of each entry of the wire
 
 
-def outline_of(ground: Ground, classes: Classes, flights: Flights, some: I8) -> Outline:
+def outline_of(
+    ground: Ground, played: Sequence[Played], classes: Classes, flights: Flights, some: I8
+) -> Outline:
     """What a program is whatever its ops cost; arguments are as for `written`."""
-    played = ground.played
     role, base = classes.role, np.full(classes.role.size, -1, dtype=np.int64)
     classes = classes.only(some)
     runs = runs_of(classes, ground.curve_begin[some])
     sizes = np.array([p.layout.n for p in played], dtype=np.int64)
     first, n_local = exclusive(sizes[classes.role]), int(sizes[classes.role].sum())
     base[some] = first
-    all_wires = wires_of(ground, flights, role, base, n_local)
+    all_wires = wires_of(ground, played, flights, role, base, n_local)
     wires, own = taken_in(all_wires, n_local)
     places = places_of(ground.parts, [p.layout.launches for p in played], classes, flights)
 
@@ -175,7 +181,7 @@ def outline_of(ground: Ground, classes: Classes, flights: Flights, some: I8) -> 
 
     begin = places.begin[:, None]
     place = columns(
-        lambda run, _: begin[run.begin : run.begin + run.classes] + played[run.part].entry,
+        lambda run, layout: begin[run.begin : run.begin + run.classes] + layout.entry,
         places.wire + wires.entry,
     )
     both, which = np.unique(

@@ -159,7 +159,7 @@ class Flights(NamedTuple):
 
     wires: tuple[Wire, ...]
     of: I8  # (n,) which of `wires` each is
-    ops: I8  # (n, n_parts) which op of a part's plan it is; -1 where it takes no part
+    ops: I4  # (n, n_parts) which op of a part's plan it is; -1 where it takes no part
 
 
 @lru_cache(maxsize=128)
@@ -188,4 +188,4 @@ def roles_of(fabric: Fabric, stages: int = 1) -> Roles:
 
 
 #: where all ranks are one class
-NO_FLIGHTS = Flights((), np.zeros(0, dtype=np.int64), np.zeros((0, 1), dtype=np.int64))
+NO_FLIGHTS = Flights((), np.zeros(0, dtype=np.int64), np.zeros((0, 1), dtype=np.int32))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.lowering.layout import PartLayout, edges_of, exclusive, lay_out
-from sim.lowering.parts import B1, F8, I4, I8, Classes, Flights, Part, RowDraws, Rows
+from sim.lowering.parts import B1, F8, I4, Classes, Flights, Part, RowDraws, Rows
 from sim.lowering.slack import may_bind
 from sim.lowering.table import each_of, table_of
 
@@ -46,7 +45,6 @@ class Played(NamedTuple):
 
     part: Part
     layout: PartLayout
-    entry: I8  # (n,) which row of costs each op has; host ops, behind all rows, which launch
     waited_ptr: I4  # (n + 1,) CSR of the ops that wait for each of its ops
     waited: I4
 
@@ -69,9 +67,8 @@ class ClassRun(NamedTuple):
 def _played_of(part: Part, hidden: B1) -> Played:
     """A part laid out, with the launches of its `hidden` ops put together."""
     table = table_of(part.plan)
-    layout = lay_out(part, table, hidden)
-    entry = np.concatenate((part.rows.work.size + layout.issue, layout.rows))
-    return Played(part, layout, entry, *edges_of(table, layout))
+    layout, host = lay_out(part, table, hidden)
+    return Played(part, layout, *edges_of(table, layout, host))
 
 
 def curves_of(parts: Sequence[Part], classes: Classes) -> tuple[F8, I4]:
@@ -158,7 +155,6 @@ class Ground:
         self.parts = tuple(parts)
         self.curves, self.curve_begin = curves_of(parts, classes)
 
-    @cached_property
     def played(self) -> tuple[Played, ...]:
-        """Each part laid out once."""
+        """Each part laid out: much where micro-batches are many, so it is not kept."""
         return tuple(map(_played_of, self.parts, self.hidden))

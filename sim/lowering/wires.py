@@ -98,13 +98,17 @@ def taken_in(wires: Wires, n_local: int) -> tuple[Wires, OwnTransfers]:
     return rest, own
 
 
-def wires_of(ground: Ground, flights: Flights, role: I8, base: I8, n_local: int) -> Wires:
+def wires_of(
+    ground: Ground, played: Sequence[Played], flights: Flights, role: I8, base: I8, n_local: int
+) -> Wires:
     """Wire ops of all flights by lane, after the ops of classes.
 
     Parameters
     ----------
     ground : Ground
-        How parts are laid out, and what may bind.
+        What may bind.
+    played : sequence of Played
+        Its parts, laid out.
     flights : Flights
         Collectives on the wire.
     role : (n_classes,) int64
@@ -122,7 +126,7 @@ def wires_of(ground: Ground, flights: Flights, role: I8, base: I8, n_local: int)
     teams = {id(w.team): w.team for w in wires}
     number = {key: i for i, key in enumerate(teams)}
     team_of = np.array([number[id(w.team)] for w in wires])[of]
-    arrivals = _arrivals(flights, list(teams.values()), team_of, ground.played, role, base)
+    arrivals = _arrivals(flights, list(teams.values()), team_of, played, role, base)
     there = arrivals >= 0
     keep = ground.keep
     if keep is not None:
