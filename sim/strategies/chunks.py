@@ -8,7 +8,7 @@ before an earlier chunk, its ops, its allocations and what it leaves behind are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from sim.strategies.allocations import MARK
@@ -38,12 +38,14 @@ class _Before(NamedTuple):
 
 
 class _After(NamedTuple):
-    """What a chunk leaves behind; ops as the recorded chunk has them."""
+    """What a chunk leaves behind; ops are places in `refers`."""
 
-    pending: Mapping[str, tuple[int, ...]]  # of streams that it uses, all
-    added: Mapping[str, tuple[int, ...]]  # to what others wait for
-    tail: Mapping[str, int]
-    seen: Mapping[str, Mapping[str, int]]  # where it changed
+    #: ops of it, counted from its first, and, as -1, -2, ..., what it met before (`_Chunk.old`)
+    refers: tuple[int, ...]
+    pending: Sequence[tuple[StreamState, Sequence[int]]]  # of streams that it uses, all
+    added: Sequence[tuple[StreamState, Sequence[int]]]  # to what others wait for
+    tail: Sequence[tuple[StreamState, int]]
+    seen: Sequence[tuple[StreamState, Sequence[tuple[str, int]]]]  # where it changed
     calls: Calls
     host_after: int
     moment: int
@@ -55,8 +57,8 @@ class _Chunk(NamedTuple):
     first: int
     size: int
     log: Sequence[tuple[Any, ...]]
-    uses: tuple[str, ...]  # streams on which it issues
-    met: Hashable  # what these waited for before, see `_met`
+    uses: Sequence[StreamState]  # streams on which it issues
+    met: _Met  # what these waited for before
     old: tuple[int, ...]  # ops before it that it may refer to
     after: _After
 
@@ -92,7 +94,10 @@ class Chunks:
         key = (number, kind, condition, r.calls)
         known = self._known.get(key, ()) if condition is not None else ()
         for chunk in known:
-            met, new = _met(r, chunk.uses)
+            for lane in chunk.uses:
+                if len(lane.pending) > 1:
+                    _shorten(r, lane)
+            met, new = _met_now(r, chunk.uses)
             if met == chunk.met:
                 self._copy(chunk, new)
                 stage.skip(kind)
@@ -107,24 +112,26 @@ class Chunks:
     def _copy(self, chunk: _Chunk, new: tuple[int, ...]) -> None:
         r, after = self.recorder, chunk.after
         at = len(r.ops)
-        copy = Copy(at, chunk.first, chunk.size, r.micro_step, chunk.old, new)
-        r.again(copy)
+        r.again(Copy(at, chunk.first, chunk.size, r.micro_step, chunk.old, new))
         shift = at - chunk.first
         r.memory.log += [
             (MARK, entry[1], entry[2] + shift, entry[3]) if entry[0] == MARK else entry
             for entry in chunk.log
         ]
         r.memory.moment = after.moment
-        for name, pending in after.pending.items():
-            r.lane(name).pending = [copy.moved(op) for op in pending]
-        for name, added in after.added.items():
-            r.wait(name, tuple(copy.moved(op) for op in added))
-            _shorten(r, r.lane(name))
-        for name, tail in after.tail.items():
-            r.lane(name).tail = copy.moved(tail)
-        for name, seen in after.seen.items():
-            r.lane(name).seen.update((other, copy.moved(op)) for other, op in seen.items())
-        r.calls, r.host_after = after.calls, copy.moved(after.host_after)
+        ops = [at + ref if ref >= 0 else new[~ref] for ref in after.refers]
+        for lane, pending in after.pending:
+            lane.pending = [ops[i] for i in pending]
+        for lane, added in after.added:
+            lane.pending += [ops[i] for i in added]
+            _shorten(r, lane)
+        for lane, tail in after.tail:
+            lane.tail = ops[tail]
+        for lane, seen in after.seen:
+            for other, i in seen:
+                lane.seen[other] = ops[i]
+        r.calls = after.calls
+        r.host_after = -1 if after.host_after < 0 else ops[after.host_after]
 
 
 def _shorten(r: Recorder, lane: StreamState) -> None:
@@ -148,41 +155,37 @@ def _before(r: Recorder) -> _Before:
     )
 
 
-def _met(
-    r: Recorder, uses: Sequence[str], before: _Before | None = None
-) -> tuple[Hashable, tuple[int, ...]]:
-    """What streams have before them, and the ops that it speaks of; now, or then.
+#: streams of ops that are met, which are the same, how many each waits for, and what it has seen
+_Met = tuple[list[str], list[int], list[int], list[list[bool]]]
+
+
+def _met_now(r: Recorder, lanes: Sequence[StreamState]) -> tuple[_Met, tuple[int, ...]]:
+    """What streams have before them, and the ops that it speaks of.
 
     Two chunks that meet the same wait for the same: the ops of the second answer differ, but each
     has its place there.
     """
-    ends: list[int] = []
-    waits: list[Sequence[int]] = []
-    seen: list[Mapping[str, int]] = []
-    for name in uses:
-        if before is not None:
-            ends.append(before.tail.get(name, -1))
-            waits.append(before.pending.get(name, ()))
-            seen.append(before.seen.get(name, {}))
-            continue
-        lane = r.lane(name)
-        _shorten(r, lane)
-        ends.append(lane.tail)
-        waits.append(lane.pending)
-        seen.append(lane.seen)
-    host_after = r.host_after if before is None else before.host_after
-    every = (*ends, *(op for pending in waits for op in pending), host_after)
-    streams = [r.ops[op].stream if op >= 0 else "" for op in every]
-    met = (
-        tuple(streams),
-        tuple(map(every.index, every)),
-        tuple(map(len, waits)),
-        tuple(
-            each.get(stream, -1) >= op
-            for each in seen for op, stream in zip(every, streams, strict=True)
-        ),
+    return _met(
+        r, [lane.tail for lane in lanes], [lane.pending for lane in lanes],
+        [lane.seen for lane in lanes], r.host_after,
     )  # fmt: skip
-    return met, every
+
+
+def _met(
+    r: Recorder, tails: Sequence[int], waits: Sequence[Sequence[int]],
+    seen: Sequence[Mapping[str, int]], host_after: int,
+) -> tuple[_Met, tuple[int, ...]]:  # fmt: skip
+    every = list(tails)
+    for pending in waits:
+        every += pending
+    every.append(host_after)
+    ops = r.ops
+    streams = [ops[op][1] if op >= 0 else "" for op in every]
+    ahead = [
+        [each.get(stream, -1) >= op for op, stream in zip(every, streams, strict=True)]
+        for each in seen
+    ]
+    return (streams, list(map(every.index, every)), list(map(len, waits)), ahead), tuple(every)
 
 
 def _chunk(r: Recorder, before: _Before) -> _Chunk | None:
@@ -190,35 +193,38 @@ def _chunk(r: Recorder, before: _Before) -> _Chunk | None:
     first = before.ops
     ops = r.ops[first:]
     uses = tuple(dict.fromkeys(op.stream for op in ops))
-    met, old = _met(r, uses, before)
-    added, seen = {}, {}
+    met, old = _met(
+        r, [before.tail.get(name, -1) for name in uses],
+        [before.pending.get(name, ()) for name in uses],
+        [before.seen.get(name, {}) for name in uses], before.host_after,
+    )  # fmt: skip
+    refers: dict[int, int] = {}  # ops that it leaves behind, and their places
+
+    def places(left: Iterable[int]) -> list[int]:
+        return [refers.setdefault(op, len(refers)) for op in left]
+
+    lanes = [r.lane(name) for name in uses]
+    pending, added, tails, seen = [], [], [], []
     for name, lane in r.lanes.items():
         _shorten(r, lane)
-        if name not in uses:
+        if name in uses:
+            pending.append((lane, places(lane.pending)))
+            tails.append((lane, places([lane.tail])[0]))
+        else:
             known = before.pending.get(name, ())
-            more = tuple(op for op in lane.pending if op not in known)
+            more = [op for op in lane.pending if op not in known]
             if more:
-                added[name] = more
+                added.append((lane, places(more)))
         known_seen = before.seen.get(name, {})
         changed = {o: op for o, op in lane.seen.items() if known_seen.get(o, -1) != op}
         if changed:
-            seen[name] = changed
-    after = _After(
-        {name: tuple(r.lane(name).pending) for name in uses},
-        added,
-        {name: r.lane(name).tail for name in uses},
-        seen,
-        r.calls,
-        r.host_after,
-        r.memory.moment,
-    )
-    refers = {
-        *(dep for op in ops for dep in op.deps),
-        *(op.host_after for op in ops),
-        *(op for each in (after.pending, after.added) for ops in each.values() for op in ops),
-        *(op for changed in seen.values() for op in changed.values()),
-        after.host_after,
-    }  # fmt: skip
-    if any(-1 < op < first and op not in old for op in refers):
+            seen.append((lane, list(zip(changed, places(changed.values()), strict=True))))
+    host_after = places([r.host_after])[0] if r.host_after >= 0 else -1
+    all_refers = {*refers, *(dep for op in ops for dep in op.deps), *(op.host_after for op in ops)}
+    if any(-1 < op < first and op not in old for op in all_refers):
         return None
-    return _Chunk(first, len(ops), r.memory.log[before.log :], uses, met, old, after)
+    after = _After(
+        tuple([op - first if op >= first else ~old.index(op) for op in refers]),
+        pending, added, tails, seen, r.calls, host_after, r.memory.moment,
+    )  # fmt: skip
+    return _Chunk(first, len(ops), r.memory.log[before.log :], lanes, met, old, after)

@@ -117,6 +117,7 @@ class PipelineRank:
         self.dtype, self.size = dtypes(workload).compute, message_bytes(workload)
         self.arrived: dict[Action, Event] = {}  # receives, until what needs them
         self.sent: list[Event] = []
+        self.ways: dict[tuple[int, bool, bool], tuple[str, str, str]] = {}  # that messages take
         self.chunks = Chunks(recorder)
         plan = recorder.plan
         plan.stage, plan.stages = rank, mesh.pp
@@ -184,7 +185,20 @@ class PipelineRank:
 
     def _send(self, messages: list[_Message]) -> Event:
         """Messages between two ranks, one way or both at once; who receives says the same."""
-        r, (first, *more) = self.recorder, messages
+        r, first, more = self.recorder, messages[0], len(messages) > 1
+        way = self.ways.get((first.source, first.forward, more))
+        if way is None:
+            way = self.ways[first.source, first.forward, more] = self._way(first, more)
+        stream, what, group = way
+        r.wait_stream(stream, "compute")
+        r.collective(
+            stream, what, "forward" if first.forward else "backward", group, self.size, self.size,
+            self.dtype, " ".join(sorted(map(str, messages))) if more else str(first), comm=stream,
+        )  # fmt: skip
+        return r.record(stream)
+
+    def _way(self, first: _Message, more: bool) -> tuple[str, str, str]:
+        """Stream, operation and group of a message, or of `more` than one in a batch."""
         a, b = self.rank_of(first.source), self.rank_of(first.target)
         near, far = min(a, b), max(a, b)
         stream = f"p2p {near}-{far}"  # one communicator for every two ranks and both ways
@@ -195,15 +209,10 @@ class PipelineRank:
         if more:  # a coalesced batch is one kernel of the pipeline's own communicator
             stream, group = f"p2p {near}-{far} coalesced", f"stages {near} and {far}"
             ends, what = (near, far), "send_recv"
-        if group not in r.plan.groups:
-            r.plan.groups[group] = Pairs(*ends, self.mesh.pp, self.mesh.world // self.mesh.pp)
-        r.wait_stream(stream, "compute")
-        phase = "forward" if first.forward else "backward"
-        r.collective(
-            stream, what, phase, group, self.size, self.size, self.dtype,
-            " ".join(sorted(map(str, messages))), comm=stream,
-        )  # fmt: skip
-        return r.record(stream)
+        plan = self.recorder.plan
+        if group not in plan.groups:
+            plan.groups[group] = Pairs(*ends, self.mesh.pp, self.mesh.world // self.mesh.pp)
+        return stream, what, group
 
     def _exchange(self, messages: list[_Message]) -> None:
         """Send and receive, and wait for both."""

@@ -88,9 +88,8 @@ class _StageHooks(Hooks):
     def condition(self) -> Hashable | None:
         """Once all is gathered, ops differ by which gradients are there."""
         under_way = self.held or self.gradients.under_way or self.copies
-        if under_way or any(event is not None for event in self.gathered):
-            return None
-        if any(state != UNSHARDED for state in self.state):
+        units = len(self.state)
+        if under_way or self.gathered.count(None) < units or self.state.count(UNSHARDED) < units:
             return None
         return tuple(self.gradients.accumulated), len(self.memory.kept)
 
