@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
 
 from sim.lowering.parts import B1, I4, I8, Flights, Wire
 from sim.lowering.table import each_of, table_of
-from sim.strategies.plan import Plan, PlanOp
+from sim.strategies.plan import COLLECTIVE, Plan, PlanOp
+
+
+#: collectives of a plan that are the same in these are one kind
+_ALIKE = attrgetter("comm", "group", "collective", "bytes_in", "bytes_out")
 
 
 class _Issued(NamedTuple):
@@ -105,24 +110,25 @@ def _issued(plan: Plan) -> _Issued:
     if found is not None:
         return found
     at, each = table_of(plan).collectives, each_of(plan)
-    kinds: dict[tuple[object, ...], int] = {}
-    first: list[PlanOp] = []
+    place = [i for i, op in enumerate(each.ops) if op.kind == COLLECTIVE]
+    ops = [each.ops[i] for i in place]
+    keys = list(map(_ALIKE, ops))
+    first = dict(zip(reversed(keys), reversed(ops), strict=True))  # the first of each
+    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     kind_of = np.zeros(len(each.ops), dtype=np.int64)
-    between = np.zeros(len(each.ops), dtype=bool)
-    for i in np.unique(each.of[at]).tolist():
-        op = each.ops[i]
-        key = (op.comm, op.group, op.collective, op.bytes_in, op.bytes_out)
-        if key not in kinds:
-            kinds[key] = len(kinds)
-            first.append(op)
-        kind_of[i] = kinds[key]
-        between[i] = stage_of(plan, op.group) < 0
-    kind, crosses = kind_of[each.of[at]], between[each.of[at]]
+    kind_of[place] = [number[key] for key in keys]
+    which = each.of[at]
+    kind = kind_of[which]
+    one_of_each = tuple([first[key] for key in number])
+    between = np.array([stage_of(plan, op.group) < 0 for op in one_of_each], dtype=bool)
+    crosses = between[kind]
     name: dict[int, tuple[str, str, int]] = {}
     count: Counter[tuple[str, str]] = Counter()
-    for i in np.flatnonzero(crosses).tolist():
-        op = each.ops[each.of[at[i]]]
-        count[op.comm, op.unit] += 1
-        name[i] = (op.comm, op.unit, count[op.comm, op.unit])
-    found = plan.derived["issued"] = _Issued(at, kind, tuple(first), crosses, name)
+    some = np.flatnonzero(crosses)
+    for i, mine in zip(some.tolist(), which[some].tolist(), strict=True):
+        op = each.ops[mine]
+        said = op.comm, op.unit
+        count[said] += 1
+        name[i] = (*said, count[said])
+    found = plan.derived["issued"] = _Issued(at, kind, one_of_each, crosses, name)
     return found

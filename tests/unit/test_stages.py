@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sim.engine import machine, run, watch
+from sim.engine import blank, machine, run, watch
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load
 from sim.lowering import collectives
@@ -161,6 +161,7 @@ def long(monkeypatch):
     if machine.checked():
         pytest.skip("numba checks, so it runs the loop itself")
     monkeypatch.setattr(watch, "LARGE", 1000)
+    monkeypatch.setattr(blank, "MOST_OPS", 1000)
     pair = load(
         "dgx-h100",
         "llama3-8b-sft",
