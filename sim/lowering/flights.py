@@ -13,7 +13,6 @@ from sim.lowering.parts import B1, I4, I8, Flights, Wire
 from sim.lowering.table import each_of, table_of
 from sim.strategies.plan import COLLECTIVE, Plan, PlanOp
 
-
 #: collectives of a plan that are the same in these are one kind
 _ALIKE = attrgetter("comm", "group", "collective", "bytes_in", "bytes_out")
 
