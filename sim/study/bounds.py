@@ -4,7 +4,7 @@
 2. Its matrix products, attention and norms as the cost model times them alone, cut as the plan cuts
    them: the same kernels run whatever the number of nodes or the sharding, and collectives can only
    slow them. Exchanges inside blocks lie between, as on one node (or on as many as share a
-   sequence), where a micro-step is simulated for them.
+   sequence or a block's experts), where a micro-step is simulated for them.
 3. A rank of a pipeline runs its share of m micro-batches, after the first one has come down to it
    and before the last one has gone back from it through the stages before its own: m w_r + sum of
    w_s, s < r. Of equal ranks with v stages each the last one is bound most: m + (p - 1) / v shares.
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import gcd, lcm
+from math import lcm
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,8 +61,6 @@ _ALIKE = ("gemm", "attention", "norm", "loss", "embedding")
 _WITHIN = ("elementwise",)
 #: rounding of the extrapolation in depth must not make a bound exceed what it bounds
 _SAFETY = 0.999
-#: the same where the plan has more ranks for its experts than a node
-_FEWER_EXPERTS = 0.9
 #: a rank of a pipeline has less than the mean of all by so much
 _EVEN = 0.95
 #: its product is so much slower or quicker by the FLOP than those of blocks
@@ -211,17 +209,17 @@ class Bounds:
 
 
 def _cut(candidate: Candidate) -> dict[str, Any]:
-    """How blocks are cut, experts no further than over a node."""
+    """How blocks are cut."""
     p = candidate.workload.parallelism
     return {
         "context_parallel": p.context_parallel, "tensor_parallel": p.tensor_parallel,
         "sequence_parallel": p.sequence_parallel, "loss_parallel": p.loss_parallel,
-        "expert_parallel": gcd(p.expert_parallel, candidate.topology.gpus_per_node),
+        "expert_parallel": p.expert_parallel,
     }  # fmt: skip
 
 
 def _alone(candidate: Candidate) -> tuple[Topology, Workload]:
-    """Micro-steps on one node, or on as many as share a sequence, in which nothing is gathered.
+    """Micro-steps on one node, or on as many as share a block, in which nothing is gathered.
 
     The more ranks, the slower the slowest of them: one node of the same size bounds them all.
     Parameters and gradients that move share links with exchanges, which then take no less.
@@ -237,9 +235,10 @@ def _alone(candidate: Candidate) -> tuple[Topology, Workload]:
 
 
 def _ranks_alone(candidate: Candidate) -> int:
-    """Ranks of the nodes that share a sequence."""
+    """Ranks of the nodes that share a sequence, or the experts of a block."""
     p = candidate.workload.parallelism
-    return lcm(candidate.topology.gpus_per_node, p.context_parallel * p.tensor_parallel)
+    shared = p.context_parallel * p.tensor_parallel
+    return lcm(candidate.topology.gpus_per_node, shared, p.expert_parallel)
 
 
 def _exchanging(candidate: Candidate) -> bool:
@@ -252,16 +251,13 @@ def _micro(candidate: Candidate) -> _Micro:
     """What of a micro-step every plan of it runs."""
     alone = _alone(candidate)
     kinds = _ALIKE + strategy_of(candidate.workload).blocks_alike * _WITHIN
-    # fewer experts a rank are quicker
-    fewer = candidate.workload.parallelism.expert_parallel > candidate.topology.gpus_per_node
-    share = _FEWER_EXPERTS if fewer else _SAFETY
     runs = _runs(*alone)
     alike = [(kernel, seconds) for kernel, seconds in runs.items() if kernel[0] in kinds]
     kernels = dict.fromkeys(kinds, 0.0)
     for (kind, _), seconds in alike:
-        kernels[kind] += share * seconds
+        kernels[kind] += _SAFETY * seconds
     return _Micro(
-        kernels, share * np.array([seconds for _, seconds in alike]),
+        kernels, _SAFETY * np.array([seconds for _, seconds in alike]),
         np.array([curve for (_, curve), _ in alike], np.int32),
     )  # fmt: skip
 

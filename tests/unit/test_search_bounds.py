@@ -92,6 +92,23 @@ def test_bounds_are_near_to_what_they_bound(topology, sets, time, room):
     assert room * exact.memory.needed_bytes < least <= exact.memory.needed_bytes
 
 
+@pytest.mark.parametrize(
+    ("topology", "experts", "near"), [("dgx-h100", 32, 0.9), ("aws-p4d", 16, 0.9)]
+)
+def test_experts_over_several_nodes_are_near_to_what_they_take(topology, experts, near):
+    """Their dispatch crosses the network: without it the bound is a third lower, or more."""
+    sets = ["nodes=4", f"parallelism={{expert_parallel: {experts}}}", "micro_batch=4",
+            "gradient_accumulation=2"]  # fmt: skip
+    job = load(topology, {"name": "mixture", **LENGTH, **JOBS["mixture"]}, sets)
+    [machine], _ = machines(MachineFilter(), [topology])
+    candidate = Candidate(machine, job.topology, job.workload)
+    exact = step(job.topology, job.workload)
+    simulated = exact.time_s - exact.retries_s
+    bounds = Bounds()
+    assert near * simulated < bounds.of(candidate).step_s <= simulated
+    assert bounds.of(candidate, exchanges=False).step_s < 0.7 * simulated
+
+
 @pytest.mark.parametrize("pace", [0.5, 1.0, 2.2])
 def test_what_the_slowest_of_equal_ranks_loses(pace):
     gpu = load("aws-p4d", "llama3-8b-sft").topology.first_gpu
