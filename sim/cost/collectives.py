@@ -18,6 +18,7 @@ from dataclasses import field
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from sim.cost.nccl import loads
 from sim.cost.nccl.algorithms import algorithm_named, names
@@ -38,7 +39,12 @@ from sim.fabric.fabric import Fabric
 from sim.fabric.shape import HBM, NETWORK, NVLINK
 from sim.fabric.sisters import moved, sisters
 from sim.inputs.gpu import Gpu
+from sim.mesh import Sisters
 from sim.records import dataclass
+
+B1 = npt.NDArray[np.bool_]
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
 
 _NVLINK_PATHS = ("NVL", "NVB")
 DEFAULT_NCCL = "2.21"
@@ -139,7 +145,7 @@ def plan_collective(
     *,
     algorithm: str | None = None,
     protocol: str | None = None,
-    concurrent_groups: Iterable[Sequence[int]] = (),
+    concurrent_groups: Iterable[Sequence[int]] | Sisters = (),
 ) -> CollectiveCost:
     """Cost of one collective.
 
@@ -158,7 +164,7 @@ def plan_collective(
         Its version, such as "2.21", and the path the program asks for.
     algorithm, protocol : str, optional
         Force what NCCL would choose otherwise.
-    concurrent_groups : iterable of sequences of int
+    concurrent_groups : Sisters, or iterable of sequences of int
         Sister groups that run the same collective at the same time (HSDP's replica groups, or the
         shard groups of all nodes). Their demands are added; `ranks` may be among them.
 
@@ -172,10 +178,15 @@ def plan_collective(
     InputError
         For an unknown operation, algorithm, protocol or version, or one that cannot run here.
     """
-    sisters = tuple(tuple(group) for group in concurrent_groups)
+    if not isinstance(concurrent_groups, Sisters):
+        concurrent_groups = tuple(tuple(group) for group in concurrent_groups)
     return _plan(
-        fabric, op, tuple(ranks), float(total_bytes), Nccl.of(nccl), algorithm, protocol, sisters
-    )
+        fabric, op, tuple(ranks), float(total_bytes), Nccl.of(nccl), algorithm, protocol,
+        concurrent_groups,
+    )  # fmt: skip
+
+
+_Others = Sisters | tuple[tuple[int, ...], ...]
 
 
 @functools.lru_cache(maxsize=16384)
@@ -187,7 +198,7 @@ def _plan(
     nccl: Nccl,
     algorithm: str | None,
     protocol: str | None,
-    sisters: tuple[tuple[int, ...], ...],
+    sisters: _Others,
 ) -> CollectiveCost:
     _check("op", op, OPERATIONS)
     _check("algorithm", algorithm, names())
@@ -245,7 +256,7 @@ def _lowered(
     ranks: tuple[int, ...],
     op: str,
     algorithm: str,
-    sisters: tuple[tuple[int, ...], ...],
+    sisters: _Others,
     many_nodes: bool,
     nvlinked: bool,
 ) -> _Way:
@@ -286,37 +297,64 @@ def demand_of(
     ranks: tuple[int, ...],
     op: str,
     algorithm: str,
-    sisters: tuple[tuple[int, ...], ...] = (),
+    sisters: _Others = (),
 ) -> loads.Demand:
     """Bytes on each resource per byte of work, of a group and its sisters."""
-    others = [group for group in sisters if group != ranks]
     if not sisters:
         return algorithm_named(algorithm).loads(fabric, ranks, op)
-    own = demand_of(fabric, ranks, op, algorithm)
-    if not others:
-        return own
-    return loads.total([own, *demands_of(fabric, others, op, algorithm)])
+    parts = [demand_of(fabric, ranks, op, algorithm)]
+    for groups in _tables(sisters):
+        if groups.shape[1] == len(ranks):
+            groups = groups[(groups != np.array(ranks)).any(axis=1)]
+        if len(groups):
+            many = demands_of(fabric, groups, op, algorithm)
+            parts.append(loads.Demand(many.resource, many.amount))
+    return loads.total(parts) if len(parts) > 1 else parts[0]
+
+
+def _tables(sisters: _Others) -> list[I8]:
+    """Groups of equally many ranks, (groups, ranks of one), size by size."""
+    if isinstance(sisters, Sisters):
+        return [sisters.rows()]
+    by_size: dict[int, list[tuple[int, ...]]] = {}
+    for group in sisters:
+        by_size.setdefault(len(group), []).append(group)
+    return [np.array(groups, np.int64) for groups in by_size.values()]
 
 
 def demands_of(
-    fabric: Fabric, groups: Iterable[tuple[int, ...]], op: str, algorithm: str
-) -> list[loads.Demand]:
-    """`demand_of` each of many groups, in their order; one of those alike says those of all."""
-    listed = list(groups)
-    found: dict[int, loads.Demand] = {}
-    by_size: dict[int, list[int]] = {}
-    for place, group in enumerate(listed):
-        by_size.setdefault(len(group), []).append(place)
-    for places in by_size.values():
-        ranks = np.array([listed[place] for place in places], np.int64)
-        for alike in sisters(fabric, ranks):
-            first, rest = places[alike[0]], alike[1:]
-            demand = found[first] = demand_of(fabric, listed[first], op, algorithm)
-            if rest.size:
-                others = moved(fabric, demand.resource, ranks[alike[0]], ranks[rest])
-                for place, resource in zip(rest.tolist(), others, strict=True):
-                    found[places[place]] = loads.Demand(resource, demand.amount)
-    return [found[place] for place in range(len(listed))]
+    fabric: Fabric, groups: I8, op: str, algorithm: str, without: B1 | None = None
+) -> loads.Demands:
+    """`demand_of` each of many groups; one of those alike says those of all.
+
+    Parameters
+    ----------
+    fabric : Fabric
+        Compiled machine.
+    groups : (n_groups, n) int64
+        Ranks of each.
+    op, algorithm : str
+        As for `plan_collective`.
+    without : (n_resources,) bool, optional
+        Resources to leave out.
+    """
+    found: list[tuple[I8, I8, F8]] = []  # places of groups, (m,), and (m, k) what each is on
+    sizes = np.zeros(len(groups), np.int64)
+    for alike in sisters(fabric, groups):
+        first = groups[alike[0]]
+        resource, amount = demand_of(fabric, tuple(first.tolist()), op, algorithm)
+        if without is not None:
+            left = ~without[resource]
+            resource, amount = resource[left], amount[left]
+        others = moved(fabric, resource, first, groups[alike[1:]])
+        found.append((alike, np.concatenate((resource[None], others)), amount))
+        sizes[alike] = resource.size
+    ptr = np.concatenate(([0], np.cumsum(sizes)))
+    resources, amounts = np.empty(ptr[-1], np.int64), np.empty(ptr[-1])
+    for alike, resource, amount in found:
+        at = ptr[alike][:, None] + np.arange(amount.size)
+        resources[at], amounts[at] = resource, amount
+    return loads.Demands(ptr, resources, amounts)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -26,6 +26,7 @@ U8 = npt.NDArray[np.uint64]
 _SAMPLE = 1024  # values that are looked at first
 _BLOCK = 1 << 18  # edges that are looked at together: what is worked out of them stays in the cache
 _VERTICES = 1 << 15  # that have changed, likewise
+_ROUNDS = 3  # over all edges, before they are put in the order of their vertices
 
 
 class Fold(NamedTuple):
@@ -42,6 +43,18 @@ class Fold(NamedTuple):
     resource: I8  # class of resources
     amount: F8  # demand of all members of the row class on one member of the resource class
 
+    def spread(self, resource: I8, amount: F8, equal: int) -> tuple[I8, F8]:
+        """What so many equal rows demand together of classes of resources, by what one demands.
+
+        Returns
+        -------
+        resource, amount : (k,) int64, (k,) float64
+            Classes, in order, and the demand on one member of each.
+        """
+        found, total = summed([(self.resource_class[resource], amount * equal)])
+        kept = total != 0.0
+        return found[kept], total[kept] / self.resource_count[found[kept]]
+
 
 def _mix(x: U8) -> U8:
     """Scramble 64-bit words (splitmix64), so that sums of them tell multisets apart."""
@@ -50,14 +63,14 @@ def _mix(x: U8) -> U8:
     return x ^ (x >> np.uint64(31))
 
 
-def refine(colour: npt.ArrayLike, tail: I8, head: I8, weight: npt.ArrayLike) -> I8:
+def refine(colour: npt.ArrayLike, tail: I8 | I4, head: I8 | I4, weight: npt.ArrayLike) -> I8:
     """Coarsest equitable refinement of a colouring of a weighted directed graph.
 
     Parameters
     ----------
     colour : (n,) array
         Initial colours, any sortable values.
-    tail, head : (m,) int64
+    tail, head : (m,) int64 or int32
         Ends of the edges; both ends see an edge, and which end they are.
     weight : (m,) array
         Any sortable values; edges are alike only if these are equal.
@@ -72,21 +85,24 @@ def refine(colour: npt.ArrayLike, tail: I8, head: I8, weight: npt.ArrayLike) -> 
     Neighbourhoods are told apart by sums of scrambled 64-bit words: two different ones are taken
     for equal with a chance near 2^-64 a pair.
     """
-    short = [column.astype(np.int32) for column in (tail, head, _codes(weight))]  # 10^7 at times
-    now, tails, heads, codes = _told_by_singles(_codes(colour), *short)
+    # 10^7 at times
+    short = [np.asarray(column, np.int32) for column in (tail, head, codes_of(weight))]
+    now, tails, heads, codes = _told_by_singles(codes_of(colour), *short)
     labels = [_mix(_labels(np.arange(codes.max(initial=-1) + 1), end)) for end in (0, 1)]
-    seen = np.zeros(len(now), np.uint64)
-    key = _key(now)
-    for start in range(0, len(tails), _BLOCK):
-        at = slice(start, start + _BLOCK)
-        here_there = tails[at], heads[at]
-        for here, there, label in zip(here_there, here_there[::-1], labels, strict=True):
-            np.add.at(seen, here, _mix(key[there] ^ label[codes[at]]))
-    colours = _Colours(now, seen)
-    changed, before = colours.split(np.arange(len(now)))
-    sides = [
-        _Side.of(*e, codes, len(now)) for e in ((tails, heads), (heads, tails)) if changed.size
-    ]
+    every = np.arange(len(now))
+    for _ in range(_ROUNDS):
+        seen = np.zeros(len(now), np.uint64)
+        key = _key(now)
+        for start in range(0, len(tails), _BLOCK):
+            at = slice(start, start + _BLOCK)
+            here_there = tails[at], heads[at]
+            for here, there, label in zip(here_there, here_there[::-1], labels, strict=True):
+                np.add.at(seen, here, _mix(key[there] ^ label[codes[at]]))
+        colours = _Colours(now, seen)
+        changed, before = colours.split(every)
+        if not changed.size:
+            return now
+    sides = [_Side.of(*ends, codes, len(now)) for ends in ((tails, heads), (heads, tails))]
     while changed.size:
         # those that they are seen by, and what those see now and saw
         asked = np.zeros(len(now), np.bool_)
@@ -145,7 +161,7 @@ class _Colours:
             The vertices of a new colour, and their old one.
         """
         colour, seen = self.now[asked], self.seen[asked]
-        part = _codes(_key(colour) + seen)
+        part = codes_of(_key(colour) + seen)
         size = np.bincount(part)
         first = np.empty(size.size, np.int64)
         first[part] = np.arange(part.size)
@@ -185,13 +201,15 @@ def _told_by_singles(now: I8, tail: I4, head: I4, codes: I4) -> tuple[I8, I4, I4
     the whole machine names every resource, which would else be looked at again in every round.
     """
     alone = (np.bincount(now) == 1)[now]
+    if not alone.any():
+        return now, tail, head, codes
     said = _key(now)
     for end, (here, there) in enumerate(((tail, head), (head, tail))):
         at = np.flatnonzero(alone[there] & ~alone[here])
         label = _mix(_labels(codes[at], end))
         np.add.at(said, here[at], _mix(_mix(now[there[at]].astype(np.uint64)) ^ label))
     left = np.flatnonzero(~(alone[tail] | alone[head]))
-    return _codes(said), tail[left], head[left], codes[left]
+    return codes_of(said), tail[left], head[left], codes[left]
 
 
 def _first_order(colour: I8) -> tuple[I8, I8, I8]:
@@ -235,7 +253,7 @@ def fold(
         flow of its members' common rate, gives every member's rate.
     """
     n_rows, sizes = len(ptr) - 1, np.diff(ptr)
-    start = np.zeros(n_rows, np.int64) if colour is None else _codes(colour)
+    start = np.zeros(n_rows, np.int64) if colour is None else codes_of(colour)
     # a row that is like no other can't be split: what it says of its resources it says once
     alone = (np.bincount(start) == 1)[start]
     single = np.flatnonzero(alone).tolist()
@@ -251,19 +269,22 @@ def fold(
     shared = np.zeros(len(capacity), np.bool_)
     shared[others] = True
     used = np.flatnonzero(asked | shared)
-    kinds = _codes(_mix(told[used]) + np.asarray(capacity[used], float).view(np.uint64))
+    kinds = codes_of(_mix(told[used]) + np.asarray(capacity[used], float).view(np.uint64))
     left = shared[used]
-    place = np.cumsum(shared) - 1 + n_rows
-    tail = np.repeat(np.arange(n_rows)[~alone], sizes[~alone])
-    head, weight = place[others], _codes(amounts)
+    place = (np.cumsum(shared) - 1 + n_rows).astype(np.int32)
+    tail = np.repeat(np.arange(n_rows, dtype=np.int32)[~alone], sizes[~alone])
+    head, weight = place[others], codes_of(amounts)
     if ties is not None:
-        tail, head = np.concatenate([tail, ties[0]]), np.concatenate([head, ties[1]])
+        tail, head = (
+            np.concatenate([ends, tied.astype(np.int32)])
+            for ends, tied in zip((tail, head), ties, strict=True)
+        )
         weight = np.concatenate([weight, np.full(len(ties[0]), -1)])
     above = kinds[left] + (int(start.max(initial=0)) + 1)
     refined = refine(np.concatenate([start, above]), tail, head, weight)
-    row_class, row_first, row_count = _first_order(_codes(refined[:n_rows]))
+    row_class, row_first, row_count = _first_order(codes_of(refined[:n_rows]))
     kinds[left] = refined[n_rows:] + len(used)  # told apart from those that single rows alone ask
-    kinds, resource_first, resource_count = _first_order(_codes(kinds))
+    kinds, resource_first, resource_count = _first_order(codes_of(kinds))
     resource_class = np.full(len(capacity), -1, np.int64)
     resource_class[used] = kinds
     # of a class of rows one says what all demand; spread over a class of resources
@@ -286,7 +307,7 @@ def fold(
     )
 
 
-def _codes(values: npt.ArrayLike) -> I8:
+def codes_of(values: npt.ArrayLike) -> I8:
     """Each value's place among those that there are, in order.
 
     There are few, as a rule, so that to look them up is quicker than to sort all.
@@ -348,8 +369,8 @@ def classes_of_ranks(fabric: Wiring) -> I8:
     columns = (fabric.capacity, fabric.raw, fabric.latency, fabric.kind)
     weight = np.zeros(len(link), np.int64)
     for column in columns:
-        weight = weight * (len(link) + 1) + _codes(column[link])
-        weight = _codes(weight)
+        weight = weight * (len(link) + 1) + codes_of(column[link])
+        weight = codes_of(weight)
     ends_of = np.array(tails, np.int64), np.array(heads, np.int64)
     refined = refine(np.array([codes[c] for c in colour]), *ends_of, weight)
-    return _first_order(_codes(refined[np.array(gpus, np.int64)]))[0]
+    return _first_order(codes_of(refined[np.array(gpus, np.int64)]))[0]

@@ -17,9 +17,11 @@ import numpy.typing as npt
 from sim.fabric.traffic import Ports, ports_of
 from sim.fabric.wiring import Wiring
 
+B1 = npt.NDArray[np.bool_]
 I8 = npt.NDArray[np.int64]
 
 _MOST = 512  # NICs of a group beyond which it is not compared to others: it is its own work
+_ROUNDING = 1e-12  # of sums of rates
 
 
 class Leaves(NamedTuple):
@@ -46,6 +48,28 @@ def leaves_of(fabric: Wiring) -> Leaves | None:
     return Leaves(ports, up[ports.above], down[ports.above])
 
 
+@functools.lru_cache(maxsize=8)
+def never_full(fabric: Wiring) -> B1:
+    """Uplinks that carry all that the ports below them can send or take, (n_resources,).
+
+    What crosses such a link crosses those ports' links too, so that it holds nobody back: shares
+    are the same without it. It would tell nodes under full leaves from others, and, where stages of
+    a pipeline begin in the middle of a leaf, each leaf from the next.
+    """
+    found = np.zeros(fabric.n_resources, np.bool_)
+    leaves = leaves_of(fabric)
+    if leaves is None:
+        return found
+    ports = leaves.ports
+    for link, uplink in ((ports.out, leaves.up), (ports.into, leaves.down)):
+        joined = uplink >= 0
+        below = np.bincount(
+            uplink[joined], fabric.capacity[link[joined]], minlength=fabric.n_resources
+        )
+        found |= (below > 0.0) & (below <= fabric.capacity * (1.0 + _ROUNDING))
+    return found
+
+
 def sisters(fabric: Wiring, groups: I8) -> Iterator[I8]:
     """Places of groups, (g, n) ranks, that are alike, kind by kind, for `moved`."""
     node = fabric.rank_node[groups]
@@ -67,6 +91,8 @@ def sisters(fabric: Wiring, groups: I8) -> Iterator[I8]:
 def moved(fabric: Wiring, resource: I8, group: I8, others: I8) -> I8:
     """Where other groups, (m, n), have what a group, (n,), has on some resources: (m, k)."""
     found = np.empty((len(others), resource.size), np.int64)
+    if not len(others):
+        return found
     node, far = fabric.rank_node[group], fabric.rank_node[others]
     member = np.full(fabric.n_nodes, -1)
     member[node[::-1]] = np.arange(node.size)[::-1]

@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cost.nccl.algorithms import algorithm_named
+from sim.cost.nccl.loads import Demands
 from sim.fabric.fabric import Fabric
-from sim.fabric.folding import fold
+from sim.fabric.folding import Fold, codes_of, fold
 from sim.fabric.role import Roles
 from sim.lowering.parts import Classes, roles_of
-from sim.lowering.teams import Draw, Team, paced, stepped, whole
+from sim.lowering.teams import Draws, Team, paced, stepped, whole
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -29,19 +30,14 @@ Key = tuple[str, str, str]
 ENDLESS = 1e30  # capacity of the resource that pads shorter copy routes
 
 
-class Orbit(NamedTuple):
-    """Equal groups' collectives run as one: classes taking part and demands per byte."""
-
-    classes: tuple[int, ...]
-    resource: tuple[int, ...]
-    amount: tuple[float, ...]
-
-
 class Compiled(NamedTuple):
-    """Classes, orbits of each collective, and where copy routes stand among local resources."""
+    """Classes, orbits of each collective, and where copy routes stand among local resources.
+
+    An orbit is equal groups' collectives run as one: classes that take part in it.
+    """
 
     classes: Classes
-    orbits: Mapping[Key, tuple[Orbit, ...]]  # where all ranks are one class
+    orbits: Mapping[Key, Draws]
     teams: Mapping[Key, Team]  # where they are not
     to_device: slice  # of local resources
     to_host: slice
@@ -50,7 +46,7 @@ class Compiled(NamedTuple):
 def compile_classes(
     fabric: Fabric,
     level: str,
-    draws: Mapping[Key, Sequence[Draw]],
+    draws: Mapping[Key, Draws],
     roles: Roles | None = None,
     *,
     copies: bool = False,
@@ -66,7 +62,7 @@ def compile_classes(
     level : str
         ``folded``, ``ranks`` or ``steps``.
     draws : mapping
-        For each kind of collective, one `Draw` a group.
+        For each kind of collective.
     roles : Roles, optional
         What each rank is; `roles_of` the machine if left out.
     copies : bool
@@ -83,17 +79,26 @@ def compile_classes(
     return _folded(fabric, draws, roles, copies, pace)
 
 
-def _routes(fabric: Fabric, direction: str) -> list[tuple[I8, F8]]:
+def _routes(fabric: Fabric, direction: str) -> Demands:
     """Resources and demand of every rank's copies; equal nodes have them at the same places."""
-    known: dict[int, list[tuple[I8, F8]]] = {}
-    found: list[tuple[I8, F8]] = []
-    for node, number in enumerate(fabric.shape_number.tolist()):
-        base = int(fabric.node_base[node])
-        if number not in known:
-            routes = (fabric.offload_route(rank, direction) for rank in fabric.ranks_of(node))
-            known[number] = [(r.resource - base, r.demand) for r in routes]
-        found += [(resource + base, demand) for resource, demand in known[number]]
-    return found
+    first = np.unique(fabric.shape_number, return_index=True)[1]
+    at_first = [
+        [fabric.offload_route(rank, direction) for rank in fabric.ranks_of(node)]
+        for node in first.tolist()
+    ]
+    size = np.zeros(fabric.n_ranks, np.int64)
+    nodes = [np.flatnonzero(fabric.shape_number == kind) for kind in range(len(at_first))]
+    for mine, routes in zip(nodes, at_first, strict=True):
+        each = np.array([route.resource.size for route in routes])
+        size[fabric.first_rank[mine][:, None] + np.arange(each.size)] = each
+    ptr = np.concatenate(([0], np.cumsum(size)))
+    resource, amount = np.empty(ptr[-1], np.int64), np.empty(ptr[-1])
+    for mine, node, routes in zip(nodes, first.tolist(), at_first, strict=True):
+        there = np.concatenate([route.resource for route in routes])
+        at = ptr[fabric.first_rank[mine]][:, None] + np.arange(there.size)
+        resource[at] = (fabric.node_base[mine] - fabric.node_base[node])[:, None] + there
+        amount[at] = np.concatenate([route.demand for route in routes])
+    return Demands(ptr, resource, amount)
 
 
 def _classes(
@@ -105,19 +110,20 @@ def _classes(
     roles: Roles,
     capacity: F8,
     hbm: Sequence[int],
-    copies: Sequence[Sequence[tuple[I8, F8]]],
+    copies: Sequence[Demands],
 ) -> tuple[Classes, slice, slice]:
     """Local resources of every class: HBM, the route to the device, the route to the host."""
-    widths = [max((len(route[0]) for route in routes), default=0) for routes in copies]
+    widths = [int(np.diff(routes.ptr).max(initial=0)) for routes in copies]
     n_local = 1 + sum(widths)
     local = np.full((len(ranks), n_local), capacity.size, dtype=np.int32)
     scale = np.ones((len(ranks), n_local))
     local[:, 0] = hbm
     at = 1
     for routes, width in zip(copies, widths, strict=True):
-        for c, (resource, amount) in enumerate(routes):
-            local[c, at : at + len(resource)] = resource
-            scale[c, at : at + len(resource)] = amount
+        sizes = np.diff(routes.ptr)
+        of = np.repeat(np.arange(len(ranks)), sizes)
+        place = at + np.arange(of.size) - routes.ptr[of]
+        local[of, place], scale[of, place] = routes.resource, routes.amount
         at += width
     # padding must not name one resource twice in a route
     padding = np.append(capacity, np.full(n_local, ENDLESS))
@@ -140,7 +146,7 @@ def _classes(
 
 def _every_rank(
     fabric: Fabric,
-    draws: Mapping[Key, Sequence[Draw]],
+    draws: Mapping[Key, Draws],
     roles: Roles,
     copies: bool,
     speed: F8,
@@ -158,59 +164,78 @@ def _every_rank(
     teams = {}
     for key, each in draws.items():
         operation, _, algorithm = key
-        groups = [d.members for d in each] if in_steps else []
+        groups = [each.members(g).tolist() for g in range(each.groups)] if in_steps else []
         found = [algorithm_named(algorithm).steps(fabric, g, operation) for g in groups]
         steps = [s for s in found if s is not None]
-        team = stepped(fabric, groups, steps) if steps else _team(each)
+        team = stepped(fabric, groups, steps) if steps else whole(each)
         teams[key] = team if capacity is None else paced(team, fabric.capacity, capacity)
     return Compiled(classes, {}, teams, inward, outward)
 
 
-def _team(each: Sequence[Draw | Orbit]) -> Team:
-    members = [d.members if isinstance(d, Draw) else d.classes for d in each]
-    resources = [np.asarray(d.resource, dtype=np.int64) for d in each]
-    return whole(members, resources, [np.asarray(d.amount, dtype=float) for d in each])
+def _said_by(draws: Mapping[Key, Draws]) -> dict[Key, Key]:
+    """For each kind of collective, the first one that tells the same ranks and links apart.
+
+    Their groups and resources are the same, and where amounts of one are equal, so are the other's:
+    a ring's all-gather and reduction draw on a link alike, on HBM not.
+    """
+    found: dict[Key, Key] = {}
+    for key, each in draws.items():
+        firsts = (other for other in dict.fromkeys(found.values()) if _like(draws[other], each))
+        found[key] = next(firsts, key)
+    return found
+
+
+def _like(one: Draws, other: Draws) -> bool:
+    mine, yours = one.demands, other.demands
+    pairs = (
+        (one.ptr, other.ptr), (one.member, other.member),
+        (mine.ptr, yours.ptr), (mine.resource, yours.resource),
+    )  # fmt: skip
+    if not all(np.array_equal(a, b) for a, b in pairs):
+        return False
+    amounts = codes_of(mine.amount), codes_of(yours.amount)
+    kinds = [1 + int(codes.max(initial=-1)) for codes in amounts]
+    both = codes_of(amounts[0] * kinds[1] + amounts[1])
+    return kinds[0] == kinds[1] == 1 + int(both.max(initial=-1))
 
 
 def _folded(
     fabric: Fabric,
-    draws: Mapping[Key, Sequence[Draw]],
+    draws: Mapping[Key, Draws],
     roles: Roles,
     copies: bool,
     speed: F8,
 ) -> Compiled:
     n = fabric.n_ranks
-    kinds: dict[object, int] = {}
-    rank_kind = [
-        kinds.setdefault(kind, len(kinds)) for kind in zip(roles.of, speed.tolist(), strict=True)
-    ]
+    paces = codes_of(speed)
+    kind = codes_of(np.array(roles.of, np.int64) * (1 + int(paces.max())) + paces)
     # rows: every rank's HBM, its copies, then the collectives
     resources, amounts, sizes = [fabric.hbm_of(range(n))], [np.ones(n)], [np.ones(n, np.int64)]
-    colour = [np.array(rank_kind, np.int64)]
+    colour = [kind]
     near: list[I8] = []
     far: list[I8] = []
-    n_rows, next_colour = n, len(kinds)
+    n_rows, next_colour = n, 1 + int(kind.max())
     if copies:
         for direction in ("to-device", "to-host"):
             copied = _routes(fabric, direction)
             near.append(np.arange(n))
             far.append(np.arange(n_rows, n_rows + n))
-            resources += [resource for resource, _ in copied]
-            amounts += [amount for _, amount in copied]
-            sizes.append(np.array([len(resource) for resource, _ in copied]))
+            resources.append(copied.resource)
+            amounts.append(copied.amount)
+            sizes.append(np.diff(copied.ptr))
             colour.append(np.full(n, next_colour))
             n_rows, next_colour = n_rows + n, next_colour + 1
-    first_row: dict[Key, int] = {}
-    for key, each in draws.items():
+    said_by, first_row = _said_by(draws), dict[Key, int]()
+    for key in dict.fromkeys(said_by.values()):
+        each = draws[key]
         first_row[key] = n_rows
-        resources += [draw.resource for draw in each]
-        amounts += [draw.amount for draw in each]
-        sizes.append(np.array([len(draw.resource) for draw in each]))
-        colour.append(np.full(len(each), next_colour))
-        members = np.array([len(draw.members) for draw in each])
-        near += [np.asarray(draw.members, np.int64) for draw in each]
-        far.append(np.repeat(np.arange(n_rows, n_rows + len(each)), members))
-        n_rows, next_colour = n_rows + len(each), next_colour + 1
+        resources.append(each.demands.resource)
+        amounts.append(each.demands.amount)
+        sizes.append(np.diff(each.demands.ptr))
+        colour.append(np.full(each.groups, next_colour))
+        near.append(each.member)
+        far.append(np.repeat(np.arange(n_rows, n_rows + each.groups), np.diff(each.ptr)))
+        n_rows, next_colour = n_rows + each.groups, next_colour + 1
     ptr = np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
     ties = (np.concatenate(near), np.concatenate(far)) if near else None
     folded = fold(
@@ -228,7 +253,8 @@ def _folded(
         return folded.resource[begin:end], folded.amount[begin:end]
 
     hbm = [int(demands(rank)[0][0]) for rank in first]
-    routes = [[demands(n * (1 + i) + rank) for rank in first] for i in range(2)] if copies else []
+    ahead = [n * (1 + i) for i in range(2)] if copies else []
+    routes = [Demands.each([demands(row + rank) for rank in first]) for row in ahead]
     classes, inward, outward = _classes(
         first,
         of,
@@ -240,17 +266,20 @@ def _folded(
         hbm,
         routes,
     )
-    orbits: dict[Key, tuple[Orbit, ...]] = {}
-    for key, each in draws.items():
-        found: dict[int, Orbit] = {}
-        for i, draw in enumerate(each):
-            row = first_row[key] + i
-            if int(row_class[row]) not in found:
-                taking_part = np.unique(of[np.asarray(draw.members, np.int64)])
-                resource, amount = demands(row)
-                found[int(row_class[row])] = Orbit(
-                    tuple(taking_part.tolist()), tuple(resource.tolist()), tuple(amount.tolist())
-                )
-        orbits[key] = tuple(found.values())
-    teams = {key: _team(each) for key, each in orbits.items()} if len(first) > 1 else {}
+    orbits = {
+        key: _orbits(each, folded, first_row[said_by[key]], of) for key, each in draws.items()
+    }
+    teams = {key: whole(each) for key, each in orbits.items()} if len(first) > 1 else {}
     return Compiled(classes, orbits, teams, inward, outward)
+
+
+def _orbits(draws: Draws, folded: Fold, first_row: int, of: I8) -> Draws:
+    """Groups of a kind of collective as classes, in the order of their first."""
+    rows = folded.row_class[first_row : first_row + draws.groups]
+    _, first, count = np.unique(rows, return_index=True, return_counts=True)
+    order = np.argsort(first)
+    members, demands = [], []
+    for group, equal in zip(first[order].tolist(), count[order].tolist(), strict=True):
+        members.append(np.unique(of[draws.members(group)]))
+        demands.append(folded.spread(*draws.demands.of(group), equal))
+    return Draws.of(members, demands)

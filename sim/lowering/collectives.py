@@ -11,13 +11,14 @@ import numpy as np
 from sim.cost.collectives import CollectiveCost, demands_of, plan_collective
 from sim.cost.nccl.communicator import ASKED, LATEST, Nccl
 from sim.fabric.fabric import Fabric
+from sim.fabric.sisters import never_full
 from sim.inputs.workload import Stack
 from sim.lowering.classes import Compiled, Key, compile_classes
 from sim.lowering.flights import flights_of, stage_of
 from sim.lowering.parts import F8, NO_FLIGHTS, Flights, Wire, roles_of
 from sim.lowering.table import Distinct, total_bytes
-from sim.lowering.teams import Draw
-from sim.mesh import Groups, Pairs
+from sim.lowering.teams import Draws
+from sim.mesh import Sisters
 from sim.strategies.exchanges import COPYING
 from sim.strategies.plan import COLLECTIVE, Plan, PlanOp
 
@@ -28,7 +29,6 @@ _COPIES = Nccl(".".join(map(str, LATEST)), ASKED[-1])
 PACKET_BYTES = 4096
 #: copies over the host link: the side of the node's links that each draws on
 HOST_LINK = {"h2d": "to_device", "d2h": "to_host"}
-_NOTHING = np.zeros(0, dtype=np.int64)
 
 
 class Name(NamedTuple):
@@ -60,9 +60,7 @@ def algorithms_of(costs: Mapping[Name, CollectiveCost]) -> Mapping[str, tuple[st
     return {collective: tuple(taken) for collective, taken in found.items()}
 
 
-_Where = tuple[Groups | Pairs, int, int]
-"""Groups, and the stage out of how many whose ranks they hold."""
-_Kind = tuple[Key, _Where]
+_Kind = tuple[Key, Sisters]
 
 
 class Agreed(NamedTuple):
@@ -141,7 +139,7 @@ class StepCollectives:
                 name = name_of(plan, op)
                 if name in costs:
                     continue
-                where = (plan.groups[op.group], plan.stage, plan.stages)
+                where = Sisters(plan.groups[op.group], plan.stage, plan.stages)
                 by = _COPIES if op.group == COPYING else nccl
                 cost = costs[name] = _cost(self.fabric, op.collective, where, name.total, by)
                 if cost.limit_resource >= 0:
@@ -154,8 +152,8 @@ class StepCollectives:
             small = frozenset(kinds) - large
             return _classes(self.fabric, level, draws, small, len(self.plans), copies, pace)
         return compile_classes(
-            self.fabric, level, _draws(self.fabric, draws), self.roles, copies=copies, speed=speed,
-            capacity=capacity,
+            self.fabric, level, _draws(self.fabric, draws, level), self.roles, copies=copies,
+            speed=speed, capacity=capacity,
         )  # fmt: skip
 
     def flights(self) -> Flights:
@@ -180,22 +178,22 @@ class StepCollectives:
 
 @lru_cache(maxsize=16384)
 def _cost(
-    fabric: Fabric, collective: str, where: _Where, total: float, nccl: Nccl
+    fabric: Fabric, collective: str, where: Sisters, total: float, nccl: Nccl
 ) -> CollectiveCost:
     """Cost of a collective of all sister groups at once."""
-    groups, *stage = where
-    sisters = groups.within(*stage)
-    return plan_collective(fabric, collective, sisters[0], total, nccl, concurrent_groups=sisters)
+    first = where.first()
+    return plan_collective(fabric, collective, first, total, nccl, concurrent_groups=where)
 
 
-def _draws(fabric: Fabric, kinds: tuple[_Kind, ...]) -> dict[Key, list[Draw]]:
+def _draws(fabric: Fabric, kinds: tuple[_Kind, ...], level: str) -> dict[Key, Draws]:
     """What a byte of each kind of collective costs, group by group; the same for every size."""
-    found: dict[Key, list[Draw]] = {}
-    for key, (groups, *stage) in kinds:
-        collective, _, algorithm = key
-        members = groups.within(*stage)
-        demands = demands_of(fabric, members, collective, algorithm)
-        found[key] = [Draw(who, *demand) for who, demand in zip(members, demands, strict=True)]
+    found: dict[Key, Draws] = {}
+    without = never_full(fabric) if level == "folded" else None
+    for (collective, group, algorithm), where in kinds:
+        rows = where.rows()
+        members = np.arange(len(rows) + 1) * rows.shape[1]
+        demands = demands_of(fabric, rows, collective, algorithm, without)
+        found[collective, group, algorithm] = Draws(members, rows.ravel(), demands)
     return found
 
 
@@ -211,12 +209,12 @@ def _classes(
     nothing. Beside copies a nanosecond may decide which of two goes first, so there it draws.
     """
     pace = np.frombuffer(speed) if speed else None
-    roles, draws = roles_of(fabric, stages), _draws(fabric, kinds)
+    roles, draws = roles_of(fabric, stages), _draws(fabric, kinds, level)
     found = compile_classes(fabric, level, draws, roles, copies=copies, speed=pace)
     apart = len(found.classes.ranks) > len(roles.roles)
     if level != "folded" or stages == 1 or copies or not (small and apart):
         return found
     for key in small:
-        draws[key] = [Draw(draw.members, _NOTHING, np.zeros(0)) for draw in draws[key]]
+        draws[key] = draws[key].on_nothing()
     fewer = compile_classes(fabric, level, draws, roles, copies=copies, speed=pace)
     return fewer if len(fewer.classes.ranks) < len(found.classes.ranks) else found

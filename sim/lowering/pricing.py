@@ -288,14 +288,13 @@ class Pricing:
             to.add(hold=sms_taken(self.model, cost), host_s=host_s, alone_s=0.0)
             to.add()
             return
-        orbits = compiled.orbits.get(key_of(name, cost), ())
+        orbits = compiled.orbits.get(key_of(name, cost))
         demands: tuple[tuple[int, float], ...] = ()
-        if orbits:
-            base = compiled.classes.local.shape[1]
-            demands = tuple(
-                (base + r, a) for r, a in zip(orbits[0].resource, orbits[0].amount, strict=True)
-            )
-        moves = cost.work > 0.0 and bool(orbits)
+        if orbits is not None:
+            resource, amount = orbits.demands.of(0)
+            places = compiled.classes.local.shape[1] + resource
+            demands = tuple(zip(places.tolist(), amount.tolist(), strict=True))
+        moves = cost.work > 0.0 and orbits is not None
         to.add(
             latency_s=cost.latency_s,
             work=cost.work if moves else 0.0,

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cost.nccl.algorithm import Steps
+from sim.cost.nccl.loads import Demands
 from sim.fabric.fabric import Fabric
 
 F8 = npt.NDArray[np.float64]
@@ -22,12 +23,33 @@ I8 = npt.NDArray[np.int64]
 B1 = npt.NDArray[np.bool_]
 
 
-class Draw(NamedTuple):
-    """One group's collective: who takes part and what a byte of it costs."""
+class Draws(NamedTuple):
+    """Groups' collectives of a kind: who takes part in each and what a byte of it costs."""
 
-    members: tuple[int, ...]  # ranks
-    resource: I8
-    amount: F8
+    ptr: I8  # (n_groups + 1,)
+    member: I8  # ranks, or classes of ranks
+    demands: Demands
+
+    @classmethod
+    def of(cls, members: Sequence[npt.ArrayLike], demands: Sequence[tuple[I8, F8]]) -> Draws:
+        """Group by group."""
+        who = [np.asarray(each, dtype=np.int64) for each in members]
+        ptr = np.cumsum([0, *(each.size for each in who)])
+        return cls(ptr, np.concatenate(who), Demands.each(demands))
+
+    @property
+    def groups(self) -> int:
+        """How many there are."""
+        return self.ptr.size - 1
+
+    def members(self, group: int) -> I8:
+        """Who takes part in one."""
+        return self.member[self.ptr[group] : self.ptr[group + 1]]
+
+    def on_nothing(self) -> Draws:
+        """The same groups, with no demands."""
+        ptr, resource, amount = self.demands
+        return self._replace(demands=Demands(np.zeros_like(ptr), resource[:0], amount[:0]))
 
 
 class Team(NamedTuple):
@@ -60,20 +82,18 @@ class Team(NamedTuple):
         return single & (self.steps == 1)
 
 
-def whole(members: Sequence[Sequence[int]], resources: Sequence[I8], amounts: Sequence[F8]) -> Team:
+def whole(draws: Draws) -> Team:
     """One op a group: a common rate for all its edges."""
-    sizes = [len(m) for m in members]
-    ptr = np.zeros(len(members) + 1, dtype=np.int64)
-    np.cumsum([len(r) for r in resources], out=ptr[1:])
+    of = np.repeat(np.arange(draws.groups), np.diff(draws.ptr))
     return Team(
-        member=np.concatenate([np.asarray(m, dtype=np.int64) for m in members]),
-        group=np.repeat(np.arange(len(members)), sizes),
-        wire=np.repeat(np.arange(len(members)), sizes),
-        ptr=ptr,
-        resource=np.concatenate(resources),
-        amount=np.concatenate(amounts),
-        pace=np.ones(len(members)),
-        peer=np.full(len(members), -1, dtype=np.int64),
+        member=draws.member,
+        group=of,
+        wire=of,
+        ptr=draws.demands.ptr,
+        resource=draws.demands.resource,
+        amount=draws.demands.amount,
+        pace=np.ones(draws.groups),
+        peer=np.full(draws.groups, -1, dtype=np.int64),
         steps=1,
         chunk=1.0,
     )

@@ -6,8 +6,13 @@ from collections.abc import Iterable
 from functools import lru_cache
 from itertools import product
 from math import prod
+from typing import TYPE_CHECKING, NamedTuple
 
 from sim.records import dataclass
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Group = tuple[int, ...]
 """Ranks of one group, ascending."""
@@ -67,12 +72,24 @@ class Groups:
         first = self.of(0)
         return first[-1] // ranks != 0
 
-    def within(self, part: int, parts: int) -> tuple[Group, ...]:
-        """Those in one of `parts` equal runs of ranks; all where groups cross them."""
+    def rows(self, part: int, parts: int) -> npt.NDArray[np.int64]:
+        """Those in one of `parts` equal runs of ranks, all where groups cross them.
+
+        Returns
+        -------
+        (n, size) int64
+            Ranks of each group, in the order of `all`.
+        """
+        import numpy as np  # inputs are checked without it
+
+        box = np.arange(self.world).reshape([ranks for ranks, _ in self.dims])
+        axes = range(len(self.dims))
+        order = sorted(axes, key=lambda axis: self.dims[axis][1])
+        found = box.transpose(order).reshape(self.count, self.size)
         if parts == 1 or self.crosses(parts):
-            return self.all()
-        ranks = self.world // parts
-        return tuple(group for group in self.all() if group[0] // ranks == part)
+            return found
+        mine: npt.NDArray[np.int64] = found[found[:, 0] // (self.world // parts) == part]
+        return mine
 
     def of(self, rank: int) -> Group:
         """The group that holds a rank."""
@@ -167,9 +184,28 @@ class Pairs:
         """Always."""
         return True
 
-    def within(self, part: int, parts: int) -> tuple[Group, ...]:
-        """Every pair."""
-        return self.all()
+    def rows(self, part: int, parts: int) -> npt.NDArray[np.int64]:
+        """Every pair, (ranks, 2)."""
+        import numpy as np
+
+        ends = np.array([self.first, self.second]) * self.ranks
+        return ends + np.arange(self.ranks)[:, None]
+
+
+class Sisters(NamedTuple):
+    """Sister groups among one of equal runs of ranks, a pipeline stage; all that cross them."""
+
+    groups: Groups | Pairs
+    part: int
+    parts: int
+
+    def first(self) -> Group:
+        """Ranks of the first."""
+        return tuple(self.rows()[0].tolist())
+
+    def rows(self) -> npt.NDArray[np.int64]:
+        """Ranks of each, (groups, ranks of one)."""
+        return self.groups.rows(self.part, self.parts)
 
 
 @lru_cache(maxsize=256)

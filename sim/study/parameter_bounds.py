@@ -29,7 +29,7 @@ from sim.inputs.check_mesh import blocks_of
 from sim.inputs.shares import mesh_of
 from sim.inputs.workload import Parallelism, Workload
 from sim.lowering.pricing import sms_taken
-from sim.mesh import Mesh
+from sim.mesh import Mesh, Sisters
 from sim.strategies.fsdp2 import groups_of
 from sim.strategies.fsdp2_layout import lay_out
 from sim.strategies.units import Unit, dtypes
@@ -200,8 +200,9 @@ def _wires(candidate: Candidate, mesh: Mesh) -> _Wires:
     wide, units = DTYPE_BYTES[types.reduce], units_of(workload, mesh)
 
     def cost(op: str, group: str, size: float) -> CollectiveCost:
-        sisters = groups[group].within(0, mesh.pp)
-        return plan_collective(fabric, op, sisters[0], size, nccl, concurrent_groups=sisters)
+        sisters = Sisters(groups[group], 0, mesh.pp)
+        first = sisters.first()
+        return plan_collective(fabric, op, first, size, nccl, concurrent_groups=sisters)
 
     def gather(unit: Unit) -> CollectiveCost:
         return cost("all_gather", unit.over, unit.gather_bytes)

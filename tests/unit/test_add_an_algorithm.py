@@ -19,7 +19,7 @@ from sim.errors import InputError
 from sim.fabric import compile_fabric
 from sim.fabric.shape import NVLINK
 from sim.lowering.classes import compile_classes
-from sim.lowering.teams import Draw
+from sim.lowering.teams import Draws
 from tests.unit.machines import dgx_a100, dgx_h100
 
 ROOT = Path(__file__).parents[2]
@@ -99,5 +99,5 @@ def test_in_steps_it_stays_one_op():
     group = tuple(range(8))
     own = demand_of(fabric, group, "all_reduce", NAME)
     key = "all_reduce", "world", NAME
-    teams = compile_classes(fabric, "steps", {key: [Draw(group, own.resource, own.amount)]}).teams
+    teams = compile_classes(fabric, "steps", {key: Draws.of([group], [own])}).teams
     assert (teams[key].steps, teams[key].n_wires) == (1, 1)

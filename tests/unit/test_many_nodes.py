@@ -14,11 +14,20 @@ from sim.fabric.fabric import compile_fabric
 from sim.fabric.folding import refine
 from sim.fabric.shape import NVLINK
 from sim.inputs.loader import load
+from sim.lowering import classes, collectives
 from sim.step.run import run_step
 
 
 def machine(name, nodes):
     return load(name, "llama3-8b-sft", [f"nodes={nodes}"] if nodes else []).topology
+
+
+def each_of(fabric, groups, op, algorithm):
+    """Groups with their demands, those of one size at a time."""
+    for size in {len(group) for group in groups}:
+        mine = [group for group in groups if len(group) == size]
+        found = demands_of(fabric, np.array(mine), op, algorithm)
+        yield from ((group, found.of(i)) for i, group in enumerate(mine))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +44,7 @@ def test_groups_of_like_nodes_are_moved_not_made(name, nodes, algorithm):
         for ranks in map(fabric.ranks_of, range(fabric.n_nodes))
         for picked in ((0, 1, 2, 3), (4, 7), (5, 2))
     ]
-    for group, found in zip(inside, demands_of(fabric, inside, op, algorithm), strict=True):
+    for group, found in each_of(fabric, inside, op, algorithm):
         right = demand_of(fabric, group, op, algorithm)
         assert found.resource.tolist() == right.resource.tolist()
         assert found.amount.tolist() == right.amount.tolist()
@@ -44,8 +53,7 @@ def test_groups_of_like_nodes_are_moved_not_made(name, nodes, algorithm):
 def test_groups_over_nodes_keep_their_place():
     fabric = compile_fabric(machine("dgx-h100", 4))
     groups = [(0, 1), (0, 8), (8, 9), (17, 24)]
-    found = list(demands_of(fabric, groups, "all_gather", "ring"))
-    for group, demand in zip(groups, found, strict=True):
+    for group, demand in each_of(fabric, groups, "all_gather", "ring"):
         right = demand_of(fabric, group, "all_gather", "ring")
         assert demand.resource.tolist() == right.resource.tolist()
 
@@ -113,7 +121,7 @@ def test_a_group_over_nodes_is_moved_to_its_likes(name, sets, op, algorithm):
     apart = [(a, (a + step) % n) for step in (1, 8, 13, 16, 24) for a in range(n)]
     groups = [*dict.fromkeys(pair for pair in apart if pair[0] != pair[1])]
     groups += [(a, a + 9, a + 17, a + 10) for a in range(n - 17)]
-    for group, found in zip(groups, demands_of(fabric, groups, op, algorithm), strict=True):
+    for group, found in each_of(fabric, groups, op, algorithm):
         right = demand_of(fabric, group, op, algorithm)
         order = np.argsort(found.resource)
         assert found.resource[order].tolist() == right.resource.tolist()
@@ -164,3 +172,49 @@ def test_groups_of_thousands_of_nodes_take_seconds():
     began = time.process_time()
     run_step(found.topology, found.workload)
     assert time.process_time() - began < 40.0  # one to two where nothing else runs
+
+
+SPLIT = ["parallelism.tensor_parallel=8", "parallelism.pipeline_parallel=4"]
+
+
+@pytest.mark.parametrize("kind", ["rail-optimized", "fat-tree"])
+def test_stages_that_begin_in_the_middle_of_a_leaf(kind):
+    """A class a stage: full leaves hold nobody back, so that no leaf differs from the next."""
+    sets = ["nodes=20", f"network.kind={kind}", "network.nodes_per_leaf=3", "model.layers=8"]
+    found = load("dgx-h100", "llama3-8b-sft", [*sets, *SPLIT])
+    few = run_step(found.topology, found.workload)
+    assert few.priced.compiled.classes.multiplicity.tolist() == [40] * 4
+    alone = run_step(found.topology, found.workload, level="ranks")
+    assert few.time_s == pytest.approx(alone.time_s, rel=1e-9)
+    crossed = load(
+        "dgx-h100", "llama3-8b-sft", [*sets, *SPLIT, "network.oversubscription=4"]
+    )  # where uplinks do hold back they tell leaves apart
+    slow = run_step(crossed.topology, crossed.workload)
+    assert len(slow.priced.compiled.classes.ranks) > 4
+    assert slow.time_s > few.time_s
+
+
+def test_kinds_of_collective_that_tell_the_same_apart_are_folded_once(monkeypatch):
+    found = load("dgx-h100", "llama3-8b-sft", ["nodes=4", *SPLIT])
+    once = run_step(found.topology, found.workload).priced.compiled
+    monkeypatch.setattr(classes, "_like", lambda one, other: False)
+    collectives._classes.cache_clear()
+    plan = run_step(found.topology, found.workload).priced.parts[0].plan
+    plan.derived.pop("collectives")  # what jobs of the same plans share
+    each = run_step(found.topology, found.workload).priced.compiled
+    assert each is not once
+    assert each.classes.of.tolist() == once.classes.of.tolist()
+    for key, orbits in each.orbits.items():
+        same = once.orbits[key]
+        assert orbits.members(0).tolist() == same.members(0).tolist()
+        assert dict(zip(*orbits.demands.of(0), strict=True)) == pytest.approx(
+            dict(zip(*same.demands.of(0), strict=True)), rel=1e-12
+        )
+
+
+def test_pipelines_of_thousands_of_nodes_take_seconds():
+    found = load("dgx-h100", "llama3-8b-sft", ["nodes=2500", *SPLIT])
+    began = time.process_time()
+    step = run_step(found.topology, found.workload)
+    assert len(step.priced.compiled.classes.ranks) == 4
+    assert time.process_time() - began < 20.0  # two where nothing else runs

@@ -10,7 +10,7 @@ from sim.lowering import collectives
 from sim.lowering.collectives import name_of
 from sim.lowering.costs import price
 from sim.lowering.lower import lower
-from sim.mesh import Mesh, Pairs
+from sim.mesh import Mesh, Pairs, Sisters
 from sim.step.run import run_step
 from sim.step.step import forget, step
 from sim.strategies.plan import Recorder
@@ -122,15 +122,18 @@ def test_pairs(reverse):
     pairs = Pairs(*((2, 1) if reverse else (1, 2)), stages=4, ranks=3)
     expected = [(3, 6), (4, 7), (5, 8)]
     assert pairs.all() == tuple((b, a) if reverse else (a, b) for a, b in expected)
-    assert pairs.within(0, 4) == pairs.all()
+    assert pairs.rows(0, 4).tolist() == [list(pair) for pair in pairs.all()]
     assert pairs.size == 2
 
 
 def test_groups_of_a_stage():
     mesh = Mesh(pp=2, dp_shard=2, tp=2)
-    assert mesh.groups("tp").within(1, 2) == ((4, 5), (6, 7))
-    assert mesh.groups("dp_shard").within(0, 2) == ((0, 2), (1, 3))
-    assert mesh.groups("world").within(0, 1) == (tuple(range(8)),)
+    assert Sisters(mesh.groups("tp"), 1, 2).rows().tolist() == [[4, 5], [6, 7]]
+    assert Sisters(mesh.groups("dp_shard"), 0, 2).rows().tolist() == [[0, 2], [1, 3]]
+    assert Sisters(mesh.groups("world"), 0, 1).rows().tolist() == [list(range(8))]
+    for axes in (["tp"], ["dp_shard"], ["pp"], ["pp", "tp"], ["dp_shard", "tp"]):
+        groups = mesh.groups(*axes)
+        assert list(map(tuple, Sisters(groups, 0, 1).rows().tolist())) == list(groups.all())
 
 
 @pytest.mark.parametrize("schedule", ["1f1b", "interleaved-1f1b"])

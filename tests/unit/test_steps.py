@@ -9,7 +9,7 @@ from sim.engine import run
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load, load_topology
 from sim.lowering.classes import compile_classes
-from sim.lowering.teams import Draw, paced, stepped, whole
+from sim.lowering.teams import Draws, paced, stepped, whole
 from sim.program import ProgramBuilder
 from sim.step.run import run_step
 
@@ -114,7 +114,7 @@ def test_ring_collectives_are_stepped_and_others_are_not():
     draws = {}
     for op, algorithm in (("all_gather", "ring"), ("all_reduce", "tree")):
         own = demand_of(fabric, groups[0], op, algorithm)
-        draws[op, "world", algorithm] = [Draw(groups[0], own.resource, own.amount)]
+        draws[op, "world", algorithm] = Draws.of(groups, [own])
     teams = compile_classes(fabric, "steps", draws).teams
     assert teams["all_gather", "world", "ring"].steps == 15
     assert teams["all_gather", "world", "ring"].n_wires == 16
@@ -127,7 +127,7 @@ def test_a_slow_link_halves_its_own_group_only():
     fabric = fabric_of("dgx-h100", ["nodes=2"])
     groups = [tuple(range(8)), tuple(range(8, 16))]
     own = [demand_of(fabric, g, "all_gather", "ring") for g in groups]
-    team = whole(groups, [d.resource for d in own], [d.amount for d in own])
+    team = whole(Draws.of(groups, own))
     capacity = fabric.capacity.copy()
     capacity[fabric.index("n1/gpu2>n1/nvswitch")] /= 2
     assert paced(team, fabric.capacity, capacity).pace.tolist() == [1.0, 0.5]

@@ -29,6 +29,26 @@ class Demand(NamedTuple):
     amount: F8  # (k,)
 
 
+class Demands(NamedTuple):
+    """The same of several groups, group by group."""
+
+    ptr: I8  # (n_groups + 1,)
+    resource: I8
+    amount: F8
+
+    @classmethod
+    def each(cls, found: Sequence[tuple[I8, F8]]) -> Demands:
+        """Those that are known one by one."""
+        sizes = [resource.size for resource, _ in found]
+        resource, amount = (np.concatenate(columns) for columns in zip(*found, strict=True))
+        return cls(np.cumsum([0, *sizes]), resource, amount)
+
+    def of(self, group: int) -> Demand:
+        """That of one."""
+        at = slice(self.ptr[group], self.ptr[group + 1])
+        return Demand(self.resource[at], self.amount[at])
+
+
 def ring_share(op: str, n: int) -> float:
     """Bytes each rank passes to its successor per total byte."""
     if op == "all_reduce":
