@@ -121,9 +121,9 @@ def _classes(
     at = 1
     for routes, width in zip(copies, widths, strict=True):
         sizes = np.diff(routes.ptr)
-        of = np.repeat(np.arange(len(ranks)), sizes)
-        place = at + np.arange(of.size) - routes.ptr[of]
-        local[of, place], scale[of, place] = routes.resource, routes.amount
+        row = np.repeat(np.arange(len(ranks)), sizes)
+        place = at + np.arange(row.size) - routes.ptr[row]
+        local[row, place], scale[row, place] = routes.resource, routes.amount
         at += width
     # padding must not name one resource twice in a route
     padding = np.append(capacity, np.full(n_local, ENDLESS))

@@ -212,6 +212,15 @@ def test_kinds_of_collective_that_tell_the_same_apart_are_folded_once(monkeypatc
         )
 
 
+def test_copies_of_unlike_nodes_are_laid_out_at_once():
+    sets = ["parallelism.offload=all", "model.layers=4"]
+    found = load("mixed-h100-a100", "llama3-8b-sft", sets)
+    step = run_step(found.topology, found.workload)
+    of = step.priced.compiled.classes.of
+    assert of.size == 16
+    assert set(of[:8].tolist()).isdisjoint(of[8:].tolist())
+
+
 def test_pipelines_of_thousands_of_nodes_take_seconds():
     found = load("dgx-h100", "llama3-8b-sft", ["nodes=2500", *SPLIT])
     began = time.process_time()
