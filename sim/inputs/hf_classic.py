@@ -112,6 +112,23 @@ def _deepseek(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     return {**llama(reader, fields), **routed(reader, None, None, 0, 1407, 0)}
 
 
+_SQUARED = "squared ReLU is counted as GELU"
+
+
+def _nemotron(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    """Nemotron-4, Minitron: a FFN of two matrices, biased LayerNorms, half the columns turned."""
+    bias = reader.flag("attention_bias", False)
+    return {
+        **_GPT, "norm_bias": True, "qkv_bias": bias, "output_bias": bias,
+        "mlp_bias": reader.flag("mlp_bias", False), "rope_fraction": turned(reader, 0.5),
+        "notes": (_SQUARED,),
+    }  # fmt: skip
+
+
+def _arcee(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    return {**llama(reader, fields), "ffn": "gelu", "notes": (_SQUARED,)}
+
+
 CLASSIC: dict[str, Callable[[HfReader, dict[str, Any]], dict[str, Any]]] = {
     "opt": _opt,
     "bloom": _bloom,
@@ -122,4 +139,6 @@ CLASSIC: dict[str, Callable[[HfReader, dict[str, Any]], dict[str, Any]]] = {
     "dbrx": _dbrx,
     "qwen2_moe": _qwen2_moe,
     "deepseek": _deepseek,
+    "nemotron": _nemotron,
+    "arcee": _arcee,
 }

@@ -55,6 +55,8 @@ def _gpt_oss(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
 LATENT = {
     "deepseek_v2": (128, 64, 128, 512, 1536, 64, None, 2, 1407, 0),
     "deepseek_v3": (128, 64, 128, 512, 1536, 256, 8, 1, 2048, 3),
+    "deepseek_v32": (128, 64, 128, 512, 1536, 256, 8, 1, 2048, 3),
+    "glm_moe_dsa": (192, 64, 256, 512, 2048, 256, 8, 1, 2048, 3),
     "glm4_moe_lite": (192, 64, 256, 512, 768, 64, 4, 1, 1536, 1),
     "mistral4": (64, 64, 128, 256, 1024, 128, 4, 1, 2048, 0),
     "youtu": (128, 64, 128, 512, 1536, 0, 0, 0, 0, 0),
@@ -86,6 +88,13 @@ def _deepseek(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
         reader.fault("moe_layer_freq", "dense layers are modelled only before all mixtures")
     attention = latent if reader.flag("use_mla", True) else llama
     return {**attention(reader, fields), **routed(reader, *LATENT[reader.kind][5:])}
+
+
+def _indexed(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    """DeepSeek-V3.2 and GLM-5: an indexer chooses the positions that a query attends to."""
+    most = reader.count("index_topk", default=2048)
+    note = f"attention to {most:,} positions that an indexer chooses is counted in full, without it"
+    return {**_deepseek(reader, fields), "notes": (note,)}
 
 
 def routed(
@@ -263,6 +272,8 @@ MIXTURES: dict[str, Callable[[HfReader, dict[str, Any]], dict[str, Any]]] = {
     "gpt_oss": _gpt_oss,
     "deepseek_v2": _deepseek,
     "deepseek_v3": _deepseek,
+    "deepseek_v32": _indexed,
+    "glm_moe_dsa": _indexed,
     "glm4_moe_lite": _deepseek,
     "mistral4": _deepseek,
     "youtu": latent,

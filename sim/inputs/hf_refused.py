@@ -9,7 +9,6 @@ _STATE = "layers of a state-space model (Mamba)"
 _DELTA = "layers of linear attention (gated delta rule)"
 _CONVOLUTION = "layers of short convolutions"
 _INDEXED = "sparse attention that an indexer chooses positions for"
-_RELU = "an FFN of squared ReLU"
 #: parts by kind. Source: transformers 5.24, models/<kind>/modeling_<kind>.py
 PARTS: dict[str, str] = {
     **dict.fromkeys(
@@ -19,8 +18,7 @@ PARTS: dict[str, str] = {
     **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid"), _DELTA),
     **dict.fromkeys(("kimi_linear", "bailing_hybrid"), _DELTA),
     **dict.fromkeys(("lfm2", "lfm2_moe", "lfm3"), _CONVOLUTION),
-    **dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), _INDEXED),
-    **dict.fromkeys(("nemotron", "arcee", "nanochat"), _RELU),
+    "nanochat": "an FFN of squared ReLU, and logits that are capped",
     "deepseek_v4": "attention over compressed positions and several residual streams",
     "minimax": "layers of lightning attention",
     "rwkv": "recurrent layers",

@@ -59,6 +59,9 @@ def read(data: bytes, source: str, gpu: Gpu) -> ImportedNode:
         raise InputError.single(source, f"is not text: byte {error.start}") from error
     if "\x00" in plain:
         raise InputError.single(source, "is not text: it has zero bytes")
+    if "ROCm System Management" in plain:
+        message = "is rocm-smi's, which is not read: write the node's keys (start: init)"
+        raise InputError.single(source, message)
     table = _parse(pasted.lines_of(_ANSI.sub("", plain)), source)
     _check(table, source)
     gpus = [n for n in table.names if _GPU.fullmatch(n)]

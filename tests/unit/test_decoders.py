@@ -79,6 +79,16 @@ RELEASED = {
          "num_attention_heads": 40, "intermediate_size": 6400, "vocab_size": 73448},
         4_073_875_968,
     ),
+    "nemotron-4-340b": (
+        {"model_type": "nemotron", "hidden_size": 18432, "num_hidden_layers": 96,
+         "num_attention_heads": 96, "num_key_value_heads": 8, "intermediate_size": 73728},
+        341_029_195_776,
+    ),
+    "afm-4.5b": (
+        {"model_type": "arcee", "num_hidden_layers": 36, "num_attention_heads": 20,
+         "num_key_value_heads": 4, "head_dim": 128, "vocab_size": 128004, "hidden_act": "relu2"},
+        4_619_184_640,
+    ),
     "ling-lite": (
         {"model_type": "bailing_moe", "hidden_size": 2048, "num_hidden_layers": 28,
          "num_attention_heads": 16, "num_key_value_heads": 4, "intermediate_size": 5632,
@@ -140,6 +150,20 @@ def test_decoders_of_multimodal_models(config, total):
     model = model_from_config(config)
     assert count_parameters(model).total == total
     assert "only the text decoder is modelled" in model.notes[0]
+
+
+def test_an_indexer_is_left_out_and_said():
+    """DeepSeek-V3.2 is V3 beside it, GLM-5 has 744 billion parameters, 40 of them active."""
+    model = model_from_config({"model_type": "deepseek_v32"})
+    assert count_parameters(model).total == 671_026_404_352
+    assert "attention to 2,048 positions" in model.notes[0]
+    glm = {
+        "model_type": "glm_moe_dsa", "hidden_size": 6144, "num_hidden_layers": 78,
+        "num_attention_heads": 64, "intermediate_size": 12288, "vocab_size": 154880,
+    }  # fmt: skip
+    counts = count_parameters(model_from_config(glm))
+    assert counts.total == pytest.approx(744e9, rel=0.005)
+    assert counts.active == pytest.approx(40e9, rel=0.05)
 
 
 def test_mixtures_every_second_layer():

@@ -143,7 +143,7 @@ REFUSED = [
     ({"model_type": "lfm2"}, "short convolutions"),
     ({"model_type": "gemma3n", "text_config": {"model_type": "gemma3n_text"}}, "each layer"),
     ({"model_type": "apertus"}, "xIELU"),
-    ({"model_type": "deepseek_v32"}, "indexer"),
+    ({"model_type": "qwen3_5_moe_text"}, "linear attention"),
     ({"model_type": "unheard_of", "mamba_d_conv": 4}, "Mamba"),
     ({"model_type": "unheard_of", "index_topk": 2048}, "indexer"),
     ({"model_type": "granitemoehybrid", "layer_types": ["mamba", "attention"]}, "mamba"),

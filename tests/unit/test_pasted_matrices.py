@@ -123,3 +123,9 @@ def test_a_matrix_that_lacks_columns_of_its_rows(tmp_path):
     cut = "\n".join(line[:40] for line in matrix().expandtabs(8).splitlines())
     with pytest.raises(InputError, match="is the table cut off"):
         imported(tmp_path / "m.txt", cut, "h100-nvl-94gb")
+
+
+def test_the_matrix_of_another_tool(tmp_path):
+    text = "===== ROCm System Management Interface =====\n     GPU0  GPU1\nGPU0 0     15\n"
+    with pytest.raises(InputError, match="rocm-smi's, which is not read"):
+        imported(tmp_path / "m.txt", text, "mi300x")
