@@ -219,10 +219,14 @@ def _communication(topology: Topology, workload: Workload) -> Iterator[Change]:
         if nodes > 1 and alike and p.replicate == 1 and "replicate" in strategy.knobs:
             text = "HSDP: shard within a node, replicate across"
             yield make.parallel("faster", text, "waits", replicate=nodes)
-        synced = "gradient_sync" in strategy.knobs and p.gradient_sync == "every"
-        if workload.gradient_accumulation > 1 and synced and not staged:
-            text = "reduce gradients in the last micro-step only"
-            yield make.parallel("faster", text, "waits", gradient_sync="last")
+        several = workload.gradient_accumulation > 1 and not staged
+        if several and "gradient_sync" in strategy.knobs:
+            if p.gradient_sync == "every":
+                text = "reduce gradients in the last micro-step only"
+                yield make.parallel("faster", text, "waits", gradient_sync="last")
+            else:
+                text = "reduce gradients in every micro-step"
+                yield make.parallel("smaller", text, gradient_sync="every")
         if "reduce_dtype" in strategy.knobs and p.reduce_dtype == "fp32":
             yield make.parallel("faster", "reduce gradients in bf16", "waits", reduce_dtype="bf16")
     if tensor_style(workload) == "dtensor" and workload.model.hidden_size >= WIDE:
@@ -232,6 +236,9 @@ def _communication(topology: Topology, workload: Workload) -> Iterator[Change]:
         text = "adapters in the unit of their block"
         one: dict[str, Any] = {} if p.use_orig_params else {"use_orig_params": True}
         yield make.parallel("faster", text, wrap="block+root", **one)
+    elif "peft" in strategy.wraps and workload.method.frozen:
+        text = "adapters in units of their own: frozen weights have no gradients"
+        yield make.parallel("both", text, wrap="peft")
     if "reshard_after_forward" in strategy.knobs and not staged:
         if p.reshard_after_forward is True:
             text = "keep parameters gathered between passes"
