@@ -25,6 +25,7 @@ import numpy as np
 
 from bench.ring import Level, ring_step
 from sim.engine import run
+from sim.malloc import keep_large_blocks
 from sim.program import Program
 
 LAYERS = 80
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--simgrid", action="store_true")
     parser.add_argument("--repeat", type=int, default=5)
     options = parser.parse_args()
+    keep_large_blocks()  # as the command line does
     out = sys.stdout.write
     out(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, ")
     out(f"numpy {np.__version__}, numba {numba.__version__}, {time.strftime('%Y-%m-%d')}\n")

@@ -79,7 +79,7 @@ def run(
     columns: Any = _Lists(program)
     state: Any = _Lists(prepare(program))
     status = kernel.simulate(columns, state)
-    start, end = np.array(state.start, dtype=float), np.array(state.end, dtype=float)
+    start, end = np.array(state.times, dtype=float).reshape(-1, 2).T.copy()
     global _plain_s
     _plain_s += time.process_time() - began
     _check(program, status)

@@ -12,7 +12,7 @@ from operator import attrgetter
 import numpy as np
 
 from sim.engine.machine import I8, address, table
-from sim.engine.state import COUNTS, State, ahead, kinds, prepare
+from sim.engine.state import COUNTS, State, prepare
 from sim.program import Program
 
 MOST = 600_000  # ops of all structures that are kept
@@ -53,12 +53,14 @@ class Blank:
         self._memory = np.zeros(int(ends[-1]) // 8, dtype=np.float64)
         for column, offset in zip(columns, self.offsets.tolist(), strict=True):
             _at(self._memory, offset, column)[:] = column
-        self._ahead = ahead(program, state.release_ptr)
         self._first = table((*program, *state), (*program, *state), 1)
+        self._last = program, self._first  # the program that ran last, and its table
 
     def table(self, program: Program, memory: np.ndarray) -> I8:
         """Where columns of a program, or of those of a stack, and of their states are."""
-        calls = max(program.stack, 1)
+        if not program.stack:
+            return self._alone(program, memory)
+        calls = program.stack
         at = np.repeat(self._first, calls, axis=0)
         each = np.arange(calls)
         for name, i in _CHANGING:
@@ -66,10 +68,23 @@ class Blank:
             at[:, i] = address(column)
             if program.stacked(name):
                 at[:, i] += each * column.strides[0]
-        starts = address(memory) + each * memory.strides[0] if program.stack else address(memory)
-        at[:, self._places] = np.reshape(starts, (-1, 1)) + self.offsets
+        starts = address(memory) + each * memory.strides[0]
+        at[:, self._places] = starts[:, None] + self.offsets
         at[:, _CURVES] = at[:, _PROGRAM_CURVES]
         at[:, _CURVE_WIDTH] = program.curves.shape[-1]
+        return at
+
+    def _alone(self, program: Program, memory: np.ndarray) -> I8:
+        """`table` of one program: a microsecond for each column that the last one had not."""
+        last, at = self._last
+        at = at.copy()  # a run in another thread may read the last one's
+        for name, i in _CHANGING:
+            if program[i] is not last[i]:
+                at[0, i] = address(getattr(program, name))
+        at[0, self._places] = address(memory) + self.offsets
+        at[0, _CURVES] = at[0, _PROGRAM_CURVES]
+        at[0, _CURVE_WIDTH] = program.curves.shape[-1]
+        self._last = program, at
         return at
 
     def fits(self, program: Program) -> bool:
@@ -84,7 +99,6 @@ class Blank:
         """Memory of a run, or a row of it each, in which columns of the state are at `offsets`."""
         count = program.stack
         memory = np.tile(self._memory, (count, 1)) if count else self._memory.copy()
-        self.column(memory, "kind")[:] = kinds(program, *self._ahead)
         self.column(memory, "left")[:] = program.hold_capacity
         return memory
 

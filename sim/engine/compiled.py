@@ -51,7 +51,7 @@ def play(
     if blank is not None:
         memory = blank.fresh(program)
         said = machine(blank.table(program, memory))
-        start, end = blank.column(memory, "start"), blank.column(memory, "end")
+        start, end = parted(blank.column(memory, "times"))
     elif count:
         each = [play(program.row(i)) for i in range(count)]
         said = np.concatenate([one for one, _ in each])
@@ -59,7 +59,7 @@ def play(
     else:
         state = prepare(program)
         said = np.array([_watched(program, state, progress)], dtype=float)
-        start, end = state.start, state.end
+        start, end = parted(state.times)
     events, solves = said[:, 4].astype(int), said[:, 5].astype(int)
     if count:
         return said, Timeline(start, end, events, solves)
@@ -70,7 +70,7 @@ def _watched(
     program: Program, state: State, progress: Callable[[int, int], None] | None
 ) -> kernel.Outcome:
     """`simulate`; in a thread where it takes long."""
-    n, some = program.lane.size, state.end[::_EVERY]
+    n, some = program.lane.size, state.times[1 :: 2 * _EVERY]
     if n < watch.LARGE or checked():
         return simulate(program, state)
 
@@ -78,9 +78,14 @@ def _watched(
 
     def look() -> None:
         if progress is not None:
-            progress(min(n, _EVERY * int(np.count_nonzero(~np.isnan(some)))), n)
+            progress(min(n, _EVERY * int(np.count_nonzero(some > 0.0))), n)
 
     return watch.watched(lambda: simulate(program, state), look)
+
+
+def parted(times: F8) -> tuple[F8, F8]:
+    """Starts and ends of a state's `times`, each in one piece."""
+    return np.ascontiguousarray(times[..., 0::2]), np.ascontiguousarray(times[..., 1::2])
 
 
 def outcome(said: F8) -> kernel.Outcome:

@@ -1,7 +1,6 @@
 """The compiled kernel on a crowd: columns a kind, and of each op only when it starts and ends.
 
-An op takes 18 bytes: its start (until then the latest known end of what it waits for), its end and
-how many it waits for.
+An op takes 16 bytes, `State.times`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from sim.engine import check_numbers, kernel
 from sim.engine.compiled import outcome
 from sim.engine.machine import MachineCode, flat, table
 from sim.engine.shared import MOST, KindColumn, LinkColumn, OwnColumn, PacedColumn, grid, same
-from sim.engine.state import State, given_back, prepare, state_of
+from sim.engine.state import GIVES, LAST, State, given_back, prepare, state_of
 from sim.engine.watch import watched
 from sim.errors import EngineError
 from sim.program import Program, Timeline, assemble
@@ -107,21 +106,23 @@ def play(crowd: Crowd, progress: Callable[[int, int], None] | None = None) -> Ti
     code.load()
     where = table(flat((program, state)), code.like, 1)
     columns = program, state
-    first = state.end[: crowd.kinds[int(crowd.kind[0])].program.lane.size]
+    ends = state.times[1::2]
+    first = ends[: crowd.kinds[int(crowd.kind[0])].program.lane.size]
 
     def work() -> tuple[kernel.Outcome, tuple[Program, State]]:
         return outcome(code(where)[0]), columns  # held, though it knows but where they are
 
     def look() -> None:
         if progress is not None:
-            progress(int(np.count_nonzero(first)), first.size)
+            progress(int(np.count_nonzero(first > 0.0)), first.size)
 
     said, _ = watched(work, look)
     check_numbers(said)
     if said[2] < crowd.ops:
         message = f"stuck at {said[3]} s with {crowd.ops - said[2]} ops to go"
         raise EngineError(message)
-    return Timeline(state.start, state.end, said[4], said[5])
+    np.maximum(ends, 0.0, out=ends)  # of what is no op
+    return Timeline(state.times[0::2], ends, said[4], said[5])
 
 
 @cache
@@ -200,14 +201,15 @@ def _prepared(crowd: Crowd) -> tuple[Program, State]:
         follower=same(-1),
         n_lanes=n_lanes,
     )
-    waiting: Any = np.ones(n, dtype=np.uint16)  # what is no op waits for ever
-    table_ = waiting[: crowd.split].reshape(n_classes, stride)
+    times = np.zeros((n, 2))
+    times[: crowd.split, 1] = -1.0  # what is no op waits for ever
+    each = times[: crowd.split, 1].reshape(n_classes, stride)
     ready = []
     for i, own in enumerate(waited[:-1]):
         mine = np.flatnonzero(crowd.kind == i)
-        table_[mine, : own.size] = own.astype(np.uint16)
+        each[mine, : own.size] = -own
         ready.append((mine[:, None] * stride + np.flatnonzero(own == 0)).ravel())
-    waiting[crowd.split :] = waited[-1]
+    times[crowd.split :, 1] = -waited[-1]
     widest = [np.diff(state.entry) for state in states]
     lengths = np.diff(crowd.demand_ptr)[crowd.wire_route]
     on_wire = np.zeros(n_lanes - int(lanes[-1]), dtype=np.int32)
@@ -220,17 +222,14 @@ def _prepared(crowd: Crowd) -> tuple[Program, State]:
         curves=program.curves,
         ready_ops=np.sort(np.concatenate(ready)),
     )
-    start = np.zeros(n)
+    ends_lane = np.append(crowd.wire_lane[1:] != crowd.wire_lane[:-1], True)[:n_wires]
+    wire_kinds = np.where(ends_lane, LAST | GIVES, GIVES).astype(np.uint8)
     return program, state._replace(
-        start=start,
-        end=np.zeros(n),
-        waiting=waiting,
+        times=times.ravel(),
         release_ptr=release_ptr,
         release=released,
-        kind=ops.each(joined([s.kind for s in states], 0, 0)),
-        ready=start,  # is last read when its start is written
+        kind=ops.each(joined([s.kind for s in states], 0, wire_kinds)),
         n_ops=n,
-        gives_back=1,
     )
 
 
@@ -245,7 +244,7 @@ def _edges(crowd: Crowd, states: Sequence[State]) -> tuple[_Edges, _Edges, list[
         comes[kind.arrive + 1] = 1
         ptrs.append((p.succ_ptr + np.cumsum(comes)).astype(np.int32))
         succs.append(np.insert(p.succ, p.succ_ptr[kind.arrive + 1], -1 - np.arange(k)))
-        waiting = state.waiting.astype(np.int64)
+        waiting = -state.times[1::2].astype(np.int64)
         waiting[kind.arrive + 1] += 1
         waited.append(waiting)
         own = p.hold_resource >= 0
@@ -260,9 +259,6 @@ def _edges(crowd: Crowd, states: Sequence[State]) -> tuple[_Edges, _Edges, list[
     order = np.lexsort((op, wire))
     wire, op, holding = wire[order], op[order].astype(np.int32), holding[order]
     arrivals = np.bincount(wire, minlength=n_wires)
-    if int(arrivals.max(initial=0)) >= np.iinfo(np.uint16).max:
-        message = f"{int(arrivals.max())} ranks in one collective are too many"
-        raise EngineError(message)
     arrivals[1:] += crowd.wire_lane[1:] == crowd.wire_lane[:-1]
     waited.append(arrivals)
 

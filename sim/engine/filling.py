@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-from sim.engine.lookahead import rate_alone
 from sim.engine.state import State
 from sim.program import Program
 
@@ -29,11 +28,13 @@ def fill(p: Program, s: State, n_flows: int, n_resources: int) -> None:
     if n_flows == 1:
         at = s.flows[0]
         s.old_rate[at] = s.rate[at]
-        s.rate[at] = rate_alone(p, s.op_at[at], s.limit[at])
+        s.rate[at] = s.limit[at]
         s.height[at] = -1.0
         return
-    route, weight, demand_ptr, demand_resource = p.route, p.weight, p.demand_ptr, p.demand_resource
-    demand_amount, capacity = p.demand_amount, p.capacity
+    weight, demand_resource, demand_amount, capacity = (
+        p.weight, p.demand_resource, p.demand_amount, p.capacity,
+    )  # fmt: skip
+    entry, shared_end, link_shared = s.entry, s.shared_end, s.link_shared
     flows, resources, rising, op_at, limit = s.flows, s.resources, s.rising, s.op_at, s.limit
     rate, old_rate, height, tight, free = s.rate, s.old_rate, s.height, s.tight, s.free
     pull, full = s.pull, s.full
@@ -60,7 +61,8 @@ def fill(p: Program, s: State, n_flows: int, n_resources: int) -> None:
                 quotient = limit[at] / weight[o]
                 if quotient < lowest:
                     lowest = quotient
-                for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
+                for e in range(entry[at], shared_end[at]):
+                    z = link_shared[e]
                     pull[demand_resource[z]] += demand_amount[z] * weight[o]
         for j in range(n_resources):
             k = resources[j]
@@ -82,8 +84,8 @@ def fill(p: Program, s: State, n_flows: int, n_resources: int) -> None:
                 o = op_at[at]
                 stops = limit[at] / weight[o] <= level
                 if not stops:
-                    for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
-                        if full[demand_resource[z]] == 1:
+                    for e in range(entry[at], shared_end[at]):
+                        if full[demand_resource[link_shared[e]]] == 1:
                             stops = True
                 if stops:
                     x = level * weight[o]
@@ -92,15 +94,17 @@ def fill(p: Program, s: State, n_flows: int, n_resources: int) -> None:
                     rate[at] = x
                     height[at] = level
                     tight[at] = 0
-                    e = s.entry[at]
                     n_rising -= 1
-                    for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
+                    if has_wide:
+                        for e in range(entry[at], entry[at + 1]):
+                            s.link_tight[e] = 0
+                    for e in range(entry[at], shared_end[at]):
+                        z = link_shared[e]
                         k = demand_resource[z]
                         free[k] -= x * demand_amount[z]
-                        if has_wide:
-                            s.link_tight[e] = full[k]
-                            tight[at] += full[k]
-                            e += 1
+                        if has_wide and full[k] == 1:
+                            s.link_tight[entry[at] + z - p.demand_ptr[p.route[o]]] = 1
+                            tight[at] += 1
         if n_rising > FEW:
             n_up, n_resources = let_stand(p, s, n_up, n_resources, level)
             n_rising = n_up
@@ -116,7 +120,9 @@ def let_stand(p: Program, s: State, n_up: int, n_resources: int, level: float) -
     n_rising, n_resources : int, int
         What still rises, and resources that it draws on.
     """
-    route, demand_ptr, demand_resource = p.route, p.demand_ptr, p.demand_resource
+    demand_resource, entry, shared_end, link_shared = (
+        p.demand_resource, s.entry, s.shared_end, s.link_shared,
+    )  # fmt: skip
     op_at, rate, limit, full = s.op_at, s.rate, s.limit, s.full
     rising, resources = s.rising, s.resources
     for j in range(n_resources):
@@ -124,18 +130,17 @@ def let_stand(p: Program, s: State, n_up: int, n_resources: int, level: float) -
     for j in range(n_up):
         at = rising[j]
         if rate[at] < 0.0:
-            i = route[op_at[at]]
-            for z in range(demand_ptr[i], demand_ptr[i + 1]):
-                full[demand_resource[z]] += 1
+            for e in range(entry[at], shared_end[at]):
+                full[demand_resource[link_shared[e]]] += 1
     c = 0
     for j in range(n_up):
         at = rising[j]
         if rate[at] >= 0.0:
             continue
         o = op_at[at]
-        z = demand_ptr[route[o]]
+        z = link_shared[entry[at]]
         k = demand_resource[z]
-        if demand_ptr[route[o] + 1] - z == 1 and full[k] == 1:
+        if shared_end[at] - entry[at] == 1 and full[k] == 1:
             quotient = s.free[k] / (p.demand_amount[z] * p.weight[o])
             x = limit[at] / p.weight[o]
             if quotient < x:

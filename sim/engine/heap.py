@@ -29,7 +29,6 @@ def place_lanes(s: State, n_moved: int, n_heap: int, hole: bool) -> int:
             at = moved[m]
             m += 1
             t = due[at]
-            key[at] = t
             i = place[at]
             if hole:
                 i = 0
@@ -43,13 +42,14 @@ def place_lanes(s: State, n_moved: int, n_heap: int, hole: bool) -> int:
             if n_heap == 0:
                 continue
             at = heap[n_heap]
-            t = key[at]
+            t = key[n_heap]
             i = 0
         while i > 0:
             up = (i - 1) >> 1
             a = heap[up]
-            if t < key[a] or (t == key[a] and at < a):
+            if (t < key[up]) | ((t == key[up]) & (at < a)):
                 heap[i] = a
+                key[i] = key[up]
                 place[a] = i
                 i = up
             else:
@@ -58,18 +58,19 @@ def place_lanes(s: State, n_moved: int, n_heap: int, hole: bool) -> int:
             c = 2 * i + 1
             if c >= n_heap:
                 break
-            a = heap[c]
             if c + 1 < n_heap:
-                b = heap[c + 1]
-                if key[b] < key[a] or (key[b] == key[a] and b < a):
-                    c += 1
-                    a = b
-            if key[a] < t or (key[a] == t and a < at):
+                # Which child is earlier no processor can foretell: this takes no branch.
+                tie = (key[c + 1] == key[c]) & (heap[c + 1] < heap[c])
+                c += (key[c + 1] < key[c]) | tie
+            a = heap[c]
+            if (key[c] < t) | ((key[c] == t) & (a < at)):
                 heap[i] = a
+                key[i] = key[c]
                 place[a] = i
                 i = c
             else:
                 break
         heap[i] = at
+        key[i] = t
         place[at] = i
     return n_heap

@@ -23,13 +23,28 @@ from sim.engine.lookahead import (
     bound_of,
     cut_run,
     disturb,
+    is_alike,
+    is_launch,
+    let_go,
     play_launches,
     play_run,
     rate_alone,
+    start_runs,
     wake,
 )  # fmt: skip
-from sim.engine.sharing import component, read_units, settle, units_left
-from sim.engine.state import AHEAD, CHAINED, FIXED, LATENCY, RUN, WAKE, WORK, State
+from sim.engine.sharing import component, read_units, settle, shared_with, units_left
+from sim.engine.state import (
+    AHEAD,
+    GIVES,
+    HOLDS,
+    LAST,
+    LATENCY,
+    RUN,
+    STEPPED,
+    WAKE,
+    WORK,
+    State,
+)
 from sim.program import Program
 
 # What to do with an op on the stack; each falls through to the next where nothing takes time.
@@ -39,8 +54,9 @@ INFINITY = math.inf
 
 #: what `simulate` calls
 PARTS = (
-    bound_of, component, cut_run, disturb, fill, fill_one, let_stand, place_lanes, play_launches,
-    play_run, rate_alone, read_units, settle, units_left, wake,
+    bound_of, component, cut_run, disturb, fill, fill_one, is_alike, is_launch, let_go, let_stand,
+    place_lanes, play_launches, play_run, rate_alone, read_units, settle,
+    shared_with, start_runs, units_left, wake,
 )  # fmt: skip
 
 Outcome = tuple[int, int, int, float, int, int]
@@ -71,7 +87,7 @@ def simulate(p: Program, s: State) -> Outcome:
     demand_resource, capacity, succ_ptr, succ = p.demand_resource, p.capacity, p.succ_ptr, p.succ
     hold_resource, hold_units, curve = p.hold_resource, p.hold_units, p.curve
     n_steps, peer, follower = p.steps, p.peer, p.follower
-    start, end, waiting, done, kind, ready = s.start, s.end, s.waiting, s.done, s.kind, s.ready
+    times, done, kind = s.times, s.done, s.kind
     op_at, phase, key, due, place, heap = s.op_at, s.phase, s.key, s.due, s.place, s.heap
     moved, remaining, rate, since, limit, entry = (
         s.moved, s.remaining, s.rate, s.since, s.limit, s.entry,
@@ -83,7 +99,6 @@ def simulate(p: Program, s: State) -> Outcome:
     dirty_units, dirty_units_mark = s.dirty_units, s.dirty_units_mark
     reader_head, reader_next, reader_prev = s.reader_head, s.reader_next, s.reader_prev
 
-    n = s.n_ops
     has_units = s.n_units > 0
     now = 0.0
     n_stack, n_heap, n_moved = s.n_ready, 0, 0
@@ -98,18 +113,18 @@ def simulate(p: Program, s: State) -> Outcome:
             item = stack[n_stack]
             action = item & 7
             o = item >> 3
-            at = lane[o]
-            if action == BEGIN and kind[o] == FIXED:
+            if action == BEGIN and is_launch(p, s, o):
                 far, ended, passed, n_stack, n_moved = play_launches(p, s, o, now, n_stack, n_moved)
                 n_finished += ended
                 events += passed
                 if far >= 0:
                     return NOT_FINITE, far, n_finished, now, events, solves
                 continue
+            at = lane[o]
             if action == BEGIN:
                 op_at[at] = o
-                start[o] = now
-                if has_units and hold_resource[o] >= 0:
+                times[2 * o] = now
+                if kind[o] & HOLDS:
                     k = hold_resource[o]
                     left[k] -= hold_units[o]
                     if dirty_units_mark[k] == 0:
@@ -141,7 +156,7 @@ def simulate(p: Program, s: State) -> Outcome:
                             e += 1
                         phase[at] = AHEAD
                         s.height[at] = -1.0
-                        limit[at] = p.bound[o]
+                        limit[at] = x
                         remaining[at] = work[o]
                         since[at] = t
                         rate[at] = x
@@ -171,7 +186,6 @@ def simulate(p: Program, s: State) -> Outcome:
                             reader_prev[first] = at
                         reader_head[k] = at
                         x = s.curves[curve[o] * s.curve_width + units]
-                    limit[at] = x
                     for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
                         k = demand_resource[z]
                         if users[k] == 1 and phase[link_lane[head[k]]] >= AHEAD:
@@ -197,13 +211,12 @@ def simulate(p: Program, s: State) -> Outcome:
                         e += 1
                     if not x > 0.0:
                         return NO_RATE, o, n_finished, now, events, solves
+                    limit[at] = x
                     if alone:
                         rate[at] = x
                         t = now + work[o] / x
-                        if kind[o] == CHAINED:
-                            # Reckon with nobody coming between, and spare an event a kernel.
-                            t = play_run(p, s, o, at, t, units)
-                        due[at] = t
+                        # Reckon with nobody coming between, and spare an event a kernel.
+                        due[at] = play_run(p, s, o, at, t, units)
                         moved[n_moved] = at
                         n_moved += 1
                     else:
@@ -216,7 +229,7 @@ def simulate(p: Program, s: State) -> Outcome:
                                 n_dirty += 1
                     continue
                 action = END_STEP
-            if action == END_STEP and (n_steps[o] > 1 or peer[o] >= 0 or follower[o] >= 0):
+            if action == END_STEP and kind[o] & STEPPED:
                 d = done[o] + 1
                 done[o] = d
                 # The follower can't be ahead; where it is level it waits for this very step.
@@ -231,9 +244,9 @@ def simulate(p: Program, s: State) -> Outcome:
                     n_stack += 1
                     continue
             # FINISH
-            end[o] = now
+            times[2 * o + 1] = now
             n_finished += 1
-            if s.gives_back > 0:
+            if kind[o] & GIVES:
                 for z in range(s.release_ptr[o], s.release_ptr[o + 1]):
                     other = s.release[z]
                     k = hold_resource[other]
@@ -243,29 +256,15 @@ def simulate(p: Program, s: State) -> Outcome:
                         dirty_units[n_dirty_units] = k
                         n_dirty_units += 1
             for z in range(succ_ptr[o], succ_ptr[o + 1]):
-                other = succ[z]
-                waiting[other] -= 1
-                if waiting[other] == 0:
-                    if ready[other] > now:
-                        n_moved = wake(s, lane[other], other, n_moved)
-                    else:
-                        stack[n_stack] = other << 3
-                        n_stack += 1
-            other = o + 1
-            if other < n and lane[other] == at:
-                waiting[other] -= 1
-                if waiting[other] == 0:
-                    if ready[other] > now:
-                        n_moved = wake(s, at, other, n_moved)
-                    else:
-                        stack[n_stack] = other << 3
-                        n_stack += 1
+                n_stack, n_moved = let_go(p, s, succ[z], now, n_stack, n_moved)
+            if not kind[o] & LAST:
+                n_stack, n_moved = let_go(p, s, o + 1, now, n_stack, n_moved)
 
         # 2. Put lanes with a new event time in their place.
         n_heap = place_lanes(s, n_moved, n_heap, hole)
         n_moved, hole = 0, False
 
-        if n_heap == 0 or key[heap[0]] > now:
+        if n_heap == 0 or key[0] > now:
             # 3. The instant is over: settle what changed in it.
             if n_dirty_units > 0:
                 n_ripe, n_moved, passed = read_units(p, s, now, n_dirty_units, n_ripe, n_moved)
@@ -283,7 +282,7 @@ def simulate(p: Program, s: State) -> Outcome:
                 continue
             if n_heap == 0:
                 break
-            now = key[heap[0]]
+            now = key[0]
             if not now < INFINITY:
                 return NOT_FINITE, op_at[heap[0]], n_finished, now, events, solves
 
@@ -303,9 +302,7 @@ def simulate(p: Program, s: State) -> Outcome:
                 last = s.run_last[at]
                 n_finished += last - o
                 events += last - o
-                while o < last:
-                    o += 1
-                    start[o] = end[o - 1]
+                o = last
                 op_at[at] = o
             e = entry[at]
             for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
@@ -335,4 +332,5 @@ def simulate(p: Program, s: State) -> Outcome:
                     reader_prev[b] = a
             stack[0] = o << 3 | END_STEP
         n_stack = 1
+    start_runs(s)
     return DONE, -1, n_finished, now, events, solves

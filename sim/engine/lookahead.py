@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from sim.engine.state import AHEAD, CHAINED, FIXED, LATENCY, RUN, WAKE, WORK, State
+from sim.engine.state import AHEAD, FREE, LAST, LATENCY, LINKED, RUN, WAKE, WORK, State
 from sim.program import Program
 
 INFINITY = math.inf
@@ -18,9 +18,28 @@ def wake(s: State, at: int, o: int, n_moved: int) -> int:
     """Let an op begin once the last end that it waits for, known beforehand, is there."""
     s.op_at[at] = o
     s.phase[at] = WAKE
-    s.due[at] = s.ready[o]
+    s.due[at] = s.times[2 * o]
     s.moved[n_moved] = at
     return n_moved + 1
+
+
+def let_go(p: Program, s: State, o: int, now: float, n_stack: int, n_moved: int) -> tuple[int, int]:
+    """Count one less that an op waits for; with none left it begins, now or when all have ended.
+
+    Returns
+    -------
+    n_stack, n_moved : int, int
+        What begins now, and lanes with a new event, with those that were there.
+    """
+    left = s.times[2 * o + 1] + 1.0
+    s.times[2 * o + 1] = left
+    if left == 0.0:
+        if s.times[2 * o] > now:
+            n_moved = wake(s, p.lane[o], o, n_moved)
+        else:
+            s.stack[n_stack] = o << 3
+            n_stack += 1
+    return n_stack, n_moved
 
 
 def play_launches(
@@ -37,49 +56,39 @@ def play_launches(
     n_stack, n_moved : int, int
         What begins now, and lanes with a new event, with those that were there.
     """
-    lane, latency, kind, ready, waiting = p.lane, p.latency, s.kind, s.ready, s.waiting
-    succ_ptr, succ, start, end, stack = p.succ_ptr, p.succ, s.start, s.end, s.stack
-    at = lane[o]
+    latency, succ_ptr, succ, times = p.latency, p.succ_ptr, p.succ, s.times
     t = now
     n_finished, events = 0, 0
     while True:
-        start[o] = t
+        times[2 * o] = t
         if latency[o] > 0.0:
             t += latency[o]
             events += 1
             if not t < INFINITY:
                 return o, n_finished, events, n_stack, n_moved
-        end[o] = t
+        times[2 * o + 1] = t
         n_finished += 1
         for z in range(succ_ptr[o], succ_ptr[o + 1]):
             other = succ[z]
-            if t > ready[other]:
-                ready[other] = t
-            waiting[other] -= 1
-            if waiting[other] == 0:
-                if ready[other] > now:
-                    n_moved = wake(s, lane[other], other, n_moved)
-                else:
-                    stack[n_stack] = other << 3
-                    n_stack += 1
+            if t > times[2 * other]:
+                times[2 * other] = t
+            n_stack, n_moved = let_go(p, s, other, now, n_stack, n_moved)
+        if s.kind[o] & LAST:
+            break
         o += 1
-        if o >= s.n_ops or lane[o] != at:
+        if t > times[2 * o]:
+            times[2 * o] = t
+        if times[2 * o + 1] < -1.0 or not is_launch(p, s, o):
+            n_stack, n_moved = let_go(p, s, o, now, n_stack, n_moved)
             break
-        if t > ready[o]:
-            ready[o] = t
-        waiting[o] -= 1
-        if waiting[o] > 0:
-            break
-        t = ready[o]
-        if kind[o] == FIXED:
-            continue
-        if t > now:
-            n_moved = wake(s, at, o, n_moved)
-        else:
-            stack[n_stack] = o << 3
-            n_stack += 1
-        break
+        t = times[2 * o]
     return -1, n_finished, events, n_stack, n_moved
+
+
+def is_launch(p: Program, s: State, o: int) -> bool:
+    """Whether an op is nothing but latency."""
+    launch: bool = s.kind[o] & FREE != 0 and p.work[o] == 0.0
+    return launch
 
 
 def rate_alone(p: Program, o: int, x: float) -> float:
@@ -107,39 +116,72 @@ def play_run(p: Program, s: State, o: int, at: int, t: float, units: int) -> flo
     float
         When the last of them ends. [s]
     """
-    kind, waiting, ready, end = s.kind, s.waiting, s.ready, s.end
+    times = s.times
     c = o
-    while kind[c] == CHAINED and waiting[c + 1] == 1 and ready[c + 1] <= t:
+    while (
+        s.kind[c] & LINKED
+        and times[2 * c + 3] == -1.0
+        and times[2 * c + 2] <= t
+        and is_alike(p, s, c, c + 1)
+    ):
         x = rate_alone(p, c + 1, bound_of(p, s, c + 1, units))
         if not x > 0.0:
             break
-        end[c] = t
+        times[2 * c + 1] = t
         c += 1
         t += p.work[c] / x
     if c > o:
-        end[c] = t
+        times[2 * c + 1] = t
         s.phase[at] = RUN
         s.run_last[at] = c
         s.run_units[at] = units
     return t
 
 
+def is_alike(p: Program, s: State, c: int, o: int) -> bool:
+    """Whether op `o` is nothing but a work, on the resources of work `c`."""
+    if not p.work[o] > 0.0 or p.latency[o] > 0.0:
+        return False
+    if s.n_units > 0:
+        mine = p.curve_resource[c] if p.curve[c] >= 0 else -1
+        if mine != (p.curve_resource[o] if p.curve[o] >= 0 else -1):
+            return False
+    i, j = p.route[c], p.route[o]
+    if i == j:
+        return True
+    x, y = p.demand_ptr[i], p.demand_ptr[j]
+    n_demands = p.demand_ptr[i + 1] - x
+    if n_demands != p.demand_ptr[j + 1] - y or n_demands > 1:
+        return False
+    alike: bool = n_demands == 0 or p.demand_resource[x] == p.demand_resource[y]
+    return alike
+
+
+def start_runs(s: State) -> None:
+    """Write down, all at once, when works of runs start: as the one before them ends."""
+    times = s.times
+    for o in range(s.n_ops):
+        if s.kind[o] & LINKED and times[2 * o + 1] > times[2 * o + 2]:
+            times[2 * o + 2] = times[2 * o + 1]
+
+
 def cut_run(p: Program, s: State, at: int, now: float) -> int:
     """Leave a lane's run of kernels at the one that runs now; how many have ended."""
-    start, end = s.start, s.end
+    times = s.times
     first: int = s.op_at[at]
     c = first
-    while c < s.run_last[at] and end[c] <= now:
+    while c < s.run_last[at] and times[2 * c + 1] <= now:
         c += 1
-        start[c] = end[c - 1]
+    for o in range(c + 1, s.run_last[at] + 1):
+        times[2 * o + 1] = -1.0
     if c > first:
         s.op_at[at] = c
-        s.since[at] = start[c]
+        s.since[at] = times[2 * c - 1]
         s.remaining[at] = p.work[c]
-        s.limit[at] = bound_of(p, s, c, s.run_units[at])
-        s.rate[at] = rate_alone(p, c, s.limit[at])
+        s.rate[at] = rate_alone(p, c, bound_of(p, s, c, s.run_units[at]))
+        s.limit[at] = s.rate[at]
     s.phase[at] = WORK
-    s.due[at] = end[c]
+    s.due[at] = times[2 * c + 1]
     return c - first
 
 

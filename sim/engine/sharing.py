@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.engine import filling
 from sim.engine.filling import fill, fill_one
-from sim.engine.lookahead import cut_run
+from sim.engine.lookahead import cut_run, rate_alone
 from sim.engine.state import AHEAD, RUN, State
 from sim.program import Program
 
@@ -35,7 +35,8 @@ def read_units(
                 passed += cut_run(p, s, at, now)
                 s.moved[n_moved] = at
                 n_moved += 1
-            x = s.curves[p.curve[op_at[at]] * s.curve_width + units]
+            o = op_at[at]
+            x = rate_alone(p, o, s.curves[p.curve[o] * s.curve_width + units])
             if x != limit[at]:
                 limit[at] = x
                 if s.ripe_mark[at] == 0:
@@ -89,8 +90,8 @@ def settle(
             if s.resource_mark[k] == generation or users[k] == 0:
                 continue
             if users[k] == 1:
-                a = phase[s.link_lane[s.head[k]]]
-                if a in (AHEAD, RUN):
+                a = s.link_lane[s.head[k]]
+                if phase[a] in (AHEAD, RUN) or flow_mark[a] == generation:
                     continue
         n_flows = 0
         if has_wide and k >= 0 and users[k] <= filling.FEW:
@@ -119,27 +120,22 @@ def settle(
 def component(p: Program, s: State, at: int, k: int, generation: int) -> tuple[int, int]:
     """From a lane, or else a resource, along links until nothing is new.
 
+    A resource that nobody else is on is part of its lane's `limit`, and left out.
+
     Returns
     -------
     n_flows, n_resources : int, int
         Of the component, in `flows` and `resources`; their rates are now the old ones.
     """
-    demand_ptr, demand_resource, route = p.demand_ptr, p.demand_resource, p.route
-    flow_mark, flows, link_next, link_lane = s.flow_mark, s.flows, s.link_next, s.link_lane
-    resource_mark, resources, op_at = s.resource_mark, s.resources, s.op_at
+    flow_mark, flows, resources = s.flow_mark, s.flows, s.resources
     n_flows, n_resources = 0, 0
     if at >= 0:
         flow_mark[at] = generation
         flows[0] = at
         n_flows = 1
-        o = op_at[at]
-        for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
-            k = demand_resource[z]
-            resource_mark[k] = generation
-            resources[n_resources] = k
-            n_resources += 1
+        n_resources = shared_with(p, s, at, generation, n_resources)
     else:
-        resource_mark[k] = generation
+        s.resource_mark[k] = generation
         resources[0] = k
         n_resources = 1
     i = 0
@@ -147,17 +143,28 @@ def component(p: Program, s: State, at: int, k: int, generation: int) -> tuple[i
         e = s.head[resources[i]]
         i += 1
         while e >= 0:
-            at = link_lane[e]
+            at = s.link_lane[e]
             if flow_mark[at] != generation:
                 flow_mark[at] = generation
                 flows[n_flows] = at
                 n_flows += 1
-                o = op_at[at]
-                for z in range(demand_ptr[route[o]], demand_ptr[route[o] + 1]):
-                    k = demand_resource[z]
-                    if resource_mark[k] != generation:
-                        resource_mark[k] = generation
-                        resources[n_resources] = k
-                        n_resources += 1
-            e = link_next[e]
+                n_resources = shared_with(p, s, at, generation, n_resources)
+            e = s.link_next[e]
     return n_flows, n_resources
+
+
+def shared_with(p: Program, s: State, at: int, generation: int, n_resources: int) -> int:
+    """Note resources that a lane's op shares with others; how many the component has then."""
+    i = p.route[s.op_at[at]]
+    n_shared = s.entry[at]
+    for z in range(p.demand_ptr[i], p.demand_ptr[i + 1]):
+        k = p.demand_resource[z]
+        if s.users[k] > 1:
+            s.link_shared[n_shared] = z
+            n_shared += 1
+            if s.resource_mark[k] != generation:
+                s.resource_mark[k] = generation
+                s.resources[n_resources] = k
+                n_resources += 1
+    s.shared_end[at] = n_shared
+    return n_resources

@@ -9,42 +9,45 @@ import numpy.typing as npt
 
 from sim.program import F8, I4, I8, Program
 
-B1 = npt.NDArray[np.bool_]
+U1 = npt.NDArray[np.uint8]
 
 # `phase`: what a lane's event in the heap ends, a latency or a work
 LATENCY, WORK = 1, 2
 AHEAD = 3  # or both, since nobody is on the op's resources
 WAKE = 4  # or an op begins, since the last end it waits for was known beforehand
 RUN = 5  # or the last of several works in a row
-FIXED, CHAINED = 1, 2  # `kind` of ops that are played ahead
+# `kind`: what structure says of an op, one bit each
+LAST = 1  # the next op is on another lane
+FREE = 2  # no steps; holds nothing, and its end gives nothing back
+LINKED = 4  # so is the next op of the lane, and it alone waits for this one's end
+STEPPED = 8  # steps, or another op's steps wait for this one
+HOLDS = 16
+GIVES = 32  # its end gives units back
 
 
 class State(NamedTuple):
     """Working memory of one run. A lane runs one op at a time, so running ops are kept by lane."""
 
     # by op
-    start: F8
-    end: F8
-    waiting: I4  # predecessors yet to end
+    times: F8  # (2 n,) of op o at 2 o its start, until then the latest end, known beforehand, of
+    # what it waits for; at 2 o + 1 its end, until it begins minus how many it waits for
     done: I4  # steps ended
     release_ptr: I4  # CSR: ops whose units an op's end gives back
     release: I4
-    kind: I4  # FIXED for ops of latency alone, which hold nothing and end no hold; CHAINED for
-    # works whose end matters to the next op of the lane alone, another work on the same resources
-    ready: F8  # latest end, known beforehand, of a predecessor
+    kind: U1  # bits, see above
     # by lane
     op_at: I4  # the op that runs
     phase: I4
-    key: F8  # time of its event in the heap
-    due: F8  # time that `key` is to become
+    due: F8  # time of its event
     place: I4  # index in the heap, -1 outside
-    heap: I4
+    heap: I4  # lanes, the earliest first
+    key: F8  # times of their events, in the heap's order
     moved: I4  # lanes whose `due` is new
     remaining: F8
     rate: F8
     old_rate: F8
     since: F8  # when `remaining` was right
-    limit: F8  # bound of the op, by its curve where it has one
+    limit: F8  # rate that the op has alone: its bound, or its curve's, and its resources'
     height: F8  # level at which it was settled, -1 where it was alone
     tight: I4  # full resources that keep it there
     run_last: I4  # the last op of several that are played ahead
@@ -60,6 +63,8 @@ class State(NamedTuple):
     link_next: I4
     link_prev: I4
     link_tight: I4  # 1: the resource keeps the lane's op at its height
+    link_shared: I4  # from a lane's first link on, demands of its op on resources that others use
+    shared_end: I4  # by lane: the end of those
     # by resource
     head: I4
     users: I4
@@ -84,11 +89,10 @@ class State(NamedTuple):
     n_ops: int
     n_units: int  # countable resources
     widest: int  # the most demands of an op
-    gives_back: int  # 1: the end of some op gives units back
 
 
 #: fields of a state that are numbers
-COUNTS = ("curve_width", "n_ready", "n_ops", "n_units", "widest", "gives_back")
+COUNTS = ("curve_width", "n_ready", "n_ops", "n_units", "widest")
 
 
 def prepare(program: Program) -> State:
@@ -96,7 +100,7 @@ def prepare(program: Program) -> State:
     p = program
     n, i4 = p.lane.size, np.int32
     same_lane = p.lane[1:] == p.lane[:-1]
-    waiting = np.bincount(p.succ, minlength=n).astype(i4)
+    waiting = np.bincount(p.succ, minlength=n)
     waiting[1:] += same_lane
     widest = np.zeros(p.n_lanes, dtype=i4)
     if n:
@@ -112,16 +116,12 @@ def prepare(program: Program) -> State:
         p.n_lanes, widest, p.capacity.size, p.hold_capacity, p.curves, np.flatnonzero(waiting == 0)
     )
     return state._replace(
-        start=np.full(n, np.nan),
-        end=np.full(n, np.nan),
-        waiting=waiting,
+        times=np.stack((np.zeros(n), -waiting.astype(np.float64)), axis=1).ravel(),
         done=np.zeros(n if has_steps else 0, dtype=i4),
         release_ptr=release_ptr,
         release=release,
-        kind=kinds(p, *ahead(p, release_ptr)),
-        ready=np.zeros(n),
+        kind=kinds(p, release_ptr),
         n_ops=n,
-        gives_back=int(holders.size > 0),
     )
 
 
@@ -165,16 +165,12 @@ def state_of(
     def minus(size: int) -> I4:
         return np.full(size, -1, dtype=i4)
 
-    nothing = np.zeros(0)
     return State(
-        start=nothing,
-        end=nothing,
-        waiting=zeros(0),
+        times=np.zeros(0),
         done=zeros(0),
         release_ptr=zeros(1),
         release=zeros(0),
-        kind=zeros(0),
-        ready=nothing,
+        kind=np.zeros(0, dtype=np.uint8),
         op_at=minus(lanes),
         phase=zeros(lanes),
         key=np.zeros(lanes),
@@ -201,6 +197,8 @@ def state_of(
         link_next=zeros(links),
         link_prev=zeros(links),
         link_tight=zeros(links),
+        link_shared=zeros(links),
+        shared_end=zeros(lanes),
         head=minus(resources),
         users=zeros(resources),
         dirty=zeros(resources),
@@ -223,12 +221,11 @@ def state_of(
         n_ops=0,
         n_units=units,
         widest=int(widest.max(initial=0)),
-        gives_back=0,
     )
 
 
-def ahead(p: Program, release_ptr: I4) -> tuple[B1, B1]:
-    """What may be played ahead, as far as structure tells.
+def kinds(p: Program, release_ptr: I4) -> U1:
+    """`State.kind` of each op, (n,).
 
     Parameters
     ----------
@@ -236,34 +233,17 @@ def ahead(p: Program, release_ptr: I4) -> tuple[B1, B1]:
         Its structure is read.
     release_ptr : (n + 1,) or (1,) int32
         CSR of what each op's end gives back.
-
-    Returns
-    -------
-    (n,) bool
-        Ops without steps that neither hold nor give back anything.
-    (n - 1,) bool
-        Such ops whose end matters to the next one of the lane alone.
     """
-    free = (p.steps == 1) & (p.peer < 0) & (p.follower < 0) & (p.hold_resource < 0)
-    begins = free[1:]
-    if release_ptr.size > 1:
-        free = free & (np.diff(release_ptr) == 0)
-    nobody_else = (p.succ_ptr[1:-1] == p.succ_ptr[:-2]) & (p.lane[1:] == p.lane[:-1])
-    return free, free[:-1] & begins & nobody_else
-
-
-def kinds(p: Program, free: B1, links: B1) -> I4:
-    """`State.kind` of each op, where structure lets it be: see `ahead`, (n,) or a row a program."""
-    kind: I4 = np.multiply(free & (p.work == 0.0), FIXED, dtype=np.int32)
-    works = (p.work > 0.0) & (p.latency == 0.0)
-    on = np.where(p.curve >= 0, p.curve_resource, np.int32(-1))
-    # resources of a route as a number: one at most, or it is a route of its own
-    lengths = np.diff(p.demand_ptr)
-    where = np.where(lengths == 0, -1, -2 - np.arange(lengths.size)).astype(np.int32)
-    one = lengths == 1
-    where[one] = p.demand_resource[p.demand_ptr[:-1][one]]
-    at = where.take(p.route)
-    chained = links & (at[1:] == at[:-1]) & works[..., 1:] & (p.work[..., :-1] > 0.0)
-    chained &= on[..., 1:] == on[..., :-1]
-    kind[..., :-1][chained] = CHAINED
+    stepped = (p.steps > 1) | (p.peer >= 0) | (p.follower >= 0)
+    holds = p.hold_resource >= 0
+    gives = np.diff(release_ptr) > 0 if release_ptr.size > 1 else np.zeros_like(holds)
+    begins = ~(stepped | holds)
+    free = begins & ~gives
+    last = np.append(p.lane[1:] != p.lane[:-1], True)[: p.lane.size]
+    linked = free & ~last & (p.succ_ptr[1:] == p.succ_ptr[:-1])
+    linked[:-1] &= begins[1:]
+    bits = ((LAST, last), (FREE, free), (LINKED, linked), (STEPPED, stepped), (HOLDS, holds))
+    kind: U1 = np.multiply(gives, GIVES, dtype=np.uint8)
+    for bit, those in bits:
+        kind[those] |= bit
     return kind

@@ -54,7 +54,9 @@ class Gathering(NamedTuple):
             end = begin + lowered.plan_op.size
             if pace != 1.0:
                 lowered = lowered.slower(np.where(self.crowd.kinds[kind].paced, pace, 1.0))
-            own = timeline._replace(start=timeline.start[begin:end], end=timeline.end[begin:end])
+            own = timeline._replace(
+                start=timeline.start[begin:end].copy(), end=timeline.end[begin:end].copy()
+            )
             yield lowered, own, lowered.views[0]
             begin += self.crowd.stride
 
