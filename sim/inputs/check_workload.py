@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from sim.inputs import check_job, check_mesh
+from sim.inputs import check_job, check_mesh, check_model
 from sim.inputs.check_rows import check_rows
 from sim.inputs.finding import Findings, fault, warning
-from sim.inputs.model import Model
 from sim.inputs.modelling import ASYNC, tensor_style
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.strategy import COMMON, having, strategy_named, strategy_of
@@ -22,7 +21,6 @@ _LIMITS = (
     ("gradient_accumulation", 1_000_000), ("tokens", 1e18), ("samples", 10**15), ("steps", 10**12),
     ("epochs", 1e6),
 )  # fmt: skip
-_DEEPEST = 10_000  # layers: a step of so many takes 0.8 GB to simulate
 
 
 def findings(workload: Workload) -> Findings:
@@ -32,7 +30,7 @@ def findings(workload: Workload) -> Findings:
     yield from _offload(workload.parallelism)
     yield from strategy_of(workload).findings(workload)
     yield from _method(workload)
-    yield from _model(workload.model)
+    yield from check_model.findings(workload.model)
     yield from _positions(workload)
     yield from check_mesh.workload_findings(workload)
     yield from _checkpointing(workload)
@@ -170,44 +168,6 @@ def _method(w: Workload) -> Findings:
     if m.kind == "qlora" and w.precision.kind == "fp8":
         message = "a 4-bit base is dequantised to bf16; FP8 GEMMs on top are not what libraries do"
         yield warning("qlora-fp8", "workload", "precision", message, "write bf16")
-
-
-def _model(m: Model) -> Findings:
-    for note in m.notes:
-        yield warning("model-notes", "workload", "model", f"{m.name}: {note}")
-    if m.kv_heads and m.heads % m.kv_heads:
-        message = f"{m.heads} heads cannot share {m.kv_heads} key-value heads"
-        yield fault(
-            "model-heads", "workload", "model.kv_heads", message, "write a divisor of heads"
-        )
-    if m.experts and not 0 < m.experts_per_token <= m.experts:
-        message = f"{m.experts_per_token} of {m.experts} experts a token"
-        yield fault("model-experts", "workload", "model.experts_per_token", message)
-    if m.experts and m.expert_ffn_size < 1:
-        message = "the experts have no columns"
-        hint = "write the intermediate size of one of them"
-        yield fault("model-size", "workload", "model.expert_ffn_size", message, hint)
-    if m.experts and not 0 <= m.dense_layers < m.layers:
-        message = f"{m.dense_layers} dense of {m.layers} layers leave no mixture"
-        hint = "write fewer, or experts: 0"
-        yield fault("model-size", "workload", "model.dense_layers", message, hint)
-    if m.experts and not 0 < m.mixture_every <= m.layers:
-        message = f"a mixture every {m.mixture_every} of {m.layers} layers is none"
-        hint = "write 1, or 2 for every second"
-        yield fault("model-size", "workload", "model.mixture_every", message, hint)
-    if m.kv_lora_rank and not (0 < m.rope_head_dim < m.head_dim and m.v_head_dim > 0):
-        message = "latent attention needs rope_head_dim below head_dim, and v_head_dim"
-        hint = "DeepSeek has rope_head_dim: 64, head_dim: 192, v_head_dim: 128"
-        yield fault("model-latent", "workload", "model.kv_lora_rank", message, hint)
-    if m.kv_lora_rank and m.kv_heads != m.heads:
-        message = f"latent attention has keys for each of its {m.heads} heads, not {m.kv_heads}"
-        yield fault("model-heads", "workload", "model.kv_heads", message, "leave it out")
-    for key in ("layers", "hidden_size", "heads", "kv_heads", "head_dim", "vocab_size"):
-        value = getattr(m, key)
-        if value < 1:
-            yield fault("model-size", "workload", f"model.{key}", f"{value} is not at least 1")
-        elif value > (_DEEPEST if key == "layers" else 10_000_000):
-            yield fault("absurd", "workload", f"model.{key}", f"{value} is more than any model has")
 
 
 def _positions(w: Workload) -> Findings:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sim.errors import Fault, InputError
 from sim.files import hidden, is_file
+from sim.inputs import check_model
 from sim.inputs.hf_classic import CLASSIC
 from sim.inputs.hf_defaults import DECODER_OF, DEFAULTS, HEAD_DIM
 from sim.inputs.hf_kinds import DENSE
@@ -138,7 +139,10 @@ def model_from_config(config: Mapping[str, Any], *, source: str = "config.json")
             path.name.removesuffix(".json").removesuffix("config").rstrip("._-")
             or (path.resolve() if is_file(path) else path).parent.name
         )
-    return Model(name=name or shown, source=source, notes=tuple(notes), **fields)
+    model = Model(name=name or shown, source=source, notes=tuple(notes), **fields)
+    if wrong := [finding.at(source) for finding in check_model.findings(model) if finding.error]:
+        raise InputError(wrong)
+    return model
 
 
 def _decoder(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,0 +1,83 @@
+"""Checks of a model alone: shapes that no transformer can have."""
+
+from __future__ import annotations
+
+from sim.inputs.finding import Finding, Findings, fault, warning
+from sim.inputs.model import Model
+
+DEEPEST = 10_000  # layers: a step of so many takes 0.8 GB to simulate
+_WIDEST = 10_000_000  # columns, rows and experts
+_SIZES = ("layers", "hidden_size", "heads", "kv_heads", "head_dim", "vocab_size")
+_NUMBERS = (  # that may be none
+    "ffn_size", "max_positions", "experts", "experts_per_token", "shared_experts",
+    "expert_ffn_size", "dense_layers", "kv_lora_rank", "q_lora_rank", "rope_head_dim", "v_head_dim",
+)  # fmt: skip
+
+
+def findings(m: Model) -> Findings:
+    """Every finding about a model."""
+    for note in m.notes:
+        yield warning("model-notes", "workload", "model", f"{m.name}: {note}")
+    wrong = list(_sizes(m))
+    yield from wrong
+    if not wrong:  # what follows divides by them
+        yield from _attention(m)
+        yield from _mixture(m)
+
+
+def _wrong(code: str, key: str, message: str, hint: str = "") -> Finding:
+    return fault(code, "workload", f"model.{key}", message, hint)
+
+
+def _sizes(m: Model) -> Findings:
+    windowed = () if m.sliding_window is None else ("sliding_window",)
+    least = dict.fromkeys((*_SIZES, *windowed, "sliding_window_pattern", "norms_per_layer"), 1)
+    for key, smallest in (least | dict.fromkeys(_NUMBERS, 0)).items():
+        value = getattr(m, key)
+        if value < smallest:
+            yield _wrong("model-size", key, f"{value} is not at least {smallest}")
+        elif value > (DEEPEST if key == "layers" else _WIDEST) and key != "max_positions":
+            yield _wrong("absurd", key, f"{value} is more than any model has")
+    if not 0.0 < m.rope_fraction <= 1.0:
+        message = f"{m.rope_fraction:g} of a head's columns cannot be turned"
+        yield _wrong("model-size", "rope_fraction", message, "write 1 for all, 0.5 for half")
+    dense = not m.experts or m.dense_layers > 0 or m.mixture_every > 1
+    if dense and m.ffn_size == 0:
+        message = "the FFN of dense layers has no columns"
+        yield _wrong("model-size", "ffn_size", message, "write the intermediate size")
+
+
+def _attention(m: Model) -> Findings:
+    if m.heads % m.kv_heads:
+        message = f"{m.heads} heads cannot share {m.kv_heads} key-value heads"
+        yield _wrong("model-heads", "kv_heads", message, "write a divisor of heads")
+    turned = m.rope_head_dim or int(round(m.head_dim * m.rope_fraction, 6))
+    if m.positions == "rope" and turned % 2:
+        key = "rope_head_dim" if m.rope_head_dim else "head_dim"
+        message = f"RoPE turns columns in pairs, and {turned} are odd"
+        yield _wrong("model-heads", key, message, "write an even number")
+    if m.kv_lora_rank and not (0 < m.rope_head_dim < m.head_dim and m.v_head_dim > 0):
+        message = "latent attention needs rope_head_dim below head_dim, and v_head_dim"
+        hint = "DeepSeek has rope_head_dim: 64, head_dim: 192, v_head_dim: 128"
+        yield _wrong("model-latent", "kv_lora_rank", message, hint)
+    if m.kv_lora_rank and m.kv_heads != m.heads:
+        message = f"latent attention has keys for each of its {m.heads} heads, not {m.kv_heads}"
+        yield _wrong("model-heads", "kv_heads", message, "leave it out")
+
+
+def _mixture(m: Model) -> Findings:
+    if not m.experts:
+        return
+    if not 0 < m.experts_per_token <= m.experts:
+        message = f"{m.experts_per_token} of {m.experts} experts a token"
+        yield _wrong("model-experts", "experts_per_token", message)
+    if m.expert_ffn_size < 1:
+        message = "the experts have no columns"
+        hint = "write the intermediate size of one of them"
+        yield _wrong("model-size", "expert_ffn_size", message, hint)
+    if m.dense_layers >= m.layers:
+        message = f"{m.dense_layers} dense of {m.layers} layers leave no mixture"
+        yield _wrong("model-size", "dense_layers", message, "write fewer, or experts: 0")
+    if not 0 < m.mixture_every <= m.layers:
+        message = f"a mixture every {m.mixture_every} of {m.layers} layers is none"
+        yield _wrong("model-size", "mixture_every", message, "write 1, or 2 for every second")
