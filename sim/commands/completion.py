@@ -14,9 +14,14 @@ def command(shell: str) -> None:
 
     Example: completion bash > ~/.local/share/bash-completion/completions/scaling-sim
     """
-    from click.shell_completion import get_completion_class
+    from click.shell_completion import ShellComplete, get_completion_class
 
     whole = click.get_current_context().find_root().command
     chosen = get_completion_class(shell)
     assert chosen is not None
-    say(chosen(whole, {}, "scaling-sim", "_SCALING_SIM_COMPLETE").source())
+    asked = chosen(whole, {}, "scaling-sim", "_SCALING_SIM_COMPLETE")
+    try:
+        script = asked.source()
+    except OSError:  # no process could be started to ask bash for its version
+        script = ShellComplete.source(asked)
+    say(script)

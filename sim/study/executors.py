@@ -32,6 +32,7 @@ COLLECTED_EVERY = 200_000
 HOPELESS = 30  # deaths in a row after which no worker can be expected to live
 CHUNK = 8
 _MAIN = "__main__"
+_SOURCE = "processes"  # the argument that a fault is about
 
 
 class Task(NamedTuple):
@@ -179,7 +180,7 @@ class LocalPool:
         again: deque[Task] = deque()
         try:
             for _ in range(self._count):
-                worker = self._start()
+                worker = self._another()
                 self._feed(worker, again, source)
                 if not worker.pending:
                     break
@@ -192,7 +193,7 @@ class LocalPool:
                         failed = self._bury(worker, again)
                         if failed is not None:
                             yield failed
-                        self._feed(self._start(), again, source)
+                        self._feed(self._another(), again, source)
                         continue
                     for answer in answers:
                         worker.pending.popleft()
@@ -216,15 +217,27 @@ class LocalPool:
                 worker.process.join()
         self._workers.clear()
 
+    def _another(self) -> _PoolWorker:
+        """A new worker; one of those that live where the system starts no more."""
+        try:
+            return self._start()
+        except OSError as error:
+            if self._workers:
+                return self._workers[0]
+            message = (
+                f"no worker process can be started: {error.strerror}; one process (-j 1) computes "
+                "without"
+            )
+            raise InputError.single(_SOURCE, message) from None
+
     def _start(self) -> _PoolWorker:
         ours, theirs = self._spawn.Pipe()
         process = self._spawn.Process(
             target=_serve, args=(theirs, self._work, self._many, self._context), daemon=True
         )
         own = self._work.__module__ == _MAIN
-        with nullcontext() if own else _without_script():
+        with theirs, nullcontext() if own else _without_script():
             process.start()
-        theirs.close()
         worker = _PoolWorker(process, ours)
         self._workers.append(worker)
         return worker

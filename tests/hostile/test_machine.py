@@ -193,6 +193,25 @@ def test_later_verbs_write_whole_files_or_none(call, files, tmp_path, verb):
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
+def test_no_room_for_another_process(call):
+    """Twelve open files are enough for a verb, and for a sweep in one process."""
+
+    def few():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
+
+    varied = ("--vary", "micro_batch=1,2", "--quiet")
+    code, _, err = call(*SWEEP, *varied, "-j", "2", before=few)
+    assert (code, err) == (
+        2,
+        "processes  no worker process can be started: Too many open files; one process (-j 1) "
+        "computes without\n",
+    )
+    code, out, err = call(*SWEEP, *varied, before=few)
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == 3
+    assert call("completion", "bash", before=few)[0] == 0
+
+
 def test_nowhere_to_keep_what_was_compiled(monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", "/dev/null/cache")
     objects.keep(b"{}", b"source")

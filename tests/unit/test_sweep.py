@@ -342,6 +342,27 @@ def test_workers_that_die_are_replaced_and_their_tasks_retried(tmp_path, monkeyp
     assert multiprocessing.active_children() == []
 
 
+def test_a_worker_that_cannot_be_started_is_done_without(tmp_path, monkeypatch):
+    """The system starts one process and no more, neither a second nor one for one that died."""
+    work = saboteur(tmp_path, monkeypatch, "sabotage_few")
+    started = []
+
+    def start(pool):
+        started.append(pool)
+        if len(started) > 1:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return usual(pool)
+
+    usual = LocalPool._start
+    monkeypatch.setattr(LocalPool, "_start", start)
+    tasks = [Task(i, f"p{i}") for i in range(30)]
+    answers = list(LocalPool(work, str(tmp_path), 3).run(tasks))
+    assert sorted(a.value for a in answers) == sorted(f"p{i}" for i in range(30))
+    assert len(started) == 3
+    with pytest.raises(InputError, match="no worker process can be started"):
+        list(LocalPool(work, str(tmp_path), 3).run(tasks))
+
+
 def test_a_task_that_kills_every_worker_becomes_a_failed_answer(tmp_path, monkeypatch):
     work = saboteur(tmp_path, monkeypatch, "sabotage_always")
     payloads = ["a", "die", "b", "c"]
