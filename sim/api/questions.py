@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from sim.inputs.calibration import Calibration
     from sim.step.variation import Progress
     from sim.study.axes import Grid
+    from sim.study.candidates import Stop
     from sim.study.compared import Comparison
-    from sim.study.race import Stop
     from sim.study.sized import SizeReport
     from sim.study.sweep import SweepOutcome
     from sim.study.target import Objective
@@ -146,8 +146,8 @@ def size(
     SizeReport
         ``winner`` is None if nothing meets the target.
     """
+    from sim.study.candidates import never
     from sim.study.machines import MachineFilter
-    from sim.study.race import never
     from sim.study.size import size
     from sim.study.target import FIGURES, settings_of, target_of
 

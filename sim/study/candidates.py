@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from sim.errors import InputError
@@ -169,13 +169,26 @@ def _written(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+Stop = Callable[[], bool]
+"""Whether to end with what was found."""
+
+
+def never() -> bool:
+    """Whether a search is to be stopped that nobody stops."""
+    return False
+
+
 SoundJobs = dict[tuple[Workload, int, int], list[list[Workload]]]
 """Jobs that nothing is wrong with but on some machine, a list a cut: by the job that they are of,
 nodes and GPUs of a node."""
 
 
 def plans(
-    machine: Machine, pairs: Iterable[ChangedJob], space: Space, sound: SoundJobs
+    machine: Machine,
+    pairs: Iterable[ChangedJob],
+    space: Space,
+    sound: SoundJobs,
+    halted: Stop = never,
 ) -> Iterator[Candidate]:
     """Every plan of a machine; those whose numbers do not divide are no plans.
 
@@ -189,6 +202,8 @@ def plans(
         What may be chosen.
     sound : dict
         What was found for other machines, added to; of spaces that differ in GPUs alone.
+    halted : callable, optional
+        Whether to end, asked between cuts.
     """
     assert machine.topology.node is not None
     per_node = machine.topology.node.gpus
@@ -201,8 +216,13 @@ def plans(
             topology = one.model_copy(update={"nodes": nodes})
             key = workload, nodes, per_node
             if key not in sound:
-                sound[key] = list(_sound(*key, space))
+                listed = list(itertools.takewhile(lambda _: not halted(), _sound(*key, space)))
+                if halted():
+                    return
+                sound[key] = listed
             for jobs in sound[key]:
+                if halted():
+                    return
                 for job in _going(topology, jobs, space):
                     yield Candidate(machine, topology, job, extra)
 

@@ -32,11 +32,13 @@ class Contest:
     def candidates(
         self, machine: Machine, base: Prepared, gpus: int | None = None
     ) -> list[Candidate]:
-        """Every plan of a machine, or of so many of its GPUs."""
+        """Every plan of a machine, or of so many of its GPUs; some, once the search is to end."""
         space = self.space if gpus is None else replace(self.space, gpus=gpus)
         key = machine.name, space.gpus
-        if key not in self._known:
-            self._known[key] = list(plans(machine, variants(base, space), space, self._sound))
+        if key in self._known:
+            return self._known[key]
+        found = plans(machine, variants(base, space), space, self._sound, self.search.halted)
+        self._known[key] = list(found)
         return self._known[key]
 
     def contend(self, machine: Machine, base: Prepared, tally: Counts) -> Searching[Contender]:
@@ -45,6 +47,8 @@ class Contest:
         if target.objective == "cost" and machine.price is None:
             return Contender(machine, None)
         candidates = self.candidates(machine, base)
+        if search.stopped:
+            return Contender(machine, None, unfinished=True)
         doubted = self.doubted(machine)
         sought = yield from promising(
             search.best(candidates, target.score, target.met, tally),
@@ -114,6 +118,8 @@ class Contest:
             c for c in self.candidates(winner.candidate.machine, base, gpus)
             if c.workload.parallelism.strategy == chosen.strategy
         ]  # fmt: skip
+        if self.search.stopped:
+            return []
         layouts = list(beside(chosen, [c.workload.parallelism for c in candidates]))
         several = [[candidates[i] for i in layout.members] for layout in layouts]
         ended = self.search.together(

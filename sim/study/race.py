@@ -16,7 +16,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from sim.step.step import steps
 from sim.study.bounds import Bounds
-from sim.study.candidates import Candidate
+from sim.study.candidates import Candidate, Stop, never
 
 T = TypeVar("T")
 
@@ -64,13 +64,6 @@ def _work(plan: Candidate) -> float:
 
 Searching = Generator[Need, bool, T]
 """A search under way: it is told whether to end with what it has found, which it returns."""
-#: whether to end with what was found; asked between simulations
-Stop = Callable[[], bool]
-
-
-def never() -> bool:
-    """Whether a search is to be stopped that nobody stops."""
-    return False
 
 
 def promising(search: Searching[T], promise: Callable[[float], Rank]) -> Searching[T]:

@@ -29,9 +29,9 @@ from sim.step.breakdown import Breakdown
 from sim.step.shares import Shares, shares
 from sim.step.step import steps
 from sim.study.bounds import Bounds
-from sim.study.candidates import Candidate
+from sim.study.candidates import Candidate, Stop, never
 from sim.study.layouts import KEYS, cut_of
-from sim.study.race import Need, Race, Rank, Searching, Stop, T, never
+from sim.study.race import Need, Race, Rank, Searching, T
 from sim.study.room import RISK, Rooms
 from sim.units import HOUR_S
 
@@ -166,7 +166,7 @@ class Searcher:
     risk : float
         Probability of running out of memory that a plan may have. [1]
     stop : callable
-        Whether to end with what was found; asked between simulations.
+        Whether to end with what was found; asked between plans.
     stopped : bool
         Whether it was to be ended.
     """
@@ -187,9 +187,10 @@ class Searcher:
         moved: Callable[[], None] | None = None,
     ) -> Race[T]:  # fmt: skip
         """Searches to be run side by side."""
-        return Race(list(searches), self.bounds, self._stops, rank, moved)
+        return Race(list(searches), self.bounds, self.halted, rank, moved)
 
-    def _stops(self) -> bool:
+    def halted(self) -> bool:
+        """Whether to end with what was found."""
         self.stopped = self.stopped or self.stop()
         return self.stopped
 

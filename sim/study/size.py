@@ -16,12 +16,11 @@ from sim.inputs.workload import Workload
 from sim.job.forecast import has_length, no_length
 from sim.step.variation import Progress
 from sim.study.axes import Grid, from_options
-from sim.study.candidates import CHECKPOINTING, OFFLOAD, Space, family
+from sim.study.candidates import CHECKPOINTING, OFFLOAD, Space, Stop, family, never
 from sim.study.contest import Contest, broken_even
 from sim.study.layouts import LAYOUT
 from sim.study.machines import SETUP_S, Machine, MachineFilter, machines, set_up
 from sim.study.phases import PhasePlan, light_phases
-from sim.study.race import Stop, never
 from sim.study.room import RISK
 from sim.study.search import Counts, Searcher
 from sim.study.sized import Beside, SizeReport

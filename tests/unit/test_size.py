@@ -173,6 +173,15 @@ def test_a_search_that_is_stopped_keeps_the_best_so_far(monkeypatch):
     assert "Nothing was found yet" in told(view(nothing))
 
 
+def test_a_search_ends_while_plans_are_listed():
+    """26,000 layouts on up to 1,024 GPUs take tens of seconds to list: it ends at once."""
+    asked = itertools.count()
+    found = size("llama3-70b-full", Target("time"), topologies=["dgx-h100"], most_gpus=1024,
+                 vary=[LAYOUT], stop=lambda: next(asked) >= 50)  # fmt: skip
+    assert (found.stopped, found.winner, found.tally.considered) == (True, None, 0)
+    assert next(asked) < 60
+
+
 def test_a_search_may_be_stopped_at_any_time(monkeypatch):
     """Not begun, of the winner, of its neighbours, of layouts beside it: nothing untrue is said."""
     once, known = Contest.candidates, {}
@@ -190,11 +199,12 @@ def test_a_search_may_be_stopped_at_any_time(monkeypatch):
                      vary=[LAYOUT], tuned=False, stop=lambda: next(asked) >= n)  # fmt: skip
         return found, next(asked)
 
+    stopped_at(math.inf)  # which lists candidates, and asks meanwhile
     whole, last = stopped_at(math.inf)
     assert (whole.stopped, whole.winner.candidate.gpus) == (False, 16)
     assert {b.plan is not None for b in whole.beside} == {True}
     heard = set()
-    for n in range(last):
+    for n in (*range(0, last, last // 20), *range(last - 40, last)):
         found, _ = stopped_at(n)
         said = told(view(found))
         assert found.stopped
