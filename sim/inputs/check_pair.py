@@ -25,6 +25,7 @@ def findings(topology: Topology, workload: Workload) -> Findings:
         yield from _dtypes(gpu, workload)
         yield from _attention(gpu, workload)
         yield from _software(gpu, workload)
+    yield from _alone(topology, workload)
     yield from _groups(topology, workload)
     yield from _batch(topology, workload)
     yield from padding_said(workload, topology.world_size)
@@ -84,6 +85,17 @@ def _software(gpu: Gpu, w: Workload) -> Findings:
             f"CUDA {dropped} dropped {gpu.architecture} ({gpu.name}); stack says {w.stack.cuda}"
         )
         yield fault("too-new", "workload", "stack.cuda", message, "write 12.8 or older")
+
+
+def _alone(t: Topology, w: Workload) -> Findings:
+    strategy = strategy_of(w)
+    if t.world_size == 1 and strategy.gathers_blocks and w.parallelism.offload == "none":
+        message = (
+            f"{strategy.title} shards nothing over one GPU: its copies and hooks are counted, which"
+            " recipes of one GPU do without"
+        )
+        hint = "write parallelism: single, unless that is what runs"
+        yield warning("shards-alone", "workload", "parallelism.strategy", message, hint)
 
 
 def _groups(t: Topology, w: Workload) -> Findings:

@@ -38,6 +38,8 @@ def run(strategy, data=None):
 def test_short_samples_on_one_gpu(strategy, tolerance):
     """Nothing was wrapped; FSDP2 on one GPU adds its copies and hooks."""
     found = run(strategy, UNPACKED)
+    said = "shards-alone" in [warning.code for warning in found.warnings]
+    assert said is (strategy == "fsdp2")
     assert found.memory.peak_allocated_bytes / GIB == pytest.approx(25.5, rel=0.15)
     assert found.throughput.tokens_per_s == pytest.approx(2091, rel=tolerance)
 
