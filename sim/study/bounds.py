@@ -8,7 +8,7 @@
 3. A rank of a pipeline runs its share of m micro-batches, after the first one has come down to it
    and before the last one has gone back from it through the stages before its own: m w_r + sum of
    w_s, s < r. Of equal ranks with v stages each the last one is bound most: m + (p - 1) / v shares.
-   Schedules that split backward fill the waiting with gradients of weights.
+   Schedules that split backward fill the way back with gradients of weights, not the way down.
 4. Gradients that are accumulated in host memory, and an optimizer there, are passes of the CPU over
    a rank's share. The optimizer's comes after the last kernel of backward.
 5. Ranks that wait for each other are as slow as the slowest is in the mean.
@@ -63,6 +63,8 @@ _WITHIN = ("elementwise",)
 _SAFETY = 0.999
 #: a rank of a pipeline has less than the mean of all by so much
 _EVEN = 0.95
+#: forward is so much of a micro-step at the least: two ninths of attention that is run again
+_DOWN = 0.2
 #: its product is so much slower or quicker by the FLOP than those of blocks
 _HEAD = 1.25
 
@@ -368,7 +370,7 @@ def _busiest(workload: Workload, micro: _Paced, copies: Sequence[Copies]) -> flo
     bounds = []
     for rank in range(shape.ranks):
         own = schedule.stages_of(shape, rank)
-        waits = 0.0 if schedule.splits else sum(least[: own[0]])
+        waits = (_DOWN if schedule.splits else 1.0) * sum(least[: own[0]])
         # the last of a rank's blocks hands on what is not told apart from the whole stage's
         busy = sum(least[stage] + copies[stage].each_s for stage in own)
         busy -= max(0.0, micro.block_s)

@@ -96,9 +96,12 @@ class ParameterBounds:
         key = (gpu, calibration, mesh, *fields_but(workload, BATCH))
         if key not in self._copies:
             found = (Copies(),) * len(blocks_of(workload))
-            if known(workload, mesh):
+            if known(workload, mesh) or (mesh.pp > 1 and in_blocks(workload)):
                 model, units = cost_model(gpu, calibration), units_of(workload, mesh)
-                found = tuple(_copied(model, workload, own) for own in _staged(units, workload))
+                alone = mesh.size("fsdp") == 1
+                found = tuple(
+                    _copied(model, workload, own, alone) for own in _staged(units, workload)
+                )
             self._copies[key] = found
         return self._copies[key]
 
@@ -125,10 +128,15 @@ class ParameterBounds:
         return UnderWay(max(*alone, *on_link.values(), 0.0), *wires[-3:])
 
 
+def in_blocks(workload: Workload) -> bool:
+    """Whether a job runs under FSDP2 in units of blocks."""
+    p = workload.parallelism
+    return p.strategy == "fsdp2" and p.wrap in _WRAPS
+
+
 def known(workload: Workload, mesh: Mesh) -> bool:
     """Whether there are bounds of what shards a job: FSDP2 in units of blocks."""
-    p = workload.parallelism
-    return p.strategy == "fsdp2" and p.wrap in _WRAPS and mesh.size("fsdp") > 1
+    return in_blocks(workload) and mesh.size("fsdp") > 1
 
 
 @lru_cache(maxsize=64)
@@ -165,7 +173,8 @@ def _twice(p: Parallelism) -> bool:
     return p.reshard_after_forward is True
 
 
-def _copied(model: CostModel, workload: Workload, units: Iterable[Unit]) -> Copies:
+def _copied(model: CostModel, workload: Workload, units: Iterable[Unit], alone: bool) -> Copies:
+    """Copies of some units; of a rank that shards with none, what adds up gradients alone."""
     p, types = workload.parallelism, dtypes(workload)
     width, wide = DTYPE_BYTES[types.compute], DTYPE_BYTES[types.reduce]
 
@@ -178,7 +187,7 @@ def _copied(model: CostModel, workload: Workload, units: Iterable[Unit]) -> Copi
         if p.pipeline_parallel > 1:
             added = seconds(grads * (width + 2 * wide))
             first = seconds(grads * (width + wide)) if width != wide else 0.0
-            once += times * (out + first - added)
+            once += times * ((0.0 if alone else out + first) - added)
             each += times * added
             continue
         gathered, reduced, _ = _repeats(p, 2)

@@ -109,6 +109,24 @@ def test_experts_over_several_nodes_are_near_to_what_they_take(topology, experts
     assert bounds.of(candidate, exchanges=False).step_s < 0.7 * simulated
 
 
+@pytest.mark.parametrize(
+    ("cut", "micro_batches", "near"),
+    [
+        ("pipeline_parallel: 8", 32, 0.83),
+        ("tensor_parallel: 4, pipeline_parallel: 2, pipeline_schedule: zbv", 32, 0.8),
+    ],
+)
+def test_pipelines_that_shard_with_nobody_add_up_gradients(cut, micro_batches, near):
+    """Copies of every micro-batch but the first, and the way down of the first one."""
+    sets = [f"parallelism={{{cut}}}", f"gradient_accumulation={micro_batches}"]
+    job = load("dgx-h100", {"name": "dense", **LENGTH, **JOBS["dense"]}, sets)
+    [machine], _ = machines(MachineFilter(), ["dgx-h100"])
+    candidate = Candidate(machine, job.topology, job.workload)
+    exact = step(job.topology, job.workload)
+    simulated = exact.time_s - exact.retries_s
+    assert near * simulated < Bounds().of(candidate).step_s <= simulated
+
+
 @pytest.mark.parametrize("pace", [0.5, 1.0, 2.2])
 def test_what_the_slowest_of_equal_ranks_loses(pace):
     gpu = load("aws-p4d", "llama3-8b-sft").topology.first_gpu
