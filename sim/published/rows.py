@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sim.inputs.loader import load
+from sim.inputs.loader import load, load_topology
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 
@@ -77,9 +77,16 @@ def read_rows(path: Path) -> Iterator[MeasuredRow]:
             yield parse_row(json.loads(line))
 
 
+@cache
+def _machine(name: str, sets: tuple[str, ...]) -> Topology:
+    """A machine of the catalogue with some of its keys changed, read once for all its rows."""
+    return load_topology(name, sets)
+
+
 def parse_row(record: dict[str, Any]) -> MeasuredRow:
     """One record of the table; raises InputError where its specs are not valid."""
-    loaded = load(record["topology"], record["workload"], record["sets"])
+    machine = _machine(record["topology"], tuple(record["sets"]))
+    loaded = load(machine, record["workload"])
     return MeasuredRow(
         id=record["id"],
         source=record["source"],
