@@ -60,8 +60,11 @@ def read_plain(text: str, source: str) -> Tree | None:
     if not lines or len(lines) > _MOST_LINES:
         return None
     try:
-        reader = _PlainReader(lines, source)
-        root = reader.block(lines[0].indent, 0)
+        reader, first = _PlainReader(lines, source), lines[0]
+        if first.text[first.indent] in "[{":  # as values of settings are written
+            root = reader.value(first, first.indent, -1, 0)
+        else:
+            root = reader.block(first.indent, 0)
     except _NotPlain:
         return None
     return root if reader.at == len(lines) else None

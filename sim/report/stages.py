@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from xml.sax.saxutils import escape
-
 from sim.pipeline.actions import BACKWARD, FORWARD, INPUT, WEIGHT
 from sim.quantities import duration, percent
-from sim.report.svg import COLOURS
+from sim.report.svg import COLOURS, escape
 from sim.report.view import Cell, Column, Lines, Row, Table, View, ViewPart, left
 from sim.step.stages import StageChart, StageRun
 

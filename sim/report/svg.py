@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import html
 import math
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
-from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 720, 480
 LEFT, RIGHT, TOP, BOTTOM = 70, 170, 40, 50
 _LEGEND = 22  # characters that fit beside a plot
 #: distinguishable for most colour-blind readers. Source: Okabe and Ito, "Color universal design"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A8A00", "#000000")
+
+
+def escape(text: str) -> str:
+    """Text between tags."""
+    return html.escape(text, quote=False)
 
 
 class Series(NamedTuple):

@@ -49,6 +49,19 @@ def test_machines_and_jobs_are_plain():
     assert all(read_plain(text, "x") for text in inputs)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}", "[]", "{a: 1}", "[1, 2]", " {a: {b: [1, x y]}, c: \"d\"} # e", "# a\n[{b: 500 W}]\n",
+        "{base: h100-sxm-80gb, power_limit: 500 W, memory_bandwidth: 2.4 TB/s}",
+    ],
+)  # fmt: skip
+def test_brackets_alone_as_settings_have_them(text, monkeypatch):
+    found = read_plain(text, "x")
+    assert found is not None
+    assert found == parsed(text, monkeypatch)
+
+
 def changed(text: str, draw: random.Random) -> str:
     """A few lines of a text, with some slips of the keyboard."""
     lines = text.split("\n")
@@ -88,6 +101,7 @@ def test_slips_are_read_as_the_parser_reads_them_or_not_at_all(seed, monkeypatch
         "", "# nothing", "a:", "a: b\n  c", "a: [b,\n c]", "a: *b", "a: &b c", "a: !t b",
         "a: |\n  b", "a: b: c", "a: 'it''s'", 'a: "\\n"', "a: b\na: c", "a: {b: 1, b: 2}", "a:\tb",
         "- - a", "-\n", "a: b\n---\na: c", "? a", "<<: b", "a: b\r\nc: d", "a: [b: c]",
+        "{a: 1}\nb: 2", "{a: 1}: 2", "[a]\n- b", "{a: 1}\n{b: 2}", "{a: [1}]", "[a\n]", "{a: 1} b",
         "\ufeffa: b", "a: b\n c: d", "a: {b}", "1: b", "a: @b", "a: `b`", "a: %b", "a: [b,]",
         "a: 'b' c", "a: [b] c", "scalar", "k: " + "[" * 20 + "]" * 20,
     ],
