@@ -90,11 +90,13 @@ def _alike(
     def record(workload: Workload, tree: ModelTree, mesh: Mesh) -> Plan:
         return build_plan(workload, tree, mesh, recorder=recorder)
 
-    if not strategy_of(workload).traceable:
+    strategy = strategy_of(workload)
+    if not strategy.traceable:
         return record(workload, tree, mesh)
-    key = recorder, more, *fields_but(workload, but | {"model"})
+    sizes = not strategy.ordered_by_sizes
+    key = recorder, more, *fields_but(workload, but | {"model"} if sizes else but)
     alone = 1 if recorder is Recorder else 4  # one that writes down no ops takes little
-    return _patterns.plan(key, record, workload, tree, mesh, alone)
+    return _patterns.plan(key, record, workload, tree, mesh, alone, sizes)
 
 
 class _Shelf(Generic[_T]):

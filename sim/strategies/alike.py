@@ -78,7 +78,7 @@ class Pattern:
 
     Parameters
     ----------
-    record, workload, tree, mesh
+    record, workload, tree, mesh, sizes
         As for `Patterns.plan`.
 
     Raises
@@ -87,11 +87,16 @@ class Pattern:
         The recording needs to know more than how large something is.
     """
 
-    def __init__(self, record: Record, workload: Workload, tree: ModelTree, mesh: Mesh) -> None:
-        trace = self.trace = ValueTrace(mesh, *form_of(tree).sizes)
-        traced_mesh, *sizes = trace.inputs()
-        job = workload.model_copy(update={"model": _UNREAD})
-        plan = record(job, with_sizes(tree, sizes), cast(Mesh, traced_mesh))
+    def __init__(
+        self, record: Record, workload: Workload, tree: ModelTree, mesh: Mesh, sizes: bool = True
+    ) -> None:
+        trace = self.trace = ValueTrace(mesh, *(form_of(tree).sizes if sizes else ()))
+        traced_mesh, *traced = trace.inputs()
+        job, shapes = workload, tree
+        if sizes:
+            job = workload.model_copy(update={"model": _UNREAD})
+            shapes = with_sizes(tree, traced)
+        plan = record(job, shapes, cast(Mesh, traced_mesh))
         log = plan.memory
         self._ops = _with(plan.issued, placed)
         self._derived: dict[Hashable, Any] = {}
@@ -187,22 +192,26 @@ class Patterns:
 
     def plan(
         self, key: Hashable, record: Record, workload: Workload, tree: ModelTree, mesh: Mesh,
-        alone: int = 1,
+        alone: int = 1, sizes: bool = True,
     ) -> Plan:  # fmt: skip
         """A plan; some are recorded, one is traced, later ones are like it.
 
         Parameters
         ----------
         key : hashable
-            All that a recording depends on but the mesh and the shapes of parameters.
+            All that a recording depends on but the mesh and, unless not `sizes`, the shapes of
+            parameters.
         record : callable
             Records it, of a job, a tree and a mesh.
         workload, tree, mesh
             Of which.
         alone : int
             How many are to be recorded first: tracing takes several times as long. [1]
+        sizes : bool
+            Whether plans of other shapes of parameters are alike too, not of other meshes alone.
         """
-        structure, sizes = form_of(tree)
+        structure, shapes = form_of(tree)
+        inputs = (mesh, *(shapes if sizes else ()))
         key = structure, key
         known = self._of.pop(key) if key in self._of else _Known()
         self._of[key] = known  # the last used stands last
@@ -211,7 +220,7 @@ class Patterns:
             return record(workload, tree, mesh)
 
         for pattern in known.patterns:
-            values = pattern.trace.at(mesh, *sizes)
+            values = pattern.trace.at(*inputs)
             if values is not None:
                 return pattern.plan(values, recorded)
         known.recorded += 1
@@ -220,7 +229,7 @@ class Patterns:
         if known.recorded <= alone or not known.traceable or len(known.patterns) >= MAX_WAYS:
             return recorded()
         try:
-            pattern = Pattern(record, workload, tree, mesh)
+            pattern = Pattern(record, workload, tree, mesh, sizes)
         except Untraceable:
             known.traceable = False
             return recorded()

@@ -237,7 +237,7 @@ class Ddp(Strategy):
     tools = frozenset({"accelerate", "axolotl", "deepspeed", "torchtitan"})
     family = ("fsdp2", "ddp")
     shards_more = "fsdp2"
-    offloads_inputs = True
+    offloads_inputs = traceable = ordered_by_sizes = True
 
     def build(
         self, workload: Workload, tree: ModelTree, mesh: Mesh, *, steps: int, cold: bool,

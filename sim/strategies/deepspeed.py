@@ -18,7 +18,7 @@ class DeepSpeed(Strategy):
     instead: ClassVar = {"reduce_dtype": "DeepSpeed says communication_data_type"}
     tools = frozenset({"accelerate", "axolotl", "deepspeed"})
     family = ("zero2", "zero3")
-    deepspeed = offloads_inputs = context_parallel = True
+    deepspeed = offloads_inputs = context_parallel = traceable = ordered_by_sizes = True
     context_kinds = ("ulysses",)  # deepspeed/runtime/sequence_parallel/ulysses_sp.py
     stage: int
 

@@ -11,7 +11,9 @@ Read in ``stage_1_and_2.py``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import getitem
 from typing import ClassVar
 
 from sim.blocks.modules import ModelTree
@@ -25,6 +27,7 @@ from sim.strategies.exchanges import Player, groups_within, player
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.tail import loss_all_reduce
+from sim.strategies.traced import traced
 from sim.strategies.units import tree_blocks
 from sim.strategies.zero3 import scalar_all_reduce, step_on_host
 from sim.strategies.zero3_settings import resolve
@@ -115,7 +118,7 @@ class _Zero12Run:
             r.kernel(stream, "average", "backward", passes)
             if not self.overlap:
                 r.wait_stream("all_reduce", "compute")
-            total = float(elements * wide)
+            total = 1.0 * elements * wide
             r.collective(
                 "all_reduce", "all_reduce", "backward", self.everybody, total, total, wire, label
             )  # fmt: skip
@@ -127,33 +130,16 @@ class _Zero12Run:
             self._to_host(mine, stream, first, last)
         self.bucket, self.elements = [], 0
 
-    def _pieces(self) -> list[int]:
-        """All-reduces of a bucket: one, unless a single parameter overfills it.
-
-        The bucket is cut where partitions meet; slices are joined until they exceed the
-        bucket size.
-        """
+    def _pieces(self) -> Iterator[int]:
+        """All-reduces of a bucket: one, unless a single parameter overfills it."""
         if not self.workload.parallelism.reduce_scatter or self.elements <= self.bucket_size:
-            return [self.elements]
-        slices: list[int] = []
-        previous = -1
-        for p in self.bucket:
-            at, end = self.offset[p], self.offset[p] + self.trace.numel[p]
-            while at < end:
-                owner = at // self.partition
-                stop = min(end, (owner + 1) * self.partition)
-                if owner == previous:
-                    slices[-1] += stop - at
-                else:
-                    slices.append(stop - at)
-                previous, at = owner, stop
-        pieces, size = [], 0
-        for piece in slices:
-            size += piece
-            if size > self.bucket_size:
-                pieces.append(size)
-                size = 0
-        return [*pieces, size] if size else pieces
+            yield self.elements
+            return
+        spans = tuple([(self.offset[p], self.trace.numel[p]) for p in self.bucket])
+        pieces, i = traced(_cut, spans, self.partition, self.bucket_size), 0
+        while i < traced(len, pieces):
+            yield traced(getitem, pieces, i)
+            i += 1
 
     def _to_host(self, mine: float, stream: str, first: bool, last: bool) -> None:
         """Accumulate in host memory through the GPU; hand fp32 to the host optimizer at the end."""
@@ -168,6 +154,29 @@ class _Zero12Run:
         for copies, name, traffic in moves:
             r.wait_stream(copies, stream)
             r.wait(stream, (r.kernel(copies, name, "backward", traffic),))
+
+
+def _cut(spans: Sequence[tuple[int, int]], partition: int, most: int) -> tuple[int, ...]:
+    """A bucket cut where partitions meet; slices are joined until they exceed `most` elements."""
+    slices: list[int] = []
+    previous = -1
+    for at, numel in spans:
+        end = at + numel
+        while at < end:
+            owner = at // partition
+            stop = min(end, (owner + 1) * partition)
+            if owner == previous:
+                slices[-1] += stop - at
+            else:
+                slices.append(stop - at)
+            previous, at = owner, stop
+    pieces, size = [], 0
+    for piece in slices:
+        size += piece
+        if size > most:
+            pieces.append(size)
+            size = 0
+    return (*pieces, size) if size else tuple(pieces)
 
 
 def _step(run: _Zero12Run, owned: float, shard: int) -> None:
@@ -234,7 +243,7 @@ class _Zero12(DeepSpeed):
             copies=copies_of(workload, tree),
         )  # fmt: skip
         owned = aligned // shard
-        r.plan.owned_numel = float(owned)
+        r.plan.owned_numel = 1.0 * owned
         r.plan.owned_tensors = 1
         r.plan.optimizer_on_host = run.offload
         for _ in range(steps):
@@ -244,7 +253,7 @@ class _Zero12(DeepSpeed):
                 loss_all_reduce(r, knobs, mesh)
                 run.micro_batch(micro_step == 0, micro_step == workload.gradient_accumulation - 1)
             run.memory.step()
-            _step(run, float(owned), shard)
+            _step(run, 1.0 * owned, shard)
             r.end()
         return r.plan
 

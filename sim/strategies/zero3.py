@@ -81,7 +81,7 @@ def _step(workload: Workload, c: Coordinator) -> None:
     """Norm, clipping and update by sub-groups, then the persistent parameters again."""
     r, s = c.recorder, c.settings
     sub_groups = c.gradients.sub_groups()
-    owned = float(sum(sub_groups))
+    owned = 1.0 * sum(sub_groups)
     plan = r.plan
     plan.owned_numel = owned
     plan.owned_tensors = len(sub_groups)
@@ -93,7 +93,7 @@ def _step(workload: Workload, c: Coordinator) -> None:
         if s.offload_optimizer:
             scalar_all_reduce(r, 4.0, "fp32")  # norms were taken as gradients left for the host
         else:
-            r.kernel("compute", "grad_norm", "clip", float(c.size * size))
+            r.kernel("compute", "grad_norm", "clip", 1.0 * c.size * size)
             scalar_all_reduce(r, 8.0, "fp64")
     r.host_sync(r.record("compute"))
     if s.offload_optimizer:

@@ -191,7 +191,7 @@ class Coordinator:
             considered += numel[p]
 
     def _read(self, p: int) -> None:
-        traffic = float(self.shard[p] * self.size)
+        traffic = 1.0 * self.shard[p] * self.size
         self._staged[p] = self.recorder.kernel("nvme", "nvme_read", "forward", traffic)
 
     def release(self, unit: int, direction: int) -> None:
@@ -268,7 +268,7 @@ class Coordinator:
         if self.secondary[group[0]]:
             ranks, name = s.hpz, "hpz"
             shard *= s.world // s.hpz
-        part = float(shard * self.size)
+        part = 1.0 * shard * self.size
         if s.offload_parameters:
             self._load(group, part)
         if not s.overlap_comm:
@@ -336,7 +336,7 @@ class Coordinator:
         r.wait_stream("all_gather", "compute")
         for p, keep in enumerate(self.persistent):
             if keep:
-                part = float(self.shard[p] * self.size)
+                part = 1.0 * self.shard[p] * self.size
                 r.collective(
                     "all_gather", "all_gather", "optimizer", "shard", part, part * s.world,
                     s.dtype, t.parameter_names[p],

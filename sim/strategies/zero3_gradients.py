@@ -89,11 +89,11 @@ class GradientBucket:
             shapes = [(t.numel[p], t.widest[p]) for p in bucket]
             op = quantized_reduce(r, shapes, s.world, s.gpus_per_node, s.reduce_dtype, label)
         else:
-            padded = float(part * s.world)
+            padded = 1.0 * part * s.world
             copies = 1 if len(bucket) == 1 and t.numel[bucket[0]] % s.world == 0 else 2
             r.kernel("reduce_scatter", "interleave", "backward", 2.0 * copies * padded + cast)
             op = r.collective(
-                "reduce_scatter", "reduce_scatter", "backward", "shard", padded, float(part),
+                "reduce_scatter", "reduce_scatter", "backward", "shard", padded, 1.0 * part,
                 s.reduce_dtype, label,
             )  # fmt: skip
         self._issued.append(Issued(op, "ipg_bucket", "ipg_bucket", tuple(bucket)))
@@ -106,10 +106,10 @@ class GradientBucket:
         """Store the reduced partition, or add it to the earlier micro-batches'."""
         r, s = self._recorder, self._settings
         if not s.offload_optimizer:
-            traffic = float((wide + self._size + (0 if self.first else self._size)) * shard)
+            traffic = (1.0 * wide + self._size + (0 if self.first else self._size)) * shard
             r.kernel("reduce_scatter", "keep_gradient", "backward", traffic)
             return
-        half = float(self._size * shard)
+        half = 1.0 * self._size * shard
         moves = [("offload_out", "d2h", half), ("offload_in", "h2d", half)]
         if not self.first:
             moves.reverse()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from typing import NamedTuple
 
 from sim.blocks.modules import ModelTree
@@ -53,44 +55,54 @@ def zero3_live_peak(workload: Workload, tree: ModelTree, mesh: Mesh) -> LivePeak
         ``reduce_bucket`` and ``reduce_buffer``; and the traps.
     """
     s, trace = settings_of(workload, mesh), trace_of(workload, tree)
-    found = trace.derived.get(s)
+    # what is gathered and reduced together does not depend on how many ranks there are
+    few = replace(s, world=s.hpz, gpus_per_node=s.hpz)
+    found = trace.derived.get(few)
     if found is None:
-        found = trace.derived[s] = _played(trace, s)
-    return LivePeak(found.by_category, _traps(workload, s, found))
+        found = trace.derived[few] = _played(trace, few)
+    size, wide = DTYPE_BYTES[s.dtype], DTYPE_BYTES[s.reduce_dtype]
+
+    def largest(groups: Collection[_Numels]) -> float:
+        return max((1.0 * sum(-(-n // s.world) for n in each) for each in groups), default=0.0)
+
+    by_category = {
+        "unsharded_parameters": float(found.live * size),
+        "persistent_parameters": float(found.persistent * size),
+        "gather_buffer": largest(found.gathered) * s.world * size,
+        "reduce_bucket": float(s.reduce_bucket * size) if any(trace.trainable) else 0.0,
+        "reduce_buffer": largest(found.reduced) * s.world * wide,
+    }
+    return LivePeak(by_category, _traps(workload, s, found))
+
+
+_Numels = tuple[int, ...]  # elements of parameters that are gathered, or reduced, together
 
 
 class _Played(NamedTuple):
-    """What of a micro-batch the coordinator's memory is told by."""
+    """What a micro-batch gathers, whatever the number of ranks; elements. [1]"""
 
-    by_category: dict[str, float]  # as `LivePeak` has it [B]
-    live: int  # elements gathered at most [1]
-    frozen: int  # elements that are frozen and do not persist [1]
+    live: int  # gathered at most
+    persistent: int
+    frozen: int  # that do not persist
+    gathered: Collection[_Numels]  # several parameters in one buffer
+    reduced: Collection[_Numels]
 
 
 def _played(trace: ModuleTrace, s: Settings) -> _Played:
     c = Coordinator(trace, s, Quiet({}))
     c.micro_batch()
-    wide = DTYPE_BYTES[s.reduce_dtype]
-    coalesced, reduced = [], []
+    coalesced, reduced = set(), set()
     for issued in c.issued:
-        size = sum(c.shard[p] for p in issued.parameters)
+        numels = tuple(sorted(trace.numel[p] for p in issued.parameters))
         if issued.trigger == "ipg_bucket":
-            reduced.append(size)
+            reduced.add(numels)
         elif len(issued.parameters) > 1:
-            coalesced.append(size)
-    largest = max((n for n, t in zip(trace.numel, trace.trainable, strict=True) if t), default=0)
-    by_category = {
-        "unsharded_parameters": float(c.peak_live * c.size),
-        "persistent_parameters": float(c.persistent_numel * c.size),
-        "gather_buffer": float(max(coalesced, default=0) * s.world * c.size),
-        "reduce_bucket": float(s.reduce_bucket * c.size) if largest else 0.0,
-        "reduce_buffer": float(max(reduced, default=0) * s.world * wide),
-    }
+            coalesced.add(numels)
     frozen = sum(
         n for n, trains, keep in zip(trace.numel, trace.trainable, c.persistent, strict=True)
         if not trains and not keep
     )  # fmt: skip
-    return _Played(by_category, c.peak_live, frozen)
+    return _Played(c.peak_live, c.persistent_numel, frozen, sorted(coalesced), sorted(reduced))
 
 
 def gathered(workload: Workload, tree: ModelTree, mesh: Mesh) -> Gathered:
@@ -116,7 +128,7 @@ def _traps(workload: Workload, s: Settings, played: _Played) -> tuple[Trap, ...]
     policy, version = workload.activation_checkpointing, workload.parallelism.deepspeed_version
     if not (s.attribute_frozen and policy.kind != "none" and played.frozen):
         return ()
-    peak = played.by_category["unsharded_parameters"]
+    peak = float(played.live * DTYPE_BYTES[s.dtype])
     if not policy.reentrant:
         return (
             Trap(

@@ -96,6 +96,51 @@ def test_plans_alike_are_as_recorded(knobs, layers, accumulate, lora, recompute,
     assert made >= (0 if offload else 12)  # all but the first of each kind
 
 
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"strategy": "ddp"},
+        {"strategy": "ddp", "bucket_cap_mb": 0.01, "reduce_dtype": "bf16"},
+        {"strategy": "zero1"},
+        {"strategy": "zero1", "overlap_comm": True, "reduce_bucket_size": 9000},
+        {"strategy": "zero2"},
+        {"strategy": "zero2", "reduce_scatter": False, "reduce_bucket_size": 9000},
+        {"strategy": "zero3"},
+        {"strategy": "zero3", "stage3_param_persistence_threshold": 10, "reduce_bucket_size": 9000,
+         "stage3_prefetch_bucket_size": 3000, "stage3_max_live_parameters": 20_000},
+        {"strategy": "zero3", "zero_hpz_partition_size": 2},
+        {"strategy": "zero3", "zero_quantized_gradients": True, "reduce_scatter": False},
+    ],
+    ids=lambda knobs: "-".join(map(str, knobs.values())),
+)  # fmt: skip
+@pytest.mark.parametrize("lora", [False, True])
+def test_plans_of_other_meshes_are_as_recorded_where_sizes_order_ops(knobs, lora):
+    workload = Workload(
+        name="w",
+        model=model(5, 4, tied=False),
+        method=Method(kind="lora", rank=4, targets=("q", "down")) if lora else Method(),
+        sequence_length=8,
+        gradient_accumulation=2,
+        parallelism=Parallelism(**knobs),
+        activation_checkpointing=Checkpointing(kind="full"),
+    )
+    patterns, tree, made = Patterns(), build_tree(workload.model, workload.method), 0
+    for world in (8, 6, 16, 2, 64, 10, 48, 12):
+        mesh = mesh_on(workload, world, 8 if world % 8 == 0 else None)
+        for kind in (Recorder, Quiet):
+
+            def record(job, tree, mesh, kind=kind):
+                return build_plan(job, tree, mesh, recorder=kind)
+
+            found = patterns.plan(kind, record, workload, tree, mesh, sizes=False)
+            made += found.like is not None
+            if kind is Recorder:
+                same_plans(found, record(workload, tree, mesh))
+            else:
+                same_columns(found.memory, record(workload, tree, mesh).memory)
+    assert made >= 12
+
+
 def test_a_sweep_records_few_plans_and_is_as_if_it_recorded_all(monkeypatch):
     sets = [("micro_batch=1", f"nodes={n}", f"model={m}") for n in (1, 2, 3, 5)
             for m in ("llama3-8b", "llama3-70b", "qwen3-8b")]  # fmt: skip
