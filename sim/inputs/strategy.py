@@ -84,8 +84,8 @@ class Strategy:
     #: recordings of one step can be traced: it asks a mesh and shapes of parameters for numbers,
     #: reckons with these and compares them, and does nothing else with what that gives
     traceable = False
-    #: which ops there are follows from sizes of parameters (what fills a bucket, say): recordings are
-    #: traced for other meshes alone, and `build` may do with a model whatever it likes
+    #: which ops there are follows from sizes of parameters (what fills a bucket, say): recordings
+    #: are traced for other meshes alone, and `build` may do with a model whatever it likes
     ordered_by_sizes = False
     #: what is offloaded takes its gradients of further micro-steps in host memory
     accumulates_on_host = False
