@@ -10,7 +10,7 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_accelerate import comment
-from sim.interop.emit_common import adapters, length_said, state_dict_type
+from sim.interop.emit_common import accumulation, adapters, length_said, state_dict_type
 from sim.interop.trainers.words import WRITTEN_ATTENTION, WRITTEN_OPTIMIZERS
 from sim.interop.yaml_text import blocks
 
@@ -79,7 +79,7 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
             fsdp["reshard_after_forward"] = bool(p.reshard_after_forward)
         else:  # 0.19's FSDPConfig knows neither sharding strategy nor prefetch, and drops them
             fsdp["use_orig_params"] = p.use_orig_params
-        config["fsdp_config"] = fsdp
+        config |= {"fsdp_config": fsdp, **accumulation(workload)}
     return blocks(config, comment(workload))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.trainers.words import MODULES
@@ -22,6 +23,14 @@ def length_said(topology: Topology, workload: Workload, epochs: str) -> dict[str
     """How long a job is, in steps or under the trainer's key of epochs."""
     steps = steps_said(topology, workload)
     return {"max_steps": steps} if steps else {epochs: workload.epochs}
+
+
+def accumulation(workload: Workload) -> dict[str, Any]:
+    """What keeps accelerate from no_sync() where FSDP1 is to reduce in every micro-step."""
+    every = workload.parallelism.gradient_sync == "every" and workload.gradient_accumulation > 1
+    if not every or strategy_of(workload).fsdp_version != 1:
+        return {}
+    return {"accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}}}
 
 
 def adapters(workload: Workload) -> dict[str, Any]:

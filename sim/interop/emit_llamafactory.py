@@ -13,7 +13,7 @@ from sim.inputs.models import repository
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.interop.emit_common import length_said
+from sim.interop.emit_common import accumulation, length_said
 from sim.interop.trainers.words import MODULES, WRITTEN_OPTIMIZERS
 from sim.interop.yaml_text import blocks
 
@@ -70,6 +70,7 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
         config["disable_gradient_checkpointing"] = True
     else:
         config["use_reentrant_gc"] = checkpointing.reentrant
+    config |= accumulation(workload)
     if strategy_of(workload).deepspeed:
         config["deepspeed"] = "ds_config.json"
     length = length_said(topology, workload, "num_train_epochs")

@@ -9,7 +9,7 @@ from sim.inputs.models import repository
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.interop.emit_common import adapters, length_said
+from sim.interop.emit_common import accumulation, adapters, length_said
 from sim.interop.trainers.words import WRITTEN_ATTENTION, WRITTEN_OPTIMIZERS
 from sim.interop.yaml_text import blocks
 
@@ -56,6 +56,7 @@ def trl_yaml(topology: Topology, workload: Workload) -> str:
             config["activation_offloading"] = True
     if workload.fused_kernels == "all" and workload.loss == "fused-linear":
         config["use_liger_kernel"] = True
+    config |= accumulation(workload)
     if strategy_of(workload).deepspeed:
         config["deepspeed"] = "ds_config.json"
     config |= length_said(topology, workload, "num_train_epochs")

@@ -90,6 +90,22 @@ def test_accelerate_fsdp1_and_ddp():
     assert read(accelerate_yaml(*job("parallelism=ddp")))["distributed_type"] == "MULTI_GPU"
 
 
+@pytest.mark.parametrize("form", ["trl", "axolotl", "llamafactory"])
+@pytest.mark.parametrize(
+    ("parallelism", "said"),
+    [("{strategy: fsdp1, gradient_sync: every}", True), ("{strategy: fsdp2}", False),
+     ("{strategy: fsdp1, gradient_sync: last}", False)],
+)  # fmt: skip
+def test_fsdp1_accumulates_under_no_sync_unless_told_otherwise(form, parallelism, said, tmp_path):
+    """accelerate 1.0 to 1.10, Accelerator.no_sync: `model.no_sync`, which FSDP2's have not."""
+    sets = ["nodes=1", "trainer=huggingface", f"parallelism={parallelism}"]
+    loaded = load("dgx-a100", "llama3-8b-sft", [*sets, "gradient_accumulation=4"])
+    paths = write_plan(loaded.topology, loaded.workload, [form], tmp_path)
+    assert ("sync_each_batch: true" in paths[0].read_text(encoding="utf-8")) is said
+    back = load_workload(tuple(paths))
+    assert back.parallelism.gradient_sync == loaded.workload.parallelism.gradient_sync
+
+
 def test_deepspeed_batch_arithmetic_and_stage():
     config = json.loads(deepspeed_json(*job(workload="llama3-8b-zero3")))
     micro = config["train_micro_batch_size_per_gpu"]

@@ -131,6 +131,7 @@ def _strategy(source: Source, keys: Keys) -> None:
     job = keys.job
     words = keys.words("fsdp")
     plugin = keys.inner("fsdp_config")
+    fsdp_keys.accumulation(keys)
     if words or plugin.branch.entries:
         version = keys.count("fsdp_version") or plugin.count("fsdp_version") or 1
         fsdp_keys.fsdp(plugin, version, words)

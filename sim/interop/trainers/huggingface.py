@@ -112,8 +112,9 @@ def training(
 
 
 def strategy(source: Source, keys: Keys) -> None:
-    """FSDP, DeepSpeed or DDP of `TrainingArguments`."""
+    """FSDP, DeepSpeed or DDP of `TrainingArguments`, and when their gradients are reduced."""
     job = keys.job
+    fsdp_keys.accumulation(keys)
     options = " ".join(keys.words("fsdp")).lower().split()
     plugin = keys.tree("fsdp_config")
     if (options and options != ["false"]) or isinstance(plugin, Branch):
