@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.lowering.parts import B1, I4, I8, Flights, Wire
+from sim.lowering.rows import one_of
 from sim.lowering.table import each_of, table_of
 from sim.strategies.plan import COLLECTIVE, Plan, PlanOp
 
@@ -17,14 +18,31 @@ from sim.strategies.plan import COLLECTIVE, Plan, PlanOp
 _ALIKE = attrgetter("comm", "group", "collective", "bytes_in", "bytes_out")
 
 
+class _Order:
+    """Of which kind the collectives of a plan are; the same for plans alike if it is one."""
+
+    __slots__ = ("at", "crosses", "kind", "name")
+
+    def __init__(self, at: I8, kind: I8, crosses: B1, name: dict[int, _Name]) -> None:
+        self.at = at  # (n,) which ops they are
+        self.kind = kind  # (n,)
+        self.crosses = crosses  # (n,) ranks of several stages take part
+        self.name = name  # of those, by place
+
+
+_Name = tuple[str, str, int]  # communicator, unit, and which of it
+
+
 class _Issued(NamedTuple):
     """A plan's collectives, by what is equal among them."""
 
-    at: I8  # (n,) which ops they are
-    kind: I8  # (n,) index into `ops`
+    order: _Order
     ops: tuple[PlanOp, ...]  # one of each kind, in order of first appearance
-    crosses: B1  # (n,) ranks of several stages take part
-    name: dict[int, tuple[str, str, int]]  # of those, by place: communicator, unit, which of it
+
+
+_Flown = tuple[I8, I4]  # which wire each flight is, and which op of each part's plan
+_known: dict[tuple[object, ...], tuple[_Flown, Sequence[_Order]]] = {}
+MAX_FLIGHTS = 500_000  # that are kept, of plans last used: some 75 B each on 16 stages
 
 
 def stage_of(plan: Plan, group: str) -> int:
@@ -64,25 +82,29 @@ def flights_of(
             if found is not None:
                 numbers[-1][kind] = len(wires)
                 wires.append(found)
-    key = (*map(id, plans), *stages, *(number.tobytes() for number in numbers))
-    known: dict[object, tuple[I8, I4, Sequence[Plan]]]
-    known = plans[0].derived.setdefault("flights", {})
-    if key not in known:
-        known.clear()
-        known[key] = *_flown(plans, stages, numbers), plans  # held, so that the ids stay theirs
-    of, ops_of, _ = known[key]
-    return Flights(tuple(wires), of, ops_of)
+    orders = [_issued(plan).order for plan in plans]
+    key = (
+        *map(id, orders), *(plan.stage for plan in plans), *stages,
+        *(number.tobytes() for number in numbers),
+    )  # fmt: skip
+    flown, _ = _known.pop(key, (None, orders))
+    if flown is None:
+        flown = _flown(plans, stages, numbers)
+    if flown[0].size <= MAX_FLIGHTS:
+        _known[key] = flown, orders  # held, so that the ids stay theirs; the last used stands last
+        while sum(of.size for (of, _), _ in _known.values()) > MAX_FLIGHTS:
+            del _known[next(iter(_known))]
+    return Flights(tuple(wires), *flown)
 
 
-def _flown(plans: Sequence[Plan], stages: Sequence[int], numbers: Sequence[I8]) -> tuple[I8, I4]:
-    """Which wire each flight is, and which op of each part's plan."""
+def _flown(plans: Sequence[Plan], stages: Sequence[int], numbers: Sequence[I8]) -> _Flown:
     of: list[I8] = []
     ops: list[I4] = []
-    known: dict[tuple[str, str, int], int] = {}  # flights of ranks of several stages
+    known: dict[_Name, int] = {}  # flights of ranks of several stages
     again: list[tuple[int, I4]] = []  # such a flight in another plan
     total = 0
     for plan, number in zip(plans, numbers, strict=True):
-        issued = _issued(plan)
+        issued = _issued(plan).order
         mine = np.array([stage == plan.stage for stage in stages])
         flies = number[issued.kind] >= 0
         new = flies.copy()
@@ -121,7 +143,7 @@ def _issued(plan: Plan) -> _Issued:
     one_of_each = tuple([first[key] for key in number])
     between = np.array([stage_of(plan, op.group) < 0 for op in one_of_each], dtype=bool)
     crosses = between[kind]
-    name: dict[int, tuple[str, str, int]] = {}
+    name: dict[int, _Name] = {}
     count: Counter[tuple[str, str]] = Counter()
     some = np.flatnonzero(crosses)
     for i, mine in zip(some.tolist(), which[some].tolist(), strict=True):
@@ -129,5 +151,8 @@ def _issued(plan: Plan) -> _Issued:
         said = op.comm, op.unit
         count[said] += 1
         name[i] = (*said, count[said])
-    found = plan.derived["issued"] = _Issued(at, kind, one_of_each, crosses, name)
+    told = "\n".join([f"{comm} {unit}" for comm, unit, _ in name.values()])
+    own = ("order", at.tobytes(), kind.tobytes(), crosses.tobytes(), told)
+    order = one_of(own, lambda: _Order(at, kind, crosses, name))
+    found = plan.derived["issued"] = _Issued(order, one_of_each)
     return found

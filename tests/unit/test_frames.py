@@ -8,7 +8,7 @@ from sim.fabric import compile_fabric
 from sim.inputs.loader import load
 from sim.inputs.rows import as_run
 from sim.inputs.shares import mesh_of, mesh_on
-from sim.lowering import frames, rows
+from sim.lowering import flights, frames, rows
 from sim.lowering.costs import price
 from sim.lowering.frames import lowered
 from sim.lowering.lower import lower
@@ -115,6 +115,24 @@ def test_outlines_serve_other_costs_and_are_bounded(monkeypatch):
     lowered(_several("dgx-h100", "llama3-8b-sft", [*sets, "model.layers=28"]))
     assert all(kept is not outline for kept, _ in frames._outlines.values())
     assert len(frames._outlines) == 1
+
+
+def test_flights_of_plans_that_differ_in_bytes_are_found_once(monkeypatch):
+    monkeypatch.setattr(flights, "_known", {})
+    sets = ["gradient_accumulation=8", _STAGES.format("1f1b", "tensor_parallel: 2")]
+    one = _several("dgx-h100", "llama3-8b-sft", sets)
+    other = _several("dgx-h100", "llama3-8b-sft", [*sets, "sequence_length=6144"])
+    assert one.parts[0].plan is not other.parts[0].plan
+    assert one.flights.ops is other.flights.ops
+    assert one.flights.of is other.flights.of
+    work = [[wire.work for wire in priced.flights.wires] for priced in (one, other)]
+    assert work[0] != work[1]
+    longer = _several("dgx-h100", "llama3-8b-sft", [*sets, "gradient_accumulation=12"])
+    assert longer.flights.of.size > one.flights.of.size
+    assert len(flights._known) == 2
+    monkeypatch.setattr(flights, "MAX_FLIGHTS", one.flights.of.size)
+    _several("dgx-h100", "llama3-8b-sft", sets)
+    assert [of is one.flights.of for (of, _), _ in flights._known.values()] == [True]
 
 
 def test_plans_are_shared_only_where_they_are_equal():
