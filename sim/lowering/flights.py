@@ -23,14 +23,14 @@ class _Order:
 
     __slots__ = ("at", "crosses", "kind", "name")
 
-    def __init__(self, at: I8, kind: I8, crosses: B1, name: dict[int, _Name]) -> None:
+    def __init__(self, at: I8, kind: I8, crosses: B1, name: dict[int, _CrossName]) -> None:
         self.at = at  # (n,) which ops they are
         self.kind = kind  # (n,)
         self.crosses = crosses  # (n,) ranks of several stages take part
         self.name = name  # of those, by place
 
 
-_Name = tuple[str, str, int]  # communicator, unit, and which of it
+_CrossName = tuple[str, str, int]  # communicator, unit, and which of it
 
 
 class _Issued(NamedTuple):
@@ -100,7 +100,7 @@ def flights_of(
 def _flown(plans: Sequence[Plan], stages: Sequence[int], numbers: Sequence[I8]) -> _Flown:
     of: list[I8] = []
     ops: list[I4] = []
-    known: dict[_Name, int] = {}  # flights of ranks of several stages
+    known: dict[_CrossName, int] = {}  # flights of ranks of several stages
     again: list[tuple[int, I4]] = []  # such a flight in another plan
     total = 0
     for plan, number in zip(plans, numbers, strict=True):
@@ -143,7 +143,7 @@ def _issued(plan: Plan) -> _Issued:
     one_of_each = tuple([first[key] for key in number])
     between = np.array([stage_of(plan, op.group) < 0 for op in one_of_each], dtype=bool)
     crosses = between[kind]
-    name: dict[int, _Name] = {}
+    name: dict[int, _CrossName] = {}
     count: Counter[tuple[str, str]] = Counter()
     some = np.flatnonzero(crosses)
     for i, mine in zip(some.tolist(), which[some].tolist(), strict=True):
