@@ -89,9 +89,10 @@ def _catalogue_gpu(reader: Binder, leaf: Leaf, path: str) -> Spec | None:
             reader.assumed.append(Assumption(path, spoken))
             return catalogue.gpu(spoken)
         alike = " or ".join(f'"{n}"' for n in gpus_like(str(name), names))
-        hint = did_you_mean(str(name).lower(), names) or (
-            f"; did you mean {alike}?" if alike else f"; known are {', '.join(names)}"
-        )
+        hint = f"; did you mean {alike}?" if alike else did_you_mean(str(name).lower(), names)
+        if not hint:
+            own = "{name: ..., base: the nearest of them, and what differs}"
+            hint = f"; known are {', '.join(names)}; another is described: {own}"
         reader.fault(leaf.place, path, f"{described(leaf)} is no GPU of the catalogue{hint}")
     return found
 

@@ -1,6 +1,7 @@
 """Words of other tools and people: read as meant, or led to the right key."""
 
 import math
+import re
 
 import pytest
 
@@ -238,3 +239,18 @@ def test_options_of_a_script_are_no_file_of_such_a_tool(tmp_path, options):
     )
     found = load("dgx-h100", path, []).workload
     assert (found.model.name, found.micro_batch) == ("qwen2.5-7b", 2)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "says"),
+    [
+        ("V100-PCIE-32GB", 'did you mean "v100-sxm-32gb"'),
+        ("H100 96GB", '"h100-nvl-94gb" or "h100-pcie-80gb" or "h100-sxm-80gb"'),
+        ("rtx4070ti", "another is described: {name: ..., base: "),
+    ],
+)
+def test_a_gpu_that_the_catalogue_lacks(gpu, says):
+    """Led to its likes by what names its chip, or to how it is described."""
+    machine = {"name": "m", "node": {"gpu": gpu, "pcie": {"generation": 4}}}
+    with pytest.raises(InputError, match=re.escape(says)):
+        load(machine, "llama3-8b-lora")
