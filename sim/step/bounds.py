@@ -18,7 +18,7 @@ from sim.units import GIB, KIB, MIB
 #: of an op and what a run of it needs, where ranks have lanes of their own, as measured with
 #: `python -m bench.ranks`: 128 to 165 [B]
 OP_BYTES = 165
-#: the same where ranks share their columns: 20 [B]
+#: the same where ranks share their columns: 18 [B]
 CROWD_OP_BYTES = 24
 #: ops from which on they do: a second compiled engine is then worth its 12 s, once
 CROWD_OPS = 2_000_000
