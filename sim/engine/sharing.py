@@ -133,22 +133,24 @@ def component(p: Program, s: State, at: int, k: int, generation: int) -> tuple[i
         flow_mark[at] = generation
         flows[0] = at
         n_flows = 1
-        n_resources = shared_with(p, s, at, generation, n_resources)
     else:
         s.resource_mark[k] = generation
         resources[0] = k
         n_resources = 1
-    i = 0
-    while i < n_resources:
-        e = s.head[resources[i]]
-        i += 1
+    i, j = 0, 0
+    while i < n_flows or j < n_resources:
+        if i < n_flows:
+            n_resources = shared_with(p, s, flows[i], generation, n_resources)
+            i += 1
+            continue
+        e = s.head[resources[j]]
+        j += 1
         while e >= 0:
             at = s.link_lane[e]
             if flow_mark[at] != generation:
                 flow_mark[at] = generation
                 flows[n_flows] = at
                 n_flows += 1
-                n_resources = shared_with(p, s, at, generation, n_resources)
             e = s.link_next[e]
     return n_flows, n_resources
 
