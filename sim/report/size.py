@@ -76,9 +76,12 @@ def _stopped(report: SizeReport) -> str:
     """How far a search had come that was stopped."""
     t, offers = report.tally, len(report.contenders) + report.not_begun
     ended = sum(not c.unfinished for c in report.contenders)
+    known = "the best so far, others may be better"
+    if report.decided and report.winner is not None:
+        known = "the winner is known to be the best, of other offers others may be better"
     return (
         f"Stopped when {t.decided:,} of {t.considered:,} plans were decided and {ended} of "
-        f"{counted(offers, 'offer')} searched to the end: the best so far, others may be better"
+        f"{counted(offers, 'offer')} searched to the end: {known}"
     )
 
 

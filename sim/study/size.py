@@ -133,7 +133,7 @@ def size(
         None if progress is None else lambda: progress(tally.decided, tally.considered),
     )  # fmt: skip
     leader = race.decide()
-    winner = leader.plan if leader else None
+    winner, decided = leader.plan if leader else None, not search.stopped
     fewer = more = None
     next_to: list[Beside] = []
     if winner is not None:
@@ -153,7 +153,7 @@ def size(
         target, job.name, batch, assumed, tuple(contenders), tally, tuple(left_out), fewer, more,
         time.perf_counter() - began, search.risk, space.most_gpus,
         gpus is not None, tuple(phases), tuple(next_to), search.stopped,
-        len(taking_part) - len(contenders),
+        len(taking_part) - len(contenders), decided,
     )  # fmt: skip
 
 

@@ -146,6 +146,8 @@ class SizeReport(Document):
         Other phases of the job, each on a machine of its own.
     stopped : bool
         The search was stopped: what there is is the best so far.
+    decided : bool
+        It was known by then that no other offer has a better plan than the winner's.
     not_begun : int
         Machines that it had not come to by then.
     """
@@ -169,6 +171,7 @@ class SizeReport(Document):
     beside: tuple[Beside, ...] = ()
     stopped: bool = False
     not_begun: int = 0
+    decided: bool = True
 
     def content(self) -> dict[str, Any]:
         """Target, counts of the search, winner and contenders."""
@@ -186,6 +189,7 @@ class SizeReport(Document):
             "more": self.more,
             "left_out": self.left_out,
             "stopped": self.stopped,
+            "decided": self.decided,
         }
 
     def records(self) -> Sequence[Mapping[str, Any]]:

@@ -21,6 +21,7 @@ from sim.study.candidates import Candidate, Space, family, plans, variants
 from sim.study.contest import Contest
 from sim.study.layouts import LAYOUT
 from sim.study.machines import MachineFilter, machines
+from sim.study.race import Race
 from sim.study.room import Rooms
 from sim.study.search import Counts, Searcher
 from sim.study.size import size
@@ -165,7 +166,8 @@ def test_a_search_that_is_stopped_keeps_the_best_so_far(monkeypatch):
     said = told(view(found))
     decided = f"Stopped when {found.tally.decided:,} of {found.tally.considered:,} plans were"
     assert decided in said
-    assert "others may be better" in said
+    assert not found.decided
+    assert "the best so far, others may be better" in said
     assert not any(c.likeliest for c in found.contenders)  # nothing is said not to fit
     nothing = size(JOB, Target("cost"), topologies=[A100], most_gpus=16, global_batch=32,
                    stop=lambda: True)  # fmt: skip
@@ -180,6 +182,25 @@ def test_a_search_ends_while_plans_are_listed():
                  vary=[LAYOUT], stop=lambda: next(asked) >= 50)  # fmt: skip
     assert (found.stopped, found.winner, found.tally.considered) == (True, None, 0)
     assert next(asked) < 60
+
+
+def test_a_search_that_is_stopped_after_its_winner_is_known_says_so(monkeypatch):
+    """Stopped while other offers are searched: the winner stands, with what lies beside it."""
+    asked, once, others = {"topologies": ["dgx-h100", A100], "max_gpus": 16}, Race.finish, []
+
+    def finish(self, work=math.inf):
+        if self.rank is not None:  # of all offers, not of sizes beside the winner's
+            others.append(self)
+        once(self, work)
+
+    monkeypatch.setattr(Race, "finish", finish)
+    whole = sim.size(JOB, **asked, global_batch=32)
+    others.clear()
+    found = sim.size(JOB, **asked, global_batch=32, stop=lambda: bool(others))
+    assert (found.stopped, found.decided) == (True, True)
+    assert found.winner.content() == whole.winner.content()
+    assert found.more.content() == whole.more.content()
+    assert "the winner is known to be the best" in told(view(found))
 
 
 def test_a_search_may_be_stopped_at_any_time(monkeypatch):
