@@ -30,14 +30,19 @@ def topo_show(
     ----------
     topology, overrides, calibration
         As for `simulate`.
+
+    Raises
+    ------
+    InputError
+        Faults of the machine, or too many GPUs to show them link by link.
     """
     from sim.fabric import compile_fabric
-    from sim.fabric.describe import describe_machine
+    from sim.fabric.describe import check_shown, describe_machine
     from sim.inputs.loader import load_topology
 
-    return describe_machine(
-        compile_fabric(load_topology(topology, settings(overrides, calibration)))
-    )
+    machine = load_topology(topology, settings(overrides, calibration))
+    check_shown(machine)
+    return describe_machine(compile_fabric(machine))
 
 
 def topo_import(

@@ -10,11 +10,33 @@ import numpy as np
 
 from sim import units
 from sim.documents import SCHEMAS, Document
+from sim.errors import InputError
 from sim.fabric import paths
 from sim.fabric.fabric import Fabric
 from sim.fabric.shape import KINDS, Shape
+from sim.inputs.topology import Topology
 
 _MATRIX_RANKS = 32  # wider matrices are unreadable
+#: GPUs of a machine that is shown link by link, and of one node: 10 s
+MOST_SHOWN, MOST_IN_A_NODE = 32_768, 512
+
+
+def check_shown(topology: Topology) -> None:
+    """Refuse a machine that takes too long to show link by link.
+
+    Raises
+    ------
+    InputError
+        It has more GPUs than `MOST_SHOWN`, or a node of it more than `MOST_IN_A_NODE`.
+    """
+    widest = max((group.node.gpus for group in topology.groups), default=0)
+    for gpus, most, where, less in (
+        (topology.world_size, MOST_SHOWN, "", "equal nodes look alike: take fewer"),
+        (widest, MOST_IN_A_NODE, " in a node", "take fewer in a node"),
+    ):
+        if gpus > most:
+            message = f"{gpus:,} GPUs{where}; at most {most:,} are shown link by link; {less}"
+            raise InputError.single(topology.name, message)
 
 
 @dataclass(frozen=True, slots=True)

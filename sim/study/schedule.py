@@ -111,7 +111,11 @@ def schedule(
     run = _Scheduler(env, cluster, nodes, policy, told)
     logs = [JobLog(request) for request in jobs]
     for i, log in enumerate(logs):
-        env.process(run.arrive(_Running(log, stretch(i) if stretch else 1.0)))
+        job = _Running(log, stretch(i) if stretch else 1.0)
+        # no process of its own: there may be 10^5, each of which waits once
+        arrival = env.timeout(log.request.arrival_s, job)
+        assert arrival.callbacks is not None
+        arrival.callbacks.append(run.arrived)
     env.run()
     return logs
 
@@ -128,14 +132,18 @@ class _Scheduler:
         self.running: list[_Running] = []
         self.talking = 0  # of them, those that others' collectives can slow
 
-    def arrive(self, job: _Running) -> Generator[simpy.Event, None, None]:
-        yield self.env.timeout(job.log.request.arrival_s)
-        self._enqueue(job)
+    def arrived(self, arrival: simpy.Event) -> None:
+        """A job has come, the value of its arrival."""
+        assert isinstance(arrival.value, _Running)
+        self._enqueue(arrival.value)
         self._dispatch()
 
     def _enqueue(self, job: _Running) -> None:
         """By the policy, then arrival. A preempted job keeps its place."""
-        bisect.insort(self.queue, job, key=self._order)
+        if not self.queue or self._order(self.queue[-1]) <= self._order(job):
+            self.queue.append(job)  # as a rule
+        else:
+            bisect.insort(self.queue, job, key=self._order)
 
     def _order(self, job: _Running) -> tuple[float, float]:
         request, first = job.log.request, 0.0

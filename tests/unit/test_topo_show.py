@@ -159,3 +159,18 @@ def test_an_edited_graph_has_its_scaling_curve(tmp_path):
     found = simulate(str(path), "llama3-8b-sft", overrides=["model.layers=2"], fixes=False)
     assert [p.gpus for p in found.scaling.curve] == [8, 16, 32, 64]
     assert found.scaling.curve[1].step_time_s > found.scaling.curve[2].step_time_s
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["nodes=32768"], "262,144 GPUs; at most 32,768"),
+        (["node.gpus=1024"], "1,024 GPUs in a node; at most 512"),
+    ],
+)
+@pytest.mark.parametrize("form", ["table", "graph", "yaml"])
+def test_more_than_can_be_shown_is_refused_at_once(sets, said, form):
+    args = ["show", "dgx-h100", *(word for each in sets for word in ("--set", each))]
+    found = CliRunner().invoke(command, [*args, "--format", form])
+    assert found.exit_code != 0
+    assert said in str(found.exception)
