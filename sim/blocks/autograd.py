@@ -30,8 +30,6 @@ class Footprint:
     backward_working : float
         All else at that peak: recomputed tensors, gradients of activations (the incoming one left
         out) and weight gradients made so far.
-    backward_peak_gradients : float
-        Weight gradients within `backward_working`.
     hidden : float
         The block's input or output, and the gradient of it.
     tensors : tuple of (str, float)
@@ -42,7 +40,6 @@ class Footprint:
     forward_peak: float
     backward_saved: float
     backward_working: float
-    backward_peak_gradients: float
     hidden: float
     tensors: tuple[tuple[str, float], ...]
 
@@ -101,15 +98,12 @@ class _Walk:
             names.append(("positions", constant))
         saved = sum(size for _, size in names)
         forward = self._forward(kept if checkpoint != "none" else saved_by_graph, checkpoint)
-        alive, working, gradients = self._backward(
-            checkpoint, kept, saved_by_graph, constant, extras
-        )
+        alive, working = self._backward(checkpoint, kept, saved_by_graph, constant, extras)
         return Footprint(
             saved=saved,
             forward_peak=forward + constant,
             backward_saved=alive,
             backward_working=working,
-            backward_peak_gradients=gradients,
             hidden=self.sizes[0],
             tensors=tuple(names),
         )
@@ -135,8 +129,8 @@ class _Walk:
         graph: set[int],
         constant: float,
         extras: float,
-    ) -> tuple[float, float, float]:
-        """Saved bytes alive, working set and weight gradients in it at the peak of backward."""
+    ) -> tuple[float, float]:
+        """Saved bytes alive and working set at the peak of backward."""
         sizes, nodes = self.sizes, self.nodes
         savers: dict[int, int] = {}
         for node in nodes:
@@ -165,10 +159,10 @@ class _Walk:
             peak = self._forward(graph, "none") - self.sizes[nodes[-1].makes]
             peak += alive + dropped
         alive += extra_alive
-        best = (alive, working, 0.0)
+        best = (alive, working)
         highest = max(peak, alive + working)
         if peak > alive + working:
-            best = (alive, peak - alive, 0.0)
+            best = (alive, peak - alive)
         outside = sizes[nodes[-1].makes]  # the incoming gradient is counted by the caller
         flow = _Gradients(nodes[-1].makes, outside)
         gradients = 0.0
@@ -188,7 +182,7 @@ class _Walk:
             now = alive + working + gradients + flow.bytes - outside + node.backward_scratch
             if now > highest:
                 highest = now
-                best = (alive, now - alive, gradients)
+                best = (alive, now - alive)
             for t, new in made:
                 flow.give(t, new)
             flow.release(buffer)

@@ -36,7 +36,6 @@ class Fold(NamedTuple):
     row_first: I8  # (n_classes,) first member of each class
     row_count: I8  # (n_classes,) members
     resource_class: I8  # (n_resources,) -1 where no row asks for it
-    resource_first: I8  # (k,)
     resource_count: I8  # (k,)
     capacity: F8  # (k,) of one member
     ptr: I8  # (n_classes+1,) CSR of the quotient, a row per class
@@ -298,7 +297,6 @@ def fold(
         row_first,
         row_count,
         resource_class,
-        used[resource_first],
         resource_count,
         capacity[used[resource_first]],
         np.searchsorted(row, np.arange(len(row_first) + 1)),

@@ -24,13 +24,6 @@ from sim.strategies.units import (
 _EDGE = 6
 
 
-def record_in_full(
-    workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1, cold: bool = False
-) -> Plan:
-    """As `Strategy.build`, every layer by the state machine: what tests hold it against."""
-    return Fsdp1Run(workload, tree, mesh, 0, Recorder).play(steps, cold)
-
-
 def _uniform(workload: Workload, tree: ModelTree) -> bool:
     """Whether there are enough equal layers for the middle ones to be copies of one."""
     knobs = workload.parallelism

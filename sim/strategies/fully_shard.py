@@ -22,11 +22,6 @@ from sim.strategies.stage_play import build_stage
 from sim.strategies.units import FSDP_KNOBS, dtypes, equal_layers, tree_blocks
 
 
-def record_in_full(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Plan:
-    """As `Strategy.build`, every layer by the state machine: what tests hold it against."""
-    return _recorded(workload, tree, mesh, 0, Recorder, steps)
-
-
 def _recorded(
     workload: Workload, full: ModelTree, mesh: Mesh, edge: int, recorder: type[Recorder], steps: int
 ) -> Plan:  # fmt: skip

@@ -18,9 +18,9 @@ from sim.mesh.routing import busiest_load, parts_met
 from sim.result.advice import changes
 from sim.step.step import step
 from sim.strategies import build_plan, build_plans
-from sim.strategies.fully_shard import record_in_full
 from sim.strategies.plan import COLLECTIVE, SEGMENT
 from sim.strategies.units import trainable_elements
+from tests.unit.in_full import recorded_in_full
 
 MIXTURE = {
     "name": "small", "layers": 4, "hidden_size": 1024, "heads": 8, "kv_heads": 4, "head_dim": 128,
@@ -250,7 +250,7 @@ def test_a_folded_plan_is_the_plan_in_full(sets):
     deep = {**MIXTURE, "layers": 24}
     workload = job(*sets, model=deep, expert_parallel=4).workload
     tree, mesh = tree_of(workload), mesh_on(workload, 8)
-    assert build_plan(workload, tree, mesh).ops == record_in_full(workload, tree, mesh).ops
+    assert build_plan(workload, tree, mesh).ops == recorded_in_full(workload, tree, mesh).ops
 
 
 def test_stages_spread_their_experts():

@@ -53,7 +53,6 @@ def test_working_set_without_checkpointing():
     wide = 2 * 4096 * 14336
     assert p.saved - p.backward_saved == wide
     assert p.backward_working == 3 * wide + 2 * 4096 * 14336
-    assert p.backward_peak_gradients == 2 * 4096 * 14336
 
 
 def test_full_checkpointing_keeps_the_input():
@@ -99,7 +98,6 @@ def test_lora_saves_inputs_of_adapters_alone():
     inputs = 6 * 4096 + 14336  # of the seven adapted linears
     linears = 2 * (4096 + 4096 + 14336)  # what only linears kept: norms, gate
     assert p.saved == full - 4096 * linears + 4096 * (3 * inputs + 7 * 2 * 16)
-    assert p.backward_peak_gradients <= 2 * 41_943_040 / 32
 
 
 @pytest.mark.parametrize("name", ["gpt2", "mpt-7b", "gemma-2-2b", "mixtral-8x7b", "qwen3-8b"])
@@ -109,7 +107,7 @@ def test_every_kind_walks(name, policy):
     none = layer_footprint(workload(name, 256), "layer")
     assert 0 < p.saved <= none.saved
     assert p.backward_saved <= p.saved
-    assert p.backward_working > p.backward_peak_gradients >= 0
+    assert p.backward_working > 0
     assert p.forward_peak >= p.saved - p.hidden
 
 

@@ -9,9 +9,10 @@ from sim.blocks.parameters import build_tree
 from sim.inputs.model import Model
 from sim.inputs.shares import mesh_on
 from sim.inputs.workload import Checkpointing, Method, Parallelism, Workload
-from sim.strategies import build_plan, flat_shard, fully_shard
+from sim.strategies import build_plan
 from sim.strategies.columns import columns_of
 from sim.strategies.plan import Quiet
+from tests.unit.in_full import recorded_in_full
 
 
 def allocated(plan):
@@ -85,9 +86,8 @@ def test_copied_layers_equal_recorded_ones(knobs, layers, accumulate, lora, reco
         ),
     )
     tree = build_tree(model, workload.method)
-    module = flat_shard if knobs["strategy"] == "fsdp1" else fully_shard
     short = build_plan(workload, tree, mesh_on(workload, 8), steps)
-    full = module.record_in_full(workload, tree, mesh_on(workload, 8), steps)
+    full = recorded_in_full(workload, tree, mesh_on(workload, 8), steps)
     assert short.ops == full.ops
     assert short.groups == full.groups
     for ours, theirs in zip(allocated(short), allocated(full), strict=True):
