@@ -2,6 +2,7 @@
 
 python -m bench.monotone            # 1,000 jobs, a report of what is broken
 python -m bench.monotone 100 7      # so many, from another seed
+python -m bench.monotone 100 7 cut  # of jobs cut along other axes, or offloaded to disks
 
 A step that the better machine makes more than 0.1 % longer is excused where the result says why:
 NCCL chose another algorithm or protocol for some collective (`step.algorithms`), or kernels or
@@ -104,12 +105,50 @@ def job(draw: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
     return topology, workload
 
 
-def jobs(count: int, seed: int = 0) -> Iterator[Loaded]:
+#: ways to cut a model that `job` leaves alone, and to offload it; the last of a mixture
+CUTS: tuple[dict[str, Any], ...] = (
+    {"strategy": "fsdp2", "tensor_parallel": 2},
+    {"strategy": "fsdp2", "tensor_parallel": 4, "tensor_parallel_style": "dtensor-async"},
+    {"strategy": "fsdp2", "context_parallel": 2},
+    {"strategy": "fsdp2", "context_parallel": 4, "context_parallel_kind": "ulysses"},
+    {"strategy": "fsdp2", "pipeline_parallel": 2},
+    {"strategy": "fsdp2", "pipeline_parallel": 2, "pipeline_schedule": "interleaved-1f1b"},
+    {"strategy": "megatron", "tensor_parallel": 2, "pipeline_parallel": 2},
+    {"strategy": "megatron", "tensor_parallel": 4},
+    {"strategy": "zero3", "offload": "all"},
+    {"strategy": "zero3", "offload": "all", "offload_device": "nvme"},
+    {"strategy": "fsdp2", "offload": "all"},
+    {"strategy": "fsdp2", "expert_parallel": 2},
+)
+
+
+def cut(draw: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A job of `job`, cut or offloaded, of another rank, on other hosts."""
+    topology, workload = job(draw)
+    node = topology["node"]
+    node["pcie"]["lanes"] = draw.choice((8, 16))
+    node["cpu"] |= {"cores": draw.choice((16, 48, 96)), "speed": draw.choice((0.5, 1.0))}
+    node["storage"] = {"read": "2 GB/s", "write": "1 GB/s"}
+    parallelism = dict(draw.choice(CUTS))
+    workload |= {"parallelism": parallelism, "gradient_accumulation": draw.choice((4, 8))}
+    if parallelism.get("expert_parallel"):
+        workload["model"] = "mixtral-8x7b"
+    split = {"tensor_parallel", "pipeline_parallel", "expert_parallel"} & parallelism.keys()
+    lora = {"lora": {"rank": draw.choice((4, 64, 256)), "targets": "all-linear"}}
+    workload["method"] = "full" if split else draw.choice(("full", lora))
+    return topology, workload
+
+
+def jobs(
+    count: int,
+    seed: int = 0,
+    drawn: Callable[[random.Random], tuple[dict[str, Any], dict[str, Any]]] = job,
+) -> Iterator[Loaded]:
     """So many jobs that pass the checks."""
     draw = random.Random(seed)
     while count:
         try:
-            found = load(*job(draw))
+            found = load(*drawn(draw))
         except InputError:
             continue
         count -= 1
@@ -146,15 +185,26 @@ def _network(topology: Topology, **changes: Any) -> Topology:
     return topology.model_copy(update={"network": topology.network.model_copy(update=changes)})
 
 
+def _lanes(topology: Topology) -> Topology | None:
+    """Where there are fewer than the GPUs have."""
+    if topology.node is None or topology.node.pcie.lanes >= topology.first_gpu.pcie_lanes:
+        return None
+    return _node(topology, "pcie", lanes=2 * topology.node.pcie.lanes)
+
+
 def _wider(topology: Topology) -> Topology | None:
-    """As many GPUs in half the nodes."""
+    """As many GPUs, NICs, cores and disks in half the nodes."""
     node = topology.node
     if node is None or topology.nodes % 2 or node.gpus > 4 or node.nics is None:
         return None
     if node.nvlink is None or node.nvlink.fabric != "nvswitch":
         return None  # other paths between sockets are no better machine
     nics = node.nics.model_copy(update={"count": 2 * node.nics.count})
-    wide = node.model_copy(update={"gpus": 2 * node.gpus, "nics": nics})
+    disk, cpu = node.storage, node.cpu
+    storage = disk.model_copy(update={"read": 2 * disk.read, "write": 2 * disk.write})
+    more = {"cores": 2 * cpu.cores, "memory_bandwidth": 2 * cpu.memory_bandwidth}
+    hosts = {"cpu": cpu.model_copy(update=more), "storage": storage}
+    wide = node.model_copy(update={"gpus": 2 * node.gpus, "nics": nics} | hosts)
     return topology.model_copy(update={"node": wide, "nodes": topology.nodes // 2})
 
 
@@ -169,7 +219,12 @@ KNOBS: dict[str, Knob] = {
     "half the switch latency": lambda t: _network(
         t, switch_latency=0.5 * t.network.switch_latency),
     "no oversubscription": lambda t: _network(t, oversubscription=1.0),
-    "twice the speed of a core": lambda t: _node(t, "cpu", speed=2.0),
+    "twice the speed of a core": lambda t: t.node and _node(
+        t, "cpu", speed=2 * t.node.cpu.speed),
+    "twice the cores": lambda t: t.node and _node(t, "cpu", cores=2 * t.node.cpu.cores),
+    "twice the PCIe lanes": _lanes,
+    "twice the disk": lambda t: t.node and _node(
+        t, "storage", read=2 * t.node.storage.read, write=2 * t.node.storage.write),
     "twice the host memory bandwidth": lambda t: t.node and _node(
         t, "cpu", memory_bandwidth=2 * t.node.cpu.memory_bandwidth),
     "the next PCIe": lambda t: t.node and _node(t, "pcie", generation=t.node.pcie.generation + 1),
@@ -230,9 +285,10 @@ def _of_one(words: str, found: Loaded, base: StepReport) -> Iterator[Fault]:
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    drawn = cut if "cut" in sys.argv[3:] else job
     began, total = time.process_time(), Counter[str]()
     worst: dict[str, Fault] = {}
-    for found in jobs(count, seed):
+    for found in jobs(count, seed, drawn):
         for fault in broken(found):
             total[fault.law] += 1
             if fault.law not in worst or fault.amount > worst[fault.law].amount:

@@ -35,6 +35,7 @@ _SAID = (
     "strategy", "wrap", "replicate", "shard", *set(_OF_AXIS.values()),
     "kind", "rank", "sequence_length", "micro_batch", "gradient_accumulation", "global_batch",
     "tokens", "steps", "samples", "epochs", "deadline", "nodes", "gpus", "residency",
+    "attention", "compile", "loss", "fused_kernels", "optimizer",  # advised, where files differ
 )  # fmt: skip
 #: ranks of a machine whose step is long to simulate; of a pipeline it always is
 _MOST_RANKS = 1024
@@ -132,10 +133,10 @@ def _the_same(
     if again.time_s != found.time_s or again.memory != found.memory:
         return ""
     if not job:
-        return "step and memory are the same without it"
+        return "step and memory are as with its default"
     if _figures(forecast_job(topology, workload, found.breakdown), topology) != job:
         return ""
-    return "step, memory and job are the same without it"
+    return "step, memory and job are as with its default"
 
 
 def _figures(job: JobForecast | None, topology: Topology) -> tuple[object, ...]:

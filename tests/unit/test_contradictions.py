@@ -106,11 +106,11 @@ def test_what_the_file_says_of_its_machine_is_no_wish():
         (["parallelism={strategy: zero3, z3_leaf_experts: true}"], "z3_leaf_experts",
          "its model has no experts"),
         (["parallelism={strategy: zero1, clip_gradients: false}"], "clip_gradients",
-         "step, memory and job are the same"),
-        (["parallelism.checkpoint_wrapper=outside"], "checkpoint_wrapper", "the same without"),
+         "step, memory and job are as"),
+        (["parallelism.checkpoint_wrapper=outside"], "checkpoint_wrapper", "as with its default"),
         (["parallelism={context_parallel: 2, context_parallel_kind: ulysses}", "attention=sdpa",
           "parallelism.context_parallel_rotation=all-to-all"], "context_parallel_rotation",
-         "the same without"),
+         "as with its default"),
     ],
 )  # fmt: skip
 def test_knobs_that_nothing_takes_are_said(sets, key, why):
@@ -164,7 +164,7 @@ def test_keys_of_job_and_machine_that_nothing_takes_are_said(sets, path):
     found = simulate("dgx-h100", "llama3-8b-lora", overrides=sets, scaling=False, fixes=False)
     (said,) = (w for w in found.warnings if w.code == "idle-key")
     assert said.path == path
-    assert said.message.endswith("step, memory and job are the same without it")
+    assert said.message.endswith("step, memory and job are as with its default")
 
 
 @pytest.mark.parametrize(
