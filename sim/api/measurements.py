@@ -70,6 +70,7 @@ def diagnose(
     baseline: str | None = None,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
+    progress: Progress | None = None,
 ) -> Diagnosis:
     """Rank the causes that would explain why a run is slower, or faster, than it should be.
 
@@ -86,6 +87,8 @@ def diagnose(
         Other runs of the job that the cause must explain too: ``KEY=VALUE SET...``.
     baseline : str, optional
         A run taken as it is, written the same way.
+    progress : callable, optional
+        Called with causes simulated and how many there are.
     """
     from dataclasses import replace
 
@@ -103,7 +106,7 @@ def diagnose(
     known = None
     if baseline is not None:
         known = read_figures(topology, workload, sets, baseline, (), "--baseline")[0]
-    return diagnose(figures, known)
+    return diagnose(figures, known, progress)
 
 
 def confusion(

@@ -30,6 +30,7 @@ from sim.inputs.topology import Topology
 from sim.memory.verdict import Verdict
 from sim.step.breakdown import Breakdown
 from sim.step.step import memory_of, quick, step
+from sim.step.variation import Progress
 
 F8 = npt.NDArray[np.float64]
 SHARED_ERROR = 0.06  # b
@@ -153,7 +154,9 @@ class Diagnosis(Document):
         return [e.content() | first for e in self.explanations]
 
 
-def diagnose(figures: Sequence[Figure], baseline: Figure | None = None) -> Diagnosis:
+def diagnose(
+    figures: Sequence[Figure], baseline: Figure | None = None, progress: Progress | None = None
+) -> Diagnosis:
     """Rank the causes that would explain measured runs of one job on one machine.
 
     Parameters
@@ -164,6 +167,8 @@ def diagnose(figures: Sequence[Figure], baseline: Figure | None = None) -> Diagn
         A run taken as it is: kernels are given the pace that it shows, so that only what `figures`
         lack beside it needs explaining. On another number of nodes, say, it is taken to have the
         same cause; where it is the same job, to be of another cluster that does not have it.
+    progress : callable, optional
+        Called with causes simulated and how many there are.
     """
     pace, beside = 1.0, None
     if baseline is not None:
@@ -175,7 +180,7 @@ def diagnose(figures: Sequence[Figure], baseline: Figure | None = None) -> Diagn
     steps = [step(f.topology, f.workload) for f in figures]
     declared = [found.breakdown for found in steps]
     first, nothing, explanations = figures[0], 0.0, []
-    table = predictions(figures, beside)
+    table = predictions(figures, beside, progress)
     likelihoods = [p.weighed(measured) for p in table]
     evidence = [
         p.cause.plausibility * float(ls.mean()) for p, ls in zip(table, likelihoods, strict=True)
@@ -231,7 +236,9 @@ class Predicted(NamedTuple):
         return np.asarray(np.exp(_log_likelihood(self.logs - measured)))
 
 
-def predictions(figures: Sequence[Figure], baseline: Figure | None = None) -> list[Predicted]:
+def predictions(
+    figures: Sequence[Figure], baseline: Figure | None = None, progress: Progress | None = None
+) -> list[Predicted]:
     """Every cause that can be, simulated at strengths from mild to hard.
 
     Parameters
@@ -240,12 +247,18 @@ def predictions(figures: Sequence[Figure], baseline: Figure | None = None) -> li
         The jobs; what was measured of them does not matter.
     baseline : Figure, optional
         A job whose pace is taken as it is, and that has what causes everything has.
+    progress : callable, optional
+        Called with causes simulated and how many there are.
     """
     declared = [step(f.topology, f.workload).breakdown for f in figures]
     reference = None
     if baseline is not None:
         reference = step(baseline.topology, baseline.workload).breakdown
-    found = (_predicted(c, figures, declared, (baseline, reference)) for c in (NOTHING, *CAUSES))
+    found, causes = [], (NOTHING, *CAUSES)
+    for done, cause in enumerate(causes, 1):
+        found.append(_predicted(cause, figures, declared, (baseline, reference)))
+        if progress is not None:
+            progress(done, len(causes))
     return [one for one in found if one is not None]
 
 

@@ -40,14 +40,16 @@ def command(
     from sim.errors import InputError
     from sim.report import confusion as confused
     from sim.report import diagnose
+    from sim.report.progress import progress_bar
 
     if confusion:
         return confused.view(sim.confusion(topology, workload, also=also, overrides=overrides))
     if (measured is None) == (log is None):
         source, message = "diagnose", "give --measured KEY=VALUE, or --log FILE"
         raise InputError.single(source, message)
-    found = sim.diagnose(
-        topology, workload, measured=measured or "", log=log, also=also, baseline=baseline,
-        overrides=overrides,
-    )  # fmt: skip
+    with progress_bar("causes") as progress:
+        found = sim.diagnose(
+            topology, workload, measured=measured or "", log=log, also=also, baseline=baseline,
+            overrides=overrides, progress=progress,
+        )  # fmt: skip
     return diagnose.view(found), [Asked(topology, workload, overrides)]

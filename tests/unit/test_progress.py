@@ -25,6 +25,10 @@ ASKED = {
                                         efficiency=0.3),
         None,
     ),
+    "diagnose": (
+        lambda told: sim.diagnose(*JOB, measured="step_time_s=9", overrides=SMALL, progress=told),
+        None,
+    ),
     "improve": (lambda told: sim.improve(*JOB, overrides=SMALL, progress=told), None),
 }  # fmt: skip
 
