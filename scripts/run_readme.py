@@ -16,6 +16,7 @@ The pages of docs/studies are what `scaling-sim study` writes.
 
 import csv
 import itertools
+import os
 import re
 import shlex
 import subprocess
@@ -26,6 +27,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+# the day that docs are as of (2026-11-29): prices in them do not age
+os.environ["SOURCE_DATE_EPOCH"] = "1795910400"
 
 
 # files that only a user has, and what stands in for them

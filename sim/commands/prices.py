@@ -112,12 +112,10 @@ def job(
     overrides: tuple[str, ...], prices: Path | None,
 ) -> Answer:  # fmt: skip
     """Price WORKLOAD on each TOPOLOGY at every offer of its GPU, cheapest first."""
-    import datetime
-
     import sim
     from sim.errors import InputError
     from sim.inputs.arguments import split_inputs
-    from sim.inputs.price import currency_of
+    from sim.inputs.price import currency_of, today
     from sim.report.prices import priced_view
     from sim.report.progress import progress_bar
 
@@ -133,4 +131,4 @@ def job(
             region=region, residency=residency, overrides=overrides, prices=prices,
             progress=progress,
         )  # fmt: skip
-    return priced_view(priced, datetime.date.today(), shown)
+    return priced_view(priced, today(), shown)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 
 from sim.errors import Fault
 from sim.inputs.offers import Offers
-from sim.inputs.price import PriceRow, currency_of, whereabouts
+from sim.inputs.price import PriceRow, currency_of, today, whereabouts
 from sim.inputs.price_files import PriceCells, read_rows
 
 _SKYPILOT = ("InstanceType", "AcceleratorName", "AcceleratorCount", "Price", "Region")
@@ -40,8 +39,8 @@ def import_offers(
         Of the prices, as for `currency_of`.
     """
     rate = currency_of(currency).usd
-    today = datetime.date.today()
-    as_of = as_of or today.isoformat()
+    day = today()
+    as_of = as_of or day.isoformat()
     left_out: dict[str, int] = {}
 
     def parse(
@@ -73,4 +72,4 @@ def import_offers(
 
     rows = read_rows(path, parse, _SKYPILOT)
     notes = (f"{n} rows of {name}: no such GPU here" for name, n in sorted(left_out.items()))
-    return Offers(tuple(rows), today, tuple(notes))
+    return Offers(tuple(rows), day, tuple(notes))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from sim import units
 from sim.documents import SCHEMAS, Listing
-from sim.inputs.price import PRICES, PriceRow
+from sim.inputs.price import PRICES, PriceRow, today
 from sim.inputs.price_files import COLUMNS, read_offers
 from sim.records import dataclass
 
@@ -63,9 +63,9 @@ def filtered(
     )  # fmt: skip
 
 
-def cheapest(rows: Iterable[PriceRow], today: datetime.date | None = None) -> PriceRow | None:
+def cheapest(rows: Iterable[PriceRow], day: datetime.date | None = None) -> PriceRow | None:
     """The cheapest offer on demand of those that are trusted; of all, where none is."""
-    day = today or datetime.date.today()
+    day = day or today()
     ranked = sorted(rows, key=lambda r: (not r.trusted(day), r.usd_per_gpu_hour))
     return ranked[0] if ranked else None
 
@@ -96,7 +96,7 @@ def list_offers(
         and gpu.lower() in row.gpu
         and provider.lower() in ("", row.provider.lower())
     )  # fmt: skip
-    return Offers(tuple(chosen), datetime.date.today())
+    return Offers(tuple(chosen), today())
 
 
 def catalogue(own: Path | None = None) -> tuple[PriceRow, ...]:

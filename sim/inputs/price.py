@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import os
 import re
 from functools import cache
 from typing import NamedTuple
@@ -22,6 +23,28 @@ TERMS = {
 UNCHECKED = "unchecked"
 _CURRENCY = "--currency"
 CONFIDENCES = ("listed", UNCHECKED, "")  # "": a file of one's own
+_EPOCH = "SOURCE_DATE_EPOCH"  # https://reproducible-builds.org/docs/source-date-epoch
+
+
+def today() -> datetime.date:
+    """The day by which prices are as old as they are.
+
+    `SOURCE_DATE_EPOCH` in the environment, in seconds since 1970, stands for the clock: the same
+    inputs then give the same output on any day.
+
+    Raises
+    ------
+    InputError
+        If it is no such number.
+    """
+    stated = os.environ.get(_EPOCH)
+    if not stated:
+        return datetime.date.today()
+    try:
+        return datetime.datetime.fromtimestamp(int(stated), datetime.UTC).date()
+    except (ValueError, OverflowError, OSError):
+        message = f"is {stated[:40]!r} in the environment, not whole seconds since 1970"
+        raise InputError.single(_EPOCH, message) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sim.documents import Section
-from sim.inputs.price import PriceRow, place_of, regions_differ
+from sim.inputs.price import PriceRow, place_of, regions_differ, today
 from sim.inputs.topology import Offer, Topology
 from sim.result.result import CostSection, Result
 from sim.study.pricing import cost_at, like_for_like
@@ -111,8 +110,8 @@ def _own(a: CostSection, b: CostSection, machines: tuple[Topology, Topology]) ->
 
 
 def _doubt(rows: Iterable[PriceRow]) -> str:
-    today = datetime.date.today()
-    return "; ".join(filter(None, dict.fromkeys(row.doubt(today) for row in rows)))
+    day = today()
+    return "; ".join(filter(None, dict.fromkeys(row.doubt(day) for row in rows)))
 
 
 def price_doubt(offer: Offer | None) -> str:
@@ -123,4 +122,4 @@ def price_doubt(offer: Offer | None) -> str:
         offer.provider, offer.instance, "", 0, offer.price_per_gpu_hour, None, offer.region, "",
         offer.date, offer.source, confidence=offer.confidence,
     )  # fmt: skip
-    return row.doubt(datetime.date.today())
+    return row.doubt(today())

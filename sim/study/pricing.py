@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from sim.errors import Fault, InputError
 from sim.inputs.arguments import Argument
 from sim.inputs.loader import load
 from sim.inputs.offers import catalogue, cheapest, newest, offer_keys
-from sim.inputs.price import TERMS, PriceRow, regions_differ
+from sim.inputs.price import TERMS, PriceRow, regions_differ, today
 from sim.inputs.topology import Offer, Topology
 from sim.job.cost import Cost, Terms, break_even_price, break_even_tokens, total_cost
 from sim.job.energy import carbon_intensity
@@ -89,7 +88,7 @@ def like_for_like(
         are not trusted (`PriceRow.trusted`) only where there are no others. None for a machine with
         a price of its own, or that nobody offers.
     """
-    known, today = tuple(rows), datetime.date.today()
+    known, day = tuple(rows), today()
     options = [_own_or_offers(machine, known, own) for machine in (first, other)]
     pairs = [(a, b) for a in options[0] for b in options[1]]
     if not pairs:
@@ -99,7 +98,7 @@ def like_for_like(
         a, b = pair
         elsewhere = regions_differ(a.region, b.region)
         apart = a.provider.lower() != b.provider.lower()
-        doubtful = sum(o.row is not None and not o.row.trusted(today) for o in pair)
+        doubtful = sum(o.row is not None and not o.row.trusted(day) for o in pair)
         return apart, apart or elsewhere, doubtful, a.price + b.price
 
     a, b = min(pairs, key=distance)
@@ -171,7 +170,7 @@ class PricedJob(Section):
     @property
     def doubt(self) -> str:
         """Why its price is not to be relied on; "" where it is."""
-        return "" if self.terms == OWNED else self.row.doubt(datetime.date.today())
+        return "" if self.terms == OWNED else self.row.doubt(today())
 
     def content(self) -> dict[str, Any]:
         """Offer, job and cost."""

@@ -5,8 +5,9 @@ better ones when its turn comes, then memory is checked, then the plan is simula
 ends when the next bound is not better than the best plan found.
 
 Pipelines are dear to simulate and their bounds wide: gathers, reductions and messages lie open at
-both ends of a step. These are much the same in all plans of one cut, so that from the second on a
-machine's plan counts as so far above its bound as the closest yet of its cut, on any machine.
+both ends of a step. These are much the same in all plans of one cut, and more where there are fewer
+micro-batches, so that from the second on a machine's plan counts as so far above its bound as the
+closest yet of its cut with as many micro-batches or more, on any machine.
 """
 
 from __future__ import annotations
@@ -175,8 +176,8 @@ class Searcher:
     bounds: Bounds = field(default_factory=Bounds)
     stop: Stop = never
     stopped: bool = False
-    #: of a cut, what its steps on each machine take at least beyond their bounds [s]
-    _beyond_s: dict[Any, dict[str, float]] = field(default_factory=dict)
+    #: of a cut, what its steps take at least beyond their bounds, by machine and micro-batches [s]
+    _beyond_s: dict[Any, dict[tuple[str, int], float]] = field(default_factory=dict)
     _rooms: Rooms = field(init=False)
 
     def __post_init__(self) -> None:
@@ -284,10 +285,22 @@ class Searcher:
             return _rough(candidate, least.step_s)
         if how == _STEP:
             return self.bound(candidate)
-        known = self._beyond_s.get(cut_of(candidate.workload), {}) if how == _TIGHT else {}
-        if candidate.machine.kind not in known:
+        return self._like_others(candidate) if how == _TIGHT else None
+
+    def _like_others(self, candidate: Candidate) -> Estimate | None:
+        """What follows from plans of its cut with as many micro-batches, or more.
+
+        Less stands still in theirs. None where none of them was on its machine.
+        """
+        several = candidate.workload.gradient_accumulation
+        like = [
+            (kind, beyond)
+            for (kind, micro), beyond in self._beyond_s.get(cut_of(candidate.workload), {}).items()
+            if micro >= several
+        ]
+        if all(kind != candidate.machine.kind for kind, _ in like):
             return None
-        return self.bound(candidate, min(known.values()))
+        return self.bound(candidate, min(beyond for _, beyond in like))
 
     def _learn(self, plan: Simulated) -> None:
         """How far steps of a pipeline are above their bound, at the least."""
@@ -295,8 +308,8 @@ class Searcher:
             return
         known = self._beyond_s.setdefault(cut_of(plan.candidate.workload), {})
         beyond = _LIKENESS * (plan.step_s - self.bounds.of(plan.candidate).step_s)
-        name = plan.candidate.machine.kind
-        known[name] = min(beyond, known.get(name, math.inf))
+        key = plan.candidate.machine.kind, plan.candidate.workload.gradient_accumulation
+        known[key] = min(beyond, known.get(key, math.inf))
 
     def bound(self, candidate: Candidate, beyond_s: float = 0.0) -> Estimate:
         """Figures that a candidate cannot beat whose step is so far above its bound.

@@ -149,7 +149,7 @@ def test_the_search_finds_what_trying_everything_finds(searched, objective):
     target, tally = Target(objective), Counts()
     [best] = search.together([search.best(candidates, target.score, target.met, tally)])
     least = min(target.score(p.figures) for p in everything)
-    assert target.score(best.figures) == pytest.approx(least, rel=1e-9)
+    assert target.score(best.plan.figures) == pytest.approx(least, rel=1e-9)
     assert tally.considered == tally.simulated + tally.too_large + tally.ruled_out
     assert tally.ruled_out > 0
 

@@ -15,7 +15,7 @@ from sim.inputs import catalogue as shipped
 from sim.inputs.loader import load_topology
 from sim.inputs.offer_import import import_offers
 from sim.inputs.offers import catalogue, find_offers, newest, offers
-from sim.inputs.price import PriceRow
+from sim.inputs.price import PriceRow, today
 from sim.inputs.price_files import read_offers, to_csv
 from sim.job.cost import Terms, break_even_price, break_even_tokens, total_cost
 from sim.job.energy import PowerDraw, carbon_intensity, gpu_states, job_energy
@@ -213,6 +213,24 @@ def test_age_of_a_price(as_of, days, words):
     row = PriceRow("p", "i", "h100-sxm-80gb", 8, 2.0, None, "", "", as_of, "s")
     assert row.age_days(TODAY) == days
     assert age(row, TODAY) == words
+
+
+@pytest.mark.parametrize(
+    ("epoch", "span"), [("1795910400", (28, 28)), ("1827446400", (393, 393)), ("0", (0, 0))]
+)
+def test_the_day_may_be_stated(monkeypatch, epoch, span):
+    """2026-11-29, a year later, 1970: the same inputs give the same output on any day."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+    row = PriceRow("p", "i", "h100-sxm-80gb", 8, 2.0, None, "", "", "2026-11-01", "s")
+    assert row.age_days(today()) == span
+    assert bool(row.doubt(today())) == (span[0] > 90)
+
+
+@pytest.mark.parametrize("epoch", ["today", "1e9", "9" * 40])
+def test_a_day_that_is_none_is_a_fault(monkeypatch, epoch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+    with pytest.raises(InputError, match=r"SOURCE_DATE_EPOCH.*not whole seconds since 1970"):
+        CliRunner().invoke(group, ["prices", "list"], catch_exceptions=False, standalone_mode=False)
 
 
 def test_old_and_vague_prices_are_warned_of():
