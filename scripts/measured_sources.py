@@ -282,6 +282,8 @@ def fsdp_qlora(row: Row) -> Record | None:
                     "use_orig_params": False}  # fmt: skip
         if "CPU offload" in row["strategy"]:
             strategy["offload"] = "parameters"
+    # train.py has a loop of its own, whose `no_sync` is off unless it is asked for
+    strategy["gradient_sync"] = "every"
     return record(
         row, "fsdp-qlora", machine[0], sets,
         {

@@ -20,6 +20,7 @@ from sim.inputs.mistaken import unread
 from sim.inputs.models import catalogue_model, shape_named
 from sim.inputs.registry import FORMATS
 from sim.inputs.topology import Topology
+from sim.inputs.trainer import trainer_named
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, from_python
 from sim.inputs.workload import Workload
@@ -181,20 +182,28 @@ def translate(sources: Sequence[Source]) -> Translation:
 def _finish(job: Translation) -> None:
     """What follows for any tool.
 
-    Data parallel where nothing shards, adapters apart in FSDP1, mixtures as leaves of ZeRO-3.
+    Data parallel where nothing shards, gradients of each micro-step where they would wait, adapters
+    apart in FSDP1, mixtures as leaves of ZeRO-3.
     """
     if job.at("parallelism.strategy") is None and job.at("parallelism") is None:
         job.suppose("parallelism.strategy", "ddp", "neither FSDP nor DeepSpeed is configured")
-    whole = job.text_at("parallelism.strategy") in ("ddp", "single")
+    strategy = job.text_at("parallelism.strategy")
+    if job.syncs_each is not None:
+        theirs, place = job.syncs_each
+        if strategy in trainer_named(job.text_at("trainer") or "none").no_sync:
+            job.take("parallelism.gradient_sync", "every", place, theirs, "true")
+        else:
+            job.skip(place, theirs, f"{strategy} accumulates without no_sync()")
+    whole = strategy in ("ddp", "single")
     adapted = job.text_at("method.kind") in ("lora", "qlora")
     if job.loads_bf16 and whole and not adapted and job.text_at("precision.kind") == "bf16":
         job.suppose("precision.master", "bf16", job.loads_bf16)
     apart = "huggingface" in job.text_at("trainer") or (
         job.text_at("parallelism.use_orig_params").lower() == "false"
     )
-    if job.text_at("parallelism.strategy") == "fsdp1" and adapted and apart:
+    if strategy == "fsdp1" and adapted and apart:
         job.suppose("parallelism.wrap", "peft", "PEFT's wrap policy keeps adapters apart")
-    if job.marks_leaves and job.text_at("parallelism.strategy") == "zero3":
+    if job.marks_leaves and strategy == "zero3":
         model = catalogue_model(shape_named(job.text_at("model")) or "")
         if model is not None and model.experts:
             why = f"{job.marks_leaves} marks mixtures as leaves of ZeRO-3"

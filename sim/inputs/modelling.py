@@ -7,7 +7,7 @@ method. Who needs to know asks here; results say what was taken.
 from __future__ import annotations
 
 from sim.inputs.strategy import strategy_of
-from sim.inputs.trainer import trainer_of
+from sim.inputs.trainer import reduces_each, trainer_of
 from sim.inputs.versions import older
 from sim.inputs.workload import Stack, Workload
 from sim.records import dataclass
@@ -151,6 +151,12 @@ def taken(workload: Workload) -> dict[str, str]:
         found["method.gptq_kernels"] = kernels
     if (style := tensor_style(workload)) and workload.parallelism.tensor_parallel_style is None:
         found["parallelism.tensor_parallel_style"] = style
+    p, several = workload.parallelism, workload.gradient_accumulation > 1
+    left = p.gradient_sync is None and "gradient_sync" in strategy_of(workload).knobs
+    if left and several and p.pipeline_parallel == 1:
+        title = trainer_of(workload).title
+        last = f"last ({title} accumulates under no_sync())"
+        found["parallelism.gradient_sync"] = "every" if reduces_each(workload) else last
     if workload.model.experts and workload.experts is None:
         found["experts"] = experts(workload)
     return found

@@ -13,6 +13,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, TypeVar
 
 from sim.inputs.strategy import strategy_of
+from sim.inputs.trainer import reduces_each
 from sim.inputs.workload import Data, SampleLengths, Workload
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def as_run(workload: Workload, world: int) -> Workload:
     """
     if not varied(workload) or isinstance(workload, Computed):
         return workload
-    each = strategy_of(workload).gathers_blocks or workload.parallelism.gradient_sync == "every"
+    each = strategy_of(workload).gathers_blocks or reduces_each(workload)
     return _as_run(workload, _readers(workload, world), each)
 
 

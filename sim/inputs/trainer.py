@@ -38,6 +38,8 @@ class Trainer:
         Under FSDP1 it takes PEFT's wrap policy: a unit for each adapter weight.
     own_adapters : bool
         Its LoRA layers are its own, not PEFT's, and of the dtype of its weights.
+    no_sync : tuple of str
+        Strategies under which it accumulates in no_sync(): the last micro-step alone reduces.
     waits_for_messages : bool
         The CPU waits for each message of a pipeline: it learns from it what comes.
     layer_forward_s, layer_backward_s, layer_update_s : float
@@ -60,6 +62,7 @@ class Trainer:
     strategies: tuple[str, ...] = ()
     wraps_adapters: bool = False
     own_adapters: bool = False
+    no_sync: tuple[str, ...] = ()
     waits_for_messages: bool = False
     layer_forward_s: float = 0.0
     layer_backward_s: float = 0.0
@@ -87,7 +90,8 @@ class Trainer:
 def trainer_named(name: str) -> Trainer:
     """The trainer of a name; KeyError if there is none."""
     row = table("trainers")[name]
-    return Trainer(name, **row | {"strategies": tuple(row.get("strategies", ()))})
+    names = {key: tuple(row.get(key, ())) for key in ("strategies", "no_sync")}
+    return Trainer(name, **row | names)
 
 
 NOBODY = trainer_named("none")
@@ -96,3 +100,14 @@ NOBODY = trainer_named("none")
 def trainer_of(workload: Workload) -> Trainer:
     """The trainer that a workload names, or that its strategy mostly runs under."""
     return trainer_named(workload.trainer or strategy_of(workload).trainer(workload))
+
+
+def reduces_each(workload: Workload) -> bool:
+    """Whether gradients are reduced in every micro-step, not in the last one alone.
+
+    As the workload says, or else as its trainer does under its strategy.
+    """
+    said = workload.parallelism.gradient_sync
+    if said is not None:
+        return said == "every"
+    return strategy_of(workload).name not in trainer_of(workload).no_sync

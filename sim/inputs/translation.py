@@ -78,6 +78,8 @@ class Translation:
         Why weights are loaded in bf16, and so trained in it where no strategy keeps fp32 copies.
     marks_leaves : str
         The tool, where it has ZeRO-3 fetch each mixture as one (``set_z3_leaf_modules``).
+    syncs_each : tuple of str and Place, optional
+        The key that keeps its trainer from no_sync(), where it is set.
     world, nodes : tuple of int and Place, optional
         GPUs in all, and machines, where a file says so.
     """
@@ -91,6 +93,7 @@ class Translation:
     faults: list[Fault] = field(default_factory=list)
     loads_bf16: str = ""
     marks_leaves: str = ""
+    syncs_each: tuple[str, Place] | None = None
     world: tuple[int, Place] | None = None
     nodes: tuple[int, Place] | None = None
     gpus_per_node: tuple[int, Place] | None = None

@@ -79,7 +79,8 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
             fsdp["reshard_after_forward"] = bool(p.reshard_after_forward)
         else:  # 0.19's FSDPConfig knows neither sharding strategy nor prefetch, and drops them
             fsdp["use_orig_params"] = p.use_orig_params
-        config |= {"fsdp_config": fsdp, **accumulation(workload)}
+        config["fsdp_config"] = fsdp
+    config |= accumulation(workload)
     return blocks(config, comment(workload))
 
 

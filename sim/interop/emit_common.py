@@ -6,6 +6,7 @@ from typing import Any
 
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
+from sim.inputs.trainer import reduces_each, trainer_named
 from sim.inputs.workload import Workload
 from sim.interop.trainers.words import MODULES
 from sim.job.forecast import job_steps
@@ -26,9 +27,9 @@ def length_said(topology: Topology, workload: Workload, epochs: str) -> dict[str
 
 
 def accumulation(workload: Workload) -> dict[str, Any]:
-    """What keeps accelerate from no_sync() where FSDP1 is to reduce in every micro-step."""
-    every = workload.parallelism.gradient_sync == "every" and workload.gradient_accumulation > 1
-    if not every or strategy_of(workload).fsdp_version != 1:
+    """What keeps the Trainer from no_sync() where gradients are reduced in every micro-step."""
+    every = reduces_each(workload) and workload.gradient_accumulation > 1
+    if not every or strategy_of(workload).name not in trainer_named("huggingface").no_sync:
         return {}
     return {"accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}}}
 

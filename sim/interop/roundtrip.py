@@ -9,6 +9,7 @@ from sim.errors import Fault, InputError
 from sim.inputs.base import Spec
 from sim.inputs.foreign import format_of, source_of, translate
 from sim.inputs.reader import Reader
+from sim.inputs.trainer import reduces_each
 from sim.inputs.translation import Translation
 from sim.inputs.tree import Branch, Leaf, Place
 from sim.inputs.workload import Workload
@@ -71,7 +72,9 @@ def lost(texts: Mapping[str, str], workload: Workload) -> tuple[list[Lost], list
     said = {t.key for t in job.took} | {s.key for s in job.supposed}
     wrong = [*_differing(read, workload, [f"parallelism.{a}" for a in _AXES])]
     wrong += [d for d in _differing(read, workload, _ALSO) if d.path in said]
-    return wrong, [d for d in _differing(read, workload, _paths(workload)) if d not in wrong]
+    alike = reduces_each(read) == reduces_each(workload)  # said, or what the trainer does anyway
+    paths = [p for p in _paths(workload) if not (alike and p == "parallelism.gradient_sync")]
+    return wrong, [d for d in _differing(read, workload, paths) if d not in wrong]
 
 
 def _paths(workload: Workload) -> list[str]:

@@ -9,6 +9,7 @@ from sim.blocks.optimizer import OPTIMIZERS
 from sim.blocks.update import updated_bytes
 from sim.data import table
 from sim.inputs.strategy import strategy_of
+from sim.inputs.trainer import reduces_each
 from sim.inputs.workload import Workload
 from sim.strategies.units import dtypes, is_matrix, trainable_elements
 from sim.units import DTYPE_BYTES
@@ -62,7 +63,7 @@ def in_flight_bytes(workload: Workload, tree: ModelTree, reserved: float) -> flo
     """
     if not strategy_of(workload).record_streams:
         return 0.0
-    kept = workload.parallelism.gradient_sync == "last" and workload.gradient_accumulation > 1
+    kept = workload.gradient_accumulation > 1 and not reduces_each(workload)
     holes = constants()["fragmentation_kept"] * reserved if kept else 0.0
     types = dtypes(workload)
     parameter, gradient = DTYPE_BYTES[types.compute], DTYPE_BYTES[types.reduce]

@@ -15,6 +15,7 @@ from sim.inputs.modelling import ASYNC, WIDE, tensor_style
 from sim.inputs.rows import varied
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
+from sim.inputs.trainer import reduces_each
 from sim.inputs.workload import Checkpointing, Method, Precision, Workload
 from sim.memory.report import machine
 from sim.records import dataclass
@@ -221,7 +222,7 @@ def _communication(topology: Topology, workload: Workload) -> Iterator[Change]:
             yield make.parallel("faster", text, "waits", replicate=nodes)
         several = workload.gradient_accumulation > 1 and not staged
         if several and "gradient_sync" in strategy.knobs:
-            if p.gradient_sync == "every":
+            if reduces_each(workload):
                 text = "reduce gradients in the last micro-step only"
                 yield make.parallel("faster", text, "waits", gradient_sync="last")
             else:

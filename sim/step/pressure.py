@@ -16,6 +16,7 @@ from sim.inputs.architecture import facts_of
 from sim.inputs.notes import Message
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
+from sim.inputs.trainer import reduces_each
 from sim.inputs.versions import older, versions
 from sim.inputs.workload import Workload
 from sim.memory.states import constants
@@ -80,8 +81,7 @@ def _passes(workload: Workload) -> int:
     Under no_sync whole gradients stay where they are until the last backward, and the pools find
     their sizes in the first; only the last hands gradients to the stream that reduces them.
     """
-    every = workload.parallelism.gradient_sync == "every"
-    return workload.gradient_accumulation if every else 1
+    return workload.gradient_accumulation if reduces_each(workload) else 1
 
 
 def retry_warnings(workload: Workload, retries_s: float, step_s: float) -> tuple[Message, ...]:

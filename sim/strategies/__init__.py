@@ -8,6 +8,7 @@ from sim.errors import InputError
 from sim.inputs.base import fields_but
 from sim.inputs.check_mesh import shape_of
 from sim.inputs.strategy import not_modelled, strategy_of
+from sim.inputs.trainer import reduces_each, trainer_of
 from sim.pipeline.schedules import SCHEDULES
 from sim.strategies.alike import Patterns
 from sim.strategies.plan import Plan, Quiet, Recorder
@@ -76,9 +77,10 @@ def plan_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> Plan:
     update = workload.parallelism.offload != "none" and workload.optimizer
     key = (
         mesh, update, shape and (workload.micro_batch, workload.sequence_length, workload.loss),
+        trainer_of(workload).name,  # one that is not written follows from the loss too
         *fields_but(workload, _NO_MATTER),
     )  # fmt: skip
-    return _plans.get(key, lambda: _alike(key[1:3], workload, tree, mesh, _NO_MATTER, Recorder))
+    return _plans.get(key, lambda: _alike(key[1:4], workload, tree, mesh, _NO_MATTER, Recorder))
 
 
 def _alike(
@@ -130,7 +132,8 @@ _allocations = _Shelf["Allocations"](32_000, lambda log: len(log.log) + log.unwr
 def allocations_of(workload: Workload, tree: ModelTree, mesh: Mesh, rank: int = 0) -> Allocations:
     """What a step allocates and frees, for jobs that differ only in costs; its ops are not kept."""
     micro_steps = micro_steps_apart(workload)
-    key = (mesh, rank, micro_steps, *fields_but(workload, _ALL_STEPS_ALIKE))
+    who = trainer_of(workload).name
+    key = (mesh, rank, micro_steps, who, *fields_but(workload, _ALL_STEPS_ALIKE))
 
     def record() -> Allocations:
         job = workload.model_copy(update={"gradient_accumulation": micro_steps})
@@ -138,7 +141,7 @@ def allocations_of(workload: Workload, tree: ModelTree, mesh: Mesh, rank: int = 
             strategy = strategy_of(workload)
             plan: Plan = strategy.build_stage(job, tree, mesh, rank, recorder=Quiet)
             return plan.memory
-        return _alike(micro_steps, job, tree, mesh, _ALL_STEPS_ALIKE, Quiet).memory
+        return _alike(key[2:4], job, tree, mesh, _ALL_STEPS_ALIKE, Quiet).memory
 
     return _allocations.get(key, record)
 
@@ -152,8 +155,7 @@ def micro_steps_apart(workload: Workload) -> int:
     stages = workload.parallelism.pipeline_parallel
     if stages > 1:
         return _micro_batches_apart(workload)
-    last = workload.parallelism.gradient_sync == "last"
-    return min(workload.gradient_accumulation, 3 if last else 2)
+    return min(workload.gradient_accumulation, 2 if reduces_each(workload) else 3)
 
 
 def _micro_batches_apart(workload: Workload) -> int:

@@ -9,7 +9,7 @@ from sim.blocks.modules import ModelTree
 from sim.inputs.finding import Finding, fault, warning
 from sim.inputs.notes import Message
 from sim.inputs.strategy import Strategy, register
-from sim.inputs.trainer import trainer_of
+from sim.inputs.trainer import reduces_each, trainer_of
 from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
 from sim.strategies.fsdp1 import Fsdp1Run
@@ -60,7 +60,7 @@ class Fsdp1(Strategy):
         if (
             knobs.offload != "none"
             and workload.gradient_accumulation > 1
-            and knobs.gradient_sync == "every"
+            and reduces_each(workload)
         ):
             # "FSDP will use the newly-reduced gradient instead of accumulating with any existing
             # gradient", says PyTorch's documentation; runs with it were published all the same

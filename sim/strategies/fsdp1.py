@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from sim.blocks.modules import ModelTree
 from sim.blocks.update import host_update_bytes
-from sim.inputs.trainer import trainer_of
+from sim.inputs.trainer import reduces_each, trainer_of
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import ActivationCopies
@@ -166,7 +166,7 @@ class Fsdp1Run:
         self.memory.start()
         for micro in range(micro_steps):
             r.start(micro)
-            self.reduce_grads = micro == micro_steps - 1 or knobs.gradient_sync == "every"
+            self.reduce_grads = micro == micro_steps - 1 or reduces_each(self.workload)
             self.memory.forward(sync=self.reduce_grads, accumulating=micro > 0)
             self.forward()
             self.backward()

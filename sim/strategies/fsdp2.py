@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from sim.blocks.modules import Block
 from sim.blocks.update import host_update_bytes
+from sim.inputs.trainer import reduces_each
 from sim.inputs.workload import Workload
 from sim.mesh import Groups, Mesh, Pairs
 from sim.strategies.activation_copies import ActivationCopies
@@ -113,7 +114,7 @@ class Hooks:
         for micro in range(micro_steps):
             r.start(micro)
             last = micro == micro_steps - 1
-            self.reduce_grads = last or knobs.gradient_sync == "every"
+            self.reduce_grads = last or reduces_each(self.workload)
             self.gradients.all_reduce = last or knobs.requires_all_reduce == "every"
             self.reshard_after_backward = last or knobs.reshard_after_backward
             self.memory.forward(sync=self.reduce_grads, accumulating=micro > 0)

@@ -14,6 +14,7 @@ from sim.blocks.footprint import head_footprint
 from sim.blocks.modules import Block, ModelTree, Module
 from sim.inputs.notes import Message
 from sim.inputs.strategy import strategy_of
+from sim.inputs.trainer import reduces_each
 from sim.inputs.versions import older
 from sim.inputs.workload import Workload
 from sim.strategies import terms as t
@@ -69,6 +70,7 @@ class FsdpMemory(StepMemory):
         p = self.knobs
         self.last = recorded + 1  # the head's number
         self.flat = strategy_of(workload).fsdp_version == 1
+        self.reduces_each = reduces_each(workload)
         self.reshard = p.sharding_strategy == "full-shard" if self.flat else p.reshard_after_forward
         # one flat parameter spans frozen and trained weights, unless adapters are wrapped apart
         self.mixed = self.flat and p.use_orig_params and p.wrap != "peft"
@@ -308,7 +310,7 @@ class FsdpMemory(StepMemory):
                 to.add(t.FULL_GRADIENTS, unit.accumulated)
             to.mark(*([gradient] if self.accumulating else []))
             return
-        if self.accumulating and p.gradient_sync == "last":
+        if self.accumulating and not self.reduces_each:
             to.add(t.FULL_GRADIENTS, -unit.accumulated)
             to.mark((t.FULL_GRADIENTS, unit.accumulated), (t.SCATTERS, unit.reduce))
         if final:
@@ -322,7 +324,7 @@ class FsdpMemory(StepMemory):
             # autograd still holds the head's gradients when the output is allocated (recorded)
             output = unit.reduced if unit is self.head else 0.0
             to.mark(gradient, (t.RECOMPUTED, output))
-        if self.offload or (self.accumulating and p.gradient_sync == "every"):
+        if self.offload or (self.accumulating and self.reduces_each):
             to.mark((t.GRADIENTS, unit.reduced))
         else:
             to.add(t.GRADIENTS, unit.reduced)

@@ -12,6 +12,7 @@ from itertools import repeat
 from typing import Any
 
 from sim.blocks.modules import ModelTree
+from sim.inputs.trainer import reduces_each
 from sim.inputs.workload import Workload
 from sim.strategies.allocations import Stretch
 from sim.strategies.fsdp_memory import Remembers
@@ -77,7 +78,7 @@ def remember(
         How many.
     """
     micro_steps = workload.gradient_accumulation
-    every = workload.parallelism.gradient_sync == "every"
+    every = reduces_each(workload)
     for _ in range(steps):
         memory.start()
         for micro in range(micro_steps):

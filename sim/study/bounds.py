@@ -39,6 +39,7 @@ from sim.inputs.rows import as_run
 from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
+from sim.inputs.trainer import reduces_each
 from sim.inputs.workload import Parallelism, Workload
 from sim.pipeline.schedules import SCHEDULES
 from sim.result.peak import peak_of
@@ -342,7 +343,7 @@ def _on_host_s(candidate: Candidate) -> tuple[float, float]:
     update = update_s(
         workload, node.cpu, node.gpus, host_update_bytes(workload) * elements, elements
     )
-    if not strategy.accumulates_on_host or p.gradient_sync == "last":
+    if not strategy.accumulates_on_host or not reduces_each(workload):
         return 0.0, update
     each = 3 * DTYPE_BYTES[dtypes(workload).master] * elements
     passes = workload.gradient_accumulation - 1

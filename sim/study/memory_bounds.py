@@ -24,6 +24,7 @@ from sim.inputs.check_mesh import blocks_of, shape_of
 from sim.inputs.rows import at_longest
 from sim.inputs.shares import mesh_on
 from sim.inputs.topology import Topology
+from sim.inputs.trainer import reduces_each
 from sim.inputs.workload import Workload
 from sim.memory.states import constants, fragmentation, optimizer_bytes
 from sim.mesh import Mesh
@@ -122,7 +123,7 @@ def _flat(workload: Workload, model: _Whole, states: float, saved: float) -> flo
     p = workload.parallelism
     rest = 0.0 if p.offload != "none" else model.shard + states
     kept = model.gathered if p.reshard_after_forward is False else model.least
-    again = workload.gradient_accumulation > 1 and p.gradient_sync == "every"
+    again = workload.gradient_accumulation > 1 and reduces_each(workload)
     added = model.reduced if again and p.offload == "none" else 0.0
     return rest + max(saved + kept + added, 0.0 if p.offload != "none" else model.reduced)
 

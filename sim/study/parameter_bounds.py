@@ -27,6 +27,7 @@ from sim.fabric import compile_fabric
 from sim.inputs.base import fields_but
 from sim.inputs.check_mesh import blocks_of
 from sim.inputs.shares import mesh_of
+from sim.inputs.trainer import reduces_each
 from sim.inputs.workload import Parallelism, Workload
 from sim.lowering.pricing import sms_taken
 from sim.mesh import Mesh, Sisters
@@ -117,7 +118,7 @@ class ParameterBounds:
         wires = self._wires[key]
         if mesh.pp > 1:
             return UnderWay(wires.before_s + wires.after_s, *wires[-3:])
-        gathered, reduced, summed = _repeats(p, workload.gradient_accumulation)
+        gathered, reduced, summed = _repeats(workload, workload.gradient_accumulation)
         streams = (wires.gathers, gathered), (wires.reductions, reduced), (wires.sums, summed)
         on_link: dict[int, float] = {}
         for costs, micro in streams:
@@ -161,9 +162,10 @@ def _kinds(units: Iterable[Unit]) -> Counter[Unit]:
     return Counter(unit._replace(name="", block=0) for unit in units)
 
 
-def _repeats(p: Parallelism, micro: int) -> tuple[int, int, int]:
+def _repeats(workload: Workload, micro: int) -> tuple[int, int, int]:
     """Micro-steps that gather parameters, that reduce gradients, and that sum replicas'."""
-    reduced = micro if p.gradient_sync == "every" else 1
+    p = workload.parallelism
+    reduced = micro if reduces_each(workload) else 1
     summed = reduced if p.requires_all_reduce == "every" else 1
     return micro if p.reshard_after_backward else 1, reduced, summed
 
@@ -190,7 +192,7 @@ def _copied(model: CostModel, workload: Workload, units: Iterable[Unit], alone: 
             once += times * ((0.0 if alone else out + first) - added)
             each += times * added
             continue
-        gathered, reduced, _ = _repeats(p, 2)
+        gathered, reduced, _ = _repeats(workload, 2)
         more = times * seconds(grads * (width + wide))
         for many, copies_s in ((gathered, times * out * (1 + _twice(p))), (reduced, more)):
             if many > 1:

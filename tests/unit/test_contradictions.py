@@ -43,8 +43,8 @@ def test_what_is_no_contradiction_is_not_refused(sets):
 
 
 def test_gradients_that_fsdp1_loses_are_said():
-    for accumulated, said in ((4, True), (1, False)):
-        sets = [FSDP1, f"gradient_accumulation={accumulated}"]
+    for sync, accumulated, said in (("every", 4, True), ("every", 1, False), ("null", 4, False)):
+        sets = [FSDP1, f"gradient_accumulation={accumulated}", f"parallelism.gradient_sync={sync}"]
         found = load("dgx-h100", "llama3-8b-sft", sets).notes.warnings
         assert any(w.code == "offload-sync" for w in found) is said
 

@@ -13,6 +13,7 @@ import sim
 from sim.commands.options import EMITTED
 from sim.errors import InputError
 from sim.inputs.loader import load, load_topology, load_workload
+from sim.inputs.trainer import reduces_each
 from sim.interop.emit import FILES, write_plan
 from sim.interop.emit_accelerate import accelerate_yaml
 from sim.interop.emit_axolotl import axolotl_yaml
@@ -94,16 +95,21 @@ def test_accelerate_fsdp1_and_ddp():
 @pytest.mark.parametrize(
     ("parallelism", "said"),
     [("{strategy: fsdp1, gradient_sync: every}", True), ("{strategy: fsdp2}", False),
-     ("{strategy: fsdp1, gradient_sync: last}", False)],
+     ("{strategy: fsdp1, gradient_sync: last}", False), ("{strategy: fsdp1}", False),
+     ("{strategy: ddp, gradient_sync: every}", True), ("{strategy: ddp}", False)],
 )  # fmt: skip
-def test_fsdp1_accumulates_under_no_sync_unless_told_otherwise(form, parallelism, said, tmp_path):
+def test_the_trainer_accumulates_under_no_sync_unless_told_otherwise(
+    form, parallelism, said, tmp_path
+):
     """accelerate 1.0 to 1.10, Accelerator.no_sync: `model.no_sync`, which FSDP2's have not."""
     sets = ["nodes=1", "trainer=huggingface", f"parallelism={parallelism}"]
+    if "ddp" in parallelism:
+        sets += ["precision={bf16: {master: bf16}}"]  # all that axolotl has without a strategy
     loaded = load("dgx-a100", "llama3-8b-sft", [*sets, "gradient_accumulation=4"])
     paths = write_plan(loaded.topology, loaded.workload, [form], tmp_path)
     assert ("sync_each_batch: true" in paths[0].read_text(encoding="utf-8")) is said
     back = load_workload(tuple(paths))
-    assert back.parallelism.gradient_sync == loaded.workload.parallelism.gradient_sync
+    assert reduces_each(back) == reduces_each(loaded.workload)
 
 
 def test_deepspeed_batch_arithmetic_and_stage():

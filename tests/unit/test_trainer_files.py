@@ -14,6 +14,7 @@ from sim.cli import group
 from sim.errors import InputError
 from sim.inputs.arguments import given
 from sim.inputs.loader import load, load_workload
+from sim.inputs.trainer import reduces_each
 
 EXAMPLES = Path(__file__).parents[3] / "shared" / "users" / "examples"
 FOLDERS = (
@@ -773,3 +774,21 @@ def test_what_torchtune_leaves_out_is_assumed_not_taken(tmp_path):
     path.write_text("model: {_component_: torchtune.models.llama3_1.llama3_1_8b}\nbatch_size: 2\n")
     job = given("workload", path, []).translation
     assert ("precision.kind", "fp32") in {(one.key, one.value) for one in job.supposed}
+
+
+@pytest.mark.parametrize(
+    ("more", "strategy", "each"),
+    [("", "ddp", False), ("fsdp_config: {offload_params: false}\n", "fsdp1", False),
+     ("fsdp_version: 2\nfsdp_config: {offload_params: false}\n", "fsdp2", True),
+     ("deepspeed: zero3.json\n", "zero3", True)],
+)  # fmt: skip
+@pytest.mark.parametrize("said", [False, True])
+def test_sync_each_batch_is_taken_where_gradients_would_wait(tmp_path, more, strategy, each, said):
+    (tmp_path / "zero3.json").write_text('{"zero_optimization": {"stage": 3}}')
+    path = tmp_path / "job.yaml"
+    head = AXOLOTL[: AXOLOTL.index("plugins:")]
+    key = "accelerator_config: {gradient_accumulation_kwargs: {sync_each_batch: true}}\n"
+    path.write_text(head + more + key * said)
+    work = load("dgx-a100", path, ["nodes=1"]).workload
+    assert work.parallelism.strategy == strategy
+    assert reduces_each(work) is (each or said)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sim import simulate
 from sim.blocks.parameters import build_tree
 from sim.blocks.unroll import unroll
 from sim.cost.host import known_calls
@@ -49,6 +50,41 @@ def _blocks():
     found = loaded("ddp").workload
     tree = build_tree(found.model, found.method)
     return (tree.embedding, *tree.layers, tree.head)
+
+
+EACH, LAST = {0, 1, 2, 3}, {3}
+
+
+@pytest.mark.parametrize(
+    ("trainer", "strategy", "reduced"),
+    [("huggingface", "ddp", LAST), ("accelerate", "fsdp1", LAST), ("huggingface", "fsdp2", EACH),
+     ("composer", "ddp", LAST), ("composer", "fsdp1", EACH), ("torchtitan", "ddp", EACH)],
+)  # fmt: skip
+def test_trainers_accumulate_under_no_sync_or_reduce_each(trainer, strategy, reduced):
+    """Micro-steps that reduce gradients, where the job does not say; what it says counts."""
+    for said, expected in ((None, reduced), ("every", EACH), ("last", LAST)):
+        keys = {"gradient_accumulation": 4, "trainer": trainer}
+        plan = plan_of(loaded(strategy, **keys, parallelism={"gradient_sync": said}))
+        kind = "all_reduce" if strategy == "ddp" else "reduce_scatter"
+        found = [op for op in plan.ops if op.kind == COLLECTIVE and op.name == kind]
+        assert {op.micro_step for op in found if op.group != "clip"} == expected
+
+
+def test_a_trainers_no_sync_keeps_whole_gradients_and_says_so():
+    """Llama-3 8B under FSDP1 on eight A100s, four micro-steps: 16.06 GB of bf16 gradients."""
+    sets = ["nodes=1", "parallelism={strategy: fsdp1, reduce_dtype: bf16}"]
+    named = {
+        name: simulate(
+            "dgx-a100", "llama3-8b-sft", overrides=[*sets, f"trainer={name}"],
+            scaling=False, fixes=False,
+        )
+        for name in ("huggingface", "none")
+    }  # fmt: skip
+    kept, reduced = (named[name].memory.peak_reserved_bytes for name in ("huggingface", "none"))
+    assert kept - reduced == pytest.approx(16.06e9, rel=0.1)
+    why = "last (Hugging Face Trainer accumulates under no_sync())"
+    assert f"workload.parallelism.gradient_sync = {why}" in named["huggingface"].assumptions
+    assert "workload.parallelism.gradient_sync = every" in named["none"].assumptions
 
 
 def test_frozen_weights_in_bf16_are_not_cast():

@@ -56,8 +56,6 @@ def fsdp(keys: Keys, version: int, words: list[str]) -> None:
             job.suppose("parallelism.backward_prefetch", "none", "accelerate's NO_PREFETCH")
     names = _named("forward_prefetch")
     if version == 1:
-        # Accelerator.accumulate: `model.no_sync` where there is one, and FSDP2's modules have none
-        job.suppose("parallelism.gradient_sync", "last", "accelerate accumulates under no_sync()")
         keys.put_on("parallelism.forward_prefetch", *names, value=1)
         keys.put_flag("parallelism.use_orig_params", *_named("use_orig_params"))
         keys.put_flag("parallelism.limit_all_gathers", *_named("limit_all_gathers"))
@@ -96,7 +94,8 @@ def accumulation(keys: Keys) -> None:
     """Whether accelerate reduces gradients in every micro-step, of `TrainingArguments`."""
     found = keys.inner("accelerator_config").inner("gradient_accumulation_kwargs")
     if found.flag("sync_each_batch"):
-        found.put("parallelism.gradient_sync", "every", "sync_each_batch")
+        name = "sync_each_batch"
+        keys.job.syncs_each = found.named(name), found.place(name)
     keys.leave(WHY_NO_MATTER, "accelerator_config")  # what is left of it
 
 
