@@ -16,6 +16,7 @@ from sim.inputs.versions import older, versions
 from sim.inputs.workload import Method, Parallelism, Workload
 
 _DEFAULTS = Parallelism.model_construct()
+_ANYWAY = {"gradient_sync": "every"}  # what strategies do that do not ask; it may be written
 _LIMITS = (
     ("sequence_length", 100_000_000), ("micro_batch", 1_000_000),
     ("gradient_accumulation", 1_000_000), ("tokens", 1e18), ("samples", 10**15), ("steps", 10**12),
@@ -97,7 +98,7 @@ def _knobs(p: Parallelism) -> Findings:
     strategy = strategy_named(p.strategy)
     own = COMMON | strategy.knobs
     for knob in Parallelism.model_fields:
-        if knob in own or getattr(p, knob) == getattr(_DEFAULTS, knob):
+        if knob in own or getattr(p, knob) in (getattr(_DEFAULTS, knob), _ANYWAY.get(knob)):
             continue
         message = f"{p.strategy} has no such knob; it belongs to {', '.join(having(knob))}"
         hint = strategy.instead.get(knob, "leave it out, or change the strategy")

@@ -105,9 +105,10 @@ def trainer_of(workload: Workload) -> Trainer:
 def reduces_each(workload: Workload) -> bool:
     """Whether gradients are reduced in every micro-step, not in the last one alone.
 
-    As the workload says, or else as its trainer does under its strategy.
+    As the workload says, or else as the trainer that it names does under its strategy. A loop that
+    nobody names calls no no_sync(), as the modules of a strategy do by themselves.
     """
-    said = workload.parallelism.gradient_sync
-    if said is not None:
-        return said == "every"
-    return strategy_of(workload).name not in trainer_of(workload).no_sync
+    said, named = workload.parallelism.gradient_sync, workload.trainer
+    if said is not None or named is None:
+        return said != "last"
+    return strategy_of(workload).name not in trainer_named(named).no_sync

@@ -115,8 +115,8 @@ class Parallelism(Spec):
     sharding_strategy: Literal["full-shard", "shard-grad-op", "no-shard"] = "full-shard"  # FSDP1
     separate_reduce_scatter_group: bool = False
     reduce_scatter_max_input_buffers: Positive = 1
-    # gradients are reduced in every micro-step or, under no_sync(), in the last; None: as the
-    # trainer does under this strategy
+    # gradients are reduced in every micro-step or, under no_sync(), in the last; None: as a trainer
+    # that is named does under this strategy, else in every
     gradient_sync: Literal["every", "last"] | None = None
     requires_all_reduce: Literal["every", "last"] = "every"
     reshard_after_backward: bool = True

@@ -37,7 +37,6 @@ def planned(run):
         precision=Precision(kind=run.get("precision", "bf16")),
         parallelism=Parallelism(**run["parallelism"]),
         activation_checkpointing=Checkpointing(kind=run.get("checkpointing", "none")),
-        trainer="none",
     )
     tree = build_tree(workload.model, method)
     mesh = mesh_on(workload, run["world"])

@@ -106,7 +106,7 @@ def litgpt(model, gpus, micro, **data):
         "name": "litgpt", "model": model, "method": {"lora": {"rank": 8, "targets": ["q", "v"]}},
         "sequence_length": 1304, "micro_batch": micro, "gradient_accumulation": steps,
         "samples": 52002, "precision": {"bf16": {"master": "bf16"}}, "data": data,
-        "parallelism": {"strategy": "ddp" if gpus == 1 else "fsdp1", "gradient_sync": "every"},
+        "parallelism": {"strategy": "ddp" if gpus == 1 else "fsdp1"},
         "activation_checkpointing": "none" if gpus == 1 else "full",
         "checkpoint": {"mode": "full", "offload_to_cpu": False},
         "stack": {"torch": "2.2", "cuda": "12.1", "nccl": "2.18"},

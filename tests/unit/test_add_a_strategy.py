@@ -30,9 +30,8 @@ from sim.strategies import build_plan
 
 assert "local_sgd" not in sys.modules  # asked for by name only
 out = {}
-every = "{strategy: ddp, gradient_sync: every}"
-for strategy, axes in (("local-sgd", "local-sgd"), ("ddp", every)):
-    sets = (f"parallelism={axes}", "gradient_accumulation=6", "nodes=2")
+for strategy in ("local-sgd", "ddp"):
+    sets = (f"parallelism={strategy}", "gradient_accumulation=6", "nodes=2")
     result = sim.simulate("dgx-h100", "llama3-8b-lora", overrides=sets)
     topology, workload, _ = load("dgx-h100", "llama3-8b-lora", sets)
     tree = build_tree(workload.model, workload.method)

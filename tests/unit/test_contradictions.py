@@ -36,6 +36,7 @@ def test_contradictions_are_refused(sets, says):
     [
         [FSDP1, "gradient_accumulation=1"],
         ["parallelism={strategy: fsdp1, offload: all, gradient_sync: last}"],
+        ["parallelism={strategy: zero3, offload: all, gradient_sync: every}"],  # as it does anyway
     ],
 )
 def test_what_is_no_contradiction_is_not_refused(sets):
@@ -43,8 +44,10 @@ def test_what_is_no_contradiction_is_not_refused(sets):
 
 
 def test_gradients_that_fsdp1_loses_are_said():
-    for sync, accumulated, said in (("every", 4, True), ("every", 1, False), ("null", 4, False)):
-        sets = [FSDP1, f"gradient_accumulation={accumulated}", f"parallelism.gradient_sync={sync}"]
+    for trainer, accumulated, said in (
+        ("none", 4, True), ("none", 1, False), ("huggingface", 4, False),
+    ):  # fmt: skip
+        sets = [FSDP1, f"gradient_accumulation={accumulated}", f"trainer={trainer}"]
         found = load("dgx-h100", "llama3-8b-sft", sets).notes.warnings
         assert any(w.code == "offload-sync" for w in found) is said
 

@@ -38,8 +38,7 @@ def job(**keys):
     strategy = {"strategy": keys.pop("strategy", "fsdp1"), "reduce_dtype": "fp32"}
     if strategy["strategy"] not in ("fsdp1", "fsdp2"):
         del strategy["reduce_dtype"]
-    work = {"name": "w", "model": model, "sequence_length": 2048, "parallelism": strategy,
-            "trainer": "none", **keys}  # fmt: skip
+    work = {"name": "w", "model": model, "sequence_length": 2048, "parallelism": strategy, **keys}
     return load("dgx-a100", work).workload
 
 

@@ -46,7 +46,7 @@ def test_blocks_without_a_rhythm_are_all_simulated():
     # experts in flight beside prefetched blocks: the pace has not settled after eight blocks, and
     # extrapolated the step would be 0.9 % off
     sets = ["model=qwen3-30b-a3b", "sequence_length=2048", "experts=grouped",
-            "parallelism={strategy: fsdp1, forward_prefetch: 1, gradient_sync: every}"]  # fmt: skip
+            "parallelism={strategy: fsdp1, forward_prefetch: 1}"]  # fmt: skip
     loaded = load("dgx-h100", "llama3-8b-sft", sets)
     assert repeats(loaded.workload)
     deep = run_step(loaded.topology, of_layers(loaded.workload, DEEP), engine="python")
@@ -168,11 +168,7 @@ def test_every_verb_gives_the_same_step(strategy, near, tmp_path):
 
 
 def test_a_sweep_counts_retries_as_a_run_does():
-    sets = [
-        "parallelism={strategy: fsdp1, gradient_sync: every}",
-        "micro_batch=1",
-        "sequence_length=31744",
-    ]
+    sets = ["parallelism={strategy: fsdp1}", "micro_batch=1", "sequence_length=31744"]
     loaded = load("dgx-a100", "llama3-8b-sft", sets)
     found = step(loaded.topology, loaded.workload)
     assert found.retries_s / found.time_s == pytest.approx(0.101, abs=0.001)
