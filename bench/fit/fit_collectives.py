@@ -23,7 +23,8 @@ from scipy.optimize import least_squares
 from bench.network_scaling import MACHINES
 from bench.network_scaling import measured as scaling
 from sim.calibration.validate_collectives import Measurement, fabric_of, measurements, systems
-from sim.cost.collectives import DEFAULT_NCCL, _switch_delay, communicator, plan_collective
+from sim.cost.collectives import DEFAULT_NCCL, _switch_delay, plan_collective
+from sim.cost.communicators import communicator
 from sim.cost.nccl import timing
 from sim.cost.nccl.communicator import constants
 from sim.fabric import compile_fabric

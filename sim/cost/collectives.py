@@ -1,4 +1,4 @@
-"""What a collective costs on a machine: the algorithm NCCL picks, its time alone, its demands.
+"""What a collective costs on a machine: the algorithm NCCL picks, and its time alone.
 
     cost = plan_collective(fabric, "all_gather", ranks, total_bytes, "2.21")
     cost.algorithm, cost.protocol, cost.channels        # ring, simple, 24: 24 SMs held
@@ -12,43 +12,25 @@ Bytes are total bytes as nccl-tests counts them (all-gather, reduce-scatter: all
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import field
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from sim.cost.nccl import loads
+from sim.cost.communicators import SOURCE, communicator
+from sim.cost.demands import Others, demand_of
 from sim.cost.nccl.algorithms import algorithm_named, names
-from sim.cost.nccl.communicator import (
-    OPERATIONS,
-    PROTOCOLS,
-    Communicator,
-    Nccl,
-    constants,
-    generation_of,
-    parse_version,
-)
+from sim.cost.nccl.communicator import OPERATIONS, PROTOCOLS, Communicator, Nccl
 from sim.cost.nccl.timing import duration
 from sim.cost.nccl.tuner import choose
 from sim.errors import InputError
-from sim.fabric.alike import LikeNodes, nodes_of
 from sim.fabric.fabric import Fabric
 from sim.fabric.shape import HBM, NETWORK, NVLINK
-from sim.fabric.sisters import moved, sisters
-from sim.inputs.gpu import Gpu
 from sim.mesh import Sisters
 from sim.records import dataclass
 
-B1 = npt.NDArray[np.bool_]
-F8 = npt.NDArray[np.float64]
-I8 = npt.NDArray[np.int64]
-
-_NVLINK_PATHS = ("NVL", "NVB")
 DEFAULT_NCCL = "2.21"
-_SOURCE = "collective"
 
 
 def bus_factor(op: str, ranks: int) -> float:
@@ -186,9 +168,6 @@ def plan_collective(
     )  # fmt: skip
 
 
-_Others = Sisters | tuple[tuple[int, ...], ...]
-
-
 @functools.lru_cache(maxsize=16384)
 def _plan(
     fabric: Fabric,
@@ -198,7 +177,7 @@ def _plan(
     nccl: Nccl,
     algorithm: str | None,
     protocol: str | None,
-    sisters: _Others,
+    sisters: Others,
 ) -> CollectiveCost:
     _check("op", op, OPERATIONS)
     _check("algorithm", algorithm, names())
@@ -256,7 +235,7 @@ def _lowered(
     ranks: tuple[int, ...],
     op: str,
     algorithm: str,
-    sisters: _Others,
+    sisters: Others,
     many_nodes: bool,
     nvlinked: bool,
 ) -> _Way:
@@ -278,7 +257,7 @@ def _lowered(
 def _check(what: str, value: str | None, known: tuple[str, ...]) -> None:
     if value is not None and value not in known:
         message = f"{value!r} is not one of {', '.join(known)}"
-        raise InputError.single(_SOURCE, message, what)
+        raise InputError.single(SOURCE, message, what)
 
 
 def _switch_delay(
@@ -289,187 +268,3 @@ def _switch_delay(
         return 0.0
     crossings = algorithm_named(algorithm).crossings(comm, op)
     return crossings * fabric.rings(ranks).network_latency_s
-
-
-@functools.lru_cache(maxsize=1024)
-def demand_of(
-    fabric: Fabric,
-    ranks: tuple[int, ...],
-    op: str,
-    algorithm: str,
-    sisters: _Others = (),
-) -> loads.Demand:
-    """Bytes on each resource per byte of work, of a group and its sisters."""
-    if not sisters:
-        return algorithm_named(algorithm).loads(fabric, ranks, op)
-    parts = [demand_of(fabric, ranks, op, algorithm)]
-    for groups in _tables(sisters):
-        if groups.shape[1] == len(ranks):
-            groups = groups[(groups != np.array(ranks)).any(axis=1)]
-        if len(groups):
-            many = demands_of(fabric, groups, op, algorithm)
-            parts.append(loads.Demand(many.resource, many.amount))
-    return loads.total(parts) if len(parts) > 1 else parts[0]
-
-
-def _tables(sisters: _Others) -> list[I8]:
-    """Groups of equally many ranks, (groups, ranks of one), size by size."""
-    if isinstance(sisters, Sisters):
-        return [sisters.rows()]
-    by_size: dict[int, list[tuple[int, ...]]] = {}
-    for group in sisters:
-        by_size.setdefault(len(group), []).append(group)
-    return [np.array(groups, np.int64) for groups in by_size.values()]
-
-
-def demands_of(
-    fabric: Fabric, groups: I8, op: str, algorithm: str, without: B1 | None = None
-) -> loads.Demands:
-    """`demand_of` each of many groups; one of those alike says those of all.
-
-    Parameters
-    ----------
-    fabric : Fabric
-        Compiled machine.
-    groups : (n_groups, n) int64
-        Ranks of each.
-    op, algorithm : str
-        As for `plan_collective`.
-    without : (n_resources,) bool, optional
-        Resources to leave out.
-    """
-    found: list[tuple[I8, I8, F8]] = []  # places of groups, (m,), and (m, k) what each is on
-    sizes = np.zeros(len(groups), np.int64)
-    for alike in sisters(fabric, groups):
-        first = groups[alike[0]]
-        resource, amount = demand_of(fabric, tuple(first.tolist()), op, algorithm)
-        if without is not None:
-            left = ~without[resource]
-            resource, amount = resource[left], amount[left]
-        others = moved(fabric, resource, first, groups[alike[1:]])
-        found.append((alike, np.concatenate((resource[None], others)), amount))
-        sizes[alike] = resource.size
-    ptr = np.concatenate(([0], np.cumsum(sizes)))
-    resources, amounts = np.empty(ptr[-1], np.int64), np.empty(ptr[-1])
-    for alike, resource, amount in found:
-        at = ptr[alike][:, None] + np.arange(amount.size)
-        resources[at], amounts[at] = resource, amount
-    return loads.Demands(ptr, resources, amounts)
-
-
-@functools.lru_cache(maxsize=1024)
-def communicator(fabric: Fabric, ranks: tuple[int, ...], nccl: str | Nccl) -> Communicator:
-    """What NCCL sees of a group of ranks.
-
-    Raises
-    ------
-    InputError
-        If the version is none.
-    """
-    library = Nccl.of(nccl)
-    try:
-        parsed = parse_version(library.version)
-    except ValueError as error:
-        raise InputError.single(_SOURCE, str(error), "stack.nccl") from None
-    rings = fabric.rings(ranks)
-    nodes = nodes_of(fabric, ranks)
-    # NCCL takes the least of what its ranks have, and like nodes have the same
-    parts = [_NodeSeen.of(fabric, kind, nodes.n_nodes > 1) for kind in nodes.kinds]
-    gpus = {gpu for part in parts for gpu in part.gpus}
-    nvlink = rings.path in _NVLINK_PATHS
-    if rings.path == "LOC":
-        nvlink = all(gpu.nvlink_generation for gpu in gpus)
-    link = "nvlink" if nvlink else ("shm" if rings.transport == "shm" else "pcie")
-    nics = min(parts, key=lambda part: (part.nics * part.nic_rate, part.nic_kind))
-    generation = min(
-        (gpu.nvlink_generation or 0) if nvlink else part.pcie_generation
-        for part in parts for gpu in part.gpus
-    )  # fmt: skip
-    return Communicator(
-        generation=generation_of(min(gpu.compute_capability for gpu in gpus)),
-        ranks=len(ranks),
-        nodes=nodes.n_nodes,
-        link=link,
-        link_generation=generation,
-        intra_rate=min(_intra_rate(fabric, part.local, nvlink) for part in parts),
-        nics=nics.nics,
-        nic_rate=nics.nic_rate,
-        nic_kind=nics.nic_kind,
-        efa=nics.efa,
-        gpudirect=all(part.gpudirect for part in parts),
-        superchip=any(gpu.form_factor == "superchip" for gpu in gpus),
-        cpu_vendor=min(part.vendor for part in parts),
-        nvls=all(part.nvls for part in parts),
-        collnet=fabric.topology.network.sharp,
-        version=parsed,
-        path=library.path,
-    )
-
-
-class _NodeSeen(NamedTuple):
-    """A node as its ranks in a communicator see it."""
-
-    local: list[int]
-    gpus: tuple[Gpu, ...]
-    nics: int
-    nic_rate: float  # [B/s]
-    nic_kind: str
-    efa: int  # generation of an EFA, else 0
-    gpudirect: bool  # as far as the shorthand says
-    pcie_generation: int
-    vendor: str
-    nvls: bool
-
-    @classmethod
-    def of(cls, fabric: Fabric, kind: LikeNodes, joined: bool) -> _NodeSeen:
-        """What a communicator's ranks have in like nodes; NICs only if it is `joined` to others."""
-        node = int(kind.nodes[0])
-        local = [int(fabric.first_rank[node]) + i for i in kind.local]
-        gpus = tuple({id(gpu): gpu for gpu in map(fabric.gpu, local)}.values())
-        nics, rate = 0, 0.0
-        if joined:
-            used = sorted({nic for rank in local for nic in fabric.nics(rank)})
-            nics = len(used)
-            rate = float(fabric.nominal[fabric.nic_ports(node, used[0])[0]].sum())
-            bundle = _bundle(fabric, node, local, used)
-            nics, rate = nics // bundle, rate * bundle
-        spec = fabric.spec(node)
-        own = spec.nics if spec is not None else None
-        switched = fabric.nvswitch(local) if len(local) > 1 else False
-        sharp = spec.nvlink.sharp if spec is not None and spec.nvlink is not None else switched
-        generations = [gpu.pcie_generation for gpu in gpus]
-        return cls(
-            local, gpus, nics, rate, own.kind if own else "infiniband",
-            own.efa_generation if own else 0, own.gpudirect and own.kind != "tcp" if own else True,
-            min(generations if spec is None else [spec.pcie.generation, *generations]),
-            fabric.shapes[node].vendor or "intel",
-            switched and sharp and all(gpu.multicast for gpu in gpus),
-        )  # fmt: skip
-
-
-def _bundle(fabric: Fabric, node: int, local: Sequence[int], used: Sequence[int]) -> int:
-    """NICs that a vendor's plugin shows NCCL as one: those beside a GPU, up to so many rails."""
-    spec = fabric.spec(node)
-    plugins = constants("nccl_tuner")["plugins"]
-    plugin = plugins.get(spec.nics.kind, {}) if spec is not None and spec.nics is not None else {}
-    if (
-        spec is None
-        or spec.nics is None
-        or spec.nics.efa_generation not in plugin.get("bundles", ())
-    ):
-        return 1
-    beside = min(len(fabric.nics(rank)) for rank in local)
-    bundle = min(beside, int(plugin["rails"]))
-    return bundle if len(used) % bundle == 0 else 1
-
-
-def _intra_rate(fabric: Fabric, local: Sequence[int], nvlink: bool) -> float:
-    """What a rank can pass to its neighbour in the node, as NCCL counts it. [B/s]"""
-    if len(local) == 1:
-        out, _ = fabric.nvlink_ports(local[0])
-        return float(fabric.nominal[out].sum()) if len(out) else 24e9
-    if nvlink:
-        out, _ = fabric.nvlink_ports(local[0])
-        return float(fabric.nominal[out].sum())
-    order = fabric.rings(local).orders[0].tolist()
-    return min(fabric.nccl_rate(a, b) for a, b in itertools.pairwise(order))

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.cost.collectives import CollectiveCost, demands_of, plan_collective
+from sim.cost.collectives import CollectiveCost, plan_collective
+from sim.cost.demands import demands_of
 from sim.cost.nccl.communicator import ASKED, LATEST, Nccl
 from sim.fabric.fabric import Fabric
 from sim.fabric.sisters import never_full

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from sim.cost.collectives import demand_of, plan_collective
+from sim.cost.collectives import plan_collective
+from sim.cost.demands import demand_of
 from sim.cost.nccl import algorithms
 from sim.cost.nccl.communicator import constants
 from sim.cost.nccl.tuner import weighed

@@ -11,7 +11,9 @@ from click.testing import CliRunner
 
 from sim.cli import main
 from sim.commands.collective import command
-from sim.cost.collectives import bus_factor, communicator, demand_of, plan_collective
+from sim.cost.collectives import bus_factor, plan_collective
+from sim.cost.communicators import communicator
+from sim.cost.demands import demand_of
 from sim.cost.nccl.algorithms import algorithm_named
 from sim.cost.nccl.communicator import constants
 from sim.cost.nccl.loads import double_tree

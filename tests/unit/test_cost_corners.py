@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sim.cost.attention import AttentionConstants, attention_rate, lookup
-from sim.cost.collectives import communicator, plan_collective
+from sim.cost.collectives import plan_collective
+from sim.cost.communicators import communicator
 from sim.cost.gemm import CUDA_CORES, GemmConstants, gemm_times
 from sim.cost.nccl.algorithms import algorithm_named
 from sim.cost.nccl.communicator import LL, LL128, SIMPLE

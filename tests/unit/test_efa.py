@@ -2,7 +2,8 @@
 
 import pytest
 
-from sim.cost.collectives import communicator, plan_collective
+from sim.cost.collectives import plan_collective
+from sim.cost.communicators import communicator
 from sim.cost.nccl.communicator import constants
 from sim.cost.nccl.timing import network_key
 from sim.cost.nccl.tuner import border

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from sim.cost.collectives import demand_of, demands_of
+from sim.cost.demands import demand_of, demands_of
 from sim.cost.nccl.loads import double_tree
 from sim.fabric import traffic
 from sim.fabric.alike import nodes_of

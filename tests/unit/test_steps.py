@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from sim.cost.collectives import demand_of, plan_collective
+from sim.cost.collectives import plan_collective
+from sim.cost.demands import demand_of
 from sim.cost.nccl.algorithms import algorithm_named
 from sim.engine import run
 from sim.fabric import compile_fabric

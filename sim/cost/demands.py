@@ -1,0 +1,87 @@
+"""What collectives put on a fabric: bytes on each resource per byte of work, by group."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.cost.nccl import loads
+from sim.cost.nccl.algorithms import algorithm_named
+from sim.fabric.fabric import Fabric
+from sim.fabric.sisters import moved, sisters
+from sim.mesh import Sisters
+
+B1 = npt.NDArray[np.bool_]
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+#: groups that run the same collective at the same time
+Others = Sisters | tuple[tuple[int, ...], ...]
+
+
+@functools.lru_cache(maxsize=1024)
+def demand_of(
+    fabric: Fabric,
+    ranks: tuple[int, ...],
+    op: str,
+    algorithm: str,
+    sisters: Others = (),
+) -> loads.Demand:
+    """Bytes on each resource per byte of work, of a group and its sisters."""
+    if not sisters:
+        return algorithm_named(algorithm).loads(fabric, ranks, op)
+    parts = [demand_of(fabric, ranks, op, algorithm)]
+    for groups in _tables(sisters):
+        if groups.shape[1] == len(ranks):
+            groups = groups[(groups != np.array(ranks)).any(axis=1)]
+        if len(groups):
+            many = demands_of(fabric, groups, op, algorithm)
+            parts.append(loads.Demand(many.resource, many.amount))
+    return loads.total(parts) if len(parts) > 1 else parts[0]
+
+
+def _tables(sisters: Others) -> list[I8]:
+    """Groups of equally many ranks, (groups, ranks of one), size by size."""
+    if isinstance(sisters, Sisters):
+        return [sisters.rows()]
+    by_size: dict[int, list[tuple[int, ...]]] = {}
+    for group in sisters:
+        by_size.setdefault(len(group), []).append(group)
+    return [np.array(groups, np.int64) for groups in by_size.values()]
+
+
+def demands_of(
+    fabric: Fabric, groups: I8, op: str, algorithm: str, without: B1 | None = None
+) -> loads.Demands:
+    """`demand_of` each of many groups; one of those alike says those of all.
+
+    Parameters
+    ----------
+    fabric : Fabric
+        Compiled machine.
+    groups : (n_groups, n) int64
+        Ranks of each.
+    op, algorithm : str
+        As for `plan_collective`.
+    without : (n_resources,) bool, optional
+        Resources to leave out.
+    """
+    found: list[tuple[I8, I8, F8]] = []  # places of groups, (m,), and (m, k) what each is on
+    sizes = np.zeros(len(groups), np.int64)
+    for alike in sisters(fabric, groups):
+        first = groups[alike[0]]
+        resource, amount = demand_of(fabric, tuple(first.tolist()), op, algorithm)
+        if without is not None:
+            left = ~without[resource]
+            resource, amount = resource[left], amount[left]
+        others = moved(fabric, resource, first, groups[alike[1:]])
+        found.append((alike, np.concatenate((resource[None], others)), amount))
+        sizes[alike] = resource.size
+    ptr = np.concatenate(([0], np.cumsum(sizes)))
+    resources, amounts = np.empty(ptr[-1], np.int64), np.empty(ptr[-1])
+    for alike, resource, amount in found:
+        at = ptr[alike][:, None] + np.arange(amount.size)
+        resources[at], amounts[at] = resource, amount
+    return loads.Demands(ptr, resources, amounts)
