@@ -22,7 +22,8 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.published.finetune import finetune_rows
 from sim.published.rows import MeasuredRow, training_rows
-from sim.step import step as steps
+from sim.step.kept import forget
+from sim.step.step import step
 
 PAGE = Path(__file__).parents[1] / "docs" / "host.md"
 Job = tuple[Topology, Workload]
@@ -69,12 +70,12 @@ def without(group: str, *names: str) -> Iterator[None]:
 def _forget() -> None:
     for known in (known_calls, host_model):
         known.cache_clear()
-    steps.forget()
+    forget()
 
 
 def seconds(job: Job) -> float:
     """Time of a micro-step, the optimizer's share in it. [s]"""
-    return steps.step(*job).time_s / job[1].gradient_accumulation
+    return step(*job).time_s / job[1].gradient_accumulation
 
 
 def _fast(job: Job) -> Job:

@@ -32,7 +32,7 @@ from sim.inputs.shares import batch_on
 from sim.inputs.topology import Topology
 from sim.published.finetune import finetune_rows
 from sim.published.rows import MeasuredRow, training_rows
-from sim.step import step as steps
+from sim.step.step import step
 
 PAGE = Path(__file__).parents[2] / "docs" / "host.md"
 MOVES = 0.01  # of a row's time
@@ -136,7 +136,7 @@ def instead(values: Mapping[Path_, float]) -> Iterator[None]:
 
 def times(rows: list[MeasuredRow], of: Callable[[MeasuredRow], Topology]) -> list[float]:
     """Step time of each row. [s]"""
-    return [steps.step(of(row), row.workload).time_s for row in rows]
+    return [step(of(row), row.workload).time_s for row in rows]
 
 
 def sizes(rows: list[MeasuredRow], predicted: list[float]) -> dict[str, str]:

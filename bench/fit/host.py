@@ -22,7 +22,8 @@ from sim.inputs.shares import batch_on
 from sim.inputs.trainer import trainer_named
 from sim.published.finetune import finetune_rows
 from sim.published.rows import training_rows
-from sim.step import step as steps
+from sim.step.kept import forget
+from sim.step.step import step
 
 TOKENS = 4096  # a micro-step: above, GPUs set the pace
 HOOKS = {"python": 1e-6, "operators": 5e-6, "streams": 3e-6}  # 1 : 5 : 3 [s]
@@ -57,7 +58,7 @@ def use(factors):
     trainer.update(micro_step_s=micro * GUESS[1], step_s=whole * GUESS[2])
     for kept in (known_calls, host_model, trainer_named):
         kept.cache_clear()
-    steps.forget()
+    forget()
 
 
 def moved(topology, speed):
@@ -77,7 +78,7 @@ def errors(chosen, logs):
             moved(row.topology, GUESS[3] * factors[3]) if row.group == "finetune" else row.topology
         )
         measured = batch_on(w).tokens_per_rank / row.tokens_per_s_per_gpu
-        out.append(math.log(steps.step(topology, w).time_s / measured))
+        out.append(math.log(step(topology, w).time_s / measured))
     return np.array(out)
 
 

@@ -26,8 +26,8 @@ from sim.calibration.mesh import TABLE, at_odds, held_up, layouts, measured
 from sim.data import table
 from sim.inputs.shares import batch_on
 from sim.inputs.trainer import trainer_named
+from sim.step.kept import forget
 from sim.step.run import run_step
-from sim.step.step import forget
 from sim.units import parse
 
 TRAINER = table("trainers")["nanotron"]

@@ -21,7 +21,7 @@ from sim.data import table
 from sim.inputs.architecture import facts_of
 from sim.inputs.shares import batch_on
 from sim.published.rows import training_rows
-from sim.step import step as steps
+from sim.step import kept
 from sim.step.step import step
 
 KERNELS = table("constants/kernels")["interference"]
@@ -46,7 +46,7 @@ def forget():
     for known in gc.get_objects():
         if isinstance(known, functools._lru_cache_wrapper) and known is not table:
             known.cache_clear()
-    steps.forget()
+    kept.forget()
 
 
 def predicted(rows):

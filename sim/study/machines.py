@@ -25,7 +25,7 @@ from sim.inputs.reader import Reader
 from sim.inputs.spoken import gpus_meant
 from sim.inputs.topology import Nics, Offer, Topology
 from sim.inputs.tree import Branch, from_python
-from sim.step.step import machine_key
+from sim.step.kept import machine_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from sim.inputs.model import Model
 from sim.inputs.shares import mesh_of, mesh_on
 from sim.inputs.workload import Checkpointing, Method, Parallelism, Workload
 from sim.lowering.table import comm_bytes_of, distinct, table_of
-from sim.step.step import forget, steps
+from sim.step.kept import forget
+from sim.step.step import steps
 from sim.strategies import allocations_of, build_plan, plan_of
 from sim.strategies.alike import MAX_KEYS, MAX_WAYS, Patterns
 from sim.strategies.columns import columns_of

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-import sim.step.step as kept
+import sim.step.kept as kept
 from sim.blocks.parameters import tree_of
 from sim.engine import run
 from sim.errors import EngineError, InputError
@@ -75,8 +75,8 @@ def close(got, expected, where=""):
 
 
 def test_a_step_that_was_forgotten_is_simulated_again(jobs, monkeypatch):
-    asked, simulate = [], kept._simulated
-    monkeypatch.setattr(kept, "_simulated", lambda *a: asked.append(1) or simulate(*a))
+    asked, simulate = [], kept.simulated
+    monkeypatch.setattr(kept, "simulated", lambda *a: asked.append(1) or simulate(*a))
     kept.forget()
     first = [step(*jobs[0]).time_s for _ in range(2)]
     kept.forget()

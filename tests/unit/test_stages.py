@@ -11,8 +11,9 @@ from sim.lowering.collectives import name_of
 from sim.lowering.costs import price
 from sim.lowering.lower import lower
 from sim.mesh import Mesh, Pairs, Sisters
+from sim.step.kept import forget
 from sim.step.run import run_step
-from sim.step.step import forget, step
+from sim.step.step import step
 from sim.strategies.plan import Recorder
 
 STAGES, MICRO_BATCHES = 2, 3

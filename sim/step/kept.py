@@ -1,0 +1,105 @@
+"""Steps that were simulated, kept under what they depend on.
+
+Jobs share them that differ in length, price, data or accumulation alone: micro-steps past a few are
+the middle one so many times more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from sim.inputs.base import fields_but
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
+from sim.lowering import pricing
+from sim.step.measures import AskedOf, StepMeasures, simulated, weighted
+from sim.step.rhythm import MICRO_STEPS
+from sim.step.variation import Progress
+
+#: neither a step nor its memory depends on these
+_JOB = frozenset({
+    "name", "tokens", "steps", "samples", "epochs", "global_batch", "data", "evaluation", "phases",
+    "deadline", "sources",
+})  # fmt: skip
+_MACHINE = frozenset(("name", "offer", "reliability", "hourly_price_source", "sources"))
+_STEP = _JOB | {"checkpoint", "gradient_accumulation"}
+MEMORY = _JOB | {"gradient_accumulation"}
+SHARED = MICRO_STEPS + 1  # micro-steps from which on jobs differ by their middle one alone
+
+
+class StepKey:
+    """A job on a machine, equal to others in what matters."""
+
+    __slots__ = ("_hash", "but_steps", "steps", "topology", "workload")
+
+    def __init__(
+        self, machine: Hashable, but: frozenset[str], steps: int, topology: Topology,
+        workload: Workload,
+    ) -> None:  # fmt: skip
+        self.steps, self.topology, self.workload = steps, topology, workload
+        self.but_steps = (machine, *fields_but(workload, but))
+        self._hash = hash((self.steps, self.but_steps))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StepKey):
+            return False
+        return self.steps == other.steps and self.but_steps == other.but_steps
+
+
+def machine_key(topology: Topology) -> Hashable:
+    """What of a machine a step depends on: all but its name, price, place and reliability."""
+    return fields_but(topology, _MACHINE)
+
+
+def measures_kept(
+    jobs: Sequence[tuple[Topology, Workload]], asked: AskedOf, progress: Progress | None = None
+) -> list[StepMeasures]:
+    """Measures of steps with equal ranks, blocks and micro-steps once; arguments of `simulated`."""
+    keys, counts = [], []
+    for topology, workload in jobs:
+        steps = workload.gradient_accumulation
+        alone = workload.parallelism.pipeline_parallel > 1  # its micro-batches interlock
+        shared = steps if alone else min(steps, SHARED)
+        if shared != steps:
+            workload = workload.model_copy(update={"gradient_accumulation": shared})
+        keys.append(StepKey(machine_key(topology), _STEP, shared, topology, workload))
+        counts.append(steps - shared)
+    return [
+        found if not more or found.middle is None
+        else found._replace(whole=weighted((found.whole, 1.0), (found.middle, more)))
+        for found, more in zip(_kept(keys, asked, progress), counts, strict=True)
+    ]  # fmt: skip
+
+
+_MOST = 1024
+_simulations: dict[tuple[StepKey, AskedOf], StepMeasures] = {}
+
+
+def forget() -> None:
+    """Forget all steps and prices: for who changes a table of constants while the program runs."""
+    _simulations.clear()
+    pricing.forget()
+
+
+def _kept(keys: Sequence[StepKey], asked: AskedOf, progress: Progress | None) -> list[StepMeasures]:
+    """Simulated steps; those that are not known are simulated together."""
+    known = {
+        key: next((a for a in asked.answers() if (key, a) in _simulations), None)
+        for key in dict.fromkeys(keys)
+    }
+    missing = [key for key, answer in known.items() if answer is None]
+    jobs = [(key.topology, key.workload) for key in missing]
+    new = dict(zip(missing, simulated(jobs, asked, progress) if jobs else [], strict=True))
+    found = []
+    for key in keys:
+        place = key, known[key] or asked
+        one = new.get(key) or _simulations.pop(place, None)
+        assert one is not None
+        _simulations[place] = one  # the last used stands last
+        found.append(one)
+    while len(_simulations) > _MOST:
+        del _simulations[next(iter(_simulations))]
+    return found

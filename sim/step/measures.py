@@ -1,0 +1,141 @@
+"""What steps are measured to be, each simulated with a few of its blocks where that will do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
+from sim.step.breakdown import Breakdown
+from sim.step.depth import (
+    DEEP,
+    SHALLOW,
+    ShallowSteps,
+    alike,
+    factors,
+    of_layers,
+    pace_of,
+    repeats,
+    rows_of,
+    settled,
+)
+from sim.step.outcome import Ran
+from sim.step.run import StepJob, run_together
+from sim.step.variation import Progress
+from sim.step.waiting import WaitingGroup, summed, waiting_in_windows
+
+
+class WindowMeasures(NamedTuple):
+    """What was measured within a window of the step."""
+
+    breakdown: Breakdown
+    ranks: tuple[WaitingGroup, ...]
+
+
+class StepMeasures(NamedTuple):
+    """A simulated step, and the micro-step in its middle that may stand for more."""
+
+    whole: WindowMeasures
+    middle: WindowMeasures | None
+    fallbacks: tuple[str, ...]
+    algorithms: Mapping[str, tuple[str, ...]]
+
+
+class AskedOf(NamedTuple):
+    """What is measured, and by which engine; see `sim.step.step.steps`."""
+
+    engine: str
+    causes: bool
+    waits: bool
+
+    def answers(self) -> Iterator[AskedOf]:
+        """What is asked for, and what says more than that."""
+        for causes in (self.causes, True)[self.causes :]:
+            for waits in (self.waits, True)[self.waits :]:
+                yield AskedOf(self.engine, causes, waits)
+
+
+def simulated(
+    jobs: Sequence[tuple[Topology, Workload]], asked: AskedOf, progress: Progress | None
+) -> list[StepMeasures]:
+    """Steps of a few blocks where that will do, or of all.
+
+    Parameters
+    ----------
+    jobs : sequence of (topology, workload)
+        Those of one structure are run together.
+    asked : AskedOf
+        What is measured.
+    progress : callable, optional
+        As by `sim.step.run.run_replicas`, of large pipelines.
+    """
+    found: dict[int, StepMeasures] = {}
+
+    def together(which: Sequence[int], layers: int | None) -> Iterator[tuple[Ran, list[int]]]:
+        """Some of the steps with so many blocks, and which they are; None: with all of them."""
+        parts = []
+        for i in which:
+            topology, workload = jobs[i]
+            few = workload if layers is None else of_layers(workload, layers)
+            parts.append(StepJob(topology, few, workload.model.layers))
+        for ran in run_together(parts, asked.engine, asked.causes, progress):
+            yield ran, [which[place] for place in ran.places]
+
+    depths = np.array([workload.model.layers for _, workload in jobs])
+    deep: dict[int, tuple[StepMeasures, Breakdown, ShallowSteps, int]] = {}
+    many = [i for i, (_, workload) in enumerate(jobs) if repeats(workload)]
+    for ran, places in together(many, DEEP):
+        pace = pace_of(ran.lowered, ran.timeline, DEEP)
+        for row, (i, even) in enumerate(
+            zip(places, settled(pace, depths[places]).tolist(), strict=True)
+        ):
+            if even:
+                deep[i] = _measured(ran, row, asked.waits), ran.whole[row], pace, row
+    for ran, places in together(list(deep), SHALLOW):
+        mine = [deep[i] for i in places]
+        further = rows_of([(pace, row) for *_, pace, row in mine])
+        parts = list(zip(ran.whole, (whole for _, whole, *_ in mine), strict=True))
+        pace = pace_of(ran.lowered, ran.timeline, SHALLOW)
+        same = alike(pace, further, parts, depths[places]).tolist()
+        for row, (i, (other, *_)) in enumerate(zip(places, mine, strict=True)):
+            if same[row]:
+                shallow = _measured(ran, row, asked.waits)
+                found[i] = _extended(shallow, other, jobs[i][1].model.layers)
+    rest = [i for i in range(len(jobs)) if i not in found]
+    for ran, places in together(rest, None):
+        for row, i in enumerate(places):
+            found[i] = _measured(ran, row, asked.waits)
+    return [found[i] for i in range(len(jobs))]
+
+
+def _measured(ran: Ran, row: int, waits: bool) -> StepMeasures:
+    whole, middle, priced = ran.whole[row], ran.middle[row], ran.priced[row]
+    # where ranks are one class, none waits for another
+    apart = waits and not ran.lowered.program.stack and len(ran.lowered.views) > 1
+    ranks = waiting_in_windows(ran.outcome(row)) if apart else [(), ()]
+    said = priced.fallbacks, priced.algorithms
+    if middle is None:
+        return StepMeasures(WindowMeasures(whole, ranks[0]), None, *said)
+    together = summed([(ranks[0], 1.0), (ranks[1], ran.windows[row][1].times)])
+    return StepMeasures(WindowMeasures(whole, together), WindowMeasures(middle, ranks[1]), *said)
+
+
+def _extended(shallow: StepMeasures, deep: StepMeasures, layers: int) -> StepMeasures:
+    less, more = factors(layers)
+    middle = None
+    if shallow.middle is not None and deep.middle is not None:
+        middle = weighted((deep.middle, more), (shallow.middle, less))
+    whole = weighted((deep.whole, more), (shallow.whole, less))
+    return deep._replace(whole=whole, middle=middle)
+
+
+def weighted(*parts: tuple[WindowMeasures, float]) -> WindowMeasures:
+    """Windows one after another, each so many times."""
+    whole = Breakdown()
+    for window, times in parts:
+        whole.add(window.breakdown, times)
+    whole.level()
+    return WindowMeasures(whole, summed((window.ranks, times) for window, times in parts))
