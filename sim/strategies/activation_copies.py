@@ -44,12 +44,12 @@ class ActivationCopies:
         self._at = (-1, True)
 
     def enter(self, r: Recorder, block: int, forward: bool) -> None:
-        """Before any part of a block: what `forward` or `backward` does, once a block."""
+        """Before any part of a block: its copies in this direction, once a block."""
         if (block, forward) != self._at:
             self._at = (block, forward)
-            (self.forward if forward else self.backward)(r, block)
+            (self._forward if forward else self._backward)(r, block)
 
-    def forward(self, r: Recorder, block: int) -> None:
+    def _forward(self, r: Recorder, block: int) -> None:
         """Before a block's forward: send its input to the host."""
         if block not in self.sizes:
             return
@@ -59,7 +59,7 @@ class ActivationCopies:
         self.out[block] = (copy,)
         r.wait("compute", before)
 
-    def backward(self, r: Recorder, block: int) -> None:
+    def _backward(self, r: Recorder, block: int) -> None:
         """Before a block's recompute: wait for its input and fetch the next one's."""
         if block in self.sizes:
             if block not in self.back:

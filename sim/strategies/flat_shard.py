@@ -12,13 +12,12 @@ from sim.inputs.strategy import Strategy, register
 from sim.inputs.trainer import reduces_each, trainer_of
 from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
-from sim.strategies.fsdp1 import Fsdp1Run
-from sim.strategies.fsdp_memory import kept_inputs
-from sim.strategies.plan import Plan, Recorder
-from sim.strategies.units import (
-    FSDP_KNOBS,
-    equal_layers,
-)
+from sim.strategies.fsdp1 import Fsdp1Run, groups_of
+from sim.strategies.fsdp1_layout import lay_out
+from sim.strategies.fsdp_memory import FsdpMemory, kept_inputs
+from sim.strategies.plan import Plan, Quiet, Recorder
+from sim.strategies.repeat import Folding, remember, shortened
+from sim.strategies.units import FSDP_KNOBS, SHARD, Unit, dtypes, equal_layers
 
 #: layers to record at either end: outlives the free events left from the step before, and prefetch
 _EDGE = 6
@@ -32,6 +31,58 @@ def _uniform(workload: Workload, tree: ModelTree) -> bool:
     if workload.activation_checkpointing.offload:
         return False
     return equal_layers(workload, tree)
+
+
+def _held_tensors(unit: Unit, ranks: int) -> float:
+    """Trained tensors of a flat parameter that a rank has something of, on average.
+
+    Equation: (t + n - 1)/n: n equal parts of t tensors one after another, n - 1 of which are cut.
+    """
+    return (unit.grad_tensors + ranks - 1) / ranks if unit.grad_tensors else 0.0
+
+
+class _Unheard:
+    """The memory of a step that is played to learn: nobody asks for it."""
+
+    def _nothing(self, *_: object, **__: object) -> None:
+        """Whatever it is told."""
+
+    start = step = forward = backward = done = reach = _nothing
+
+
+def _recorded(
+    workload: Workload, full: ModelTree, mesh: Mesh, edge: int, recorder: type[Recorder],
+    steps: int, cold: bool,
+) -> Plan:  # fmt: skip
+    """Steps, after what a run learns in its first one unless it is to start cold."""
+    knobs, trainer = workload.parallelism, trainer_of(workload)
+    tree, groups = shortened(full, edge), groups_of(workload, mesh)
+    extra = len(full.layers) - len(tree.layers)
+    ranks = groups[SHARD].size
+    layout = lay_out(workload, tree, ranks, dtypes(workload))
+    parts = ranks if knobs.sharding_strategy != "no-shard" else 1
+    r = recorder(dict(groups), trainer)
+    folding = Folding(r, edge, extra)
+    memory = FsdpMemory(workload, full, parts, len(tree.layers), r.memory)
+    owned = layout.units + layout.units[1:2] * extra
+    r.plan.owned_numel = sum(u.grad_numel for u in owned) / parts
+    r.plan.owned_tensors = round(sum(_held_tensors(u, parts) for u in owned))
+    r.plan.optimizer_on_host = knobs.offload != "none"
+    if recorder.quiet:
+        pieces = [(piece.block, True) for piece in layout.pieces]
+        remember(memory, folding, pieces, workload, steps)
+        return folding.unfold(r.plan, full)
+    run = Fsdp1Run(workload, mesh, tree, layout, len(full.layers))
+    micro_steps = workload.gradient_accumulation
+    if steps == 1 and not cold:
+        unheard = Quiet(dict(groups), trainer)
+        run.listen(unheard, _Unheard(), Folding(unheard, edge, extra))
+        few = 1 + bool(knobs.forward_prefetch)  # whose order the first one teaches
+        run.step(min(few, micro_steps))
+    run.listen(r, memory, folding)
+    for _ in range(steps):
+        run.step(micro_steps)
+    return folding.unfold(r.plan, full)
 
 
 class Fsdp1(Strategy):
@@ -101,7 +152,7 @@ class Fsdp1(Strategy):
             If knobs contradict each other, or FSDP1 refuses them.
         """
         edge = _EDGE if _uniform(workload, tree) else 0
-        return Fsdp1Run(workload, tree, mesh, edge, recorder).play(steps, cold)
+        return _recorded(workload, tree, mesh, edge, recorder, steps, cold)
 
 
 register(Fsdp1())

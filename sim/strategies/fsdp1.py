@@ -14,90 +14,78 @@ from typing import NamedTuple
 
 from sim.blocks.modules import ModelTree
 from sim.blocks.update import host_update_bytes
-from sim.inputs.trainer import reduces_each, trainer_of
+from sim.inputs.trainer import reduces_each
 from sim.inputs.workload import Workload
-from sim.mesh import Mesh
-from sim.strategies.activation_copies import ActivationCopies
-from sim.strategies.fsdp1_layout import ROOT, lay_out
-from sim.strategies.fsdp_memory import FsdpMemory, Remembers, runs_again
-from sim.strategies.plan import Event, Plan, Quiet, Recorder
-from sim.strategies.repeat import Folding, remember, shortened
+from sim.mesh import Groups, Mesh
+from sim.strategies.activation_copies import copies_of
+from sim.strategies.fsdp1_gradients import FlatGradients
+from sim.strategies.fsdp1_layout import ROOT, Fsdp1Layout
+from sim.strategies.fsdp_memory import Remembers, runs_again
+from sim.strategies.plan import Event, Recorder
+from sim.strategies.reduced import BACKWARD
+from sim.strategies.repeat import Folding
 from sim.strategies.tail import clip_and_step, loss_all_reduce
-from sim.strategies.traced import traced
-from sim.strategies.units import Unit, dtypes
+from sim.strategies.units import SHARD, dtypes
 from sim.units import DTYPE_BYTES
 
-FORWARD, BACKWARD = "forward", "backward"
+FORWARD = "forward"
 
 #: free events that may be outstanding before the CPU waits for the oldest
 _MAX_IN_FLIGHT = 2
 
 
-def _predivide_factor(ranks: int) -> int:
-    """FSDP1 divides gradients before and after reducing, about evenly, against overflow."""
-    factor = 1
-    while ranks % factor == 0 and ranks / factor > factor:
-        factor *= 2
-    return factor
+def groups_of(workload: Workload, mesh: Mesh) -> dict[str, Groups]:
+    """The groups that FSDP1's collectives name; what is not sharded is all-reduced over one."""
+    if workload.parallelism.sharding_strategy == "no-shard":
+        return {SHARD: mesh.groups("world")}
+    groups = {SHARD: mesh.groups("fsdp")}
+    if mesh.dp_replicate > 1:
+        groups["replicate"] = mesh.groups("dp_replicate")
+    return groups
 
 
-def _held_tensors(unit: Unit, ranks: int) -> float:
-    """Trained tensors of a flat parameter that a rank has something of, on average.
-
-    Equation: (t + n - 1)/n: n equal parts of t tensors one after another, n - 1 of which are cut.
-    """
-    return (unit.grad_tensors + ranks - 1) / ranks if unit.grad_tensors else 0.0
-
-
-class _Unheard:
-    """The memory of a step that is played to learn: nobody asks for it."""
-
-    def _nothing(self, *_: object, **__: object) -> None:
-        """Whatever it is told."""
-
-    start = step = forward = backward = done = reach = _nothing
-
-
-class _Moved(NamedTuple):
-    """What a unit moves, again and again, on each rank. [B]"""
+class _Gathered(NamedTuple):
+    """What a unit moves, again and again, on each rank before it is used. [B]"""
 
     cast: float  # before it is gathered
     stored: float
     gathered: float
-    gradient: float  # flat, in the dtype of computation
-    reduced_in: float
-    reduced_out: float
 
 
 class Fsdp1Run:
-    """The CPU thread: hooks in the order in which autograd and modules call them."""
+    """The CPU thread: hooks in the order in which autograd and modules call them.
+
+    Parameters
+    ----------
+    workload, mesh
+        Of the job.
+    tree : ModelTree
+        Layers that are recorded.
+    layout : Fsdp1Layout
+        Their units, and the compute inside them.
+    layers : int
+        Of the whole model.
+    """
 
     def __init__(
-        self, workload: Workload, full: ModelTree, mesh: Mesh, edge: int, recorder: type[Recorder]
+        self, workload: Workload, mesh: Mesh, tree: ModelTree, layout: Fsdp1Layout, layers: int
     ) -> None:
-        self.workload, self.mesh, self.full, self.edge = workload, mesh, full, edge
-        tree = shortened(full, edge)
-        self.recorded, self.kind = len(tree.layers), recorder
-        self.knobs = workload.parallelism
+        knobs = self.knobs = workload.parallelism
+        self.workload, self.mesh, self.layout, self.units = workload, mesh, layout, layout.units
         self.types = dtypes(workload)
-        self.sharded = self.knobs.sharding_strategy != "no-shard"
-        # what is not sharded is all-reduced over the same group
-        self.over = mesh.groups("fsdp" if self.sharded else "world")
-        self.shard = shard = self.over.size
-        self.replicate = mesh.dp_replicate if self.sharded else 1
-        layout = self.layout = lay_out(workload, tree, shard, self.types)
-        self.units = layout.units
-        self.frees = self.knobs.sharding_strategy == "full-shard"
-        self.offload = self.knobs.offload != "none"
-        offloads = workload.activation_checkpointing.offload
-        self.copies = ActivationCopies(workload, tree) if offloads else None
-        self.predivide = traced(_predivide_factor, shard * self.replicate)
-        self.alone, self.replicated = shard <= 1, self.replicate > 1
-        self.predivides = self.predivide > 1
-        self.postdivides = shard * self.replicate > self.predivide
-        parts = shard if self.sharded else 1
-        self.moved = [self._moved(unit, parts) for unit in layout.units]
+        self.sharded = knobs.sharding_strategy != "no-shard"
+        shard = groups_of(workload, mesh)[SHARD].size
+        self.alone = shard <= 1
+        self.frees = knobs.sharding_strategy == "full-shard"
+        self.offload = knobs.offload != "none"
+        self.copies = copies_of(workload, tree)
         n = len(layout.units)
+        self.handles = 1 + (n - 1) // len(tree.layers) * layers  # of the whole model
+        parts = shard if self.sharded else 1
+        self.moved = [
+            _Gathered(sum(u.cast) / parts, u.master_bytes / parts, u.gather_bytes / shard)
+            for u in layout.units
+        ]
         self.gathered = [False] * n
         self.in_use = [False] * n  # unsharded views in use, until resharded
         self.prefetched = [False] * n
@@ -110,59 +98,20 @@ class Fsdp1Run:
         self.views = [0] * n  # piece before which autograd met the unit's parameters
         self.made: list[int] = []  # units in the order in which their views were made
         self.free: deque[Event] = deque()
-        self.held_grad = [False] * n  # unsharded gradient of an unsynchronised micro-step
-        self.has_grad = [False] * n
+        self.gradients = FlatGradients(workload, mesh, layout.units, shard)
         self.reduce_grads = True
         self.around = runs_again(workload)
 
-    def _moved(self, unit: Unit, parts: int) -> _Moved:
-        width, wide = (DTYPE_BYTES[dtype] for dtype in (self.types.compute, self.types.reduce))
-        reduced = unit.grad_numel * wide
-        return _Moved(
-            sum(unit.cast) / parts, unit.master_bytes / parts, unit.gather_bytes / self.shard,
-            unit.grad_numel * width, reduced, reduced / self.shard,
-        )  # fmt: skip
-
-    def _begin(self, kind: type[Recorder], learning: bool = False) -> None:
-        """Start a recording, or a step that is played to learn; what the run learned is kept."""
-        groups = {"shard": self.over}
-        if self.replicated:
-            groups["replicate"] = self.mesh.groups("dp_replicate")
-        recorder = self.recorder = kind(groups, trainer_of(self.workload))
-        extra = len(self.full.layers) - self.recorded
-        self.folding = Folding(recorder, self.edge, extra)
-        plan = recorder.plan
-        parts = self.shard if self.sharded else 1
-        self.memory: Remembers = _Unheard()
-        if learning:
-            return
-        self.memory = FsdpMemory(self.workload, self.full, parts, self.recorded, recorder.memory)
-        owned = self.units + self.units[1:2] * extra
-        plan.owned_numel = sum(u.grad_numel for u in owned) / parts
-        plan.owned_tensors = round(sum(_held_tensors(u, parts) for u in owned))
-        plan.optimizer_on_host = self.offload
-
-    def play(self, steps: int, cold: bool) -> Plan:
-        """Record steps, after what a run learns in its first one unless it is to start cold."""
-        if self.kind.quiet:
-            self._begin(self.kind)
-            pieces = [(piece.block, True) for piece in self.layout.pieces]
-            remember(self.memory, self.folding, pieces, self.workload, steps)
-            return self.folding.unfold(self.recorder.plan, self.full)
-        if steps == 1 and not cold:
-            self._begin(Quiet, learning=True)
-            few = 1 + bool(self.knobs.forward_prefetch)  # whose order the first one teaches
-            self.step(min(few, self.workload.gradient_accumulation))
-            self.free = deque(() for _ in self.free)  # events of the past have happened
-        self._begin(self.kind)
-        for _ in range(steps):
-            self.step(self.workload.gradient_accumulation)
-        return self.folding.unfold(self.recorder.plan, self.full)
+    def listen(self, recorder: Recorder, memory: Remembers, folding: Folding) -> None:
+        """Who is told of the steps from here on; what was learned in earlier ones is kept."""
+        self.recorder, self.memory, self.folding = recorder, memory, folding
+        self.gradients.recorder = recorder
+        self.free = deque(() for _ in self.free)  # events of the past have happened
 
     def step(self, micro_steps: int) -> None:
         """All micro-steps of one optimizer step, then clipping and the optimizer."""
         r, knobs = self.recorder, self.knobs
-        self.has_grad = [False] * len(self.units)
+        self.gradients.forget()
         self.memory.start()
         for micro in range(micro_steps):
             r.start(micro)
@@ -203,8 +152,8 @@ class Fsdp1Run:
             self.memory.reach(piece.block)
             for unit in piece.enter:
                 self.pre_forward(unit, i, entered)
-            if self.copies and pieces[i - 1].block != piece.block:
-                self.copies.forward(r, piece.block)
+            if self.copies:
+                self.copies.enter(r, piece.block, forward=True)
             name = self.units[piece.unit].name
             r.segment("forward", FORWARD, piece.block, piece.module, name)
             for unit in piece.leave:
@@ -238,8 +187,8 @@ class Fsdp1Run:
             self.index[unit] = len(self.order)
         self.order.append(unit)
         self.reshard(unit, self.frees and unit != ROOT)
-        if self.held_grad[unit]:  # parameters are shards again, their gradients are whole
-            self._grad_views(unit)
+        if self.gradients.held[unit]:  # parameters are shards again, their gradients are whole
+            self.gradients.view(unit)
         self.needs_backward[unit] = self.layout.output_grad[unit]
         self.ran_backward[unit] = False
 
@@ -260,7 +209,7 @@ class Fsdp1Run:
             self.gathered[unit] = True
             if not self.alone:
                 r.collective(
-                    "all_gather", "all_gather", phase, "shard", moved.gathered, u.gather_bytes,
+                    "all_gather", "all_gather", phase, SHARD, moved.gathered, u.gather_bytes,
                     u.gather_dtype, u.name, u.block,
                 )  # fmt: skip
         r.call_times("fsdp1.view", u.tensors)
@@ -297,8 +246,8 @@ class Fsdp1Run:
             self.folding.open(piece.block, -1)
             self.memory.reach(piece.block)
             if piece.output_grad:
-                if self.copies and pieces[(i + 1) % len(pieces)].block != piece.block:
-                    self.copies.backward(r, piece.block)
+                if self.copies:
+                    self.copies.enter(r, piece.block, forward=False)
                 if self.around and piece.recompute and piece.block != recomputed:
                     recomputed = piece.block
                     self._run_again(piece.block)
@@ -385,83 +334,20 @@ class Fsdp1Run:
 
     def post_backward(self, unit: int) -> None:
         """Free the parameters and reduce the flat gradient."""
-        u, gradient, r = self.units[unit], self.moved[unit].gradient, self.recorder
-        # gradients of the views become one flat tensor (torch.split's backward)
-        name = "cat" if DTYPE_BYTES[self.types.compute] == 2 else "flatten"
-        r.kernel("compute", name, BACKWARD, 2 * gradient, u.name, u.block)
-        r.call("fsdp1.post_backward")
-        if self.held_grad[unit]:
-            r.kernel("compute", "accumulate", BACKWARD, 3 * gradient, u.name, u.block)
+        self.gradients.flatten(unit)
+        self.recorder.call("fsdp1.post_backward")
+        self.gradients.accumulate(unit)
         self._post_backward_reshard(unit)
-        self.held_grad[unit] = not self.reduce_grads
         if self.reduce_grads:
-            self._reduce(unit)
+            self.gradients.reduce(unit)
         else:
-            self._grad_views(unit)
-
-    def _grad_views(self, unit: int) -> None:
-        """Each parameter's gradient becomes a view of the flat one (_use_unsharded_grad_views)."""
-        self.recorder.call("fsdp1.grad_views")
-        self.recorder.call_times("fsdp1.grad_view", self.units[unit].grad_tensors)
-
-    def _reduce(self, unit: int) -> None:
-        u, moved, r, types = self.units[unit], self.moved[unit], self.recorder, self.types
-        stream = "reduce_scatter"
-        r.call("fsdp1.reduce")
-        r.wait_stream(stream, "compute")
-        bytes_in, bytes_out = moved.reduced_in, moved.reduced_out
-        if types.reduce != types.compute:
-            r.kernel(stream, "cast", BACKWARD, moved.gradient + bytes_in, u.name, u.block)
-        if self.predivides:
-            r.kernel(stream, "predivide", BACKWARD, 2 * bytes_in, u.name, u.block)
-        if not self.sharded:
-            if not self.alone:
-                r.collective(
-                    stream, "all_reduce", BACKWARD, "shard", bytes_in, bytes_in, types.reduce,
-                    u.name, u.block,
-                )  # fmt: skip
-            self._store(unit, stream, bytes_in)
-            return
-        if not self.alone:
-            r.collective(
-                stream, "reduce_scatter", BACKWARD, "shard", bytes_in, bytes_out, types.reduce,
-                u.name, u.block,
-            )  # fmt: skip
-        if self.replicated:
-            r.wait_stream("all_reduce", stream)
-            stream = "all_reduce"
-            r.collective(
-                stream, "all_reduce", BACKWARD, "replicate", bytes_out, bytes_out, types.reduce,
-                u.name, u.block,
-            )  # fmt: skip
-        self._store(unit, stream, bytes_out)
-
-    def _store(self, unit: int, stream: str, reduced_bytes: float) -> None:
-        """Second division, cast to the parameter's dtype, accumulation, offload."""
-        u, r, types = self.units[unit], self.recorder, self.types
-        if self.postdivides:
-            r.kernel(stream, "postdivide", BACKWARD, 2 * reduced_bytes, u.name, u.block)
-        stored = reduced_bytes
-        if types.reduce != types.master:
-            stored = reduced_bytes / DTYPE_BYTES[types.reduce] * DTYPE_BYTES[types.master]
-            r.kernel(stream, "cast", BACKWARD, reduced_bytes + stored, u.name, u.block)
-        if self.has_grad[unit]:
-            r.kernel(stream, "accumulate", BACKWARD, 3 * stored, u.name, u.block)
-        self.has_grad[unit] = True
-        if self.offload:
-            r.kernel(stream, "d2h", BACKWARD, stored, u.name, u.block)
+            self.gradients.hold(unit)
 
     def _final_callback(self) -> None:
         """Wait for the reductions, free what no hook has freed, forget the order."""
-        r = self.recorder
-        each = (len(self.units) - 1) // self.recorded  # of a layer
-        r.call_times("fsdp1.final", 1 + each * len(self.full.layers))
+        self.recorder.call_times("fsdp1.final", self.handles)
         if self.reduce_grads:
-            r.wait_stream("compute", "reduce_scatter")
-            if self.replicated:
-                r.wait_stream("compute", "all_reduce")
-            if self.offload:
-                r.host_sync(r.record("compute"))
+            self.gradients.join()
         for unit in range(len(self.units)):
             if self.in_use[unit]:
                 self.reshard(unit, self.sharded and (self.reduce_grads or self.frees))

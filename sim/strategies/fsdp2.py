@@ -149,8 +149,8 @@ class Hooks:
                 self.pre_forward(unit)
                 for target in self.forward_targets.get(unit, ()):
                     self.unshard(target, FORWARD)
-            if self.copies and layout.pieces[i - 1].block != piece.block:
-                self.copies.forward(r, piece.block)
+            if self.copies:
+                self.copies.enter(r, block, forward=True)
             self.compute("forward", FORWARD, piece)
             if unit != layout.root and layout.closes[unit] == i:
                 self.post_forward(unit)
@@ -280,8 +280,8 @@ class Hooks:
             self.memory.reach(block)
             if not piece.output_grad:
                 continue
-            if self.copies and pieces[(i + 1) % len(pieces)].block != piece.block:
-                self.copies.backward(self.recorder, piece.block)
+            if self.copies:
+                self.copies.enter(self.recorder, block, forward=False)
             if piece.recompute and piece.module and piece.block != recomputed:
                 recomputed = piece.block
                 self._recompute_modules(piece.block)

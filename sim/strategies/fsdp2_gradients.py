@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from sim.inputs.workload import Parallelism
 from sim.mesh import Mesh
 from sim.strategies.plan import Event, Recorder
+from sim.strategies.reduced import across_replicas, in_master_dtype
 from sim.strategies.units import Dtypes, Unit
 from sim.units import DTYPE_BYTES
 
@@ -127,24 +128,15 @@ class GradientReducer:
             if self._partial[unit]:
                 r.kernel(stream, "accumulate", PRE_BACKWARD, 3 * bytes_out, u.name, u.block)
                 self._partial[unit] = False
-            r.wait_stream("all_reduce", stream)
-            stream = "all_reduce"
-            r.collective(
-                stream, "all_reduce", PRE_BACKWARD, "replicate", bytes_out, bytes_out,
-                types.reduce, u.name, u.block,
-            )  # fmt: skip
-        if scaled:
-            r.kernel(stream, "postdivide", PRE_BACKWARD, 2 * bytes_out, u.name, u.block)
-        self._store(unit, stream, bytes_out)
+            stream = across_replicas(r, stream, u, bytes_out, types.reduce)
+        stored = in_master_dtype(r, stream, u, bytes_out, types, divide=scaled)
+        self._store(unit, stream, stored)
         self._reduced[stream] = r.record(stream)
         self._scatters.append(scattered)
 
-    def _store(self, unit: int, stream: str, reduced_bytes: float) -> None:
-        """Cast the reduced gradient, send it to the host or add it to an earlier one."""
-        u, r, types = self._units[unit], self._recorder, self._types
-        stored = u.grad_numel / self._ranks[u.over] * DTYPE_BYTES[types.master]
-        if types.reduce != types.master:
-            r.kernel(stream, "cast", PRE_BACKWARD, reduced_bytes + stored, u.name, u.block)
+    def _store(self, unit: int, stream: str, stored: float) -> None:
+        """Send so many bytes of a reduced gradient to the host, or add them to an earlier one."""
+        u, r = self._units[unit], self._recorder
         if self._knobs.offload != "none":
             r.kernel(stream, "d2h", PRE_BACKWARD, stored, u.name, u.block)
             if self.has_grad[unit] or not self._knobs.pin_memory:

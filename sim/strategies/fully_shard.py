@@ -11,7 +11,7 @@ from sim.inputs.strategy import Strategy, Trial, register
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
-from sim.strategies.activation_copies import ActivationCopies
+from sim.strategies.activation_copies import copies_of
 from sim.strategies.fsdp2 import Hooks, groups_of
 from sim.strategies.fsdp2_layout import gathered_ahead, lay_out
 from sim.strategies.fsdp_memory import FsdpMemory
@@ -40,8 +40,7 @@ def _recorded(
         return folding.unfold(r.plan, full)
     blocks = dict(enumerate(tree_blocks(tree)))
     run = (Plain if bare else Hooks)(workload, mesh, layout, blocks, r, memory, folding)
-    if workload.activation_checkpointing.offload:
-        run.copies = ActivationCopies(workload, tree)
+    run.copies = copies_of(workload, tree)
     equal = [layout.units[group] for group in layout.groups(layout.pieces[1].unit)]
     run.own(layout.units + equal * extra)
     for _ in range(steps):
