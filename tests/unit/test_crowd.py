@@ -15,6 +15,8 @@ from sim.errors import EngineError, InputError
 from sim.inputs.loader import load
 from sim.lowering.crowd import gathered, gathers
 from sim.lowering.frames import lowered
+from sim.program import assemble
+from sim.program.crowd import ClassKind, Crowd
 from sim.step import bounds
 from sim.step.ready import ready_of
 from sim.step.run import run_replicas
@@ -157,3 +159,24 @@ def test_what_cannot_be_counted_is_refused(monkeypatch, large):
     monkeypatch.setattr(engine, "MOST_OPS", 100)
     with pytest.raises(EngineError, match="ops are more than 1e"):
         run_replicas(*large, Variation(), every_rank=False)
+
+
+def test_seventy_thousand_ranks_in_one_collective():
+    # each computes for 1 s, the last for 3; 20 B over a link of 10 B/s from then on; 0.5 s more
+    ranks = 70_000
+    alone = assemble(lane=[0, 0], latency=[0.0, 0.5], work=[1.0, 0.0], bound=1.0)[0]
+    pace = np.append(np.ones(ranks - 1), 3.0)
+    nought, first = np.zeros(ranks, np.int64), np.zeros(1, np.int32)
+    crowd = Crowd(
+        kinds=(ClassKind(alone, arrive=np.array([0]), paced=np.array([True, False])),),
+        kind=nought, pace=pace, wire=nought[:, None].astype(np.int32),
+        route=nought.astype(np.int32), wire_lane=first, wire_latency=np.zeros(1),
+        wire_work=np.array([20.0]), wire_bound=np.array([np.inf]), wire_route=first + 1,
+        demand_ptr=np.array([0, 0, 1], np.int32), demand_resource=first, demand_amount=np.ones(1),
+        capacity=np.array([10.0]), hold_capacity=nought.astype(np.int32),
+    )  # fmt: skip
+    line = engine.play(crowd)
+    ops = line.end[: crowd.split].reshape(ranks, crowd.stride)
+    assert ops[:, 0].tolist() == pace.tolist()
+    assert (line.start[crowd.split], line.end[crowd.split]) == (3.0, 5.0)
+    assert np.unique(ops[:, 1]).tolist() == [5.5]

@@ -44,6 +44,18 @@ def test_late_second_flow(engine):
     assert solve(build, engine)[1] == [3.0, 5.0]
 
 
+def test_seventy_thousand_ranks_in_one_collective(engine):
+    # All come after 1 s but one after 2; then 20 B over a link of 10 B/s: 2 to 4; 0.5 s more.
+    build, ranks = ProgramBuilder(), range(70_000)
+    link = build.resource(10.0)
+    arrive = [build.op(rank, latency=1.0 + (rank == 40_000)) for rank in ranks]
+    gather = build.op(len(ranks), work=20.0, demands={link: 1.0}, after=arrive)
+    follow = [build.op(rank, latency=0.5, after=[gather]) for rank in ranks]
+    start, end = solve(build, engine)
+    assert (start[gather], end[gather]) == (2.0, 4.0)
+    assert {end[op] for op in follow} == {4.5}
+
+
 def test_weights_share_in_proportion(engine):
     # 12 = 3w + w: 9 and 3 B/s. First done at 18/9 = 2; the other has 30-6 left at 12: 4 s.
     build = ProgramBuilder()
