@@ -89,12 +89,17 @@ class Notes:
         """Path -> place of every key that was written."""
         return {f"{s.side}.{path}": place for s in self.sides for path, place in s.given.items()}
 
+    @cached_property
+    def overrides(self) -> bool:
+        """Whether a key of either side was set on the command line."""
+        return any(_overrides(place) for side in self.sides for place in side.given.values())
+
     def origin(self, path: str) -> Origin:
         """Where the value at a path (``workload.micro_batch``) came from."""
         place = self.given.get(path)
         if place is None:
             return Origin("default", "")
-        if place.source.startswith("--set"):
+        if _overrides(place):
             return Origin("override", place.source)
         shipped = place.text.startswith("catalogue:")
         return Origin("catalogue" if shipped else "user", place.text)
@@ -102,6 +107,10 @@ class Notes:
     def assumptions(self) -> tuple[str, ...]:
         """The assumed keys as lines of text: ``workload.stack.torch = 2.5``."""
         return tuple(f"{path} = {_brief(value)}" for path, value in self.assumed)
+
+
+def _overrides(place: Place) -> bool:
+    return place.source.startswith("--set")
 
 
 def _brief(value: Any) -> str:

@@ -67,6 +67,8 @@ def idle_keys(
     axis that has one rank, or if its default gives the same step, memory and job. That is not tried
     where a step takes long.
     """
+    if not notes.overrides:
+        return
     for path in WAYS:
         if notes.origin(f"topology.{path}").kind != "override":
             continue
@@ -82,6 +84,7 @@ def idle_keys(
             hint = "node.p2p_level is how far NCCL goes: LOC, PIX, ..., SYS (NCCL_P2P_LEVEL)"
         yield Message("idle-key", f"topology.{path}", message, hint)
     tried = topology.world_size <= _MOST_RANKS and workload.parallelism.pipeline_parallel == 1
+    shown = _figures(job, topology)
     told = {w.path for w in notes.warnings} | {f"topology.{path}" for path in WAYS}
     for side, spec in (("topology", topology), ("workload", workload)):
         for path in _leaves(spec):
@@ -94,7 +97,7 @@ def idle_keys(
             why = _without(path, workload)
             if not why and tried:
                 machine, then = (other, workload) if spec is topology else (topology, other)
-                why = _the_same(machine, then, found, _figures(job, topology))
+                why = _the_same(machine, then, found, shown)
             if why:
                 message = f"{path} changes nothing in this job: {why}"
                 yield Message("idle-key", where, message, "leave it out")

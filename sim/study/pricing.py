@@ -275,7 +275,7 @@ def price_everywhere(
             if chosen or owned:
                 rented = own.model_copy(update={"capacity": capacity})
                 machine = topology.model_copy(update={"offer": rented})
-                result = predict(machine, loaded.workload, loaded.notes, scaling=False, fixes=False)
+                result = predict(machine, loaded.workload, scaling=False, fixes=False)
                 priced += [_priced(result, topology, row, terms, hours) for row, terms in chosen]
                 if owned:
                     priced.append(_owned(result, topology, own, hours))

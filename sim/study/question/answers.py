@@ -136,7 +136,7 @@ def run_study(
     loaded = _loaded(study.all_cases())
     ran: dict[str, RanCase] = {}
     for index, (name, (measured, one)) in enumerate(loaded.items()):
-        result = predict(one.topology, one.workload, one.notes, scaling=False, fixes=False)
+        result = predict(one.topology, one.workload, scaling=False, fixes=False)
         ran[name] = RanCase(one, result, measured)
         if progress is not None:
             progress(index + 1, len(loaded))
