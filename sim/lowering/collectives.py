@@ -142,7 +142,7 @@ class StepCollectives:
                     continue
                 where = Sisters(plan.groups[op.group], plan.stage, plan.stages)
                 by = _COPIES if op.group == COPYING else nccl
-                cost = costs[name] = _cost(self.fabric, op.collective, where, name.total, by)
+                cost = costs[name] = cost_of(self.fabric, op.collective, where, name.total, by)
                 if cost.limit_resource >= 0:
                     key = key_of(name, cost)
                     kinds.setdefault(key, (key, where))
@@ -178,7 +178,7 @@ class StepCollectives:
 
 
 @lru_cache(maxsize=16384)
-def _cost(
+def cost_of(
     fabric: Fabric, collective: str, where: Sisters, total: float, nccl: Nccl
 ) -> CollectiveCost:
     """Cost of a collective of all sister groups at once."""

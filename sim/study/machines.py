@@ -42,20 +42,17 @@ class Machine:
         1 where nodes are joined by no network.
     note : str
         What was assumed.
-    same_as : str
-        Name of the first machine whose steps are the same; "" where nobody looked.
     """
 
     name: str
     topology: Topology
     most_nodes: int
     note: str = ""
-    same_as: str = ""
 
     @property
-    def kind(self) -> str:
-        """The name under which searches keep what they know of its steps."""
-        return self.same_as or self.name
+    def kind(self) -> Hashable:
+        """What searches keep what they know of its steps by: equal where the steps are."""
+        return machine_key(self.topology)
 
     @property
     def gpu(self) -> str:
@@ -132,20 +129,11 @@ def machines(
             left_out.append(f"{machine.name}: {reason}")
         else:
             kept.append(machine)
-    return _likened(kept), left_out
-
-
-def _likened(found: Sequence[Machine]) -> list[Machine]:
-    """Machines with the names of those whose steps theirs are."""
-    first: dict[Hashable, str] = {}
-    return [
-        replace(machine, same_as=first.setdefault(machine_key(machine.topology), machine.name))
-        for machine in found
-    ]
+    return kept, left_out
 
 
 def _told_apart(found: Sequence[Machine]) -> list[Machine]:
-    """Machines each with a name of its own, by which searches keep what they know of it.
+    """Machines each with a name of its own.
 
     Those of one name have their region in it, and a number from the second of that name on.
     """

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from sim.blocks.parameters import tree_of
 from sim.blocks.update import copy_kernel
-from sim.cost.collectives import CollectiveCost, plan_collective
+from sim.cost.collectives import CollectiveCost
 from sim.cost.kernel_cost import CostModel, cost_model
 from sim.cost.nccl.communicator import Nccl
 from sim.fabric import compile_fabric
@@ -29,6 +29,7 @@ from sim.inputs.check_mesh import blocks_of
 from sim.inputs.shares import mesh_of
 from sim.inputs.trainer import reduces_each
 from sim.inputs.workload import Parallelism, Workload
+from sim.lowering.collectives import cost_of
 from sim.lowering.pricing import sms_taken
 from sim.mesh import Mesh, Sisters
 from sim.strategies.fsdp2 import groups_of
@@ -211,9 +212,7 @@ def _wires(candidate: Candidate, mesh: Mesh) -> _Wires:
     wide, units = DTYPE_BYTES[types.reduce], units_of(workload, mesh)
 
     def cost(op: str, group: str, size: float) -> CollectiveCost:
-        sisters = Sisters(groups[group], 0, mesh.pp)
-        first = sisters.first()
-        return plan_collective(fabric, op, first, size, nccl, concurrent_groups=sisters)
+        return cost_of(fabric, op, Sisters(groups[group], 0, mesh.pp), size, nccl)
 
     def gather(unit: Unit) -> CollectiveCost:
         return cost("all_gather", unit.over, unit.gather_bytes)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -177,7 +177,7 @@ class Searcher:
     stop: Stop = never
     stopped: bool = False
     #: of a cut, what its steps take at least beyond their bounds, by machine and micro-batches [s]
-    _beyond_s: dict[Any, dict[tuple[str, int], float]] = field(default_factory=dict)
+    _beyond_s: dict[Any, dict[tuple[Hashable, int], float]] = field(default_factory=dict)
     _rooms: Rooms = field(init=False)
 
     def __post_init__(self) -> None:

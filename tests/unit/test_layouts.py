@@ -15,6 +15,8 @@ from sim.step.step import memory_of, step
 from sim.study.axes import Grid
 from sim.study.bounds import Bounds
 from sim.study.candidates import (
+    CHECKPOINTING,
+    OFFLOAD,
     POLICIES,
     Candidate,
     Space,
@@ -24,7 +26,7 @@ from sim.study.candidates import (
     variants,
 )
 from sim.study.grid import grid_of
-from sim.study.layouts import KEYS, beside, cut_in_words, layouts, least_form
+from sim.study.layouts import AXES, KEYS, beside, cut_in_words, layouts, least_form
 from sim.study.machines import MachineFilter, machines
 from sim.study.room import Rooms
 from sim.study.search import Counts, Searcher
@@ -255,6 +257,14 @@ def test_reasons_hold_among_offers_of_the_catalogue():
                 assert f"{word} +" in because(b.plan, winner)
     [stages] = [b for b in report.beside if b.axis == "pipeline_parallel"]
     assert because(stages.plan, winner).startswith("bubble +")
+    machine, cut = winner.candidate.machine, stages.plan.candidate.workload.parallelism
+    space = Space(16, 16, ("fsdp2",), CHECKPOINTING, OFFLOAD, Grid(""), layouts=True, gpus=16)
+    every = plans(machine, variants(prepare(machine.topology, JOB), space), space, {})
+    alike = [c for c in every if all(getattr(c.workload.parallelism, axis) == getattr(cut, axis)
+                                     for axis in AXES)]  # fmt: skip
+    assert {c.workload.gradient_accumulation for c in alike} == {1, 2, 4}
+    cheapest = min(Searcher().plan(c).figures.cost_usd for c in alike)
+    assert stages.plan.figures.cost_usd == pytest.approx(cheapest, rel=1e-12)
 
 
 def test_a_sequence_may_be_shared_by_more_than_a_node():
