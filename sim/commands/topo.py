@@ -26,16 +26,13 @@ def show_(topology: str, overrides: tuple[str, ...], form: str, output: Path | N
     --format graph: networkx node-link JSON; yaml: an explicit graph, to edit (break a link).
     """
     import sim
-    from sim.fabric import compile_fabric
-    from sim.fabric.describe import check_shown
+    from sim.fabric.describe import shown
     from sim.fabric.export import explicit_yaml, node_link_json
     from sim.inputs.loader import given_keys, load_topology
     from sim.report.topology import view
 
     if form in ("graph", "yaml"):
-        machine = load_topology(topology, overrides)
-        check_shown(machine)
-        fabric = compile_fabric(machine)
+        fabric = shown(load_topology(topology, overrides))
         written = {
             "yaml": lambda: explicit_yaml(fabric, given_keys(topology, overrides)),
             "graph": lambda: node_link_json(fabric),

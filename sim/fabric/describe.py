@@ -12,7 +12,7 @@ from sim import units
 from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
 from sim.fabric import paths
-from sim.fabric.fabric import Fabric
+from sim.fabric.fabric import Fabric, compile_fabric
 from sim.fabric.shape import KINDS, Shape
 from sim.inputs.topology import Topology
 
@@ -21,8 +21,8 @@ _MATRIX_RANKS = 32  # wider matrices are unreadable
 MOST_SHOWN, MOST_IN_A_NODE = 32_768, 512
 
 
-def check_shown(topology: Topology) -> None:
-    """Refuse a machine that takes too long to show link by link.
+def shown(topology: Topology) -> Fabric:
+    """A machine compiled to be shown link by link.
 
     Raises
     ------
@@ -37,6 +37,7 @@ def check_shown(topology: Topology) -> None:
         if gpus > most:
             message = f"{gpus:,} GPUs{where}; at most {most:,} are shown link by link; {less}"
             raise InputError.single(topology.name, message)
+    return compile_fabric(topology)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sim.errors import Fault, InputError
-from sim.fabric.links import joined, nic_passes, nvlink_rates, pcie_rates, socket_rates
+from sim.fabric.links import (
+    joined,
+    nic_passes,
+    nvlink_rates,
+    one_nvlink,
+    pcie_rates,
+    socket_rates,
+)
 from sim.fabric.network import Plane
 from sim.fabric.shape import CPU, NVLINK, PCIE, Link, Shape
 from sim.inputs.gpu import Gpu
-from sim.inputs.topology import Cpu, Edge, Graph, Node, NvLink, Storage, Topology, Vertex
+from sim.inputs.topology import Cpu, Edge, Graph, Node, Storage, Topology, Vertex
 
 _KIND = {"nvlink": NVLINK, "pcie": PCIE, "cpu": CPU}
 _PORTS = ("nic", "gpu")  # vertices of a node that may be joined to the network
@@ -202,8 +209,7 @@ def _links(
     if edge.kind != "nvlink" or gpu is None or gpu.nvlink_generation is None:
         return 0
     if id(gpu) not in rates:
-        one = NvLink(generation=gpu.nvlink_generation, links_per_gpu=1, fabric=fabric)
-        rates[id(gpu)] = nvlink_rates(one, gpu).capacity
+        rates[id(gpu)] = one_nvlink(gpu, gpu.nvlink_generation, fabric)
     links = max(1, round(edge.bandwidth / rates[id(gpu)]))
     return min(links, gpu.nvlink_links or links) if fabric == "pairs" else links
 

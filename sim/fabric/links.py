@@ -54,6 +54,11 @@ def nvlink_rates(nvlink: NvLink, gpu: Gpu) -> Rates:
     return Rates(raw, counted * kept, counted)
 
 
+def one_nvlink(gpu: Gpu, generation: int, fabric: Literal["pairs", "nvswitch"]) -> float:
+    """What one NVLink of a GPU gives where its links join GPUs so (`joined`). [B/s]"""
+    return nvlink_rates(NvLink(generation=generation, links_per_gpu=1, fabric=fabric), gpu).capacity
+
+
 def joined(ends: Sequence[Hashable]) -> Literal["pairs", "nvswitch"]:
     """How NVLinks with these ends join GPUs: ``pairs`` where none is the end of two of them."""
     return "pairs" if 0 < len(ends) == len(set(ends)) else "nvswitch"

@@ -15,7 +15,7 @@ from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
 from sim.fabric import paths
 from sim.fabric.explicit import parts_of
-from sim.fabric.links import joined, nvlink_rates, pcie_rates, socket_rate
+from sim.fabric.links import joined, one_nvlink, pcie_rates, socket_rate
 from sim.fabric.shape import Shape, shape_of
 from sim.inputs import catalogue
 from sim.inputs.gpu import Gpu
@@ -196,10 +196,8 @@ def _graph(host: ImportedNode, gpu: Gpu, interconnect: float) -> Graph:
         for j in range(i + 1, host.sockets)
     ]
     if host.nvlinks or host.nvswitch_links:
-        generation = gpu.nvlink_generation or 3
         fabric = joined([end for pair in host.nvlinks for end in pair])
-        link = NvLink(generation=generation, links_per_gpu=1, fabric=fabric)
-        one = nvlink_rates(link, gpu).capacity
+        one = one_nvlink(gpu, gpu.nvlink_generation or 3, fabric)
         if host.nvswitch_links:
             vertices.append(Vertex(id="nvswitch", kind="nvswitch"))
             wide = host.nvswitch_links * one
