@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sim.api.arguments import Overrides, Varied, axes, path, settings, several
+from sim.api.arguments import Overrides, Varied, alternatives, axes, path, settings, several
 
 _SIZES = "sizes"
 if TYPE_CHECKING:
@@ -36,13 +36,10 @@ def topo_show(
     InputError
         Faults of the machine, or too many GPUs to show them link by link.
     """
-    from sim.fabric import compile_fabric
-    from sim.fabric.describe import check_shown, describe_machine
+    from sim.fabric.describe import describe_machine, shown
     from sim.inputs.loader import load_topology
 
-    machine = load_topology(topology, settings(overrides, calibration))
-    check_shown(machine)
-    return describe_machine(compile_fabric(machine))
+    return describe_machine(shown(load_topology(topology, settings(overrides, calibration))))
 
 
 def topo_import(
@@ -157,7 +154,7 @@ def prices_list(
         Only GPUs whose name contains this; only this provider.
     all_dates : bool
         Older prices of the same offer too.
-    region, residency : sequence of str
+    region, residency : str or sequence of str
         Alternatives; a region by its beginning.
     prices : path, optional
         A price file of one's own; its rows replace the shipped ones.
@@ -165,8 +162,8 @@ def prices_list(
     from sim.inputs.offers import list_offers
 
     return list_offers(
-        path(prices), gpu=gpu, provider=provider, all_dates=all_dates, region=several(region),
-        residency=several(residency),
+        path(prices), gpu=gpu, provider=provider, all_dates=all_dates, region=alternatives(region),
+        residency=alternatives(residency),
     )  # fmt: skip
 
 
@@ -220,7 +217,7 @@ def prices_job(
         Spot capacity too, with its preemptions.
     setup_hours : float, optional
         Paid before the first step; the topology's ``offer.setup`` by default. [h]
-    provider, region, residency : sequence of str
+    provider, region, residency : str or sequence of str
         Alternatives; a region by its beginning.
     prices : path, optional
         As for `prices_list`.
@@ -231,8 +228,8 @@ def prices_job(
     from sim.study.pricing import price_everywhere
 
     rows = filtered(
-        newest(catalogue(path(prices))), provider=several(provider), region=several(region),
-        residency=several(residency),
+        newest(catalogue(path(prices))), provider=alternatives(provider),
+        region=alternatives(region), residency=alternatives(residency),
     )  # fmt: skip
     return price_everywhere(
         several(topologies), workload, rows,

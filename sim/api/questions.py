@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sim.api.arguments import (
     Overrides,
     Varied,
+    alternatives,
     axes,
     chosen,
     path,
@@ -112,7 +113,7 @@ def size(
         Of the whole job, with their units: ``48h``, ``500 USD``.
     throughput : float, optional
         Tokens a second at least. [1/s]
-    residency, region, provider, gpu : sequence of str
+    residency, region, provider, gpu : str or sequence of str
         Where data may be, and alternatives of offers; a region or GPU by its beginning.
     topologies : one or several machines
         Choose among these instead of the catalogue.
@@ -154,9 +155,10 @@ def size(
     chosen("objective", objective, tuple(FIGURES))
     at_least(size.__name__, 1, max_gpus=max_gpus, gpus=gpus, global_batch=global_batch)
     allowed, setup_s = settings_of(risk, setup)
+    wanted = MachineFilter(*map(alternatives, (residency, region, provider, gpu)))
     return size(
         workload, target_of(objective, deadline, budget, throughput, slack),
-        MachineFilter(tuple(residency), tuple(region), tuple(provider), tuple(gpu)),
+        wanted,
         sets=settings(overrides, calibration), topologies=several(topologies),
         prices=path(prices), spot=spot, most_gpus=max_gpus, gpus=gpus, global_batch=global_batch,
         vary=axes(vary), risk=allowed, setup_s=setup_s, tuned=not as_written,

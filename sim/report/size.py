@@ -89,9 +89,10 @@ def _found(report: SizeReport, winner: Simulated) -> list[ViewPart]:
     lost = [_why(c, report) for c in report.contenders if c.plan is None]
     notes = {f"{c.machine.name}: {c.machine.note}" for c in report.contenders if c.machine.note}
     left_out = [f"Left out: {len(report.left_out)} offers that are elsewhere or another kind"]
-    told = [c for c in report.contenders if c.plan or c.at_least]
+    shown, by_cost = _shown(report), report.target.objective == "cost"
+    told = [*shown, *(c for c in report.contenders if c.plan is None and c.at_least and by_cost)]
     doubts = dict.fromkeys(c.doubt for c in told if c.doubt)
-    asked = "ranked after prices that are" if report.target.objective == "cost" else "so marked"
+    asked = "ranked after prices that are" if by_cost else "so marked"
     doubted = [f"? {'; '.join(doubts)}: {asked}"] if doubts else []
     below = [
         Lines(_verdict(report, winner), indent=0, apart=False),
@@ -105,13 +106,18 @@ def _found(report: SizeReport, winner: Simulated) -> list[ViewPart]:
         Lines(left_out if report.left_out else [], indent=0, apart=False),
     ]
     below = [lines for lines in below if lines.lines] or below[:1]
-    table = _table([c for c in report.contenders if c.plan][:SHOWN], winner)
+    table = _table(shown, winner)
     said = dict.fromkeys(x for c in report.contenders if c.plan for x in c.plan.borrowed)
     first, *others = below
     return [
         table, *layouts_beside(report, winner), first._replace(apart=True), *others,
         borrowed(said, indent=0),
     ]  # fmt: skip
+
+
+def _shown(report: SizeReport) -> list[Contender]:
+    """What has a row in the table."""
+    return [c for c in report.contenders if c.plan][:SHOWN]
 
 
 def _table(chosen: list[Contender], winner: Simulated) -> Table:
@@ -183,15 +189,15 @@ def _open(report: SizeReport) -> list[str]:
     if report.stopped or not any(c.unfinished for c in report.contenders):
         return []
     said = "Offers that cannot rank before the winner were not searched to the end (--exhaustive)"
-    if any(c.unfinished for c in [c for c in report.contenders if c.plan][:SHOWN]):
+    if any(c.unfinished for c in _shown(report)):
         said += "; ~: the best plan seen, others may be better"
     return [said]
 
 
 def _risks(report: SizeReport, winner: Simulated) -> list[str]:
     """What the mark beside the memory of a plan that did not win means."""
-    shown = [c.plan for c in report.contenders if c.plan][:SHOWN]
-    fits = [plan.memory.verdict for plan in shown if plan is not winner]
+    plans = [c.plan for c in _shown(report) if c.plan]
+    fits = [plan.memory.verdict for plan in plans if plan is not winner]
     odds = [fit.probability for fit in fits if fit.risk]
     if not odds:
         return []
@@ -228,7 +234,8 @@ def _why(contender: Contender, report: SizeReport) -> str:
         if least is None or report.winner is None:
             return f"{name}: not searched to the end"
         more = percent(least / report.target.score(report.winner.figures) - 1, 0, "+")
-        least_said = _said(report.target, least) + " ?" * bool(contender.doubt)
+        doubt = " ?" * (report.target.objective == "cost" and bool(contender.doubt))
+        least_said = _said(report.target, least) + doubt
         return f"{name}: at least {least_said} ({more}), not searched further"
     if contender.nearest is not None:
         return f"{name}: {_miss(contender.nearest, report.target)}"

@@ -266,6 +266,21 @@ def test_the_winner_is_known_before_every_offer_is_searched(monkeypatch):
     assert "not searched" not in told(view(whole))
 
 
+@pytest.mark.parametrize("objective", ["cost", "energy"])
+def test_a_doubtful_price_makes_only_costs_doubtful(objective, monkeypatch):
+    monkeypatch.setattr("sim.study.size._OTHERS", 0.0)
+    offer = {"price_per_gpu_hour": "9 USD", "provider": "shop", "instance": "l40s-x8",
+             "confidence": "unchecked"}  # fmt: skip
+    node = {"gpu": "l40s", "gpus": 8, "pcie": {"generation": 4}}
+    theirs = {"name": "their-l40s", "nodes": 1, "node": node, "offer": offer}
+    found = sim.size(JOB, **SEARCHED, topologies=["dgx-h100", theirs], objective=objective)
+    [lost] = [c for c in found.contenders if c.plan is None]
+    assert lost.doubt == "shop's price is not checked"
+    said = told(view(found))
+    assert "their-l40s: at least " in said
+    assert (" ? (+" in said) == (lost.doubt in said) == (objective == "cost")
+
+
 def test_machines_of_one_name_are_told_apart():
     """Llama 3.1 8B in full on eight GPUs: what has room in 80 GB has none in 40 GB."""
     node = {"gpu": "a100-sxm-40gb", **{k: v for k, v in A100["node"].items() if k != "gpu"}}
@@ -350,6 +365,15 @@ def test_residency_leaves_machines_out(searcher):
     for contender in report.contenders:
         assert contender.machine.topology.offer.residency == "EU"
     assert any("residency" in line for line in report.left_out)
+
+
+@pytest.mark.parametrize("residency", ["EU", ["EU"], {"EU"}])
+def test_one_text_is_as_good_as_a_list_of_it(residency):
+    found = sim.size(JOB, gpus=8, residency=residency, provider="nebius", as_written=True)
+    assert {c.machine.topology.offer.residency for c in found.contenders} == {"EU"}
+    assert {c.machine.topology.offer.provider for c in found.contenders} == {"nebius"}
+    rows = sim.prices_list(residency=residency).rows
+    assert {row.residency for row in rows} == {"EU"}
 
 
 def test_nothing_is_an_answer_with_the_nearest_miss(searcher):

@@ -164,8 +164,8 @@ def test_an_edited_graph_has_its_scaling_curve(tmp_path):
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
-        (["nodes=32768"], "262,144 GPUs; at most 32,768"),
-        (["node.gpus=1024"], "1,024 GPUs in a node; at most 512"),
+        (["nodes=32769", "node.gpus=1", "node.nics.count=1"], "32,769 GPUs; at most 32,768"),
+        (["node.gpus=513"], "513 GPUs in a node; at most 512"),
     ],
 )
 @pytest.mark.parametrize("form", ["table", "graph", "yaml"])
