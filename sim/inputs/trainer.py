@@ -112,3 +112,8 @@ def reduces_each(workload: Workload) -> bool:
     if said is not None or named is None:
         return said != "last"
     return strategy_of(workload).name not in trainer_named(named).no_sync
+
+
+def reductions(workload: Workload, micro_steps: int) -> list[bool]:
+    """Of each of so many micro-steps, whether gradients are reduced in it; the last one's are."""
+    return [reduces_each(workload)] * (micro_steps - 1) + [True]

@@ -13,7 +13,7 @@ from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree
 from sim.errors import InputError
 from sim.inputs.strategy import Strategy, register
-from sim.inputs.trainer import reduces_each, trainer_of
+from sim.inputs.trainer import reductions, trainer_of
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import copies_of
@@ -110,12 +110,11 @@ class _DdpRun:
     def step(self) -> None:
         """All micro-steps of one optimizer step, then clipping and the optimizer."""
         r = self.recorder
-        micro_steps = self.workload.gradient_accumulation
         self.memory.start()
-        for micro in range(micro_steps):
+        micro_steps = self.workload.gradient_accumulation
+        for micro, reduced in enumerate(reductions(self.workload, micro_steps)):
             r.start(micro)
-            last = micro == micro_steps - 1 or reduces_each(self.workload)
-            sync = last and self.mesh.world > 1
+            sync = reduced and self.mesh.world > 1
             self.memory.forward(sync)
             self.forward()
             self.backward(sync)

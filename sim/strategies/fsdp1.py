@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from sim.blocks.modules import ModelTree
 from sim.blocks.update import host_update_bytes
-from sim.inputs.trainer import reduces_each
+from sim.inputs.trainer import reductions
 from sim.inputs.workload import Workload
 from sim.mesh import Groups, Mesh
 from sim.strategies.activation_copies import copies_of
@@ -113,10 +113,10 @@ class Fsdp1Run:
         r, knobs = self.recorder, self.knobs
         self.gradients.forget()
         self.memory.start()
-        for micro in range(micro_steps):
+        for micro, sync in enumerate(reductions(self.workload, micro_steps)):
             r.start(micro)
-            self.reduce_grads = micro == micro_steps - 1 or reduces_each(self.workload)
-            self.memory.forward(sync=self.reduce_grads, accumulating=micro > 0)
+            self.reduce_grads = sync
+            self.memory.forward(sync=sync, accumulating=micro > 0)
             self.forward()
             self.backward()
         self.memory.step()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from sim.blocks.modules import Block
 from sim.blocks.update import host_update_bytes
-from sim.inputs.trainer import reduces_each
+from sim.inputs.trainer import reductions
 from sim.inputs.workload import Workload
 from sim.mesh import Groups, Mesh, Pairs
 from sim.strategies.activation_copies import ActivationCopies
@@ -111,13 +111,13 @@ class Hooks:
         micro_steps = self.workload.gradient_accumulation
         self.gradients.forget()
         self.memory.start()
-        for micro in range(micro_steps):
+        for micro, sync in enumerate(reductions(self.workload, micro_steps)):
             r.start(micro)
+            self.reduce_grads = sync
             last = micro == micro_steps - 1
-            self.reduce_grads = last or reduces_each(self.workload)
             self.gradients.all_reduce = last or knobs.requires_all_reduce == "every"
             self.reshard_after_backward = last or knobs.reshard_after_backward
-            self.memory.forward(sync=self.reduce_grads, accumulating=micro > 0)
+            self.memory.forward(sync=sync, accumulating=micro > 0)
             self.forward()
             self.backward()
         self.memory.step()

@@ -12,7 +12,7 @@ from itertools import repeat
 from typing import Any
 
 from sim.blocks.modules import ModelTree
-from sim.inputs.trainer import reduces_each
+from sim.inputs.trainer import reductions
 from sim.inputs.workload import Workload
 from sim.strategies.allocations import Stretch
 from sim.strategies.fsdp_memory import Remembers
@@ -77,12 +77,11 @@ def remember(
     steps : int
         How many.
     """
-    micro_steps = workload.gradient_accumulation
-    every = reduces_each(workload)
+    reduced = reductions(workload, workload.gradient_accumulation)
     for _ in range(steps):
         memory.start()
-        for micro in range(micro_steps):
-            memory.forward(sync=every or micro == micro_steps - 1, accumulating=micro > 0)
+        for micro, sync in enumerate(reduced):
+            memory.forward(sync=sync, accumulating=micro > 0)
             for block, _ in pieces:
                 folding.open(block, 1)
                 memory.reach(block)
