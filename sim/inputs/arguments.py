@@ -21,7 +21,7 @@ from sim.inputs.mistaken import instead, shape_instead
 from sim.inputs.nearest import did_you_mean
 from sim.inputs.topology import Topology
 from sim.inputs.translation import Translation
-from sim.inputs.tree import Branch, Leaf, Place, Tree, from_python, read_file, read_stdin
+from sim.inputs.tree import STDIN, Branch, Leaf, Place, Tree, from_python, read_file, read_stdin
 from sim.inputs.workload import Workload
 
 Argument = File | Mapping[str, Any] | Spec | tuple[File, ...]
@@ -83,7 +83,7 @@ def _files(side: Side, files: Sequence[File], faults: list[Fault]) -> Given:
     sources = []
     for file in files:
         if file == "-":
-            sources.append(foreign.source_of(read_stdin(), "<stdin>", None, faults))
+            sources.append(foreign.source_of(read_stdin(), STDIN, None, faults))
         else:
             path = path_of(side, file)
             sources.append(foreign.source_of(read_file(path), str(path), path, faults))

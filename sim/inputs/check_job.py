@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from sim.data import table
+from sim.inputs.fields import either
 from sim.inputs.finding import Findings, fault, warning
-from sim.inputs.trainer import trainer_named
+from sim.inputs.modelling import modelling_of
+from sim.inputs.trainer import trainer_named, trainer_of
 from sim.inputs.workload import Workload
 
 
@@ -14,6 +16,7 @@ def findings(workload: Workload) -> Findings:
     yield from _checkpoints(workload)
     yield from _evaluation(workload)
     yield from _trainer(workload)
+    yield from _modelling(workload)
 
 
 def _length(w: Workload) -> Findings:
@@ -69,8 +72,16 @@ def _trainer(w: Workload) -> Findings:
     trainer, strategy = trainer_named(w.trainer), w.parallelism.strategy
     known = {name for row in table("trainers").values() for name in row.get("strategies", ())}
     if trainer.strategies and strategy in known and strategy not in trainer.strategies:
-        *rest, last = trainer.strategies
-        runs = f"{', '.join(rest)} or {last}" if rest else last
-        message = f"{trainer.title} runs {runs}, not {strategy}"
+        message = f"{trainer.title} runs {either(trainer.strategies)}, not {strategy}"
         hint = f"leave it out, or write strategy: {trainer.strategies[0]}"
         yield warning("trainer-strategy", "workload", "trainer", message, hint)
+
+
+def _modelling(w: Workload) -> Findings:
+    """Layers of a code base in another's loop; one's own loop is not known."""
+    trainer = trainer_of(w)
+    if w.modelling and modelling_of(w).own_loop and trainer.works and trainer.name != w.modelling:
+        own = trainer_named(w.modelling).title
+        message = f"layers of {own} run in {own} alone; the loop is that of {trainer.title}"
+        hint = f"write trainer: {w.modelling}, or leave modelling out"
+        yield warning("trainer-modelling", "workload", "modelling", message, hint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.topology import Offer
+from sim.quantities import usd
 
 
 def findings(offer: Offer) -> Findings:
@@ -17,6 +18,11 @@ def findings(offer: Offer) -> Findings:
         message = "spot capacity, which can be taken away, at the price on demand"
         hint = "add offer.spot_price_per_gpu_hour"
         yield warning("no-spot-price", "topology", "offer.capacity", message, hint)
+    demand, spot = offer.price_per_gpu_hour, offer.spot_price_per_gpu_hour
+    if demand is not None and spot is not None and spot > demand:
+        message = f"{usd(spot)} an hour, and {usd(demand)} on demand, which nobody takes away"
+        hint = "exchange the two, or leave offer.spot_price_per_gpu_hour out"
+        yield warning("dear-spot", "topology", "offer.spot_price_per_gpu_hour", message, hint)
     if own is not None and rented and capacity != "owned":
         message = "a machine of one's own that is rented: price_per_gpu_hour is what is paid"
         hint = "add offer.capacity: owned, or leave price_per_gpu_hour out"

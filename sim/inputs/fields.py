@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sim import units
@@ -154,4 +154,10 @@ def wanted(alternatives: tuple[Alternative, ...]) -> str:
                 "str": "a text",
             }
             words.append(plain.get(kind, kind))
-    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+    return either(words)
+
+
+def either(words: Iterable[str]) -> str:
+    """Alternatives, at least one, as a sentence has them: ``a, b or c``."""
+    *rest, last = words
+    return f"{', '.join(rest)} or {last}" if rest else last

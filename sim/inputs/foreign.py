@@ -17,7 +17,7 @@ from sim.errors import Fault, InputError
 from sim.files import is_file
 from sim.inputs.fields import plan_of
 from sim.inputs.mistaken import unread
-from sim.inputs.models import catalogue_model, shape_named
+from sim.inputs.models import resolve_model
 from sim.inputs.registry import FORMATS
 from sim.inputs.topology import Topology
 from sim.inputs.trainer import trainer_named
@@ -175,11 +175,11 @@ def translate(sources: Sequence[Source]) -> Translation:
     ):
         job.titles.append(format_.title)
         format_.read(source, job)
-    _finish(job)
+    _finish(job, sources[0].path)
     return job
 
 
-def _finish(job: Translation) -> None:
+def _finish(job: Translation, path: Path | None) -> None:
     """What follows for any tool.
 
     Data parallel where nothing shards, gradients of each micro-step where they would wait, adapters
@@ -203,11 +203,18 @@ def _finish(job: Translation) -> None:
     )
     if strategy == "fsdp1" and adapted and apart:
         job.suppose("parallelism.wrap", "peft", "PEFT's wrap policy keeps adapters apart")
-    if job.marks_leaves and strategy == "zero3":
-        model = catalogue_model(shape_named(job.text_at("model")) or "")
-        if model is not None and model.experts:
-            why = f"{job.marks_leaves} marks mixtures as leaves of ZeRO-3"
-            job.suppose("parallelism.z3_leaf_experts", True, why)
+    model = job.text_at("model")
+    if job.marks_leaves and strategy == "zero3" and model and _experts(model, path):
+        why = f"{job.marks_leaves} marks mixtures as leaves of ZeRO-3"
+        job.suppose("parallelism.z3_leaf_experts", True, why)
+
+
+def _experts(model: str, path: Path | None) -> int:
+    """Experts of a model as the loader finds it; 0 where it is unknown, which the loader says."""
+    try:
+        return resolve_model(model, relative_to=path and path.parent).experts
+    except InputError:
+        return 0
 
 
 def _known() -> str:

@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sim.inputs.hf_kinds import llama
-from sim.inputs.hf_mixtures import routed
+from sim.inputs.hf_kinds import GPT, gpt2, llama
 from sim.inputs.hf_parts import late_window, turned
 from sim.inputs.hf_reader import HfReader
-
-_GPT = {"ffn": "gelu", "norm": "layernorm"}
-
-
-def _wide(reader: HfReader, fields: dict[str, Any]) -> int:
-    """Columns of the FFN, four times the model's where the file does not say."""
-    return reader.count("n_inner", default=4 * fields["hidden_size"])
 
 
 def _opt(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
@@ -26,14 +18,14 @@ def _opt(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
         if not reader.flag(key, True):
             reader.fault(key, f"opt without {key} is not modelled")
     return {
-        **_GPT, "positions": "learned", "bias": True,
+        **GPT, "positions": "learned", "bias": True,
         "ffn_size": reader.count("ffn_dim", default=3072),
         "max_positions": fields["max_positions"] + 2,  # two rows before the first position
     }  # fmt: skip
 
 
 def _bloom(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    return {**_GPT, "positions": "alibi", "bias": True, "embedding_norm": True, "fused_qkv": True}
+    return {**GPT, "positions": "alibi", "bias": True, "embedding_norm": True, "fused_qkv": True}
 
 
 def _gptj(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
@@ -41,18 +33,15 @@ def _gptj(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     head = max(1, fields["hidden_size"] // fields["heads"])
     columns = reader.count("rotary_dim", default=64)
     return {
-        **_GPT, "norm_bias": True, "norms_per_layer": 1, "parallel_block": True, "mlp_bias": True,
-        "head_bias": True, "ffn_size": _wide(reader, fields),
+        **GPT, "norm_bias": True, "norms_per_layer": 1, "parallel_block": True, "mlp_bias": True,
+        "head_bias": True, "ffn_size": reader.count("n_inner", default=4 * fields["hidden_size"]),
         "rope_fraction": min(1.0, columns / head),
     }  # fmt: skip
 
 
 def _gpt_bigcode(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     kv = 1 if reader.flag("multi_query", True) else fields["heads"]
-    return {
-        **_GPT, "positions": "learned", "bias": True, "fused_qkv": True, "kv_heads": kv,
-        "ffn_size": _wide(reader, fields),
-    }  # fmt: skip
+    return {**gpt2(reader, fields), "kv_heads": kv}
 
 
 def _stablelm(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
@@ -105,13 +94,6 @@ def _qwen2_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _deepseek(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    """The first DeepSeekMoE: plain attention and routed experts."""
-    if reader.count("moe_layer_freq", default=1) != 1:
-        reader.fault("moe_layer_freq", "dense layers are modelled only before all mixtures")
-    return {**llama(reader, fields), **routed(reader, None, None, 0, 1407, 0)}
-
-
 _SQUARED = "squared ReLU is counted as GELU"
 
 
@@ -119,7 +101,7 @@ def _nemotron(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     """Nemotron-4, Minitron: a FFN of two matrices, biased LayerNorms, half the columns turned."""
     bias = reader.flag("attention_bias", False)
     return {
-        **_GPT, "norm_bias": True, "qkv_bias": bias, "output_bias": bias,
+        **GPT, "norm_bias": True, "qkv_bias": bias, "output_bias": bias,
         "mlp_bias": reader.flag("mlp_bias", False), "rope_fraction": turned(reader, 0.5),
         "notes": (_SQUARED,),
     }  # fmt: skip
@@ -138,7 +120,6 @@ CLASSIC: dict[str, Callable[[HfReader, dict[str, Any]], dict[str, Any]]] = {
     "olmo": _olmo,
     "dbrx": _dbrx,
     "qwen2_moe": _qwen2_moe,
-    "deepseek": _deepseek,
     "nemotron": _nemotron,
     "arcee": _arcee,
 }

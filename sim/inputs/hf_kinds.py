@@ -54,19 +54,20 @@ def _gemma3(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     return {**_gemma(reader, fields), "norms_per_layer": 4, "qk_norm": True, **window}
 
 
-_GPT = {"ffn": "gelu", "norm": "layernorm"}
+GPT = {"ffn": "gelu", "norm": "layernorm"}
 
 
-def _gpt2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def gpt2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    """Learned positions, biases everywhere, q, k and v from one matrix."""
     inner = reader.count("n_inner", default=4 * fields["hidden_size"])
-    return {**_GPT, "positions": "learned", "bias": True, "fused_qkv": True, "ffn_size": inner}
+    return {**GPT, "positions": "learned", "bias": True, "fused_qkv": True, "ffn_size": inner}
 
 
 def _gpt_neox(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     if not reader.flag("attention_bias", True):
         reader.fault("attention_bias", "gpt_neox without attention biases is not modelled")
     return {
-        **_GPT,
+        **GPT,
         "bias": True,
         "fused_qkv": True,
         "rope_fraction": turned(reader, 0.25),
@@ -78,7 +79,7 @@ def _phi(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     if reader.flag("qk_layernorm", False):
         reader.fault("qk_layernorm", "phi with qk_layernorm is not modelled")
     return {
-        **_GPT,
+        **GPT,
         "bias": True,
         "head_bias": True,
         "norms_per_layer": 1,
@@ -112,7 +113,7 @@ def _mpt(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     if ratio * fields["hidden_size"] % 1 or not ratio:
         reader.fault("expansion_ratio", f"{ratio} times the width is no width")
     return {
-        **_GPT,
+        **GPT,
         "positions": positions,
         "bias": not reader.flag("no_bias", True),
         "fused_qkv": True,
@@ -127,7 +128,7 @@ def _starcoder2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     if reader.values.get("mlp_type", "default") != "default":
         reader.fault("mlp_type", f"{reader.values['mlp_type']!r} is not modelled")
     bias = reader.flag("use_bias", True)
-    return {**_GPT, "bias": bias, "norm_bias": True, **windowed(reader)}
+    return {**GPT, "bias": bias, "norm_bias": True, **windowed(reader)}
 
 
 def _falcon(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def _falcon(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     if new:
         norms = reader.count("num_ln_in_parallel_attn", default=2)
     return {
-        **_GPT,
+        **GPT,
         "positions": "alibi" if reader.flag("alibi", False) else "rope",
         "bias": reader.flag("bias", False),
         "norm_bias": True,
@@ -160,7 +161,8 @@ def _qwen(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     return {"ffn": "swiglu", "qkv_bias": True, "fused_qkv": True, "ffn_size": half}
 
 
-def _internlm(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def internlm(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+    """One key for the biases of attention."""
     bias = reader.flag("bias", True)
     return {"ffn": "swiglu", "qkv_bias": bias, "output_bias": bias}
 
@@ -260,7 +262,7 @@ DENSE: dict[str, Callable[[HfReader, dict[str, Any]], dict[str, Any]]] = {
     "gemma": _gemma,
     "gemma2": _gemma2,
     "gemma3_text": _gemma3,
-    "gpt2": _gpt2,
+    "gpt2": gpt2,
     "gpt_neox": _gpt_neox,
     "phi": _phi,
     "phi3": _phi3,
@@ -268,7 +270,7 @@ DENSE: dict[str, Callable[[HfReader, dict[str, Any]], dict[str, Any]]] = {
     "starcoder2": _starcoder2,
     "falcon": _falcon,
     "qwen": _qwen,
-    "internlm": _internlm,
+    "internlm": internlm,
     "olmo2": _olmo2,
     "olmo3": _olmo3,
     "granite": llama,

@@ -53,6 +53,7 @@ def _gpt_oss(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
 #: latent attention's columns (direct, turned and value of a head, latents of k and v and of q) and
 #: routed experts (how many, of a token, shared, columns, dense layers before them)
 LATENT = {
+    "deepseek": (0, 0, 0, 0, 0, None, None, 0, 1407, 0),
     "deepseek_v2": (128, 64, 128, 512, 1536, 64, None, 2, 1407, 0),
     "deepseek_v3": (128, 64, 128, 512, 1536, 256, 8, 1, 2048, 3),
     "deepseek_v32": (128, 64, 128, 512, 1536, 256, 8, 1, 2048, 3),
@@ -86,7 +87,7 @@ def _deepseek(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     """Latent attention (plain, where the file says so) and routed experts."""
     if reader.count("moe_layer_freq", default=1) != 1:
         reader.fault("moe_layer_freq", "dense layers are modelled only before all mixtures")
-    attention = latent if reader.flag("use_mla", True) else llama
+    attention = latent if reader.flag("use_mla", reader.kind != "deepseek") else llama
     return {**attention(reader, fields), **routed(reader, *LATENT[reader.kind][5:])}
 
 
@@ -270,6 +271,7 @@ MIXTURES: dict[str, Callable[[HfReader, dict[str, Any]], dict[str, Any]]] = {
     "mixtral": _mixtral,
     "qwen3_moe": _qwen3_moe,
     "gpt_oss": _gpt_oss,
+    "deepseek": _deepseek,
     "deepseek_v2": _deepseek,
     "deepseek_v3": _deepseek,
     "deepseek_v32": _indexed,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sim.inputs.hf_kinds import llama
+from sim.inputs.hf_kinds import internlm, llama
 from sim.inputs.hf_mixtures import latent, routed
 from sim.inputs.hf_parts import turned
 from sim.inputs.hf_reader import HfReader
@@ -17,8 +17,7 @@ from sim.inputs.hf_reader import HfReader
 
 def _internlm2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     """Queries, keys and values from one matrix (wqkv)."""
-    bias = reader.flag("bias", True)
-    return {"ffn": "swiglu", "fused_qkv": True, "qkv_bias": bias, "output_bias": bias}
+    return {**internlm(reader, fields), "fused_qkv": True}
 
 
 def _internlm3(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from sim.inputs.notes import Notes
 from sim.inputs.reader import Reader
 from sim.inputs.topology import Topology
 from sim.inputs.trainer import trainer_of
-from sim.inputs.tree import Leaf, Place
+from sim.inputs.tree import STDIN, Leaf, Place
 from sim.inputs.workload import Workload
 from sim.records import dataclass
 
@@ -84,7 +84,7 @@ def prepare(topology: Argument, workload: Argument, sets: Iterable[str] = ()) ->
     """Parse and check a topology and a workload once, for many variations."""
     if topology == "-" and workload == "-":
         msg = "only one of topology and workload can be -"
-        raise InputError([Fault("<stdin>", None, None, "", msg)])
+        raise InputError([Fault(STDIN, None, None, "", msg)])
     faults: list[Fault] = []
     sides: dict[Side, Half] = {}
     settings = overrides.parse_all(sets, faults)

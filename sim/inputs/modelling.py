@@ -25,23 +25,27 @@ class Modelling:
         A mixture's experts run one after another.
     copies_heads : bool
         q, k and v of one product are put apart, and k and v together again, by copies.
+    own_loop : bool
+        Its layers run in the trainer of its name alone, whose groups of ranks they ask for.
     """
 
     complex_rope: bool = False
     loops_experts: bool = True
     copies_heads: bool = False
+    own_loop: bool = False
 
 
 #: Source: transformers 4.45, models/llama and models/mixtral; torchtitan, models/llama3/model and
 #: models/moe; llm-foundry, models/mpt (rotates halves; dMoE by megablocks); Megatron-LM,
-#: core/transformer/moe/experts.py (``--moe-grouped-gemm``, as its recipes have it); nanotron,
-#: models/llama.py, `CausalSelfAttention.forward`
+#: core/transformer/moe/experts.py (``--moe-grouped-gemm``, as its recipes have it) and
+#: core/parallel_state.py; nanotron, models/llama.py, `CausalSelfAttention.forward` and
+#: parallel/context.py
 MODELLING = {
     "huggingface": Modelling(),
     "torchtitan": Modelling(complex_rope=True, loops_experts=False),
     "composer": Modelling(loops_experts=False),
-    "megatron": Modelling(loops_experts=False),
-    "nanotron": Modelling(loops_experts=False, copies_heads=True),
+    "megatron": Modelling(loops_experts=False, own_loop=True),
+    "nanotron": Modelling(loops_experts=False, copies_heads=True, own_loop=True),
 }
 #: attention kernels that read key and value heads without repeating them
 NATIVE_GROUPS = ("flash2", "flash3", "cudnn")

@@ -42,6 +42,7 @@ def import_offers(
     day = today()
     as_of = as_of or day.isoformat()
     left_out: dict[str, int] = {}
+    dear: dict[str, int] = {}
 
     def parse(
         source: str, line: int, record: dict[str, str | None], faults: list[Fault]
@@ -61,6 +62,9 @@ def import_offers(
         spot = cells.optional("SpotPrice")
         if count is None or price is None:
             return None
+        if spot and spot > price:  # a price file may not say so
+            dear[name] = dear.get(name, 0) + 1
+            spot = None
         region = cells.text("Region")
         country, place = whereabouts(provider, region)
         each = rate / count
@@ -71,5 +75,7 @@ def import_offers(
         )  # fmt: skip
 
     rows = read_rows(path, parse, _SKYPILOT)
-    notes = (f"{n} rows of {name}: no such GPU here" for name, n in sorted(left_out.items()))
+    notes = [f"{n} rows of {name}: no such GPU here" for name, n in sorted(left_out.items())]
+    why = "above the price on demand"
+    notes += [f"{n} spot prices of {name}: {why}" for name, n in sorted(dear.items())]
     return Offers(tuple(rows), day, tuple(notes))

@@ -113,6 +113,9 @@ def _row(
     if confidence not in CONFIDENCES:
         message = f'"{confidence}" is none of listed, {UNCHECKED}'
         faults.append(Fault(source, line, None, "confidence", message))
+    if price is not None and spot is not None and spot > price:
+        message = f"{spot:g} is above the {price:g} on demand: are the two exchanged?"
+        faults.append(Fault(source, line, None, TERMS["spot"], message))
     if price is None or gpus is None or rate is None:
         return None
 

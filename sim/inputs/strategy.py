@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from sim.errors import InputError
+from sim.inputs.fields import either
 from sim.inputs.finding import Finding
 from sim.inputs.notes import Message
 from sim.inputs.registry import STRATEGIES
@@ -240,8 +241,7 @@ def not_modelled(strategy: Strategy, what: str, trait: str) -> NotModelled | Non
     """
     if getattr(strategy, trait):
         return None
-    *rest, last = (name for name in STRATEGIES if getattr(strategy_named(name), trait))
-    able = f"{', '.join(rest)} or {last}" if rest else last
+    able = either(name for name in STRATEGIES if getattr(strategy_named(name), trait))
     message = f"{what} modelled with {able}, not with {strategy.name}"
     return NotModelled(message, f"write strategy: {able}")
 

@@ -17,6 +17,7 @@ from sim.errors import Fault, InputError
 from sim.files import hidden
 from sim.records import dataclass
 
+STDIN = "<stdin>"  # as faults name it
 MAX_BYTES = 4_000_000  # an explicit graph of 10,000 edges is about 1 MB
 MAX_DEPTH = 24
 
@@ -129,10 +130,16 @@ def read_file(path: Path) -> str:
 
 def read_stdin() -> str:
     """Text on standard input."""
+    return decode(stdin_bytes(MAX_BYTES), STDIN)
+
+
+def stdin_bytes(limit: int) -> bytes:
+    """What stands on standard input, cut off one byte after a limit."""
     stream = getattr(sys.stdin, "buffer", None)
-    if stream is None:
-        return sys.stdin.read(MAX_BYTES + 1)
-    return decode(stream.read(MAX_BYTES + 1), "<stdin>")
+    if stream is None:  # a text put in its place
+        return sys.stdin.read(limit + 1).encode()
+    data: bytes = stream.read(limit + 1)
+    return data
 
 
 def decode(data: bytes, source: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 import zlib
@@ -38,20 +39,38 @@ def read_bytes(path: str | PathLike[str], limit: int) -> bytes:
         if file.is_dir():
             raise InputError.single(source, "is a folder; name a file")
         with file.open("rb") as stream:
-            packed = stream.read(2) == _GZIP
-            stream.seek(0)
-            if packed:
-                with gzip.GzipFile(fileobj=stream) as inner:
-                    data = inner.read(limit + 1)
-            else:
-                data = stream.read(limit + 1)
+            data = stream.read(limit + 1)
     except FileNotFoundError:
         raise InputError.single(source, "no such file") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError.single(source, f"is broken gzip: {error}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError.single(source, f"cannot be read: {reason}") from None
+    return checked(data, limit, source)
+
+
+def checked(data: bytes, limit: int, source: str) -> bytes:
+    """What was read of a file, decompressed if it is gzip.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole, or more of it than the limit.
+    limit : int
+        Largest content that is taken, decompressed. [B]
+    source : str
+        Its name in faults.
+
+    Raises
+    ------
+    InputError
+        Too large, broken gzip, empty.
+    """
+    if data.startswith(_GZIP) and len(data) <= limit:
+        try:
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as inner:
+                data = inner.read(limit + 1)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise InputError.single(source, f"is broken gzip: {error}") from None
     if len(data) > limit:
         raise InputError.single(source, f"is larger than {limit / 1e6:.0f} MB")
     if not data.strip():

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from sim.errors import Fault, InputError
 from sim.inputs.gpu import Gpu
 from sim.interop import matrix_lines as pasted
+from sim.interop.evidence import text_of
 from sim.interop.host import ImportedNode, Nic
 
-_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _GPU = re.compile(r"GPU(\d+)")
 _P2P = re.compile(r"\b(?:OK|CNS|GNS|TNS|NS)\b")
 _SAME_SWITCH = ("PIX", "PXB")
@@ -52,17 +52,11 @@ def read(data: bytes, source: str, gpu: Gpu) -> ImportedNode:
     ImportedNode
         The node.
     """
-    try:
-        wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))  # as PowerShell redirects
-        plain = data.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError.single(source, f"is not text: byte {error.start}") from error
-    if "\x00" in plain:
-        raise InputError.single(source, "is not text: it has zero bytes")
+    plain = text_of(data, source)
     if "ROCm System Management" in plain:
         message = "is rocm-smi's, which is not read: write the node's keys (start: init)"
         raise InputError.single(source, message)
-    table = _parse(pasted.lines_of(_ANSI.sub("", plain)), source)
+    table = _parse(pasted.lines_of(plain), source)
     _check(table, source)
     gpus = [n for n in table.names if _GPU.fullmatch(n)]
     nics = [n for n in table.names if n not in gpus]

@@ -14,8 +14,8 @@ from statistics import median
 from typing import NamedTuple
 
 from sim.errors import InputError
-from sim.inputs.tree import read_stdin
-from sim.interop.evidence import MAX_TEXT, read_bytes, text_of
+from sim.inputs.tree import STDIN, stdin_bytes
+from sim.interop.evidence import MAX_TEXT, checked, read_bytes, text_of
 
 _NUMBER = r"([0-9][0-9,]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)([KMG]?)(?![0-9])"
 _SAYS = r"[\"\']?(?: *[:=]) *[\"\']?"  # between a name and its number
@@ -25,7 +25,8 @@ _FEW = 5  # of so few none is left out
 
 
 def _said(name: str) -> str:
-    return rf"(?<![\w/]){name}{_SAYS}{_NUMBER}"
+    """Its number; begun by a letter, which `re` looks for faster than for what is not before it."""
+    return rf"{name[0]}(?<![\w/]{name[0]}){name[1:]}{_SAYS}{_NUMBER}"
 
 
 class _Rate(NamedTuple):
@@ -40,7 +41,7 @@ class _Rate(NamedTuple):
 _BARS = "a progress bar's time a step"
 #: the plainest first
 _RATES = (
-    _Rate("torchtitan's tps", "tokens_per_s_per_gpu", _said(r"(?:tps|throughput\(tps\))")),
+    _Rate("torchtitan's tps", "tokens_per_s_per_gpu", _said(r"t(?:ps|hroughput\(tps\))")),
     _Rate("InternEvo's or XTuner's tgs", "tokens_per_s_per_gpu",
           _said(r"tgs(?: \(tokens/gpu/second\))?")),
     _Rate("tokens_per_second_per_gpu, as torchtune and axolotl say",
@@ -103,9 +104,10 @@ def read_log(path: str) -> tuple[str, str]:
         It cannot be read, or says no rate.
     """
     if path == "-":
-        source, text = "<standard input>", text_of(read_stdin().encode(), "<standard input>")
+        source, data = STDIN, checked(stdin_bytes(MAX_TEXT), MAX_TEXT, STDIN)
     else:
-        source, text = path, text_of(read_bytes(path, MAX_TEXT), path)
+        source, data = path, read_bytes(path, MAX_TEXT)
+    text = text_of(data, source)
     for kind in _RATES:
         values = _bars(text) if kind.name is _BARS else _numbers(kind.pattern, text)
         values = [v for v in values if v > 0.0 and math.isfinite(v)]
@@ -129,10 +131,11 @@ def _numbers(pattern: str, text: str) -> list[float]:
 def _bars(text: str) -> list[float]:
     """Seconds a step of the bar of training: the first that is not labelled as another's."""
     of_total: dict[str, list[float]] = {}
-    labelled = False
+    labelled, behind = False, 0
     for bar in _BAR.finditer(text):
-        begin = max(text.rfind("\r", 0, bar.start()), text.rfind("\n", 0, bar.start())) + 1
-        if _ASIDE.search(text, begin, bar.start()):
+        before = text[behind : bar.start()].replace("\r", "\n")  # not what stands before one bar
+        behind = bar.end()
+        if _ASIDE.search(before, before.rfind("\n") + 1):
             labelled = True
         else:
             of_total.setdefault(bar[1], []).append(_seconds(bar[2], bar[3]))

@@ -193,6 +193,11 @@ def test_keys_of_job_and_machine_that_something_takes_are_not(sets):
          "nanotron runs megatron, zero1 or ddp, not fsdp2"),
         (["parallelism=fsdp1", "trainer=torchtitan"], "trainer-strategy",
          "torchtitan runs fsdp2 or ddp, not fsdp1"),
+        (["modelling=megatron"], "trainer-modelling",
+         "layers of Megatron-LM run in Megatron-LM alone; the loop is that of torchtitan"),
+        (["modelling=nanotron", "trainer=megatron"], "trainer-modelling", "of Megatron-LM"),
+        (["offer={price_per_gpu_hour: 2 USD, spot_price_per_gpu_hour: 3 USD}"], "dear-spot",
+         "$3.00 an hour, and $2.00 on demand"),
         (["offer={price_per_gpu_hour: 2 USD, capacity: spot}"], "no-spot-price", "on demand"),
         ([TWO_USD, "offer.own={price_per_gpu: 30000 USD}"], "own-and-rented", "is what is paid"),
     ],
@@ -207,11 +212,17 @@ def test_what_contradicts_itself_is_warned_of(sets, code, says):
     "sets",
     [
         ["evaluation={every: 10, tokens: 1e6}"], ["trainer=torchtitan"], ["trainer=none"], [SPOT],
+        ["trainer=megatron"], ["trainer=none", "modelling=megatron"], ["modelling=composer"],
+        ["trainer=megatron", "modelling=megatron"],
+        ["offer={price_per_gpu_hour: 2 USD, spot_price_per_gpu_hour: 2 USD}"],
         ["offer={own: {price_per_gpu: 30000 USD}}"],
     ],
 )  # fmt: skip
 def test_what_agrees_is_not(sets):
-    codes = {"no-evaluation", "trainer-strategy", "no-spot-price", "own-and-rented"}
+    codes = {
+        "no-evaluation", "trainer-strategy", "trainer-modelling", "no-spot-price", "dear-spot",
+        "own-and-rented",
+    }  # fmt: skip
     found = load("dgx-h100", "llama3-8b-lora", sets).notes.warnings
     assert not codes & {w.code for w in found}
 

@@ -267,6 +267,12 @@ def test_every_fault_of_a_price_file_at_once(tmp_path):
     assert "'cheap' is not a number" in text
     assert '"h100" is no GPU of the catalogue' in text
     assert "-1 is not a plausible price" in text
+    own.write_text(HEAD.rstrip() + ",spot_usd_per_gpu_hour\na,i,h100-sxm-80gb,8,2,2\n"
+                   "b,i,h100-sxm-80gb,8,2,3\n")  # fmt: skip
+    with pytest.raises(InputError, match="3 is above the 2 on demand") as caught:
+        read_offers(own)
+    (fault,) = caught.value.faults
+    assert (fault.line, fault.path) == (3, "spot_usd_per_gpu_hour")
     (tmp_path / "bad.csv").write_text("provider,price\n")
     with pytest.raises(InputError, match="columns missing"):
         read_offers(tmp_path / "bad.csv")
@@ -281,13 +287,16 @@ def test_a_skypilot_catalogue_is_imported(tmp_path):
         "h100-8,H100,8,128,1600,23.60,eu-north1,10.00\n"
         "cpu-16,,,16,64,1.0,eu-north1,\n"
         "tpu,TPU-v5,8,1,1,9.0,eu-north1,\n"
+        "h100-1,H100,1,16,200,2.95,eu-north1,3.00\n"
     )
     found = import_offers(vms, "nebius", "2026-11-01")
     rows, left_out = found.rows, found.left_out
-    assert len(rows) == 1
+    assert [row.spot_usd_per_gpu_hour for row in rows[1:]] == [None]
     assert (rows[0].gpu, rows[0].usd_per_gpu_hour) == ("h100-sxm-80gb", pytest.approx(2.95))
     assert rows[0].spot_usd_per_gpu_hour == pytest.approx(1.25)
-    assert left_out == ("1 rows of tpu-v5: no such GPU here",)
+    assert left_out == (
+        "1 rows of tpu-v5: no such GPU here", "1 spot prices of h100: above the price on demand",
+    )  # fmt: skip
     again = tmp_path / "again.csv"
     again.write_text(to_csv(rows))
     assert tuple(read_offers(again)) == rows

@@ -1,6 +1,9 @@
 """Logs of trainers as launchers, terminals and their own versions leave them."""
 
 import gzip
+import io
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,6 +48,7 @@ SWIFT = (
         (bar([8.5] * 3) + "\r" + bar([5.5] * 30, 40, unit="it/s"), "s_per_it=8.5"),  # evaluation
         (bar([1.25] * 3, unit="it/s"), "s_per_it=0.8"),
         ("1|25|Loss: 1.2:" + bar([1.25], unit="it/s"), "s_per_it=0.8"),
+        (bar([2.12] * 3, 4, "Loading:").replace("\r", " ") + "\n" + bar([8.5] * 3), "s_per_it=8.5"),
         ("iteration: 10 / 100 | elapsed_time_per_iteration_ms: 5.52K | tokens_per_sec: 190K | "
          "tokens_per_sec_per_gpu: 2.97K", "tokens_per_s_per_gpu=2970"),
         ('{"current_steps": 10, "throughput": 4321.5, "total_tokens": 358000}',
@@ -75,6 +79,43 @@ def test_what_is_no_rate_of_training(tmp_path, log):
     path.write_text(log)
     with pytest.raises(InputError, match="says no rate"):
         read_log(str(path))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", " "])
+def test_a_long_log_is_read_in_one_pass(tmp_path, end):
+    """What ends a bar is looked for before it alone: 20,000 took seconds where each went back."""
+    path = tmp_path / "train.log"
+    path.write_text(bar([8.5] * 20_000, 20_000).replace("\r", end))
+    began = time.process_time()
+    assert read_log(str(path))[0] == "s_per_it=8.5"
+    assert time.process_time() - began < 5.0  # 0.2 s on a slow core
+
+
+WIDE = bar([8.5] * 3).encode("utf-16")
+ODD = b"caf\xe9 " + bar([8.5] * 3).encode()
+LONG = b"loss: 1.0\n" * 500_000 + ODD  # 5 MB, more than a workload file may have
+
+
+PASTED = {
+    "UTF-16": WIDE, "odd": ODD, "long": LONG, "gzip": gzip.compress(ODD), "blank": b" \n",
+    "empty": gzip.compress(b""), "broken": gzip.compress(ODD)[:-9], "binary": b"8.5\x00s/it",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PASTED)
+def test_what_is_pasted_is_read_as_a_file_is(tmp_path, monkeypatch, name):
+    data = PASTED[name]
+    path = tmp_path / "train.log"
+    path.write_bytes(data)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+    says = []
+    for source, called in (("-", "<stdin>"), (str(path), str(path))):
+        try:
+            says.append(read_log(source)[0])
+        except InputError as error:
+            says.append(str(error).replace(called, "LOG"))
+    assert says[0] == says[1]
+    assert (says[0] == "s_per_it=8.5") == (name in ("UTF-16", "odd", "long", "gzip"))
 
 
 NCCL = """\

@@ -27,6 +27,11 @@ torchrun ${ARGS[@]} pretrain_gpt.py --num-layers 32 --hidden-size 4096 --num-att
     --seq-length 4096 --max-position-embeddings 4096 --micro-batch-size 1 --vocab-size 32000 \\
     --recompute-granularity selective --recompute-modules core_attn mlp layernorm --bf16
 """
+MIXTRAL = {
+    "model_type": "mixtral", "hidden_size": 256, "intermediate_size": 512, "vocab_size": 1000,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_local_experts": 4,
+    "max_position_embeddings": 4096, "num_experts_per_tok": 2, "num_key_value_heads": 4,
+}  # fmt: skip
 
 
 def read(tmp_path, name, text):
@@ -85,6 +90,10 @@ def test_mixtures_that_a_tool_marks_as_leaves(tmp_path):
     assert leaf not in read(tmp_path, "a.yaml", factory.format("Qwen/Qwen3-30B-A3B", 2))[0]
     assert leaf not in read(tmp_path, "a.yaml", factory.format("Qwen/Qwen3-32B", 3))[0]
     assert leaf in read(tmp_path, "b.yaml", axolotl)[0]
+    (tmp_path / "mine").mkdir()  # a model's folder, beside the file
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(MIXTRAL))
+    assert leaf in read(tmp_path, "a.yaml", factory.format("./mine", 3))[0]
+    assert leaf not in read(tmp_path, "a.yaml", factory.format("./none", 3))[0]
 
 
 def test_batches_of_like_lengths_are_said(tmp_path):

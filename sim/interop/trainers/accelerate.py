@@ -105,10 +105,7 @@ def _mesh(mesh: Keys) -> None:
         if mesh.count(*names) == 1:
             mesh.leave("1: not split along it", names)
     names = _named("sp_size")
-    ulysses = mesh.count(*names)
-    if ulysses and ulysses > 1:
-        mesh.put("parallelism.context_parallel", ulysses, *names)
-        mesh.put("parallelism.context_parallel_kind", "ulysses", *names)
+    if mesh.put_ulysses(*names):
         mesh.leave("all-to-alls either way", _named("sp_backend"))
     names = _named("cp_comm_strategy")
     rotate = mesh.text(*names).lower()

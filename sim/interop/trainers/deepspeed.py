@@ -117,10 +117,7 @@ def table(keys: Keys) -> None:
 
 def _cuts(keys: Keys) -> None:
     """What cuts a model or its sequences, and DeepSpeed's compiler."""
-    ways = keys.count("sequence_parallel_size")
-    if ways and ways > 1:
-        keys.put("parallelism.context_parallel", ways, "sequence_parallel_size")
-        keys.put("parallelism.context_parallel_kind", "ulysses", "sequence_parallel_size")
+    keys.put_ulysses("sequence_parallel_size")
     tensor = keys.inner("tensor_parallel")
     tensor.put_degree("parallelism.tensor_parallel", "autotp_size")
     tensor.leave(common.WHY_NO_MATTER, "tp tensor_parallel dtype preset_model")

@@ -173,6 +173,15 @@ class Keys:
         if value and value > 1:
             self.put(key, value, *names)
 
+    def put_ulysses(self, *names: str) -> bool:
+        """Take over how many ranks all-to-alls split sequences; whether they do."""
+        value = self.count(*names)
+        split = bool(value and value > 1)
+        if split:
+            self.put("parallelism.context_parallel", value, *names)
+            self.put("parallelism.context_parallel_kind", "ulysses", *names)
+        return split
+
     def suppose(self, key: str, value: Any) -> None:
         """Take the trainer's default, unless the key is there already."""
         self.job.suppose(key, value, self.whose)

@@ -41,10 +41,7 @@ def read(source: Source, job: Translation) -> None:
         source, keys, micro_batch=1, precision=dtype, checkpointing=True, reentrant=True
     )
     huggingface.master(keys, dtype, "torch_dtype")
-    ulysses = keys.count("sequence_parallel_size") or 1
-    if ulysses > 1:
-        keys.put("parallelism.context_parallel", ulysses, "sequence_parallel_size")
-        keys.put("parallelism.context_parallel_kind", "ulysses", "sequence_parallel_size")
+    keys.put_ulysses("sequence_parallel_size")
     keys.leave_matching(
         common.WHY_NO_MATTER,
         r"torch_dtype|model_type|model_author|model_name|dataset\w*|split_\w+"
