@@ -53,13 +53,13 @@ def layer_kinds(model: Model) -> tuple[BlockKind, ...]:
     """The kind of each layer: dense ones of a mixture and sliding ones are kinds of their own."""
     kinds = []
     for index in range(model.layers):
-        mixture = index >= model.dense_layers and not (index + 1) % model.mixture_every
-        dense = bool(model.experts) and not mixture
+        mixture = model.mixes(index)
         pattern = model.sliding_window_pattern
         slides = model.sliding_window and (pattern <= 1 or (index + 1) % pattern)
-        key = "layer" + ".dense" * dense + ".sliding" * bool(slides)
+        dense = model.experts and not mixture
+        key = "layer" + ".dense" * bool(dense) + ".sliding" * bool(slides)
         window = model.sliding_window if slides else None
-        kinds.append(BlockKind(key, bool(model.experts) and not dense, window))
+        kinds.append(BlockKind(key, mixture, window))
     return tuple(kinds)
 
 

@@ -282,7 +282,7 @@ def _load(workload: Workload) -> float:
     m, p, routing = workload.model, workload.parallelism, workload.routing
     if p.expert_parallel == 1:
         return 1.0
-    layers = m.layers // m.mixture_every - m.dense_layers // m.mixture_every  # of experts
+    layers = sum(map(m.mixes, range(m.layers)))
     return busiest_load(m.experts, p.expert_parallel, routing.imbalance, routing.seed, layers)
 
 

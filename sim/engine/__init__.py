@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sim.engine import account, kernel, objects
-from sim.engine.state import State, prepare
+from sim.engine.state import State, parted, prepare
 from sim.errors import EngineError
 from sim.program import Program, Timeline, check_acyclic
 
@@ -79,7 +79,7 @@ def run(
     columns: Any = _Lists(program)
     state: Any = _Lists(prepare(program))
     status = kernel.simulate(columns, state)
-    start, end = np.array(state.times, dtype=float).reshape(-1, 2).T.copy()
+    start, end = parted(np.array(state.times, dtype=float))
     global _plain_s
     _plain_s += time.process_time() - began
     _check(program, status)

@@ -11,7 +11,7 @@ import numpy as np
 from sim.engine import kernel, watch
 from sim.engine.blank import blank_of
 from sim.engine.machine import OPTIONS, MachineCode, checked, table, teach
-from sim.engine.state import State, prepare
+from sim.engine.state import State, parted, prepare
 from sim.program import F8, Program, Timeline, assemble
 
 _LIKE = assemble(lane=[0], latency=1.0)[0]
@@ -81,11 +81,6 @@ def _watched(
             progress(min(n, _EVERY * int(np.count_nonzero(some > 0.0))), n)
 
     return watch.watched(lambda: simulate(program, state), look)
-
-
-def parted(times: F8) -> tuple[F8, F8]:
-    """Starts and ends of a state's `times`, each in one piece."""
-    return np.ascontiguousarray(times[..., 0::2]), np.ascontiguousarray(times[..., 1::2])
 
 
 def outcome(said: F8) -> kernel.Outcome:

@@ -16,7 +16,7 @@ from sim.engine import check_numbers, kernel
 from sim.engine.compiled import outcome
 from sim.engine.machine import MachineCode, flat, table
 from sim.engine.shared import MOST, KindColumn, LinkColumn, OwnColumn, PacedColumn, grid, same
-from sim.engine.state import GIVES, LAST, State, given_back, prepare, state_of
+from sim.engine.state import GIVES, LAST, State, ends_of_lanes, given_back, prepare, state_of
 from sim.engine.watch import watched
 from sim.errors import EngineError
 from sim.program import Program, Timeline, assemble
@@ -222,8 +222,7 @@ def _prepared(crowd: Crowd) -> tuple[Program, State]:
         curves=program.curves,
         ready_ops=np.sort(np.concatenate(ready)),
     )
-    ends_lane = np.append(crowd.wire_lane[1:] != crowd.wire_lane[:-1], True)[:n_wires]
-    wire_kinds = np.where(ends_lane, LAST | GIVES, GIVES).astype(np.uint8)
+    wire_kinds = np.where(ends_of_lanes(crowd.wire_lane), LAST | GIVES, GIVES).astype(np.uint8)
     return program, state._replace(
         times=times.ravel(),
         release_ptr=release_ptr,
@@ -259,7 +258,7 @@ def _edges(crowd: Crowd, states: Sequence[State]) -> tuple[_Edges, _Edges, list[
     order = np.lexsort((op, wire))
     wire, op, holding = wire[order], op[order].astype(np.int32), holding[order]
     arrivals = np.bincount(wire, minlength=n_wires)
-    arrivals[1:] += crowd.wire_lane[1:] == crowd.wire_lane[:-1]
+    arrivals[1:] += ~ends_of_lanes(crowd.wire_lane)[:-1]
     waited.append(arrivals)
 
     def after(which: npt.NDArray[Any], to: npt.NDArray[Any]) -> tuple[I8, I4]:

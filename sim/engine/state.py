@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from sim.program import F8, I4, I8, Program
 
+B1 = npt.NDArray[np.bool_]
 U1 = npt.NDArray[np.uint8]
 
 # `phase`: what a lane's event in the heap ends, a latency or a work
@@ -99,12 +100,12 @@ def prepare(program: Program) -> State:
     """Allocate and set up the state for a run."""
     p = program
     n, i4 = p.lane.size, np.int32
-    same_lane = p.lane[1:] == p.lane[:-1]
+    last = ends_of_lanes(p.lane)
     waiting = np.bincount(p.succ, minlength=n)
-    waiting[1:] += same_lane
+    waiting[1:] += ~last[:-1]
     widest = np.zeros(p.n_lanes, dtype=i4)
     if n:
-        first = np.concatenate(([0], np.flatnonzero(~same_lane) + 1))
+        first = np.flatnonzero(np.append(True, last[:-1]))
         lengths = np.diff(p.demand_ptr)[p.route]
         widest[p.lane[first]] = np.maximum.reduceat(lengths, first)
     holders = np.flatnonzero(p.hold_resource >= 0)
@@ -123,6 +124,16 @@ def prepare(program: Program) -> State:
         kind=kinds(p, release_ptr),
         n_ops=n,
     )
+
+
+def parted(times: F8) -> tuple[F8, F8]:
+    """Starts and ends of a state's `times`, (..., 2 n), each in one piece."""
+    return np.ascontiguousarray(times[..., 0::2]), np.ascontiguousarray(times[..., 1::2])
+
+
+def ends_of_lanes(lane: I4) -> B1:
+    """Whether each op is the last of its lane, (n,), of the lanes of ops, ascending."""
+    return np.append(lane[1:] != lane[:-1], True)[: lane.size]
 
 
 def given_back(p: Program, holders: I8) -> tuple[I4, I4]:
@@ -239,7 +250,7 @@ def kinds(p: Program, release_ptr: I4) -> U1:
     gives = np.diff(release_ptr) > 0 if release_ptr.size > 1 else np.zeros_like(holds)
     begins = ~(stepped | holds)
     free = begins & ~gives
-    last = np.append(p.lane[1:] != p.lane[:-1], True)[: p.lane.size]
+    last = ends_of_lanes(p.lane)
     linked = free & ~last & (p.succ_ptr[1:] == p.succ_ptr[:-1])
     linked[:-1] &= begins[1:]
     bits = ((LAST, last), (FREE, free), (LINKED, linked), (STEPPED, stepped), (HOLDS, holds))

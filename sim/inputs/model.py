@@ -55,3 +55,8 @@ class Model(Spec):
     v_head_dim: int = 0  # of a value, where latent attention makes it another than a key's
     source: str = ""
     notes: tuple[str, ...] = ()  # what reading a config left out
+
+    def mixes(self, index: int) -> bool:
+        """Whether a layer, the first one 0, is a mixture of experts."""
+        behind = index >= self.dense_layers
+        return bool(self.experts) and behind and not (index + 1) % self.mixture_every

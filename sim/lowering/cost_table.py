@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sim.cost.nccl.loads import Demands
 from sim.lowering.layout import Launches, exclusive
 from sim.lowering.parts import F8, I4, I8, Classes, Flights, Part, Rows
 from sim.lowering.runs import ClassRun
-from sim.lowering.wires import WireDraws
 
 _Column = npt.NDArray[Any]
 
@@ -134,7 +134,7 @@ class Routes(NamedTuple):
 
 
 def routes_of(
-    parts: Sequence[Part], runs: Sequence[ClassRun], classes: Classes, wires: WireDraws
+    parts: Sequence[Part], runs: Sequence[ClassRun], classes: Classes, wires: Demands
 ) -> Routes:
     """Demands of classes, and of what is on the wire."""
     counts, resources, amounts = [], [], []
@@ -151,9 +151,9 @@ def routes_of(
         amounts.append((rows.demand_amount * scale[:, rows.demand_local]).ravel())
         begin[run.begin] = own
         own += run.classes * rows.work.size
-    ptr = np.zeros(own + wires.ptr.size + 2, dtype=np.int32)
+    ptr = np.zeros(own + wires.ptr.size + 1, dtype=np.int32)
     np.cumsum(np.concatenate(counts), out=ptr[1 : own + 1])
-    ptr[own + 1 : -1] = ptr[own] + wires.ptr
+    ptr[own:-1] = ptr[own] + wires.ptr
     ptr[-1] = ptr[-2]
     return Routes(
         ptr,

@@ -129,7 +129,7 @@ def gathered(priced: Priced) -> Gathering:
         wire_work=costs.work[wires.entry],
         wire_bound=costs.bound[wires.entry],
         wire_route=(ptr.size - 1 + wires.route).astype(np.int32),
-        demand_ptr=np.concatenate((ptr, ptr[-1] + draws.ptr)).astype(np.int32),
+        demand_ptr=np.concatenate((ptr, ptr[-1] + draws.ptr[1:])).astype(np.int32),
         demand_resource=np.concatenate((resource, draws.resource)).astype(np.int32),
         demand_amount=np.concatenate((amount, draws.amount)),
         capacity=classes.capacity,

@@ -12,6 +12,7 @@ import numpy as np
 from sim.lowering.parts import B1, I4, I8, Flights, Wire
 from sim.lowering.rows import one_of
 from sim.lowering.table import each_of, table_of
+from sim.shelf import Shelf
 from sim.strategies.plan import COLLECTIVE, Plan, PlanOp
 
 #: collectives of a plan that are the same in these are one kind
@@ -41,8 +42,10 @@ class _Issued(NamedTuple):
 
 
 _Flown = tuple[I8, I4]  # which wire each flight is, and which op of each part's plan
-_known: dict[tuple[object, ...], tuple[_Flown, Sequence[_Order]]] = {}
-MAX_FLIGHTS = 500_000  # that are kept, of plans last used: some 75 B each on 16 stages
+# a flight takes some 75 B on 16 stages; orders are held, so that the ids in a key stay theirs
+_known = Shelf[tuple[_Flown, Sequence[_Order]]](
+    500_000, lambda known: known[0][0].size, larger=False
+)
 
 
 def stage_of(plan: Plan, group: str) -> int:
@@ -87,13 +90,7 @@ def flights_of(
         *map(id, orders), *(plan.stage for plan in plans), *stages,
         *(number.tobytes() for number in numbers),
     )  # fmt: skip
-    flown, _ = _known.pop(key, (None, orders))
-    if flown is None:
-        flown = _flown(plans, stages, numbers)
-    if flown[0].size <= MAX_FLIGHTS:
-        _known[key] = flown, orders  # held, so that the ids stay theirs; the last used stands last
-        while sum(of.size for (of, _), _ in _known.values()) > MAX_FLIGHTS:
-            del _known[next(iter(_known))]
+    flown, _ = _known.get(key, lambda: (_flown(plans, stages, numbers), orders))
     return Flights(tuple(wires), *flown)
 
 

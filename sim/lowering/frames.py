@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,11 +24,10 @@ from sim.lowering.rows import one_of
 from sim.lowering.runs import Ground
 from sim.lowering.table import comm_bytes_of, table_of
 from sim.program import revalue, validate_structure
+from sim.shelf import Shelf
 from sim.strategies.plan import Plan
 
-MAX_OPS = 600_000  # of all frames that are kept: some 60 MB
 _Key = tuple[object, ...]
-MAX_OUTLINED = 2_500_000  # ops of all outlines that are kept: some 60 B each
 HIGHEST = 100_000  # ops of a stack: its columns stay in a processor's cache
 
 
@@ -53,8 +53,11 @@ def lowered(priced: Priced) -> Lowered:
     """
     if not folds(priced):
         return _outlined(priced)
-    frame, new = _frame_of(_key(priced), priced)
-    return frame.first if new else _filled([priced], frame).row(0)
+    key = _key(priced)
+    frame = _frames.find(key)
+    if frame is None:
+        return _frames.keep(key, _frame(priced)).first
+    return _filled([priced], frame).row(0)
 
 
 def _outlined(priced: Priced) -> Lowered:
@@ -62,18 +65,14 @@ def _outlined(priced: Priced) -> Lowered:
     parts, classes, flights = priced.parts, priced.compiled.classes, priced.flights
     ground = Ground(parts, classes, flights)
     key = _outline_key(ground, priced)
-    outline, _ = _outlines.pop(key, (None, flights))
-    if outline is not None:
-        _outlines[key] = outline, flights  # the last used stands last
-        return filled(outline, ground, classes, flights)
+    kept = _outlines.find(key)
+    if kept is not None:
+        return filled(kept[0], ground, classes, flights)
     some = np.arange(len(classes.ranks))
     outline = outline_of(ground, ground.played(), classes, flights, some)
     found = filled(outline, ground, classes, flights)
     validate_structure(found.program)
-    if outline.place.size <= MAX_OUTLINED:
-        _outlines[key] = outline, flights  # held, so that the ids stay theirs
-        while sum(kept.place.size for kept, _ in _outlines.values()) > MAX_OUTLINED:
-            del _outlines[next(iter(_outlines))]
+    _outlines.keep(key, (outline, flights))  # these are held, so that the ids stay theirs
     return found
 
 
@@ -96,7 +95,8 @@ def _outline_key(ground: Ground, priced: Priced) -> _Key:
     )  # fmt: skip
 
 
-_outlines: dict[_Key, tuple[Outline, Flights]] = {}
+# an op takes some 60 B
+_outlines = Shelf[tuple[Outline, Flights]](2_500_000, lambda kept: kept[0].place.size, larger=False)
 
 
 class ProgramStack(NamedTuple):
@@ -117,7 +117,7 @@ def stacks(many: Sequence[Priced]) -> Iterator[ProgramStack]:
         )  # fmt: skip
         found.setdefault((_key(priced), like), []).append(i)
     for (key, _), places in found.items():
-        frame, _ = _frame_of(key, many[places[0]])
+        frame = _frames.get(key, partial(_frame, many[places[0]]))
         high = max(1, HIGHEST // frame.place.size)
         for begin in range(0, len(places), high):
             mine = places[begin : begin + high]
@@ -134,20 +134,7 @@ def _key(priced: Priced) -> _Key:
     return _structure(part.plan), part.runs, part.rows.kinds, priced.compiled.classes.ranks
 
 
-def _frame_of(key: _Key, priced: Priced) -> tuple[_Frame, bool]:
-    """The frame of a key, and whether it is new: made of this step, which is its first."""
-    frame = _frames.pop(key, None)
-    new = frame is None
-    if frame is None:
-        part = priced.parts[0]
-        frame = _frame(lower(priced.parts, priced.compiled.classes), part)
-        while _frames and sum(f.place.size for f in _frames.values()) > MAX_OPS:
-            del _frames[next(iter(_frames))]
-    _frames[key] = frame  # the last used stands last
-    return frame, new
-
-
-_frames: dict[_Key, _Frame] = {}
+_frames = Shelf[_Frame](600_000, lambda frame: frame.place.size)  # some 60 MB
 
 
 def _structure(plan: Plan) -> object:
@@ -165,7 +152,9 @@ def _structure(plan: Plan) -> object:
     return found
 
 
-def _frame(first: Lowered, part: Part) -> _Frame:
+def _frame(priced: Priced) -> _Frame:
+    """That of a step, which is its first."""
+    part, first = priced.parts[0], lower(priced.parts, priced.compiled.classes)
     n_host = int(np.searchsorted(first.program.lane, 1))
     op = first.plan_op
     begins = np.ones(op.size, dtype=bool)  # of a run of ops of one plan op

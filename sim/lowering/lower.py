@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sim.cost.nccl.loads import Demands
 from sim.fabric.role import Role
 from sim.lowering.cost_table import CostPlaces, CostTable, places_of, routes_of
 from sim.lowering.layout import PartLayout, exclusive
@@ -38,7 +39,7 @@ from sim.lowering.parts import (
 )
 from sim.lowering.runs import ClassRun, Ground, Played, runs_of
 from sim.lowering.table import comm_bytes_of, table_of
-from sim.lowering.wires import WireDraws, successors, taken_in, wire_costs, wires_of
+from sim.lowering.wires import successors, taken_in, wire_costs, wires_of
 from sim.program import NUMBERS, Program, Timeline, followers_of, revalue, validate_structure
 from sim.records import dataclass
 from sim.strategies.plan import Plan
@@ -145,12 +146,12 @@ def written(
 class Outline(NamedTuple):
     """A program but for its numbers, and where in a `CostTable` each op has its own."""
 
-    lowered: Lowered  # without numbers: columns of its program are empty, and views are the first's
+    lowered: Lowered  # without numbers: columns of its program are empty, and views have no plan
     some: I8  # classes that are written out
     place: I8  # (n,)
     places: CostPlaces
-    draws: WireDraws
-    wire_route: I4  # of each entry of the wire
+    draws: Demands
+    route: I4  # of each entry of the table, among those of `Routes`
 
 
 def outline_of(
@@ -193,6 +194,7 @@ def outline_of(
     routes = routes_of(ground.parts, runs, classes, all_wires.draws)
     wire_route = np.full(places.own - places.wire, routes.none, dtype=np.int32)
     wire_route[all_wires.entry] = routes.wires + all_wires.route
+    route = table.flown(routes.of, routes.none, wire_route)
 
     streams = np.array([len(p.layout.streams) for p in played], dtype=np.int32)
     lanes = streams[classes.role]
@@ -219,7 +221,7 @@ def outline_of(
         ),
         demand_ptr=routes.ptr,
         demand_resource=routes.resource,
-        route=table.flown(routes.of, routes.none, wire_route).take(place),
+        route=route.take(place),
         succ_ptr=succ_ptr,
         succ=succ,
         hold_resource=holds.take(place),
@@ -240,7 +242,7 @@ def outline_of(
         lane_names=_lane_names(runs, played, classes, program.n_lanes),
         wire=n_local,
     )
-    return Outline(lowered, some, place, places, all_wires.draws, wire_route)
+    return Outline(lowered, some, place, places, all_wires.draws, route)
 
 
 def filled(outline: Outline, ground: Ground, classes: Classes, flights: Flights) -> Lowered:
@@ -264,7 +266,7 @@ def filled(outline: Outline, ground: Ground, classes: Classes, flights: Flights)
     program = revalue(
         like.program,
         outline.place,
-        route=table.flown(routes.of, routes.none, outline.wire_route),
+        route=outline.route,
         latency=table.flown(lambda rows, _: rows.latency_s, None, wire.latency),
         work=table.flown(lambda rows, _: rows.work, 0.0, wire.work),
         bound=table.flown(lambda rows, run: rows.bound * pace(rows, run), np.inf, wire.bound),
@@ -293,7 +295,8 @@ def filled(outline: Outline, ground: Ground, classes: Classes, flights: Flights)
 
 
 def _views(run: ClassRun, played: Played, classes: Classes, base: I8) -> Iterator[RankView]:
-    """Where each class's lanes stand."""
+    """Where each class's lanes stand; what is the first job's alone is filled in later."""
+    nothing: Any = None
     layout, table = played.layout, table_of(played.part.plan)
     copy_lanes = [i for i, s in enumerate(layout.streams) if s in _COPY_STREAMS]
     copies = np.flatnonzero(np.isin(layout.lane, copy_lanes))
@@ -305,9 +308,9 @@ def _views(run: ClassRun, played: Played, classes: Classes, base: I8) -> Iterato
         yield RankView(
             index=c,
             rank=classes.ranks[c],
-            multiplicity=int(classes.multiplicity[c]),
-            role=played.part.role,
-            plan=played.part.plan,
+            multiplicity=0,
+            role=nothing,
+            plan=nothing,
             compute=slice(at + int(compute[0]), at + int(compute[-1]) + 1),
             copies=at + copies,
             comm_begin=at + first,
@@ -315,7 +318,7 @@ def _views(run: ClassRun, played: Played, classes: Classes, base: I8) -> Iterato
             comm_plan=table.collectives,
             comm_kind=table.comm_kind,
             comm_label=table.comm_label,
-            comm_bytes=comm_bytes_of(played.part.plan),
+            comm_bytes=nothing,
         )
 
 

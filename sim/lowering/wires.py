@@ -8,18 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sim.cost.nccl.loads import Demands
 from sim.lowering.layout import exclusive
 from sim.lowering.parts import B1, F8, I4, I8, Flights
 from sim.lowering.runs import ClassRun, Ground, Played, kept
 from sim.lowering.teams import Team
-
-
-class WireDraws(NamedTuple):
-    """What ops on the wire draw on, a route for each op of a team, team by team."""
-
-    ptr: I8
-    resource: I8
-    amount: F8
 
 
 class Wires(NamedTuple):
@@ -33,7 +26,7 @@ class Wires(NamedTuple):
     peer: I8
     arrive: I8  # (m,) op of a member that a wire op waits for; the next one is its finish
     waits: I8  # (m,) the wire op
-    draws: WireDraws
+    draws: Demands  # of each op of a team, team by team
     alone: B1  # one class takes part, in one step
 
 
@@ -120,7 +113,7 @@ def wires_of(
     """
     if not flights.of.size:
         none, no = np.zeros(0, dtype=np.int64), np.zeros(0)
-        draws = WireDraws(none, none, no)
+        draws = Demands(np.zeros(1, dtype=np.int64), none, no)
         return Wires(none, none, none, none, none, none, none, none, draws, no > 0.0)
     wires, of = flights.wires, flights.of
     teams = {id(w.team): w.team for w in wires}
@@ -167,8 +160,8 @@ def wires_of(
         peer=place[np.where(peer < 0, -1, peer - n_local)],
         arrive=arrivals[there],
         waits=place[waits[there] - n_local],
-        draws=WireDraws(
-            np.concatenate([t.ptr[1:] + i for t, i in zip(whole, ends, strict=True)]),
+        draws=Demands(
+            np.concatenate([[0], *(t.ptr[1:] + i for t, i in zip(whole, ends, strict=True))]),
             np.concatenate([t.resource for t in whole]),
             np.concatenate([t.amount for t in whole]),
         ),

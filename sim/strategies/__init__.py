@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 from sim.errors import InputError
 from sim.inputs.base import fields_but
@@ -10,11 +10,12 @@ from sim.inputs.check_mesh import shape_of
 from sim.inputs.strategy import not_modelled, strategy_of
 from sim.inputs.trainer import reduces_each, trainer_of
 from sim.pipeline.schedules import SCHEDULES
+from sim.shelf import Shelf
 from sim.strategies.alike import Patterns
 from sim.strategies.plan import Plan, Quiet, Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Hashable
 
     from sim.blocks.modules import ModelTree
     from sim.inputs.workload import Workload
@@ -27,7 +28,6 @@ __all__ = [
 ]  # fmt: skip
 
 _SOURCE = "workload"
-_T = TypeVar("_T")
 _NO_MATTER = frozenset((
     "name", "sequence_length", "micro_batch", "global_batch", "tokens", "steps", "samples",
     "epochs", "optimizer", "optimizer_implementation", "attention", "attention_padding", "compile",
@@ -35,11 +35,17 @@ _NO_MATTER = frozenset((
     "sources",
 ))  # fmt: skip
 
-# nor do a pipeline's: libraries below torch, and what ranks spend on each collective
+# of the stack: libraries below torch, and what ranks spend on each collective
 _STACK_NO_MATTER = frozenset((
     "cuda", "nccl", "nccl_path", "distributed_debug", "message_time", "omp_num_threads",
 ))  # fmt: skip
 _ALL_STEPS_ALIKE = _NO_MATTER | {"gradient_accumulation"}
+
+
+def _matters(workload: Workload, but: frozenset[str]) -> tuple[object, ...]:
+    """What plans depend on of a job, but for some fields."""
+    stack = fields_but(workload.stack, _STACK_NO_MATTER)
+    return (*stack, *fields_but(workload, but | {"stack"}))
 
 
 def plans_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> tuple[Plan, ...]:
@@ -48,8 +54,7 @@ def plans_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> tuple[Plan, ...
         return (plan_of(workload, tree, mesh),)
     key = (
         "pipeline", mesh, workload.micro_batch, workload.sequence_length, workload.loss,
-        *fields_but(workload.stack, _STACK_NO_MATTER),
-        *fields_but(workload, _NO_MATTER | {"stack"}),
+        *_matters(workload, _NO_MATTER),
     )  # fmt: skip
     return _pipelines.get(key, lambda: build_plans(workload, tree, mesh))
 
@@ -78,7 +83,7 @@ def plan_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> Plan:
     key = (
         mesh, update, shape and (workload.micro_batch, workload.sequence_length, workload.loss),
         trainer_of(workload).name,  # one that is not written follows from the loss too
-        *fields_but(workload, _NO_MATTER),
+        *_matters(workload, _NO_MATTER),
     )  # fmt: skip
     return _plans.get(key, lambda: _alike(key[1:4], workload, tree, mesh, _NO_MATTER, Recorder))
 
@@ -96,44 +101,25 @@ def _alike(
     if not strategy.traceable:
         return record(workload, tree, mesh)
     sizes = not strategy.ordered_by_sizes
-    key = recorder, more, *fields_but(workload, but | {"model"} if sizes else but)
+    key = recorder, more, *_matters(workload, but | {"model"} if sizes else but)
     alone = 1 if recorder is Recorder else 4  # one that writes down no ops takes little
     return _patterns.plan(key, record, workload, tree, mesh, alone, sizes)
 
 
-class _Shelf(Generic[_T]):
-    """Recordings by key, the last used ones, as many as have `most` entries in all."""
-
-    def __init__(self, most: int, entries: Callable[[_T], int]) -> None:
-        self.most, self.entries = most, entries
-        self.of: dict[tuple[object, ...], _T] = {}
-        self.held = 0
-
-    def get(self, key: tuple[object, ...], make: Callable[[], _T]) -> _T:
-        found = self.of.pop(key, None)
-        if found is None:
-            found = make()
-            self.held += self.entries(found)
-            while self.of and self.held > self.most:
-                self.held -= self.entries(self.of.pop(next(iter(self.of))))
-        self.of[key] = found  # the last used stands last
-        return found
-
-
 # of a step of 8 layers 250 fit, of one of 80 layers 50; an entry takes about 0.3 kB
-_plans = _Shelf[Plan](64_000, lambda plan: len(plan.issued))
+_plans = Shelf[Plan](64_000, lambda plan: len(plan.issued))
 _patterns = Patterns()
-_pipelines = _Shelf["tuple[Plan, ...]"](
+_pipelines = Shelf["tuple[Plan, ...]"](
     1_000_000, lambda plans: sum(len(plan.issued) for plan in plans)
 )
-_allocations = _Shelf["Allocations"](32_000, lambda log: len(log.log) + log.unwritten)
+_allocations = Shelf["Allocations"](32_000, lambda log: len(log.log) + log.unwritten)
 
 
 def allocations_of(workload: Workload, tree: ModelTree, mesh: Mesh, rank: int = 0) -> Allocations:
     """What a step allocates and frees, for jobs that differ only in costs; its ops are not kept."""
     micro_steps = micro_steps_apart(workload)
     who = trainer_of(workload).name
-    key = (mesh, rank, micro_steps, who, *fields_but(workload, _ALL_STEPS_ALIKE))
+    key = (mesh, rank, micro_steps, who, *_matters(workload, _ALL_STEPS_ALIKE))
 
     def record() -> Allocations:
         job = workload.model_copy(update={"gradient_accumulation": micro_steps})

@@ -116,18 +116,15 @@ class Pattern:
 
     def plan(self, values: Sequence[Any], recorded: Callable[[], Plan]) -> Plan:
         """The plan whose numbers these are; `recorded` makes it of itself."""
-        found = self._plan(values, recorded)
-        found.like = Like(self._first, self._ops, self._derived, values)
-        return found
-
-    def _plan(self, values: Sequence[Any], recorded: Callable[[], Plan]) -> Plan:
         numel, tensors, experts = filled(self._owned, values)
-        return Plan(
+        found = Plan(
             Later(len(self._ops), lambda: self._written(values)),
             self._allocations(values, recorded),
             {name: filled(groups, values) for name, groups in self._groups.items()},
             numel, tensors, experts, self._on_host,
         )  # fmt: skip
+        found.like = Like(self._first, self._ops, self._derived, values)
+        return found
 
     def _written(self, values: Sequence[Any]) -> list[PlanOp]:
         return _with(self._ops, lambda value: filled(value, values))

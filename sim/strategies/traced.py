@@ -40,7 +40,7 @@ class ValueTrace:
         #: is True or False, that of the only argument
         self._steps: list[_TraceStep] = []
         self._first: list[_TraceStep] | None = None
-        self.made: dict[tuple[Any, ...], Traced] = {}
+        self._made: dict[tuple[Any, ...], Traced] = {}
         self._constants: dict[tuple[type, Any], int] = {}
         self._decided: set[int] = set()
 
@@ -77,10 +77,10 @@ class ValueTrace:
 
     def of_places(self, function: Callable[..., Any], *places: int) -> Traced:
         """The same, of arguments that stand there."""
-        found = self.made.get((function, places))
+        found = self._made.get((function, places))
         if found is None:
             value = function(*[self.values[place] for place in places])
-            found = self.made[function, places] = Traced(self, len(self.values))
+            found = self._made[function, places] = Traced(self, len(self.values))
             self._steps.append((found.place, function, places))
             self.values.append(value)
         return found
@@ -114,9 +114,8 @@ class ValueTrace:
 def _binary(function: Callable[[Any, Any], Any]) -> Callable[[Traced, Any], Traced]:
     def made(self: Traced, other: Any) -> Traced:
         trace = self.trace
-        places = self.place, other.place if type(other) is Traced else trace.place(other)
-        found = trace.made.get((function, places))
-        return trace.of_places(function, *places) if found is None else found
+        place = other.place if type(other) is Traced else trace.place(other)
+        return trace.of_places(function, self.place, place)
 
     return made
 

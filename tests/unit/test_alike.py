@@ -14,6 +14,7 @@ from sim.inputs.model import Model
 from sim.inputs.shares import mesh_of, mesh_on
 from sim.inputs.workload import Checkpointing, Method, Parallelism, Workload
 from sim.lowering.table import comm_bytes_of, distinct, table_of
+from sim.shelf import Shelf
 from sim.step.kept import forget
 from sim.step.step import steps
 from sim.strategies import allocations_of, build_plan, plan_of
@@ -216,9 +217,10 @@ def test_as_many_allocations_are_kept_as_have_so_many_entries(monkeypatch):
     tree = build_tree(workload.model, workload.method)
     forget()
     monkeypatch.setattr(strategies, "_patterns", Patterns())
-    entries = len(allocations_of(workload, tree, mesh_on(workload, 8)).log)
-    shelf = strategies._Shelf(5 * entries, strategies._allocations.entries)
+    shelf = Shelf(32_000, strategies._allocations.entries)
     monkeypatch.setattr(strategies, "_allocations", shelf)
+    entries = len(allocations_of(workload, tree, mesh_on(workload, 8)).log)
+    shelf.most = 5 * entries
     found = [allocations_of(workload, tree, mesh_on(workload, 8 * n)) for n in range(2, 30)]
     assert [bool(each.log) for each in found] == [True] * 3 + [False] * 25
     assert list(shelf.of.values()) == found[-5:]

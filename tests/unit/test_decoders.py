@@ -197,6 +197,9 @@ def test_a_mixture_every_second_layer_lies_between():
         assert step(8, **cut) < step(2, **cut) < step(1, **cut)
     whole = count_parameters(load("dgx-h100", job | {"model": model}).workload.model)
     half = load("dgx-h100", job | {"model": model | {"mixture_every": 2}}).workload.model
+    assert [index for index in range(8) if half.mixes(index)] == [1, 3, 5, 7]
+    behind = half.model_copy(update={"dense_layers": 3})
+    assert [index for index in range(8) if behind.mixes(index)] == [3, 5, 7]
     one = 16 * 3 * 1024 * 1408 + 16 * 1024 - 3 * 1024 * 2816  # a mixture for a dense FFN
     assert whole.total - count_parameters(half).total == 4 * one
 

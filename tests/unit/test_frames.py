@@ -12,9 +12,10 @@ from sim.lowering import flights, frames, rows
 from sim.lowering.costs import price
 from sim.lowering.frames import lowered
 from sim.lowering.lower import lower
+from sim.shelf import Shelf
 from sim.step.ready import ready_of
 from sim.step.variation import Variation
-from sim.strategies import plan_of
+from sim.strategies import allocations_of, plan_of
 
 
 @pytest.mark.parametrize("nodes", [1, 4])
@@ -22,9 +23,9 @@ def test_frame_serves_another_world(nodes):
     job = load("dgx-h100", "llama3-8b-sft", ["nodes=2", "gradient_accumulation=1"])
     lowered(_priced(job.topology, job.workload))
     priced = _priced(job.topology.model_copy(update={"nodes": nodes}), job.workload)
-    first = {id(frame) for frame in frames._frames.values()}
+    first = {id(frame) for frame in frames._frames.of.values()}
     filled = lowered(priced)
-    assert {id(frame) for frame in frames._frames.values()} == first, "no frame was found"
+    assert {id(frame) for frame in frames._frames.of.values()} == first, "no frame was found"
     fresh = lower(priced.parts, priced.compiled.classes)
     for column, expected in zip(filled.program, fresh.program, strict=True):
         np.testing.assert_array_equal(column, expected)
@@ -54,9 +55,9 @@ def test_frame_is_filled_with_equal_columns(name, speed):
     lowered(_priced(job.topology, base))  # leaves its frame
     longer = base.model_copy(update={"sequence_length": 2 * base.sequence_length})
     priced = _priced(job.topology, longer, speed)
-    first = {id(frame) for frame in frames._frames.values()}
+    first = {id(frame) for frame in frames._frames.of.values()}
     filled = lowered(priced)
-    assert {id(frame) for frame in frames._frames.values()} == first, "no frame was found"
+    assert {id(frame) for frame in frames._frames.of.values()} == first, "no frame was found"
     fresh = lower(priced.parts, priced.compiled.classes)
     for column, expected in zip(filled.program, fresh.program, strict=True):
         np.testing.assert_array_equal(column, expected)
@@ -104,22 +105,28 @@ def test_an_outline_of_several_classes_is_filled_with_equal_columns(machine, set
 
 
 def test_outlines_serve_other_costs_and_are_bounded(monkeypatch):
-    monkeypatch.setattr(frames, "_outlines", {})
+    shelf = Shelf(2_500_000, frames._outlines.entries, larger=False)
+    monkeypatch.setattr(frames, "_outlines", shelf)
     sets = ["gradient_accumulation=8", _STAGES.format("1f1b", "tensor_parallel: 2")]
     lowered(_several("dgx-h100", "llama3-8b-sft", sets))
-    [(outline, _)] = frames._outlines.values()
+    [(outline, _)] = shelf.of.values()
     assert outline.lowered.program.latency.size == 0, "numbers of the first are kept"
+    assert {view.plan for view in outline.lowered.views} == {None}, "plans of the first are kept"
     lowered(_several("dgx-h100", "llama3-8b-sft", [*sets, "stack.message_time=1ms"]))
-    assert [kept is outline for kept, _ in frames._outlines.values()] == [True]
-    monkeypatch.setattr(frames, "MAX_OUTLINED", outline.place.size)
+    assert [kept is outline for kept, _ in shelf.of.values()] == [True]
+    shelf.most = outline.place.size
+    lowered(_several("dgx-h100", "llama3-8b-sft", [*sets, "model.layers=36"]))
+    assert [kept is outline for kept, _ in shelf.of.values()] == [True]
     lowered(_several("dgx-h100", "llama3-8b-sft", [*sets, "model.layers=28"]))
-    assert all(kept is not outline for kept, _ in frames._outlines.values())
-    assert len(frames._outlines) == 1
+    [(other, _)] = shelf.of.values()
+    assert shelf.held == other.place.size < outline.place.size
 
 
 def test_flights_of_plans_that_differ_in_bytes_are_found_once(monkeypatch):
-    monkeypatch.setattr(flights, "_known", {})
+    entries = flights._known.entries
+    monkeypatch.setattr(flights, "_known", Shelf(500_000, entries, larger=False))
     sets = ["gradient_accumulation=8", _STAGES.format("1f1b", "tensor_parallel: 2")]
+    longer = [*sets, "gradient_accumulation=12"]
     one = _several("dgx-h100", "llama3-8b-sft", sets)
     other = _several("dgx-h100", "llama3-8b-sft", [*sets, "sequence_length=6144"])
     assert one.parts[0].plan is not other.parts[0].plan
@@ -127,12 +134,14 @@ def test_flights_of_plans_that_differ_in_bytes_are_found_once(monkeypatch):
     assert one.flights.of is other.flights.of
     work = [[wire.work for wire in priced.flights.wires] for priced in (one, other)]
     assert work[0] != work[1]
-    longer = _several("dgx-h100", "llama3-8b-sft", [*sets, "gradient_accumulation=12"])
-    assert longer.flights.of.size > one.flights.of.size
-    assert len(flights._known) == 2
-    monkeypatch.setattr(flights, "MAX_FLIGHTS", one.flights.of.size)
-    _several("dgx-h100", "llama3-8b-sft", sets)
-    assert [of is one.flights.of for (of, _), _ in flights._known.values()] == [True]
+    many = _several("dgx-h100", "llama3-8b-sft", longer).flights.of
+    assert many.size > one.flights.of.size
+    assert [of is many for (of, _), _ in flights._known.of.values()] == [False, True]
+    shelf = Shelf(one.flights.of.size, entries, larger=False)
+    monkeypatch.setattr(flights, "_known", shelf)
+    for each in (longer, sets, longer):
+        _several("dgx-h100", "llama3-8b-sft", each)
+    assert [of.size for (of, _), _ in shelf.of.values()] == [one.flights.of.size]
 
 
 def test_plans_are_shared_only_where_they_are_equal():
@@ -141,6 +150,12 @@ def test_plans_are_shared_only_where_they_are_equal():
     plan = plan_of(job.workload, tree, mesh_on(job.workload, 8))
     other = job.workload.model_copy(update={"micro_batch": 7, "compile": True})
     assert plan_of(other, tree, mesh_on(other, 8)) is plan
+    log = allocations_of(job.workload, tree, mesh_on(job.workload, 8))
+    for changed, same in (("nccl", True), ("torch", False)):
+        stack = job.workload.stack.model_copy(update={changed: "2.4"})
+        another = job.workload.model_copy(update={"stack": stack})
+        assert (plan_of(another, tree, mesh_on(another, 8)) is plan) is same
+        assert (allocations_of(another, tree, mesh_on(another, 8)) is log) is same
     assert plan_of(other, tree, mesh_on(other, 16)) is not plan
     knobs = job.workload.parallelism.model_copy(update={"reshard_after_forward": False})
     assert (

@@ -120,9 +120,9 @@ def test_more_waits_never_make_a_step_shorter():
 def test_a_frame_is_filled_with_waits():
     lowered(priced(waiting=6))
     longer = priced(["sequence_length=4096"], waiting=6)
-    before = {id(f) for f in frames._frames.values()}
+    before = {id(f) for f in frames._frames.of.values()}
     filled, fresh = lowered(longer), built(longer)
-    assert {id(f) for f in frames._frames.values()} == before
+    assert {id(f) for f in frames._frames.of.values()} == before
     for column, expected in zip(filled.program, fresh.program, strict=True):
         np.testing.assert_array_equal(column, expected)
 
