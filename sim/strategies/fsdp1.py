@@ -2,8 +2,7 @@
 
 Follows torch 2.13 (`_runtime_utils.py`, `_exec_order_utils.py`, `_limiter_utils.py`) call by call.
 Streams: "copy_in" is its pre-unshard stream, "all_gather" its unshard stream and
-"reduce_scatter" its post-backward stream. spec.md section 4 and spec_extra.md 4b say the same in
-words.
+"reduce_scatter" its post-backward stream.
 """
 
 from __future__ import annotations

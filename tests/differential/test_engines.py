@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim import simulate
@@ -17,7 +17,7 @@ from tests.differential.sameness import same_bits, same_meaning, same_run
 
 several = settings(
     max_examples=int(os.environ.get("PROGRAMS", "80")),  # CI takes 2,000 once
-    deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None,
+    database=None,
 )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ MACHINES = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_folded_rates_on_machines(data):
     fabric = compile_fabric(data.draw(st.sampled_from(MACHINES)))
@@ -83,7 +83,7 @@ def test_folded_rates_on_machines(data):
     check(fabric.capacity, rows)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_folded_rates_on_random_rows(data):
     n_resources = data.draw(st.integers(1, 8))

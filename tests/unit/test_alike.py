@@ -56,7 +56,7 @@ def same_plans(ours: Plan, theirs: Plan):
     np.testing.assert_equal(one.of, other.of)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     knobs=st.one_of(FSDP1, FSDP2),
     layers=st.integers(2, 20),

@@ -89,7 +89,7 @@ def jobs(draw):
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(jobs())
 def test_bytes_are_conserved(job):
     """Nothing is freed twice, and a step leaves what it found: its state, and logits held."""
@@ -112,7 +112,7 @@ def test_bytes_are_conserved(job):
     assert {i for i, size in enumerate(live[:, saves[1]]) if size > 0.5} <= stay
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(jobs())
 def test_peaks_are_the_highest_instants(job):
     tree = build_tree(job.model, job.method)
@@ -171,7 +171,7 @@ def test_instants_by_hand():
     ]  # fmt: skip
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(jobs())
 def test_memory_alone_is_that_of_the_plan(job):
     """Recorded without ops and with few micro-steps, a step has the same peaks."""

@@ -4,7 +4,7 @@ import io
 import time
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sim.errors import InputError
@@ -309,7 +309,7 @@ _pieces = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(st.integers(0, len(GOOD)), st.integers(0, 12), st.lists(_pieces, max_size=6).map("".join))
 def test_any_damage_is_a_fault_or_loads(at, cut, piece):
     text = GOOD[:at] + piece + GOOD[at + cut :]
@@ -369,7 +369,7 @@ _whole = {
 }
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(st.sampled_from(_keys), _values)
 @example(("load_workload", "model"), {"base": []})
 def test_any_value_of_any_key_is_a_fault_or_loads(which, value):
@@ -383,7 +383,7 @@ def test_any_value_of_any_key_is_a_fault_or_loads(which, value):
         assert type(spec).model_validate(spec.model_dump()) == spec
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(
     st.sampled_from([k for _, k in _keys] + ["node.gpu", "node.nics.rate", "graph.edges"]),
     st.sampled_from(["", ".a", "[0]", "[0].b", ".lora.rank", ".base", ".kind", ".5"]),

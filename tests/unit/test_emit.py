@@ -52,7 +52,7 @@ def test_what_was_overridden_is_written_too(tmp_path):
     assert again == spec
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.one_of(st.text(max_size=12), st.booleans(), st.integers(), st.none()))
 def test_scalars_are_read_back_as_they_were(value):
     if isinstance(value, str) and any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in value):

@@ -311,7 +311,7 @@ def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         read_kineto(write(tmp_path, gzip.compress(b" " * 5_000_000), "bomb.json.gz"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cut=st.integers(0, 4000), at=st.integers(0, 3000), junk=st.binary(max_size=12))
 def test_damage_never_gives_a_traceback(
     tmp_path_factory: pytest.TempPathFactory, cut: int, at: int, junk: bytes

@@ -166,7 +166,7 @@ def test_copies_to_a_host_that_is_not_there_are_refused():
         fabric.offload_route(0, "to-host")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     machine=st.sampled_from(
         [dgx_h100(2), dgx_a100(2), dgx_h100(2, nics=4), pcie_box(), pcie_box(per_switch=2)]
@@ -191,7 +191,7 @@ def test_order_of_writing_changes_nothing(machine, seed):
     assert sorted(a.capacity.tolist()) == sorted(b.capacity.tolist())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     nodes=st.integers(1, 5),
     nics=st.sampled_from([1, 2, 4, 8, 16]),

@@ -59,7 +59,7 @@ FSDP1 = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     knobs=st.one_of(FSDP1, FSDP2),
     layers=st.integers(9, 30),

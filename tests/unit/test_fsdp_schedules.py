@@ -382,7 +382,7 @@ knobs = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     knobs=knobs,
     layers=st.integers(1, 5),

@@ -4,7 +4,7 @@ from math import isclose
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.fabric import compile_fabric
@@ -64,9 +64,7 @@ def workloads(draw):
 
 
 PAIRS = st.tuples(topologies(), workloads())
-QUICK = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
+QUICK = settings(max_examples=25, derandomize=True)
 
 
 def simulated(pair, **how):

@@ -169,7 +169,7 @@ def test_a_job_that_may_shrink_goes_on_while_a_node_is_repaired():
     st.integers(0, 50), st.sampled_from([None, 0, 1, 3]), st.sampled_from([0, 1, 5, 8]),
     st.sampled_from([math.inf, 60.0]), st.integers(0, 2), st.booleans(),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_parts_add_up_whatever_happens(seed, spares, least, between, peers, domain):
     spec = JobSpec(
         steps=3000, step_s=2.0, stall_s=0.5, interval_s=300.0, blocking_s=3.0, durable_s=9.0,

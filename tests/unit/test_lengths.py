@@ -62,7 +62,7 @@ def test_two_lengths_by_hand():
     assert total.longest(2).mean == pytest.approx(200 / 16 + 400 * 8 / 16 + 600 * 7 / 16)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(st.integers(1, 5000), min_size=1, max_size=12), st.integers(1, 40), st.integers(1, 9)
 )
@@ -74,7 +74,7 @@ def test_orders_of_longest_and_sum(lengths, many, more):
     assert d.total(many).mean == pytest.approx(many * d.mean, rel=1e-6)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 64), st.integers(1, 64))
 def test_rows_grow_with_micro_batch_and_ranks(micro, ranks):
     def length(m, r):

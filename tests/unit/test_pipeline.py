@@ -63,7 +63,7 @@ def most_kept(schedule, shape):
 
 
 @given(st.sampled_from(sorted(SCHEDULES)), st.integers(2, 6), st.integers(1, 4), st.integers(2, 4))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_every_micro_batch_runs_once_through_every_stage(name, ranks, rounds, virtual):
     """And no rank waits for itself: the runtime can place all of it."""
     schedule = SCHEDULES[name]

@@ -162,7 +162,7 @@ def test_an_unknown_name_is_named_with_the_nearest():
         st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=40
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_front_is_what_no_row_beats(rows):
     less = (True, False, True)
     signed = [(a, -b, c) for a, b, c in rows]

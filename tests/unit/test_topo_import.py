@@ -162,7 +162,7 @@ def test_gpu_without_nvlink_contradicts_the_matrix():
         import_topology(DATA / "four-a100-trimmed.txt", "l40s-pcie-48gb")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_damaged_files_are_read_or_refused(data):
     name = data.draw(st.sampled_from(sorted(p.name for p in DATA.iterdir())))

@@ -95,7 +95,7 @@ def jobs(draw):
     )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(jobs(), st.sampled_from([1, 2, 3, 8, 64]))
 def test_any_zero3_step_is_whole(job, world):
     """Every module finds its parameters, every gradient is reduced once, nothing stays."""
@@ -116,7 +116,7 @@ def test_any_zero3_step_is_whole(job, world):
     assert sum(op.bytes_in for op in regathered) == sum(2 * played.shard[p] for p in kept)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(jobs(), st.sampled_from([1, 8]))
 def test_a_module_runs_only_with_its_parameters_gathered(job, world):
     """Replays who is gathered from the plan alone."""
@@ -133,7 +133,7 @@ def test_a_module_runs_only_with_its_parameters_gathered(job, world):
 
 
 @given(st.integers(1, 40), st.sampled_from([1, 2, 8, 64]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_unlimited_zero3_gathers_everything_once(layers, world):
     job = workload(shape=model(layers=layers), stage3_param_persistence_threshold=0)
     plan = plan_of(job, world)
@@ -414,7 +414,7 @@ def test_zero1_reduces_once_zero2_every_micro_batch(accumulation):
 
 
 @given(st.integers(1, 6), st.sampled_from([1, 2, 8, 64, 60]), st.sampled_from([100, 9000, 10**8]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_zero12_conserves_gradients_and_parameters(layers, world, bucket):
     for strategy in ("zero1", "zero2"):
         for overlap in (None, True):
