@@ -69,23 +69,28 @@ ELSEWHERE = frozenset({
     "Any", "Argument", "BoundQuantity", "Document", "Iterable[BoundQuantity]", "Objective",
     "Overrides", "Policy", "Sequence[Argument]", "Sequence[Policy]", "Varied",
 })  # fmt: skip
+_LISTED = frozenset({"Iterable[str]", "Sequence[str]", "Sequence[Policy]"})
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, that says which argument is of the wrong kind and what it takes."""
     signature = inspect.signature(function)
-    kinds = {
-        name: tuple(KINDS[part] for part in parts)
-        for name, parameter in signature.parameters.items()
-        if not ELSEWHERE & set(parts := parts_of(parameter.annotation))
-    }
+    kinds: dict[str, tuple[ArgumentKind, ...]] = {}
+    listed = []  # takes texts, of which one may stand alone
+    for name, parameter in signature.parameters.items():
+        parts = set(parts_of(parameter.annotation))
+        if not ELSEWHERE & parts:
+            kinds[name] = tuple(KINDS[part] for part in parts_of(parameter.annotation))
+        if _LISTED & parts and "str" not in parts:
+            listed.append(name)
 
     @functools.wraps(function)
     def called(*arguments: Any, **keys: Any) -> Any:
         try:
-            given = signature.bind(*arguments, **keys).arguments
+            bound = signature.bind(*arguments, **keys)
         except TypeError:  # one is missing or unknown: Python says it of the function itself
             return function(*arguments, **keys)
+        given = bound.arguments
         for name, takes in kinds.items():
             if name in given:
                 parameter = signature.parameters[name]
@@ -94,7 +99,10 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
                 )
                 for value in values:
                     _check(function.__name__, name, value, takes)
-        return function(*arguments, **keys)
+        for name in listed:
+            if isinstance(alone := given.get(name), str) and alone:
+                given[name] = (alone,)  # a text is a sequence too: of its letters
+        return function(*bound.args, **bound.kwargs)
 
     return called
 

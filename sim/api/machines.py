@@ -88,6 +88,7 @@ def collective(
     zipped: bool = False,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
+    progress: Progress | None = None,
 ) -> CollectiveSweep | CollectiveVariants:
     """What the network gives: the table that nccl-tests prints.
 
@@ -111,6 +112,8 @@ def collective(
         A row for each value of keys of the topology.
     zipped : bool
         The varied keys move together.
+    progress : callable, optional
+        Called with machines done and all there are, where something is varied.
 
     Returns
     -------
@@ -138,7 +141,7 @@ def collective(
     sets = settings(overrides, calibration)
     texts = axes(vary)
     if texts:
-        return collective_variants(topology, from_options(texts, zipped), sets, asked)
+        return collective_variants(topology, from_options(texts, zipped), sets, asked, progress)
     return collective_sweep(compile_fabric(load_topology(topology, sets)), asked)
 
 

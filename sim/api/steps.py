@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sim.step.chrome_trace import Trace
     from sim.step.spans import StepTimeline
     from sim.step.stages import StageChart
+    from sim.step.variation import Progress
 
 _DIFFERENCE = "trace diff"
 
@@ -31,6 +32,7 @@ def trace(
     jitter: str | float = "0%",
     slow: Iterable[str] = (),
     seed: int = 0,
+    progress: Progress | None = None,
     **keys: Any,
 ) -> Trace:
     """Simulate a step and give its timeline, for Perfetto or as rows of collectives.
@@ -48,6 +50,13 @@ def trace(
         Only these; all by default.
     jitter, slow, seed
         As for `simulate`.
+    progress : callable, optional
+        Called with ops simulated and all there are, where they are a million and more.
+
+    Raises
+    ------
+    InputError
+        Faults of the inputs, or more ops than there is memory for.
     """
     chosen("level", level, (None, "folded", "ranks"))
     machine, job, _ = read(topology, workload, overrides, calibration, keys)
@@ -56,7 +65,7 @@ def trace(
 
     slowed = texts("slow", slow, "['rank:3=0.9']")
     varied = read_variation(share(jitter), slowed, seed, 1)
-    return traced(machine, job, varied, level, all_micro_steps, tuple(ranks))
+    return traced(machine, job, varied, level, all_micro_steps, tuple(ranks), progress)
 
 
 def trace_diff(

@@ -46,13 +46,15 @@ def command(
     """Print the table that nccl-tests would print on TOPOLOGY, of OPERATION or --op."""
     import sim
     from sim.report.collective import view
+    from sim.report.progress import progress_bar
 
     if operation and op and operation != op:
         message = f"{operation} stands after the topology, and --op says {op}; say one"
         raise click.UsageError(message)
-    found = sim.collective(
-        topology, op=operation or op or COLLECTIVES[0], sizes=sizes, ranks=ranks, nccl=nccl,
-        algorithm=algorithm, protocol=protocol, nccl_path=nccl_path, vary=varied, zipped=zipped,
-        overrides=overrides,
-    )  # fmt: skip
+    with progress_bar("machines") as progress:
+        found = sim.collective(
+            topology, op=operation or op or COLLECTIVES[0], sizes=sizes, ranks=ranks, nccl=nccl,
+            algorithm=algorithm, protocol=protocol, nccl_path=nccl_path, vary=varied,
+            zipped=zipped, overrides=overrides, progress=progress,
+        )  # fmt: skip
     return view(found)

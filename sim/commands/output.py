@@ -61,10 +61,13 @@ def command_line() -> str:
     return shlex.join(["scaling-sim", *kept])
 
 
-def show(view: View, form: str, output: Path | None) -> None:
-    """Print a view in a format, or write it to a file; ``--require`` is about its document."""
+def show(view: View, form: str, output: Path | None, text: str | None = None) -> None:
+    """Print a view in a format, or write it to a file; ``--require`` is about its document.
+
+    `text` is what it is in that format, where it has been written already.
+    """
     click.get_current_context().meta[SHOWN] = view.document
-    emit(rendered(view, form), output)
+    emit(rendered(view, form) if text is None else text, output)
 
 
 def emit(text: str, output: Path | None) -> None:

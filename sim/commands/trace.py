@@ -104,14 +104,17 @@ def command(
     `trace diff FILE TOPOLOGY WORKLOAD` sets a recorded trace beside it.
     """
     import sim
+    from sim.report.progress import progress_bar
 
     if stages or form in _PICTURES:
         _chart(sim.stages(topology, workload, overrides=overrides), form, output)
         return
-    found = sim.trace(
-        topology, workload, overrides=overrides, level=level, all_micro_steps=all_micro_steps,
-        ranks=_ranks(ranks or ""), jitter=jitter, slow=slow, seed=seed,
-    )  # fmt: skip
+    with progress_bar("ops") as progress:
+        found = sim.trace(
+            topology, workload, overrides=overrides, level=level, seed=seed, slow=slow,
+            all_micro_steps=all_micro_steps, ranks=_ranks(ranks or ""), jitter=jitter,
+            progress=progress,
+        )  # fmt: skip
     from sim.report.trace import view
 
     timeline = form in _CHROME
@@ -123,7 +126,11 @@ def command(
         tell(f"{snapshot}: open it at https://pytorch.org/memory_viz")
         if output is None and timeline:
             return
-    show(view(found), "json" if timeline else form, output)
+    text = None
+    if timeline:
+        with progress_bar("events") as progress:
+            text = found.to_json(progress=progress)
+    show(view(found), form, output, text)
     if output is not None and timeline:
         cut = found.shown < found.micro_steps
         said = f" ({found.shown} of {found.micro_steps} micro-steps)" if cut else ""

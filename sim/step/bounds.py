@@ -28,7 +28,7 @@ MAX_BYTES = 4 * GIB
 FREE_BYTES = 64 * MIB
 #: steps of all rings of all ranks; ops and steps of all replicas
 MAX_STEPS, MAX_DRAWN = 40_000_000, 1_000_000_000
-#: times as many micro-batches as stages, above which a pipeline's size is reckoned from fewer first
+#: times as many micro-batches as stages, above which a step's size is reckoned from fewer first
 PROBED = 8
 #: ops of a longer trial, beyond which one whose ranks go nearly in step will do; 10 s
 LONG = 16_000_000
@@ -44,8 +44,9 @@ def crowded(priced: Priced) -> bool:
 
 
 def check_size(
-    priced: Priced, level: str, variation: Variation, times: float = 1.0, crowd: bool = False
-) -> None:
+    priced: Priced, level: str, variation: Variation, times: float = 1.0, crowd: bool = False,
+    whole: bool = False,
+) -> None:  # fmt: skip
     """Refuse a step whose program would be absurd, before it is made.
 
     Parameters
@@ -60,6 +61,8 @@ def check_size(
         How much longer the step is than what was priced of it.
     crowd : bool
         Ranks that do the same share their columns.
+    whole : bool
+        Every micro-step was asked for.
 
     Raises
     ------
@@ -74,9 +77,11 @@ def check_size(
     if level == "folded":  # stages of a pipeline, and how many micro-batches they play
         option, who = "gradient_accumulation", "micro-batches of a pipeline that has no rhythm are"
         instead = "write fewer, or pipeline_schedule: 1f1b"
+    if whole:
+        option, who = "all_micro_steps", "all micro-steps one by one are"
+        instead = "take fewer; a trace can be cut to those that differ (--cut)"
     needed = ops * (CROWD_OP_BYTES if crowd else OP_BYTES)
-    most = MAX_BYTES if needed < FREE_BYTES else min(MAX_BYTES, spare_bytes())
-    if needed > most:
+    if needed > (most := most_bytes(needed)):
         message = (
             f"{who} {ops:.2g} ops, which need {gib(needed)} of memory, more than {gib(most)}; "
             f"{instead}"
@@ -110,6 +115,11 @@ def ops_of(priced: Priced) -> int:
         launches = np.where(hidden_launches(part, 1.0), 1, part.row_count)
         total += int((role == i).sum()) * int((part.row_count + launches).sum())
     return total
+
+
+def most_bytes(needed: float) -> float:
+    """The most of memory that a verb takes here, of which it needs so much. [B]"""
+    return MAX_BYTES if needed < FREE_BYTES else min(MAX_BYTES, spare_bytes())
 
 
 def spare_bytes() -> float:

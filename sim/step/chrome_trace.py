@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,17 +22,21 @@ from sim.inputs.workload import Workload
 from sim.lowering.lower import Lowered, RankView
 from sim.lowering.parts import CATEGORIES
 from sim.program import Timeline
+from sim.quantities import gib
+from sim.step.bounds import most_bytes
 from sim.step.breakdown import Breakdown
 from sim.step.critical import critical_path
 from sim.step.outcome import StepOutcome
 from sim.step.run import run_step
 from sim.step.trace_collectives import collective_rows, wires
-from sim.step.trace_events import event
+from sim.step.trace_events import event, lanes_of
 from sim.step.trace_marks import marks
 from sim.step.trace_slices import kernels, pipeline, titles
-from sim.step.variation import Variation
+from sim.step.variation import Progress, Variation
 
 _MOST_OPS = 400_000  # of a trace that nobody asked to be whole: 100 MB
+_EVENT_BYTES = 1000  # of an op as text, several times over on its way out, as measured [B]
+_TOGETHER = 50_000  # events that are written between two words of progress
 _SOURCE = "trace"
 
 
@@ -66,18 +71,57 @@ class Trace(Document):
 
         A pipeline is a process of its own too, with a thread a rank of it.
         """
-        lowered, timeline = self.outcome.lowered, self.outcome.timeline
-        shown = self._views()
+        path = critical_path(self.outcome.lowered.program, self.outcome.timeline)
+        return self._head(path) | {"traceEvents": list(self._events(path))}
+
+    def to_json(self, indent: int | None = None, progress: Progress | None = None) -> str:
+        """The trace as profilers write it, without white space.
+
+        `progress` is called with events written and about how many there are.
+
+        Raises
+        ------
+        InputError
+            It needs more memory than there is to spare.
+        """
+        if indent is not None:
+            return dumps(self.to_dict(), indent)
+        ops = self._ops()
+        needed = ops * _EVENT_BYTES
+        if needed > (most := most_bytes(needed)):
+            message = (
+                f"the timeline of {ops:,} ops needs {gib(needed)} of memory, more than "
+                f"{gib(most)}; take fewer micro-steps, or some of its ranks"
+            )
+            raise InputError.single(_SOURCE, message)
+        path = critical_path(self.outcome.lowered.program, self.outcome.timeline)
+        parts = [dumps(self._head(path), None, compact=True)[:-1], ',"traceEvents":[']
+        events, done = self._events(path), 0
+        while some := list(islice(events, _TOGETHER)):
+            if done:
+                parts.append(",")
+            parts.append(dumps(some, None, compact=True)[1:-1])
+            done += len(some)
+            if progress is not None and ops >= _TOGETHER:
+                progress(done, max(done, ops))
+        return "".join([*parts, "]}"])
+
+    def _events(self, path: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """Slices and names, a rank after another; `path` is the critical one."""
+        lowered, shown = self.outcome.lowered, self._views()
         numbers = frozenset(number for number, _ in shown)
-        events = [e for e in (*titles(lowered), *self._steps()) if e["pid"] in numbers]
-        path = critical_path(lowered.program, timeline)
+        yield from (e for e in (*titles(lowered), *self._steps()) if e["pid"] in numbers)
         critical = frozenset(path)
         for number, view in shown:
-            events += kernels(self.outcome, number, self.workload, critical)
-            events += wires(self.outcome, view, number, critical)
-            events += marks(self.outcome, view, number, self.workload)
+            yield from kernels(self.outcome, number, self.workload, critical)
+            yield from wires(self.outcome, view, number, critical)
+            yield from marks(self.outcome, view, number, self.workload)
         if lowered.views[0].plan.stages > 1:
-            events += pipeline(self.outcome, self.workload, len(lowered.views))
+            yield from pipeline(self.outcome, self.workload, len(lowered.views))
+
+    def _head(self, path: Sequence[int]) -> dict[str, Any]:
+        """What is said before the events."""
+        lowered, shown = self.outcome.lowered, self._views()
         world = sum(view.multiplicity for view in lowered.views)
         return {
             "schemaVersion": 1,
@@ -86,13 +130,14 @@ class Trace(Document):
             "distributedInfo": {"backend": "nccl", "rank": shown[0][1].rank, "world_size": world},
             "microSteps": {"shown": self.shown, "of": self.micro_steps},
             "pace": _pace(self.outcome.breakdown),
-            "criticalPath": _shares(lowered, timeline, path),
-            "traceEvents": events,
+            "criticalPath": _shares(lowered, self.outcome.timeline, path),
         }
 
-    def to_json(self, indent: int | None = None) -> str:
-        """The trace as profilers write it, without white space."""
-        return dumps(self.to_dict(), indent, compact=indent is None)
+    def _ops(self) -> int:
+        """Of the ranks that are written. [1]"""
+        lowered = self.outcome.lowered
+        each = np.bincount(lowered.program.lane, minlength=len(lowered.lane_names))
+        return sum(int(each[lanes_of(lowered, view)].sum()) for _, view in self._views())
 
     def memory_snapshot(self) -> dict[str, Any]:
         """Allocations of the step as PyTorch's snapshot, a device a rank that is shown.
@@ -132,7 +177,7 @@ class Trace(Document):
 
 def traced(
     topology: Topology, workload: Workload, variation: Variation, level: str | None,
-    all_micro_steps: bool | None, ranks: tuple[int, ...],
+    all_micro_steps: bool | None, ranks: tuple[int, ...], progress: Progress | None = None,
 ) -> Trace:  # fmt: skip
     """Simulate a step and trace it; arguments as for `sim.trace`.
 
@@ -148,8 +193,9 @@ def traced(
     level = "ranks" if ranks and level is None else variation.level(level)
     job = as_run(workload, world)
     outcome = run_step(
-        topology, job, level=level, all_micro_steps=bool(all_micro_steps), variation=variation
-    )
+        topology, job, level=level, all_micro_steps=bool(all_micro_steps), variation=variation,
+        progress=progress,
+    )  # fmt: skip
     steps = job.gradient_accumulation
     if all_micro_steps is None and outcome.repeats:
         ops = outcome.lowered.program.lane.size * steps / (steps - outcome.repeats)

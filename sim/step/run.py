@@ -33,6 +33,7 @@ def run_step(
     all_micro_steps: bool = False,
     layers: int | None = None,
     variation: Variation | None = None,
+    progress: Progress | None = None,
 ) -> StepOutcome:
     """Simulate one optimizer step.
 
@@ -51,10 +52,12 @@ def run_step(
     variation : Variation, optional
         Jitter and slow parts, at levels ``ranks`` and ``steps``. Of several replicas, the one
         whose time is the median.
+    progress : callable, optional
+        As for `run_replicas`.
     """
     return run_replicas(
         topology, workload, variation or Variation(), engine=engine, level=level,
-        all_micro_steps=all_micro_steps, layers=layers,
+        all_micro_steps=all_micro_steps, layers=layers, progress=progress,
     )[0]  # fmt: skip
 
 
@@ -92,14 +95,14 @@ def run_replicas(
     known: tuple[Priced, int] | None = None  # what a step takes, of so many micro-steps
     for simulated in tried:
         steps = simulated.gradient_accumulation
-        if known is None and steps > PROBED * workload.parallelism.pipeline_parallel > PROBED:
+        if known is None and steps > PROBED * workload.parallelism.pipeline_parallel:
             few = fewest(workload)
             known = priced_of(topology, few, variation, level), few.gradient_accumulation
         if known is not None:
             times = steps / known[1]
             if even is not None and times * ops_of(known[0]) > LONG:
                 return even[:2]
-            check_size(known[0], level, variation, times)
+            check_size(known[0], level, variation, times, whole=all_micro_steps)
             _announce(known[0], times, variation, progress)
         ready = ready_of(topology, workload, simulated, variation, level, layers, lean=lean)
         _announce(ready.priced, 1.0, variation, progress)

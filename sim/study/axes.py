@@ -83,6 +83,10 @@ class Grid:
         plain = re.sub(r"[^\w.-]+", "-", self.name)[:100].strip(".-")
         return Path(f"{plain or 'sweep'}.sweep.sqlite")
 
+    def at(self, place: int) -> tuple[Any, ...]:
+        """Values of `keys` where every axis is at the same of its points."""
+        return tuple(itertools.chain.from_iterable(axis.points[place] for axis in self.axes))
+
     def points(self) -> Iterator[Changes]:
         """Changes of every configuration, fixed ones included; the first axis moves slowest."""
         keys = self.keys

@@ -67,6 +67,8 @@ def compare(
     if len(cases) < 2:
         message = "one variant is nothing to compare; name another, or vary a key: --vary nodes=1,2"
         raise InputError([Fault(_SOURCE, None, None, "", message)])
+    told = progress or silent
+    told(0, len(cases))
     base = tuple(overrides)
     rows = newest(catalogue_of_offers(prices))
     loaded, notes = [], []
@@ -79,8 +81,6 @@ def compare(
             notes.append(f"{one.topology.name} priced at {rate}")
         loaded.append(one)
     labels = _labels(loaded, [changes for _, _, changes in cases])
-    told = progress or silent
-    told(0, len(cases))
     variants: list[Variant] = []
     for one, (_, _, changes), label in zip(loaded, cases, labels, strict=True):
         variants.append(_variant(one, changes, label, engine))

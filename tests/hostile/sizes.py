@@ -119,7 +119,8 @@ def cases() -> Iterator[Size]:
 def _others() -> Iterator[Size]:
     jobs = "docs/examples/week.yaml"
     for line in (
-        "run {on} --replicas 1000000", "run {on} --runs 1000000", "run {on} --replicas 1000",
+        "run {on} --replicas 1000000", "run {on} --jitter 5% --replicas 1000000",
+        "run {on} --jitter 5% --replicas 1000",
         "run {on} --level ranks --set nodes=2048", "run {on} --level steps --set nodes=64",
         "run {on} --level ranks --jitter 5% --set nodes=512",
         "collective dgx-h100 --set nodes=32768", "collective dgx-h100 all_to_all --set nodes=2048",
@@ -133,17 +134,18 @@ def _others() -> Iterator[Size]:
         "sweep {on} -j 1 --store :s: --vary micro_batch=1..1000 --vary nodes=1..1000 --dry-run",
         "sweep {on} -j 1 --store :s: --screen step_time_s --vary nodes=1..64"
         " --vary micro_batch=1..64 --vary gradient_accumulation=1..256 --exact 100000",
-        "compare {on} --vary nodes=1..1000000", "compare {on} --vary nodes=1..64",
-        "plan dgx-h100 {jobs} --vary nodes=1..1000000", "plan dgx-h100 {jobs} --set nodes=32768",
+        "compare {on} --vary nodes=1..100000", "compare {on} --vary nodes=1..64",
+        "plan dgx-h100 {jobs} --vary nodes=1..100000", "plan dgx-h100 {jobs} --set nodes=32768",
         "plan dgx-h100 {jobs} --replicas 1000", "plan dgx-h100 {jobs} --growth 1000000",
         "plan dgx-h100 {jobs} --smallest --growth 1000",
         "size llama3-8b-sft --deadline 1h --max-gpus 16384",
         "size llama3-8b-sft --deadline 1h --gpus 16384 --global-batch 16777216",
-        "size llama3-8b-sft --deadline 1h --vary micro_batch=1..1000000",
+        "size llama3-8b-sft --deadline 1h --vary micro_batch=1..100000",
         "size llama3-8b-sft --deadline 1h --max-gpus 1000000000",
         "size llama3-8b-sft --deadline 1s --set tokens=1e24",
-        "export {on} --set nodes=32768 -o plan", "need context {on} --set nodes=4096",
-        "need gpus llama3-8b-sft --deadline 1s --set tokens=1e20",
+        "export {on} --set nodes=32768 --emit yaml --emit sbatch -o plan",
+        "need context {on} --set nodes=4096",
+        "need gpus {on} --deadline 1s --set tokens=1e17",
         "trace {on} --level ranks --set nodes=2048 --format csv", "trace {on} --all-micro-steps"
         " --format csv --set gradient_accumulation=65536",
         "prices job {on} --set nodes=4096",
@@ -252,7 +254,8 @@ def main() -> None:
                   file=sys.stderr, flush=True)  # fmt: skip
     print("| case | CPU s | MiB | ends |\n|---|--:|--:|---|")
     for one in sorted(found, key=lambda t: -t.cpu_s)[: given.most]:
-        end = "progress, Ctrl-C" if one.code == 130 else f"{one.code} {one.words[:80]}"
+        said = "progress" if one.progress else "no word"
+        end = f"{said}, Ctrl-C" if one.code == 130 else f"{one.code} {one.words[:80]}"
         print(f"| {one.case.name} | {one.cpu_s:.1f} | {one.mib:.0f} | {end} |")
     broken = [one for one in found if one.fault]
     print(f"\n{len(found)} cases, {len(broken)} break it")

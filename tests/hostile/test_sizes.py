@@ -8,8 +8,9 @@ from tests.hostile.sizes import Size, cases, take
 QUICK = (
     "run nodes=1000000000", "run node.gpus=1000000", "run model.layers=1000000",
     "run sequence_length=1000000000000", "explain model.vocab_size=1000000000",
-    "memory nodes=1000000000", "support node.gpus=1000000", "run JOB --runs 1000000",
-    "sweep JOB -j 1 --store :s: --vary nodes=1..1000000000", "compare JOB --vary nodes=1..1000000",
+    "memory nodes=1000000000", "support node.gpus=1000000",
+    "run JOB --jitter 5% --replicas 1000000",
+    "sweep JOB -j 1 --store :s: --vary nodes=1..1000000000", "compare JOB --vary nodes=1..100000",
     "collective dgx-h100 all_to_all --set nodes=32768", "200 MB of prices", "200 MB of nccl-tests",
     "200 MB of workload", "plan dgx-h100 JOBS --growth 1000000",
     "size llama3-8b-sft --deadline 1h --max-gpus 1000000000",

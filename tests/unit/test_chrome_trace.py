@@ -286,3 +286,31 @@ def test_some_ranks_of_many_and_stages_as_processes() -> None:
     events = piped.to_dict()["traceEvents"]
     assert len({e["pid"] for e in events}) == 3  # two stages, and the pipeline
     assert any(e["name"] == "ncclDevKernel_SendRecv" for e in events)
+
+
+def test_a_trace_in_parts_is_the_whole(monkeypatch) -> None:
+    """It is written some events at a time, with a word between."""
+    outcome, workload = simulated()
+    trace = Trace(outcome, workload, "small")
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr("sim.step.chrome_trace._TOGETHER", 100)
+    text = trace.to_json(progress=lambda *at: told.append(at))
+    assert json.loads(text) == json.loads(json.dumps(trace.to_dict()))
+    assert [done for done, _ in told][:2] == [100, 200]
+    assert all(done <= whole for done, whole in told)
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"), [(65536, "64.2 GiB of memory"), (1_000_000, "979.5 GiB of memory")]
+)
+def test_micro_steps_beyond_memory_are_refused_before_they_are_made(steps, said) -> None:
+    job = "dgx-h100", "llama3-8b-sft"
+    with pytest.raises(sim.InputError, match=f"all_micro_steps .* {said}, more than"):
+        sim.trace(*job, all_micro_steps=True, gradient_accumulation=steps)
+
+
+def test_a_timeline_beyond_memory_is_refused(monkeypatch) -> None:
+    found = sim.trace("dgx-h100", "llama3-8b-sft")
+    monkeypatch.setattr("sim.step.chrome_trace.most_bytes", lambda needed: needed / 2)
+    with pytest.raises(sim.InputError, match=r"needs .* or some of its ranks"):
+        found.to_json()

@@ -361,6 +361,8 @@ def test_json_and_table_of_the_verb():
         (["dgx-a100", "--nccl", "twelve"], "not an NCCL version"),
         (["dgx-a100", "--op", "gossip"], "gossip"),
         (["dgx-a1000"], "dgx-a1000"),
+        (["dgx-a100", "--vary", "nodes=1..100000"], "262144 is the most"),
+        (["dgx-a100", "--vary", "nodes=1..2000"], "2,000 machines of 8 to 16,000 GPUs need about"),
         (["dgx-a100", "--set", "nodes=none"], "nodes"),
     ],
 )

@@ -29,6 +29,9 @@ ASKED = {
         lambda told: sim.diagnose(*JOB, measured="step_time_s=9", overrides=SMALL, progress=told),
         None,
     ),
+    "collective": (
+        lambda told: sim.collective("dgx-h100", sizes="1M", vary=["nodes=1,2,4"], progress=told), 4
+    ),
     "improve": (lambda told: sim.improve(*JOB, overrides=SMALL, progress=told), None),
 }  # fmt: skip
 

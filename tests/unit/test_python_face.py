@@ -114,6 +114,15 @@ def test_charts_stand_alone_and_in_a_notebook(tmp_path):
     assert "throughput" in [c.name for c in sim.plot(compared).charts]
 
 
+def test_one_text_stands_for_a_list_of_it(tmp_path):
+    """A text is a sequence of its letters, too: never meant."""
+    alone = sim.size(J, max_gpus=8, gpu="H100", residency="EU")
+    assert alone.to_json() == sim.size(J, max_gpus=8, gpu=["H100"], residency=["EU"]).to_json()
+    grid = sim.sweep_grid(M, J, vary=["nodes=1,2"], where="nodes>1", require="mfu>0.1")
+    assert (grid.where, grid.require) == (("nodes>1",), ("mfu>0.1",))
+    assert sim.export(M, J, emit="yaml", folder=tmp_path)
+
+
 def test_tables_of_a_result_are_its_figures():
     found = result()
     assert sum(row["seconds"] for row in found.tables()["step"]) == pytest.approx(found.step.time_s)
