@@ -40,7 +40,7 @@ VERBS = {
     "size": "size mistral-7b-lora --deadline 24h --max-gpus 8 --provider lambda",
     "topo show": "topo show dgx-h100 --set nodes=2",
     "validate": "validate memory",
-    "trace": "trace dgx-h100 llama3-8b-lora --set model.layers=2",
+    "trace": "trace dgx-h100 llama3-8b-lora --set model.layers=2 --format table",
     "config": "config dgx-h100 llama3-8b-lora --set nodes=2",
     "schema": "schema topology --format table",
     "explain": "explain dgx-h100 llama3-8b-lora",
