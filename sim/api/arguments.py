@@ -133,11 +133,6 @@ def _text(value: Any, key: str) -> str:
         raise InputError.single(_OVERRIDES, message, key) from None
 
 
-def alternatives(given: str | Iterable[str]) -> tuple[str, ...]:
-    """One text or several of which any will do; `sim.api.checked` has looked at them."""
-    return (given,) if isinstance(given, str) else tuple(given)
-
-
 def several(given: Any) -> Sequence[Any]:
     """One or several arguments as a sequence."""
     return given if isinstance(given, list | tuple) else [given]

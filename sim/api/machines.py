@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sim.api.arguments import Overrides, Varied, alternatives, axes, path, settings, several
+from sim.api.arguments import Overrides, Varied, axes, path, settings, several
 
 _SIZES = "sizes"
 if TYPE_CHECKING:
@@ -165,8 +165,8 @@ def prices_list(
     from sim.inputs.offers import list_offers
 
     return list_offers(
-        path(prices), gpu=gpu, provider=provider, all_dates=all_dates, region=alternatives(region),
-        residency=alternatives(residency),
+        path(prices), gpu=gpu, provider=provider, all_dates=all_dates, region=tuple(region),
+        residency=tuple(residency),
     )  # fmt: skip
 
 
@@ -231,8 +231,8 @@ def prices_job(
     from sim.study.pricing import price_everywhere
 
     rows = filtered(
-        newest(catalogue(path(prices))), provider=alternatives(provider),
-        region=alternatives(region), residency=alternatives(residency),
+        newest(catalogue(path(prices))), provider=tuple(provider),
+        region=tuple(region), residency=tuple(residency),
     )  # fmt: skip
     return price_everywhere(
         several(topologies), workload, rows,

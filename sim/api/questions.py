@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from sim.api.arguments import (
     Overrides,
     Varied,
-    alternatives,
     axes,
     chosen,
     path,
@@ -155,7 +154,7 @@ def size(
     chosen("objective", objective, tuple(FIGURES))
     at_least(size.__name__, 1, max_gpus=max_gpus, gpus=gpus, global_batch=global_batch)
     allowed, setup_s = settings_of(risk, setup)
-    wanted = MachineFilter(*map(alternatives, (residency, region, provider, gpu)))
+    wanted = MachineFilter(*map(tuple, (residency, region, provider, gpu)))
     return size(
         workload, target_of(objective, deadline, budget, throughput, slack),
         wanted,

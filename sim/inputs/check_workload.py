@@ -98,7 +98,8 @@ def _knobs(p: Parallelism) -> Findings:
     strategy = strategy_named(p.strategy)
     own = COMMON | strategy.knobs
     for knob in Parallelism.model_fields:
-        if knob in own or getattr(p, knob) in (getattr(_DEFAULTS, knob), _ANYWAY.get(knob)):
+        default = getattr(_DEFAULTS, knob)
+        if knob in own or getattr(p, knob) in (default, _ANYWAY.get(knob, default)):
             continue
         message = f"{p.strategy} has no such knob; it belongs to {', '.join(having(knob))}"
         hint = strategy.instead.get(knob, "leave it out, or change the strategy")

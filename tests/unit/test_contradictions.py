@@ -24,6 +24,8 @@ FSDP1 = "parallelism={strategy: fsdp1, offload: all}"
         (["node.nvlink.links_per_gpu=19"], "h100-sxm-80gb has 18"),
         (["network.kind=single-switch", "network.oversubscription=2"], "no uplinks"),
         (["parallelism={strategy: ddp, forward_prefetch: 2}"], "ddp has no such knob"),
+        (["parallelism={strategy: zero3, reduce_dtype: null}"], "zero3 has no such knob"),
+        (["parallelism={strategy: zero3, gradient_sync: last}"], "zero3 has no such knob"),
     ],
 )
 def test_contradictions_are_refused(sets, says):
