@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from sim import collective
 from sim.errors import InputError
@@ -75,7 +75,7 @@ def imported(path: Path, text: str, gpu: str, encoding: str = "utf-8"):
 @pytest.mark.parametrize("form", FORMS)
 def test_forms(tmp_path, form):
     whole = imported(tmp_path / "m.txt", matrix(), "h100-nvl-94gb")
-    node = yaml.safe_load(whole)["node"]
+    node = YAML(typ="safe").load(whole)["node"]
     assert node["nvlink"] == {"generation": 4, "links_per_gpu": 12, "fabric": "pairs"}
     assert (node["pcie"]["gpus_per_switch"], node["nics"]["count"]) == (2, 4)
     assert imported(tmp_path / "m.txt", FORMS[form](matrix()), "h100-nvl-94gb") == whole
@@ -104,7 +104,7 @@ def bridged(*pairs):
 def test_bridges_that_are_not_pairs_in_order(tmp_path, pairs, gpus):
     """A graph, whose bridges carry what bridges of these cards do (NVIDIA/nccl-tests issue 194)."""
     text = imported(tmp_path / "m.txt", bridged(*pairs), "h100-pcie-80gb")
-    edges = [e for e in yaml.safe_load(text)["graph"]["edges"] if e["kind"] == "nvlink"]
+    edges = [e for e in YAML(typ="safe").load(text)["graph"]["edges"] if e["kind"] == "nvlink"]
     assert [(e["source"], e["target"]) for e in edges] == [(a.lower(), b.lower()) for a, b in pairs]
     assert text.count("kind: gpu}") == gpus
     assert {e["bandwidth"] for e in edges} == {"143.376 GB/s"}
