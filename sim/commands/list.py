@@ -9,8 +9,26 @@ from sim.commands.options import Answer, answered
 _KINDS = ("models", "gpus", "machines", "jobs", "strategies", "offers", "formats", "codes")
 
 
+#: what else they are called, as the arguments of other verbs are
+_ALIASES = {"topologies": "machines", "workloads": "jobs", "prices": "offers"}
+
+
+class _Kind(click.Choice[str]):
+    """One of the kinds, by its name, its singular or what else it is called."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The kind's own name."""
+        said = value.lower()
+        plural = {"topology": "topologies", "strategy": "strategies"}.get(said, f"{said}s")
+        for name in (said, plural):
+            named = _ALIASES.get(name, name)
+            if named in _KINDS:
+                return named
+        return super().convert(value, param, ctx)
+
+
 @click.command("list")
-@click.argument("kind", type=click.Choice(_KINDS))
+@click.argument("kind", type=_Kind(_KINDS))
 @click.argument("word", default="")
 @answered()
 def command(kind: str, word: str) -> Answer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from sim.commands.complete import JOBS, MACHINES
-from sim.commands.options import Answer, answered, pair_of_files, sets
+from sim.commands.options import Answer, ShareRange, answered, pair_of_files, sets
 
 
 @click.group("need")
@@ -15,8 +15,8 @@ def command() -> None:
 
 @command.command("bandwidth")
 @pair_of_files
-@click.option("--efficiency", type=click.FloatRange(0.0, 1.5, min_open=True), default=0.9,
-              show_default=True, help="Scaling efficiency wanted.")  # fmt: skip
+@click.option("--efficiency", type=ShareRange(0.0, 1.5, min_open=True), default=0.9,
+              show_default=True, help="Scaling efficiency wanted, such as 90%.")  # fmt: skip
 @answered()
 def bandwidth(
     topology: str, workload: str, overrides: tuple[str, ...], efficiency: float

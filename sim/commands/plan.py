@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from sim.commands.complete import MACHINES
-from sim.commands.options import Answer, answered, sets
+from sim.commands.options import Answer, ShareRange, answered, sets
 
 if TYPE_CHECKING:
     from sim.study.schedule import Policy
@@ -31,7 +31,7 @@ _POLICIES = ("fifo", "sjf", "edf", "priority", "backfill")
 @click.option(
     "--smallest", is_flag=True, help="Find the fewest nodes instead of using the cluster's."
 )
-@click.option("--on-time", type=click.FloatRange(0.0, 1.0), default=0.95, show_default=True,
+@click.option("--on-time", type=ShareRange(0.0, 1.0), default=0.95, show_default=True,
               help="Share of deadlines that must be met.")  # fmt: skip
 @click.option("--or", "others", multiple=True, metavar="CLUSTER",
               help="Another cluster to compare with.")  # fmt: skip

@@ -13,6 +13,9 @@ _MOST = 4  # names that a hint has
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint at the nearest known key, or the list of keys where it is short."""
     names = list(known)
+    key, colon, value = word.partition(":")
+    if colon and key.strip() in names:
+        return f'; a space must follow the colon: "{key.strip()}: {value.strip()}"'
     alias = MISNOMERS.get(word)
     if alias in names:
         return f'; did you mean "{alias}"?'

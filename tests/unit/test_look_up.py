@@ -34,6 +34,14 @@ def test_every_kind_is_listed_and_filtered(kind):
     assert name in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [("topologies", "machines"), ("workload", "jobs"), ("GPU", "gpus"), ("strategy", "strategies")],
+)
+def test_kinds_are_listed_by_what_else_they_are_called(said, kind):
+    assert call("list", said).stdout == call("list", kind).stdout != ""
+
+
 def test_lists_have_everything():
     assert [r["name"] for r in sim.entries("gpus").rows] == list(catalogue.gpu_names())
     assert [r["name"] for r in sim.entries("models").rows] == list(models.model_names())

@@ -47,6 +47,24 @@ def test_bandwidth_for_an_efficiency_is_the_least_that_does():
     assert found.now_bytes_per_s == 25e9
 
 
+@pytest.mark.parametrize("said", ["80%", "0.8"])
+def test_an_efficiency_is_said_as_a_share_or_in_per_cent(said):
+    asked = ["need", "bandwidth", "dgx-a100", "llama3-8b-sft", "--set", "nodes=2", "--json"]
+    done = CliRunner().invoke(group, [*asked, "--efficiency", said])
+    assert json.loads(done.stdout)["asked_efficiency"] == 0.8
+
+
+@pytest.mark.parametrize(
+    ("said", "told_so"), [("151%", "1.51 is not in the range"), ("x%", "'x%' is no share")]
+)
+def test_what_is_no_efficiency_is_refused(said, told_so):
+    done = CliRunner().invoke(
+        group, ["need", "bandwidth", "dgx-a100", "llama3-8b-sft", "--efficiency", said]
+    )
+    assert done.exit_code == 2
+    assert told_so in done.output
+
+
 def test_no_network_gives_more_than_the_node_allows():
     with pytest.raises(InfeasibleError, match="no network gives"):
         bandwidth_for("dgx-a100", "llama3-8b-sft", 1.4, ["nodes=4"])
