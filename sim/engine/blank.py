@@ -2,24 +2,27 @@
 
 Most of `prepare` depends on which ops there are and what waits for what. Where a program has the
 very columns of one that ran before (`sim.program.revalue` keeps them), its state is a copy of the
-first one's, in one piece of memory; programs of a stack have a copy each.
+first one's, in one piece of memory; programs of a stack have a copy each. Of a large program what
+its structure alone says is kept instead, for as long as others have its columns.
 """
 
 from __future__ import annotations
 
 from operator import attrgetter
+from typing import NamedTuple
+from weakref import ref
 
 import numpy as np
 
 from sim.engine.machine import I8, address, table
-from sim.engine.state import COUNTS, State, prepare
+from sim.engine.state import COUNTS, Skeleton, State, prepare, skeleton_of
 from sim.program import Program
 
 MOST = 600_000  # ops of all structures that are kept
-MOST_OPS = 100_000  # of larger ones a run takes so long that its state does not matter
+MOST_OPS = 100_000  # of larger ones to copy a state takes as long as to set it up
 
 _STRUCTURE = (
-    "lane", "route", "succ_ptr", "succ", "hold_resource", "hold_until", "steps", "peer", "follower",
+    "succ", "lane", "route", "succ_ptr", "hold_resource", "hold_until", "steps", "peer", "follower",
 )  # fmt: skip
 _structure = attrgetter(*_STRUCTURE)
 #: columns of a state that are not in its memory
@@ -108,7 +111,7 @@ class Blank:
         return _at(memory, int(self.offsets[self.names.index(name)]), like)
 
 
-def _same(some: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...]) -> bool:
+def _same(some: tuple[np.ndarray | None, ...], other: tuple[np.ndarray, ...]) -> bool:
     return all(mine is its for mine, its in zip(some, other, strict=True))
 
 
@@ -149,4 +152,34 @@ def blank_of(program: Program) -> Blank | None:
             oldest = next(iter(_met))
             del _met[oldest], _ops[oldest]
     _met[key] = found or program  # the last used stands last
+    return found
+
+
+class _Held(NamedTuple):
+    """A skeleton, and the columns that it is of, which it does not keep alive."""
+
+    columns: tuple[ref[np.ndarray], ...]
+    sizes: tuple[int, ...]
+    demand_ptr: np.ndarray
+    skeleton: Skeleton
+
+
+_skeletons: dict[int, _Held] = {}  # by where edges are; an entry goes with its edges
+
+
+def skeleton_kept(program: Program) -> Skeleton:
+    """`skeleton_of` a large program, worked out once for all that have its columns."""
+    place = id(program.succ)
+    held = _skeletons.get(place)
+    if (
+        held is not None
+        and _same(tuple(column() for column in held.columns), _structure(program))
+        and held.sizes == _sizes(program)
+        and np.array_equal(held.demand_ptr, program.demand_ptr)
+    ):
+        return held.skeleton
+    found = skeleton_of(program)
+    first, *others = _structure(program)
+    columns = (ref(first, lambda _: _skeletons.pop(place, None)), *map(ref, others))
+    _skeletons[place] = _Held(columns, _sizes(program), program.demand_ptr, found)
     return found

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sim.engine import kernel, watch
-from sim.engine.blank import blank_of
+from sim.engine.blank import blank_of, skeleton_kept
 from sim.engine.machine import OPTIONS, MachineCode, checked, table, teach
 from sim.engine.state import State, parted, prepare
 from sim.program import F8, Program, Timeline, assemble
@@ -57,7 +57,7 @@ def play(
         said = np.concatenate([one for one, _ in each])
         start, end = (np.stack([getattr(t, name) for _, t in each]) for name in ("start", "end"))
     else:
-        state = prepare(program)
+        state = prepare(program, skeleton_kept(program))
         said = np.array([_watched(program, state, progress)], dtype=float)
         start, end = parted(state.times)
     events, solves = said[:, 4].astype(int), said[:, 5].astype(int)

@@ -96,8 +96,19 @@ class State(NamedTuple):
 COUNTS = ("curve_width", "n_ready", "n_ops", "n_units", "widest")
 
 
-def prepare(program: Program) -> State:
-    """Allocate and set up the state for a run."""
+class Skeleton(NamedTuple):
+    """What of a state is the same for all programs of a structure, whatever their numbers."""
+
+    waiting: npt.NDArray[np.integer]  # (n,) how many ends each op waits for
+    widest: I4  # (n_lanes,) the most demands that an op of each has
+    has_steps: bool
+    release_ptr: I4
+    release: I4
+    kind: U1
+
+
+def skeleton_of(program: Program) -> Skeleton:
+    """Worked out from lanes, edges, routes and holds."""
     p = program
     n, i4 = p.lane.size, np.int32
     last = ends_of_lanes(p.lane)
@@ -113,15 +124,26 @@ def prepare(program: Program) -> State:
     if not holders.size:
         release_ptr = release_ptr[:1]
     has_steps = int(p.steps.max(initial=1)) > 1 or int(p.peer.max(initial=-1)) >= 0
+    narrow = waiting.astype(np.min_scalar_type(int(waiting.max(initial=0))))
+    return Skeleton(narrow, widest, has_steps, release_ptr, release, kinds(p, release_ptr))
+
+
+def prepare(program: Program, known: Skeleton | None = None) -> State:
+    """Allocate and set up the state for a run; `known` is that of the program's structure."""
+    p, own = program, skeleton_of(program) if known is None else known
+    n = p.lane.size
     state = state_of(
-        p.n_lanes, widest, p.capacity.size, p.hold_capacity, p.curves, np.flatnonzero(waiting == 0)
-    )
+        p.n_lanes, own.widest, p.capacity.size, p.hold_capacity, p.curves,
+        np.flatnonzero(own.waiting == 0),
+    )  # fmt: skip
+    times = np.zeros((n, 2))
+    np.negative(own.waiting, out=times[:, 1], dtype=np.float64)
     return state._replace(
-        times=np.stack((np.zeros(n), -waiting.astype(np.float64)), axis=1).ravel(),
-        done=np.zeros(n if has_steps else 0, dtype=i4),
-        release_ptr=release_ptr,
-        release=release,
-        kind=kinds(p, release_ptr),
+        times=times.ravel(),
+        done=np.zeros(n if own.has_steps else 0, dtype=np.int32),
+        release_ptr=own.release_ptr,
+        release=own.release,
+        kind=own.kind,
         n_ops=n,
     )
 

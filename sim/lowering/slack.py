@@ -93,8 +93,10 @@ def _lane_at_most(wires: Sequence[Wire], n_resources: int) -> F8:
     for one in wires:
         team = one.team
         wire = np.repeat(np.arange(team.n_wires), np.diff(team.ptr))
-        keys.append(wire * n_resources + team.resource)
         amounts.append(team.amount * team.pace[wire] * (one.bound * team.steps * team.chunk))
+        if len(wires) == 1:  # a wire op names a resource once
+            return np.bincount(team.resource, amounts[0], n_resources).astype(float)
+        keys.append(wire * n_resources + team.resource)
     found, where = np.unique(np.concatenate(keys), return_inverse=True)
     most = np.zeros(found.size)
     np.maximum.at(most, where, np.concatenate(amounts))
@@ -106,14 +108,13 @@ def _streams_at_most(part: Part, n_local: int) -> dict[str, F8]:
     rows, table, at = part.rows, table_of(part.plan), each_of(part.plan).at
     draws = at[~np.isin(table.kind[at], (HOST, COLLECTIVE))]
     start, count, stream = part.row_start[draws], part.row_count[draws], table.stream_id[draws]
-    size = rows.work.size + 1
-    _, places = np.unique((stream * size + start) * size + count, return_index=True)
+    entry = np.repeat(np.arange(rows.work.size), np.diff(rows.demand_ptr))
+    rate = rows.demand_amount * rows.bound[entry]
     out: dict[str, F8] = {}
-    for i in np.sort(places).tolist():
-        first, last = int(start[i]), int(start[i] + count[i])
-        demands = slice(rows.demand_ptr[first], rows.demand_ptr[last])
-        lengths = np.diff(rows.demand_ptr[first : last + 1])
-        bound = np.repeat(rows.bound[first:last], lengths)
-        most = out.setdefault(table.streams[stream[i]], np.zeros(n_local))
-        np.maximum.at(most, rows.demand_local[demands], rows.demand_amount[demands] * bound)
+    for which in dict.fromkeys(stream.tolist()):
+        begins = np.bincount(start[stream == which], minlength=rows.work.size + 1)
+        ends = np.bincount((start + count)[stream == which], minlength=rows.work.size + 1)
+        mine = (np.cumsum(begins - ends) > 0)[entry]
+        most = out[table.streams[which]] = np.zeros(n_local)
+        np.maximum.at(most, rows.demand_local[mine], rate[mine])
     return out

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
 
 
 def union(start: F8, end: F8) -> tuple[F8, F8]:
@@ -77,6 +78,16 @@ class Coverage:
         inside: F8 = covered[start.size :] - covered[: start.size]
         return inside
 
+    def touched(self, start: F8, end: F8) -> I8:
+        """Which of some intervals, that are in order and apart, it covers some of, ascending."""
+        first = np.searchsorted(end, self.start, side="right")
+        last = np.searchsorted(start, self.end)
+        first[1:] = np.maximum(first[1:], last[:-1])  # one that several of its parts touch
+        counts = np.maximum(last - first, 0)
+        ends = np.cumsum(counts)
+        found: I8 = np.arange(counts.sum()) + np.repeat(first - ends + counts, counts)
+        return found
+
 
 def gaps(start: F8, end: F8, begin: float, finish: float) -> tuple[F8, F8]:
     """Complement of a union within ``[begin, finish]``.
@@ -103,15 +114,13 @@ def between(start: F8, end: F8, begin: float, finish: float) -> tuple[F8, F8]:
     Parameters
     ----------
     start, end : (n,) float64
-        Within ``[begin, finish]``; none starts before the one before it ends. [s]
+        Within ``[begin, finish]``; none starts before the one before it ends. One of no length
+        parts the gap that it is in. [s]
     begin, finish : float
         The window. [s]
     """
-    some = end > start  # one of no length would divide a gap
-    if not some.all():
-        start, end = start[some], end[some]
     idle_start, idle_end = np.empty(start.size + 1), np.empty(start.size + 1)
     idle_start[0], idle_start[1:] = begin, end
     idle_end[-1], idle_end[:-1] = finish, start
-    keep = idle_end > idle_start
+    keep = np.flatnonzero(idle_end > idle_start)
     return idle_start[keep], idle_end[keep]

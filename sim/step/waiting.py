@@ -166,31 +166,43 @@ def _add(
 ) -> None:
     """Add a class's times within a window."""
     begin, finish = window
-    lane = view.compute
-    own = lowered.category[lane] != _COLLECTIVE
-    started, ended = timeline.start[lane][own], timeline.end[lane][own]
+    lane = _inside(timeline, view, window)
+    started, ended, alone = timeline.start[lane], timeline.end[lane], lowered.alone_s[lane]
     start, end = np.clip(started, begin, finish), np.clip(ended, begin, finish)
+    transfers = np.flatnonzero(lowered.category[lane] == _COLLECTIVE)
+    end[transfers] = start[transfers]  # the lane is idle meanwhile
     idle = between(start, end, begin, finish)
     group.compute_s += times * float((end - start).sum())
     flown = Coverage(timeline.start[view.comm_begin], timeline.end[view.comm_end])
     moving = float(flown.inside(*idle).sum())
     waited = 0.0
     if late is not None:
-        waited = float(Coverage(late.start, late.end).inside(*idle).sum())
-        lost = ended - started - lowered.alone_s[lane][own]
-        slow = np.flatnonzero(lost > 0.0)
+        every = Coverage(late.start, late.end)
+        some = every.touched(*idle)
+        gap = idle[0][some], idle[1][some]
+        waited = float(every.inside(*gap).sum())
+        slow = every.touched(start, end)
+        lost = ended[slow] - started[slow] - alone[slow]
+        slow, lost = slow[lost > 0.0], lost[lost > 0.0]
         # of what a kernel lost, the share of the time beside collectives in which they waited
         beside = flown.inside(started[slow], ended[slow])
-        share = np.divide(lost[slow], beside, out=np.zeros(slow.size), where=beside > 0.0)
-        some = late.end > late.start
+        share = np.divide(lost, beside, out=np.zeros(slow.size), where=beside > 0.0)
         for other in np.unique(late.by).tolist():
-            mine = some & (late.by == other)
+            mine = late.by == other
             lacking = Coverage(late.start[mine], late.end[mine])
             for found, seconds in (
-                (group.waiting_for, lacking.inside(*idle)),
+                (group.waiting_for, lacking.inside(*gap)),
                 (group.slowed_for, share * lacking.inside(start[slow], end[slow])),
             ):
                 found[other] = found.get(other, 0.0) + times * float(seconds.sum())
     group.waiting_s += times * waited
     group.communication_s += times * (moving - waited)
     group.idle_s += times * (float((idle[1] - idle[0]).sum()) - moving)
+
+
+def _inside(timeline: Timeline, view: RankView, window: tuple[float, float]) -> slice:
+    """Ops of a compute lane that run within a window."""
+    lane, (begin, finish) = view.compute, window
+    first = int(np.searchsorted(timeline.end[lane], begin, side="right"))
+    last = int(np.searchsorted(timeline.start[lane], finish))
+    return slice(lane.start + first, lane.start + max(first, last))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-import weakref
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -71,9 +71,30 @@ def test_a_large_program_is_not_held(monkeypatch):
     """It would get no blank: level ``ranks`` runs programs of gigabytes, each once."""
     monkeypatch.setattr(blank, "MOST_OPS", 39)
     program = _program(6)
-    lane = weakref.ref(program.lane)
+    lane = ref(program.lane)
     assert blank_of(program) is None
     assert blank_of(program) is None
     del program
     gc.collect()
     assert lane() is None
+
+
+def test_what_the_structure_of_a_large_program_says_is_worked_out_once(monkeypatch):
+    """And goes with the columns that it is of."""
+    monkeypatch.setattr(blank, "MOST_OPS", 39)
+    first = _program(7)
+    kept = blank.skeleton_kept(first)
+    other = revalue(first, work=_program(8).work, curves=_program(8).curves)
+    assert blank.skeleton_kept(other) is kept
+    got, state = run(other, "compiled"), prepare(other)
+    compiled.simulate(other, state)
+    assert got.start.tolist() == state.times[0::2].tolist()
+    assert got.end.tolist() == state.times[1::2].tolist()
+    apart = first._replace(demand_ptr=np.array([0, 0], dtype=np.int32))
+    assert blank.skeleton_kept(apart).widest.tolist() == [0, 0]
+    gone = ref(blank.skeleton_kept(first).kind)
+    place = id(first.succ)
+    del first, other, apart, kept, got, state
+    gc.collect()
+    assert place not in blank._skeletons
+    assert gone() is None
