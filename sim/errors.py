@@ -87,23 +87,3 @@ class InfeasibleError(ScalingSimError):
 
 class EngineError(ScalingSimError):
     """A broken invariant inside an engine; names the op and the time."""
-
-
-def too_few(source: str, least: int, **given: int | None) -> list[Fault]:
-    """A fault for each argument that is given and below the least it may be."""
-    return [
-        Fault(source, None, None, name, f"{value} is not at least {least}")
-        for name, value in given.items() if value is not None and value < least
-    ]  # fmt: skip
-
-
-def at_least(source: str, least: int, **given: int | None) -> None:
-    """Check numbers that have a least value; None is not given.
-
-    Raises
-    ------
-    InputError
-        One or more are below it.
-    """
-    if faults := too_few(source, least, **given):
-        raise InputError(faults)

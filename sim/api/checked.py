@@ -9,6 +9,8 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import Any, NamedTuple
 
+from sim.choices import CHOICES, LIMITS, beyond
+
 
 class ArgumentKind(NamedTuple):
     """What an annotation takes, in words, and whether a value is that."""
@@ -65,23 +67,28 @@ KINDS = {
     "Progress": ArgumentKind("a function", callable),
     "Stop": ArgumentKind("a function", callable),
 }  # fmt: skip
+KINDS |= {name: KINDS[kind.__name__] for name, (kind, _) in LIMITS.items()}
+KINDS |= {
+    name: ArgumentKind(f"one of {', '.join(map(repr, words))}", words.__contains__)
+    for name, words in CHOICES.items()
+}
 ELSEWHERE = frozenset({
-    "Any", "Argument", "BoundQuantity", "Document", "Iterable[BoundQuantity]", "Objective",
-    "Overrides", "Policy", "Sequence[Argument]", "Sequence[Policy]", "Varied",
+    "Any", "Argument", "Document", "Iterable[BoundQuantity]", "Overrides", "Sequence[Argument]",
+    "Sequence[Policy]", "Varied",
 })  # fmt: skip
 _LISTED = frozenset({"Iterable[str]", "Sequence[str]", "Sequence[Policy]"})
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, that says which argument is of the wrong kind and what it takes."""
+    """The same function, that says which argument is none of what it takes, and what that is."""
     signature = inspect.signature(function)
-    kinds: dict[str, tuple[ArgumentKind, ...]] = {}
+    kinds: dict[str, list[str]] = {}
     listed = []  # takes texts, of which one may stand alone
     for name, parameter in signature.parameters.items():
-        parts = set(parts_of(parameter.annotation))
-        if not ELSEWHERE & parts:
-            kinds[name] = tuple(KINDS[part] for part in parts_of(parameter.annotation))
-        if _LISTED & parts and "str" not in parts:
+        parts = parts_of(parameter.annotation)
+        if not ELSEWHERE.intersection(parts):
+            kinds[name] = parts
+        if _LISTED.intersection(parts) and "str" not in parts:
             listed.append(name)
 
     @functools.wraps(function)
@@ -112,12 +119,20 @@ def parts_of(annotation: str) -> list[str]:
     return annotation.split(" | ")
 
 
-def _check(function: str, name: str, value: Any, takes: tuple[ArgumentKind, ...]) -> None:
-    if any(kind.takes(value) for kind in takes):
-        return
+def _check(function: str, name: str, value: Any, parts: list[str]) -> None:
+    fitting = [part for part in parts if KINDS[part].takes(value)]
+    if not fitting:
+        words = " or ".join(KINDS[part].words for part in parts if part != "None")
+        if words.startswith("one of"):
+            message = f"{value!r:.80} is not {words}"
+        else:
+            message = f"takes {words}, not {type(value).__name__} {value!r:.80}"
+    else:
+        beyonds = [beyond(value, LIMITS[part][1]) for part in fitting if part in LIMITS]
+        if not any(beyonds):
+            return
+        message = f"{value!r} is not {' or '.join(beyonds)}"
     from sim.errors import InputError
 
-    words = " or ".join(kind.words for kind in takes if kind.words != "None")
-    message = f"takes {words}, not {type(value).__name__} {value!r:.80}"
     source = f"sim.{function}"
     raise InputError.single(source, message, name)

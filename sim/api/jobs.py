@@ -10,13 +10,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from sim.api.arguments import Overrides, chosen, path, read, settings, share, texts
+from sim.choices import CHOICES
 
 if TYPE_CHECKING:
+    from sim.choices import BoundQuantity, EngineName, StepLevel
     from sim.files import File
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
     from sim.inputs.config import Configuration
-    from sim.memory.bound import BoundQuantity
     from sim.result.explain import MethodComparison
     from sim.result.improve import Improvement
     from sim.result.memory import MemoryAnswer
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from sim.result.support import Support
     from sim.step.variation import Progress
     from sim.study.post_trained import PostTrainingReport
-
-_ENGINES = ("auto", "reference", "python", "compiled")
 
 
 def simulate(
@@ -36,8 +35,8 @@ def simulate(
     calibration: File | Calibration | None = None,
     offer: str = "",
     prices: File | None = None,
-    engine: str = "auto",
-    level: str | None = None,
+    engine: EngineName = "auto",
+    level: StepLevel | None = None,
     jitter: str | float = "0%",
     slow: Iterable[str] = (),
     seed: int = 0,
@@ -96,8 +95,6 @@ def simulate(
     """
     from sim.inputs.loader import load
 
-    chosen("engine", engine, _ENGINES)
-    chosen("level", level, (None, "folded", "ranks", "steps"))
     sets = settings(overrides, calibration, keys)
     if offer or prices:
         from sim.study.pricing import rented_at
@@ -151,11 +148,10 @@ def memory_of(
     InfeasibleError
         A `bound` was asked for and nothing fits; of several, none has an answer.
     """
-    quantities = ("micro_batch", "sequence_length", "nodes")
     given = cast("tuple[BoundQuantity, ...]", texts("bounds", bounds, "['micro_batch']"))
     asked = [*([bound] if bound else []), *given]
-    for quantity in asked:
-        chosen("bound", quantity, (None, *quantities))
+    for quantity in given:
+        chosen("bounds", quantity, CHOICES["BoundQuantity"])
     machine, job, _ = read(topology, workload, overrides, calibration, keys)
     from sim.memory.bound import solve_each
     from sim.memory.report import memory

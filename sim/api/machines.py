@@ -10,6 +10,7 @@ from sim.api.arguments import Overrides, Varied, axes, path, settings, several
 
 _SIZES = "sizes"
 if TYPE_CHECKING:
+    from sim.choices import Hours
     from sim.fabric.describe import MachineDescription
     from sim.files import File
     from sim.inputs.arguments import Argument
@@ -199,7 +200,7 @@ def prices_job(
     workload: Argument,
     *,
     spot: bool = False,
-    setup_hours: float | None = None,
+    setup_hours: Hours | None = None,
     provider: Sequence[str] = (),
     region: Sequence[str] = (),
     residency: Sequence[str] = (),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from sim.api.arguments import Overrides, chosen, names, settings
+from sim.api.arguments import Overrides, names, settings
 
 if TYPE_CHECKING:
     from sim.calibration.calibrate import CalibrationReport
     from sim.calibration.confusion import Confusion
     from sim.calibration.diagnose import Diagnosis
     from sim.calibration.validation import Validation
+    from sim.choices import PublishedPart
     from sim.files import File
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
@@ -138,7 +139,7 @@ def confusion(
 
 
 def validate(
-    what: str = "all", *, cross_validate: bool = False, progress: Progress | None = None
+    what: PublishedPart = "all", *, cross_validate: bool = False, progress: Progress | None = None
 ) -> Validation:
     """The model beside published measurements, misses included.
 
@@ -151,7 +152,6 @@ def validate(
     progress : callable, optional
         Called with rows predicted and all there are; of the mesh's, which come last, with theirs.
     """
-    from sim.calibration.validation import PARTS, SLOW, validation
+    from sim.calibration.validation import PARTS, validation
 
-    chosen("what", what, ("all", *PARTS, *SLOW))
     return validation(PARTS if what == "all" else (what,), cross_validate, progress)

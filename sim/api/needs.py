@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sim.api.arguments import Overrides, settings
 
 if TYPE_CHECKING:
+    from sim.choices import Efficiency
     from sim.files import File
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
@@ -19,7 +20,7 @@ def need_bandwidth(
     topology: Argument,
     workload: Argument,
     *,
-    efficiency: float = 0.9,
+    efficiency: Efficiency = 0.9,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     progress: Progress | None = None,

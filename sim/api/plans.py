@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.api.arguments import Overrides, Varied, axes, chosen, settings, several
+from sim.api.arguments import Overrides, Varied, axes, settings, several
 
 if TYPE_CHECKING:
+    from sim.choices import Policy, Portion, ReplicaCount
     from sim.files import File
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from sim.study.planned import PlanComparison, PlanReport
     from sim.study.question.answers import Answers
     from sim.study.question.reading import Studies
-    from sim.study.schedule import Policy
 
 
 def plan(
@@ -25,8 +25,8 @@ def plan(
     *,
     policy: Policy = "fifo",
     smallest: bool = False,
-    on_time: float = 0.95,
-    replicas: int = 20,
+    on_time: Portion = 0.95,
+    replicas: ReplicaCount = 20,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     progress: Progress | None = None,
@@ -51,9 +51,7 @@ def plan(
         Called with jobs served and all there are.
     """
     from sim.study.plan import fewest, plan
-    from sim.study.schedule import POLICIES
 
-    chosen("policy", policy, tuple(POLICIES))
     sets = settings(overrides, calibration)
     listed = jobs if isinstance(jobs, Mapping) else Path(jobs)
     if smallest:
@@ -72,7 +70,7 @@ def compare_plans(
     vary: Varied = (),
     growth: str | Sequence[float] = (1.0,),
     smallest: bool = False,
-    on_time: float = 0.95,
+    on_time: Portion = 0.95,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     progress: Progress | None = None,

@@ -10,14 +10,22 @@ from sim.api.arguments import (
     Overrides,
     Varied,
     axes,
-    chosen,
     path,
     settings,
     several,
 )
-from sim.errors import Fault, InputError, at_least, too_few
+from sim.errors import Fault, InputError
 
 if TYPE_CHECKING:
+    from sim.choices import (
+        BatchSize,
+        ConfigurationCount,
+        EngineName,
+        GpuCount,
+        Objective,
+        ProcessCount,
+        TokenRate,
+    )
     from sim.files import File
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
@@ -27,7 +35,6 @@ if TYPE_CHECKING:
     from sim.study.compared import Comparison
     from sim.study.sized import SizeReport
     from sim.study.sweep import SweepOutcome
-    from sim.study.target import Objective
 
 
 def compare(
@@ -39,7 +46,7 @@ def compare(
     calibration: File | Calibration | None = None,
     offer: str = "",
     prices: File | None = None,
-    engine: str = "auto",
+    engine: EngineName = "auto",
     progress: Progress | None = None,
 ) -> Comparison:
     """Machines, jobs and changes side by side, and why each differs from the first.
@@ -78,7 +85,7 @@ def size(
     objective: Objective = "cost",
     deadline: str | None = None,
     budget: str | None = None,
-    throughput: float | None = None,
+    throughput: TokenRate | None = None,
     residency: Sequence[str] = (),
     region: Sequence[str] = (),
     provider: Sequence[str] = (),
@@ -86,9 +93,9 @@ def size(
     topologies: Argument | Sequence[Argument] = (),
     prices: File | None = None,
     spot: bool = False,
-    max_gpus: int = 256,
-    gpus: int | None = None,
-    global_batch: int | None = None,
+    max_gpus: GpuCount = 256,
+    gpus: GpuCount | None = None,
+    global_batch: BatchSize | None = None,
     vary: Varied = (),
     risk: str | float = "5 %",
     slack: str | None = None,
@@ -149,10 +156,8 @@ def size(
     from sim.study.candidates import never
     from sim.study.machines import MachineFilter
     from sim.study.size import size
-    from sim.study.target import FIGURES, settings_of, target_of
+    from sim.study.target import settings_of, target_of
 
-    chosen("objective", objective, tuple(FIGURES))
-    at_least(size.__name__, 1, max_gpus=max_gpus, gpus=gpus, global_batch=global_batch)
     allowed, setup_s = settings_of(risk, setup)
     wanted = MachineFilter(*map(tuple, (residency, region, provider, gpu)))
     return size(
@@ -173,11 +178,11 @@ def sweep(
     require: Sequence[str] = (),
     pareto: str | None = None,
     store: File | None = None,
-    processes: int | None = None,
-    workers: int | None = None,
+    processes: ProcessCount | None = None,
+    workers: ProcessCount | None = None,
     scheduler: str | None = None,
     screen: str | None = None,
-    exact: int | None = None,
+    exact: ConfigurationCount | None = None,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     progress: Progress | None = None,
@@ -246,7 +251,6 @@ def _alone(screen: str | None, exact: int | None, **given: int | str | None) -> 
     if exact is not None and not screen:
         message = "is of a screening; write screen=MEASURE as well"
         faults.append(Fault("sweep", None, None, "exact", message))
-    faults += too_few("sweep", 1, exact=exact)
     if faults:
         raise InputError(faults)
 

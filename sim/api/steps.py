@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from sim.api.arguments import Overrides, chosen, read, settings, share, texts
+from sim.api.arguments import Overrides, read, settings, share, texts
 
 if TYPE_CHECKING:
+    from sim.choices import StepCount, TraceLevel
     from sim.files import File
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
@@ -26,7 +27,7 @@ def trace(
     *,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
-    level: str | None = None,
+    level: TraceLevel | None = None,
     all_micro_steps: bool | None = None,
     ranks: Iterable[int] = (),
     jitter: str | float = "0%",
@@ -58,7 +59,6 @@ def trace(
     InputError
         Faults of the inputs, or more ops than there is memory for.
     """
-    chosen("level", level, (None, "folded", "ranks"))
     machine, job, _ = read(topology, workload, overrides, calibration, keys)
     from sim.step.chrome_trace import traced
     from sim.step.variation import read_variation
@@ -73,7 +73,7 @@ def trace_diff(
     topology: Argument,
     workload: Argument | None = None,
     *,
-    steps: int | None = None,
+    steps: StepCount | None = None,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     **keys: Any,

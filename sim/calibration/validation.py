@@ -13,13 +13,13 @@ from sim.calibration.cross_validation import SCHEMES, coverage, cross_validate, 
 from sim.calibration.validate_finetune import FinetuneValidation, validate_finetune
 from sim.calibration.validate_memory import MemoryValidation, validate_memory
 from sim.calibration.validate_mesh import MeshValidation, validate_mesh
+from sim.choices import CHOICES
 from sim.documents import SCHEMAS, Document
 from sim.published.finetune import finetune_rows
 from sim.step.variation import Progress
 
-PARTS = ("training", "finetune", "memory", "collectives")
-#: asked for by name alone: what takes minutes
-SLOW = ("mesh",)
+#: what "all" are; the mesh's take minutes and are asked for by name alone
+PARTS = tuple(part for part in CHOICES["PublishedPart"] if part not in ("all", "mesh"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,9 @@ class Validation(Document):
     @property
     def parts(self) -> tuple[str, ...]:
         """What was asked for."""
-        return tuple(part for part in (*PARTS, *SLOW) if getattr(self, part) is not None)
+        return tuple(
+            part for part in CHOICES["PublishedPart"][1:] if getattr(self, part) is not None
+        )
 
     def content(self) -> dict[str, Any]:
         """Figures of every part that was asked for."""
@@ -196,7 +198,7 @@ def validation(
     Parameters
     ----------
     parts : collection of str
-        Of `PARTS` and `SLOW`.
+        Of `sim.choices.PublishedPart`, but for "all".
     cross : bool
         Also the errors on what was left out of the fits, and how many rows their bands hold.
     progress : callable, optional

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sim.choices import PROMPT_GPUS
 from sim.commands.output import unheard
 from sim.errors import InputError, ScalingSimError
 
@@ -104,8 +105,8 @@ def memory(topology: str, workload: str, settings: list[str] | None = None) -> s
 
 
 def size(
-    workload: str, deadline: str | None = None, budget: str | None = None, max_gpus: int = 64,
-    gpu: str | None = None,
+    workload: str, deadline: str | None = None, budget: str | None = None,
+    max_gpus: int = PROMPT_GPUS, gpu: str | None = None,
 ) -> str:  # fmt: skip
     """The cheapest cluster that does a job by a deadline (48h) or within a budget (500 USD)."""
     import sim

@@ -6,20 +6,21 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from sim.choices import CHOICES
 from sim.commands.options import Answer, answered, pair
 from sim.page.asked import Asked
 
 if TYPE_CHECKING:
-    from sim.memory.bound import BoundQuantity
+    from sim.choices import BoundQuantity
 
 
 @click.command("memory")
 @pair
 @click.option(
-    "--max", "most", type=click.Choice(["micro_batch", "sequence_length"]), multiple=True,
+    "--max", "most", type=click.Choice(CHOICES["LargestOf"]), multiple=True,
     help="Also find the largest of it that fits. Repeatable.",
 )  # fmt: skip
-@click.option("--min", "least", type=click.Choice(["nodes"]), multiple=True,
+@click.option("--min", "least", type=click.Choice(CHOICES["FewestOf"]), multiple=True,
               help="Also find the fewest that fit.")  # fmt: skip
 @answered(page=True)
 def command(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import click
 
+import sim
+from sim.api.needs import need_bandwidth
+from sim.commands.asked import asks
 from sim.commands.complete import JOBS, MACHINES
-from sim.commands.options import Answer, ShareRange, answered, pair_of_files, sets
+from sim.commands.options import Answer, answered, pair_of_files, sets
 
 
 @click.group("need")
@@ -15,14 +18,12 @@ def command() -> None:
 
 @command.command("bandwidth")
 @pair_of_files
-@click.option("--efficiency", type=ShareRange(0.0, 1.5, min_open=True), default=0.9,
-              show_default=True, help="Scaling efficiency wanted, such as 90%.")  # fmt: skip
+@asks(need_bandwidth)("efficiency", help="Scaling efficiency wanted, such as 90%.")
 @answered()
 def bandwidth(
     topology: str, workload: str, overrides: tuple[str, ...], efficiency: float
 ) -> Answer:
     """Print the NIC rate at which WORKLOAD scales on TOPOLOGY with a given efficiency."""
-    import sim
     from sim.report.need import bandwidth_view
     from sim.report.progress import progress_bar
 
@@ -39,7 +40,6 @@ def bandwidth(
 @answered()
 def gpus(topology: str, workload: str, overrides: tuple[str, ...], deadline: str) -> Answer:
     """Print the fewest nodes of TOPOLOGY on which WORKLOAD ends in time."""
-    import sim
     from sim.report.need import gpus_view
     from sim.report.progress import progress_bar
 
@@ -55,7 +55,6 @@ def gpus(topology: str, workload: str, overrides: tuple[str, ...], deadline: str
 @answered()
 def context(topology: str, workload: str, overrides: tuple[str, ...]) -> Answer:
     """Print the longest sequence of WORKLOAD that fits on TOPOLOGY."""
-    import sim
     from sim.report.need import context_view
     from sim.report.progress import progress_bar
 
@@ -72,7 +71,6 @@ def context(topology: str, workload: str, overrides: tuple[str, ...]) -> Answer:
 @answered()
 def price(first: str, other: str, workload: str, overrides: tuple[str, ...]) -> Answer:
     """Print the price at which machine FIRST costs as much as OTHER for WORKLOAD."""
-    import sim
     from sim.report.need import price_view
     from sim.report.progress import progress_bar
 

@@ -23,23 +23,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 Answer: TypeAlias = "View | tuple[View, Iterable[Asked]]"
 
 
-class ShareRange(click.FloatRange):
-    """A share in a range, as ``0.95`` or ``95%``."""
-
-    name = "share"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The share as a number; a usage error where it is none or out of range."""
-        said = str(value).strip()
-        if not said.endswith("%"):
-            return super().convert(value, param, ctx)
-        try:
-            share = float(said[:-1]) / 100.0
-        except ValueError:
-            self.fail(f"{value!r} is no share; write 95% or 0.95", param, ctx)
-        return super().convert(share, param, ctx)
-
-
 def sets(function: F) -> F:
     """The repeatable ``--set a.b=c``, and ``--calibration``, which is a file of such settings."""
 

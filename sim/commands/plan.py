@@ -8,39 +8,40 @@ from typing import TYPE_CHECKING, cast
 import click
 from click.core import ParameterSource
 
+import sim
+from sim.api.plans import compare_plans
+from sim.api.plans import plan as one_plan
+from sim.choices import CHOICES
+from sim.commands.asked import asks
 from sim.commands.complete import MACHINES
-from sim.commands.options import Answer, ShareRange, answered, sets
+from sim.commands.options import Answer, answered, sets
 
 if TYPE_CHECKING:
-    from sim.study.schedule import Policy
+    from sim.choices import Policy
 
 _ONE_PLAN = "--gantt and --replicas are of one plan; several are compared here"
-_POLICIES = ("fifo", "sjf", "edf", "priority", "backfill")
+_POLICIES = CHOICES["Policy"]
+_asks = asks(compare_plans)
 
 
 @click.command("plan")
 @click.argument("cluster", shell_complete=MACHINES)
 @click.argument("jobs", type=click.Path(path_type=Path))
 @sets
-@click.option(
-    "--policy", "policies", type=click.Choice([*_POLICIES, "all"]), multiple=True,
-    default=("fifo",), show_default=True,
+@_asks(
+    "policies", "--policy", type=click.Choice([*_POLICIES, "all"]), multiple=True,
     help="Who goes first; several are compared. fifo: by arrival, sjf: shortest first, edf: "
     "earliest deadline first, priority: preempts, backfill: EASY.",
 )  # fmt: skip
-@click.option(
-    "--smallest", is_flag=True, help="Find the fewest nodes instead of using the cluster's."
-)
-@click.option("--on-time", type=ShareRange(0.0, 1.0), default=0.95, show_default=True,
-              help="Share of deadlines that must be met.")  # fmt: skip
+@_asks("smallest", help="Find the fewest nodes instead of using the cluster's.")
+@_asks("on_time", help="Share of deadlines that must be met, such as 95%.")
 @click.option("--or", "others", multiple=True, metavar="CLUSTER",
               help="Another cluster to compare with.")  # fmt: skip
-@click.option("--vary", multiple=True, metavar="KEY=A,B",
-              help="Values of a key of the cluster to compare, such as nodes=6,8 or "
-              "network.oversubscription=1,4.")  # fmt: skip
+@_asks("vary", metavar="KEY=A,B",
+       help="Values of a key of the cluster to compare, such as nodes=6,8 or "
+       "network.oversubscription=1,4.")  # fmt: skip
 @click.option("--growth", metavar="1,1.5,2", help="Times as many jobs in the same time.")
-@click.option("--replicas", type=click.IntRange(0, 1000), default=20, show_default=True,
-              help="Times to play failures, for one plan's odds; 0: not.")  # fmt: skip
+@asks(one_plan)("replicas", help="Times to play failures, for one plan's odds; 0: not.")
 @click.option("--gantt", is_flag=True, help="Draw the jobs of one plan over time.")
 @answered(page=True)
 def command(
@@ -49,7 +50,6 @@ def command(
     growth: str | None, replicas: int, gantt: bool,
 ) -> Answer:  # fmt: skip
     """Serve JOBS (.yaml, or a trace .csv) on CLUSTER: queueing, deadlines and their odds, cost."""
-    import sim
     from sim.report import plan, plans
     from sim.report.progress import progress_bar
 

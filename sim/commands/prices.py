@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+import sim
+from sim.api.machines import prices_job
+from sim.commands.asked import asks
 from sim.commands.complete import GPUS, INPUTS, JOBS
 from sim.commands.options import FORMS, Answer, F, answered, own_prices, sets
 from sim.commands.output import emit, tell
@@ -47,7 +50,6 @@ def list_(
     residency: tuple[str, ...], currency: str, prices: Path | None,
 ) -> Answer:  # fmt: skip
     """List offers with price on every terms, region, age and source."""
-    import sim
     from sim.inputs.price import currency_of
     from sim.report.prices import offers_view
 
@@ -65,7 +67,6 @@ def list_(
 @answered("json", *FORMS)
 def show_(instance: str, prices: Path | None) -> Answer:
     """Show everything known about an INSTANCE, at every date."""
-    import sim
     from sim.report.prices import offers_view
 
     return offers_view(sim.prices_show(instance, prices=prices))
@@ -83,7 +84,6 @@ def import_(
     output: Path | None,
 ) -> None:  # fmt: skip
     """Write a price file from a SkyPilot catalogue (vms.csv), for --prices."""
-    import sim
     from sim.inputs.price_files import to_csv
 
     found = sim.prices_import(
@@ -100,7 +100,7 @@ def import_(
 @click.option("--workload", "-w", "jobs", multiple=True, shell_complete=JOBS,
               help="The job, if not among the inputs.")  # fmt: skip
 @click.option("--spot", is_flag=True, help="Spot capacity too, with its preemptions.")
-@click.option("--setup-hours", type=click.FloatRange(min=0), help="Paid before the first step.")
+@asks(prices_job)("setup_hours", help="Paid before the first step.")
 @click.option("--provider", multiple=True, help="Whose offers. Repeatable.")
 @_placed
 @sets
@@ -112,7 +112,6 @@ def job(
     overrides: tuple[str, ...], prices: Path | None,
 ) -> Answer:  # fmt: skip
     """Price WORKLOAD on each TOPOLOGY at every offer of its GPU, cheapest first."""
-    import sim
     from sim.errors import InputError
     from sim.inputs.arguments import split_inputs
     from sim.inputs.price import currency_of, today

@@ -8,54 +8,48 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+import sim
+from sim.api.questions import size
+from sim.commands.asked import asks
 from sim.commands.complete import GPUS, MACHINES
 from sim.commands.options import EMITTED, FORMS, formed, job, reported, sets
 from sim.commands.output import show, stopped_softly, tell, write_page
 from sim.page.asked import Asked
 
 if TYPE_CHECKING:
-    from sim.study.target import Objective
+    from sim.choices import Objective
+
+
+_asks = asks(size)
 
 
 @click.command("size")
 @job
 @sets
-@click.option("--deadline", metavar="48h", help="Wall-clock of the whole job at most.")
-@click.option("--budget", metavar="'500 USD'", help="Total cost at most.")
-@click.option("--throughput", type=click.FloatRange(min=0, min_open=True),
-              help="Tokens per second at least.")  # fmt: skip
-@click.option(
-    "--objective", type=click.Choice(["cost", "time", "co2", "energy"]), default="cost",
-    show_default=True, help="What shall be least.",
-)  # fmt: skip
-@click.option("--residency", multiple=True, help="Where data may be: EU, US. Repeatable.")
-@click.option("--region", multiple=True, help="Region, by its beginning: eu-north. Repeatable.")
-@click.option("--provider", multiple=True, help="Whose offers. Repeatable.")
-@click.option("--gpu", multiple=True, shell_complete=GPUS,
-              help="GPU, by the beginning of its name. Repeatable.")  # fmt: skip
-@click.option("--topology", "topologies", multiple=True, shell_complete=MACHINES,
-              help="Choose among these machines instead of the catalogue. Repeatable.")  # fmt: skip
-@click.option("--prices", type=click.Path(path_type=Path), help="CSV of offers, over the shipped.")
-@click.option("--spot", is_flag=True, help="Also at spot prices.")
-@click.option("--max-gpus", type=click.IntRange(1, 16384), default=256, show_default=True)
-@click.option("--gpus", type=click.IntRange(1, 16384), help="So many GPUs exactly.")
-@click.option("--global-batch", type=click.IntRange(1, 1 << 24), help="Sequences a step.")
-@click.option("--vary", multiple=True, metavar="KEY=A,B",
-              help="Also choose this key, e.g. precision=bf16,fp8; `layout`: every way to "
-                   "cut the model.")  # fmt: skip
-@click.option("--risk", default="5 %", show_default=True,
-              help="Probability of running out of memory that a plan may have.")  # fmt: skip
-@click.option("--slack", metavar="SHARE",
-              help="Take a smaller cluster that is worse by no more; 5 %, 0 of time.")  # fmt: skip
-@click.option("--setup", default="15 min", show_default=True,
-              help="Paid for on every node before the first step.")  # fmt: skip
-@click.option("--as-written", is_flag=True,
-              help="Leave torch.compile, attention and loss as the workload has them.")  # fmt: skip
-@click.option(
-    "--exhaustive",
-    is_flag=True,
-    help="With --vary layout: the best plan of every offer, though it cannot win.",
-)
+@_asks("deadline", metavar="48h", help="Wall-clock of the whole job at most.")
+@_asks("budget", metavar="'500 USD'", help="Total cost at most.")
+@_asks("throughput", help="Tokens per second at least.")
+@_asks("objective", help="What shall be least.")
+@_asks("residency", help="Where data may be: EU, US. Repeatable.")
+@_asks("region", help="Region, by its beginning: eu-north. Repeatable.")
+@_asks("provider", help="Whose offers. Repeatable.")
+@_asks("gpu", shell_complete=GPUS, help="GPU, by the beginning of its name. Repeatable.")
+@_asks("topologies", "--topology", shell_complete=MACHINES,
+       help="Choose among these machines instead of the catalogue. Repeatable.")  # fmt: skip
+@_asks("prices", help="CSV of offers, over the shipped.")
+@_asks("spot", help="Also at spot prices.")
+@_asks("max_gpus")
+@_asks("gpus", help="So many GPUs exactly.")
+@_asks("global_batch", help="Sequences a step.")
+@_asks("vary", metavar="KEY=A,B",
+       help="Also choose this key, e.g. precision=bf16,fp8; `layout`: every way to cut the "
+       "model.")  # fmt: skip
+@_asks("risk", help="Probability of running out of memory that a plan may have.")
+@_asks("slack", metavar="SHARE",
+       help="Take a smaller cluster that is worse by no more; 5 %, 0 of time.")  # fmt: skip
+@_asks("setup", help="Paid for on every node before the first step.")
+@_asks("as_written", help="Leave torch.compile, attention and loss as the workload has them.")
+@_asks("exhaustive", help="With --vary layout: the best plan of every offer, though it cannot win.")
 @click.option("--emit", "emitted", multiple=True,
               type=click.Choice(EMITTED),
               help="Write the plan as a configuration of this tool. Repeatable.")  # fmt: skip
@@ -77,7 +71,6 @@ def command(
 
     Ctrl-C shows the best so far (exit 130), pressed again it ends at once.
     """
-    import sim
     from sim.report.progress import progress_bar
     from sim.report.size import view
 

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import sim
+from sim.api.steps import trace, trace_diff
+from sim.commands.asked import asks
 from sim.commands.complete import MACHINES
 from sim.commands.options import FORMS, Answer, answered, job_or_none, pair, printed, sets, varied
 from sim.commands.output import emit, show, tell
 from sim.errors import InputError
 
 if TYPE_CHECKING:
+    from sim.choices import TraceLevel
     from sim.step.stages import StageChart
 
 _RANKS = "--ranks"
@@ -24,8 +28,7 @@ _PICTURES = ("svg",)
 @click.argument("recorded")
 @click.argument("topology", shell_complete=MACHINES)
 @job_or_none
-@click.option("--steps", type=click.IntRange(1, 10_000),
-              help="How many steps the recording has, where it marks none.")  # fmt: skip
+@asks(trace_diff)("steps", help="How many steps the recording has, where it marks none.")
 @sets
 @answered(page=True)
 def difference(
@@ -37,7 +40,6 @@ def difference(
     Without a WORKLOAD, TOPOLOGY is another trace. Example: trace diff rank0.json.gz dgx-h100
     llama3-8b-sft
     """
-    import sim
     from sim.page.asked import Asked
     from sim.report.trace_diff import view
 
@@ -82,9 +84,9 @@ class _Trace(click.Command):
 @printed(*dict.fromkeys((*_CHROME, *FORMS, *_PICTURES)))
 @click.option("--stages", is_flag=True,
               help="A chart of a pipeline's ranks: a table, a picture (svg).")  # fmt: skip
-@click.option("--level", type=click.Choice(["folded", "ranks"]),
-              help="folded: equal ranks once; ranks: every rank's own lanes, the default with "
-              "--ranks, --jitter or --slow.")  # fmt: skip
+@asks(trace)("level",
+                 help="folded: equal ranks once; ranks: every rank's own lanes, the default with "
+                 "--ranks, --jitter or --slow.")  # fmt: skip
 @click.option("--ranks", metavar="0,3", help="Only these ranks.")
 @varied
 @click.option("--all-micro-steps/--cut", default=None,
@@ -93,7 +95,7 @@ class _Trace(click.Command):
 @click.option("--memory-snapshot", "snapshot", type=click.Path(path_type=Path), metavar="FILE",
               help="Also write what is allocated when, for pytorch.org/memory_viz.")  # fmt: skip
 def command(
-    topology: str, workload: str, overrides: tuple[str, ...], form: str, level: str | None,
+    topology: str, workload: str, overrides: tuple[str, ...], form: str, level: TraceLevel | None,
     stages: bool, ranks: str | None, jitter: str, slow: tuple[str, ...], seed: int,
     all_micro_steps: bool | None, snapshot: Path | None, output: Path | None,
 ) -> None:  # fmt: skip
@@ -103,7 +105,6 @@ def command(
     collectives in order of issue. With --stages: what each rank of a pipeline computes when.
     `trace diff FILE TOPOLOGY WORKLOAD` sets a recorded trace beside it.
     """
-    import sim
     from sim.report.progress import progress_bar
 
     if stages or form in _PICTURES:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from sim.choices import CHOICES, PublishedPart
 from sim.commands.options import FORMS, printed, reported
 from sim.commands.output import plots_written, show, write_page
 
@@ -13,7 +14,7 @@ from sim.commands.output import plots_written, show, write_page
 @click.command("validate")
 @click.argument(
     "what",
-    type=click.Choice(["all", "training", "finetune", "memory", "collectives", "mesh"]),
+    type=click.Choice(CHOICES["PublishedPart"]),
     default="all",
 )
 @click.option(
@@ -26,7 +27,7 @@ from sim.commands.output import plots_written, show, write_page
 @printed(*FORMS)
 @reported
 def command(
-    what: str,
+    what: PublishedPart,
     cross: bool,
     misses: int,
     plots: Path | None,

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from sim.choices import CHOICES
 from sim.engine import account, kernel, objects
 from sim.engine.state import State, parted, prepare
 from sim.errors import EngineError
 from sim.program import Program, Timeline, check_acyclic
 
-ENGINES = ("auto", "reference", "python", "compiled")
+ENGINES = CHOICES["EngineName"]
 
 # Measured in bench (CPU time): the plain loop does about 0.3 M ops a second; loading the compiled
 # one takes 0.003 s, compiling it and `account` 11 s, once after installation.

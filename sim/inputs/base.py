@@ -12,11 +12,10 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, dataclass_transform
 
+from sim.choices import BOUNDS, Field
 from sim.errors import Fault, InputError
 from sim.inputs.fields import (
-    BOUNDS,
     Alternative,
-    Field,
     FieldPlan,
     OneOf,
     Quantity,

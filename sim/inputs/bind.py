@@ -13,9 +13,10 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
+from sim.choices import BOUNDS
 from sim.errors import Fault
 from sim.inputs.base import Spec
-from sim.inputs.fields import BOUNDS, Alternative, FieldPlan, plan_of, wanted
+from sim.inputs.fields import Alternative, FieldPlan, plan_of, wanted
 from sim.inputs.nearest import MISNOMERS, did_you_mean
 from sim.inputs.scalars import SCALARS, Misread, described
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree

@@ -6,26 +6,17 @@ checks what Python hands it.
 
 from __future__ import annotations
 
-import operator
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sim import units
+from sim.choices import Field
 from sim.records import dataclass
 
 if TYPE_CHECKING:
     from sim.inputs.registry import Registry
-
-
-class Field(NamedTuple):
-    """Marks a number that has bounds."""
-
-    ge: float | None = None
-    gt: float | None = None
-    le: float | None = None
-    lt: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +43,6 @@ class Tokens:
     """Marks a length in tokens, of which 8k are 8,192 as the names of models have it."""
 
 
-BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
-    "ge": ("at least", operator.ge),
-    "gt": ("more than", operator.gt),
-    "le": ("at most", operator.le),
-    "lt": ("less than", operator.lt),
-}
 #: kinds of alternatives, most specific first
 _ORDER = (
     "none", "bool", "spec", "tuple", "quantity", "tally", "int", "float", "literal", "str",

@@ -8,6 +8,7 @@ from functools import lru_cache
 from math import gcd
 from typing import Annotated, Literal
 
+from sim.choices import Field
 from sim.inputs.base import (
     Dollars,
     Duration,
@@ -21,7 +22,6 @@ from sim.inputs.base import (
     Spec,
 )
 from sim.inputs.calibration import Calibration
-from sim.inputs.fields import Field
 from sim.inputs.gpu import Gpu
 from sim.units import DAY_S
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
+from sim.choices import BoundQuantity
 from sim.documents import SCHEMAS, Document
 from sim.errors import InfeasibleError
 from sim.inputs.strategy import spread
@@ -15,7 +16,6 @@ from sim.inputs.workload import Workload
 from sim.memory.report import MemoryReport, memory
 from sim.quantities import counted, gib
 
-BoundQuantity = Literal["micro_batch", "sequence_length", "nodes"]
 #: sequence lengths are answered in whole multiples of this [tokens]
 LENGTH_STEP = 256
 LARGEST = {"micro_batch": 1 << 16, "sequence_length": 1 << 24, "nodes": 1 << 10}

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sim.choices import LIMITS, PROMPT_GPUS, Objective, Policy
 from sim.inputs import catalogue
 
+_STEPS = LIMITS["StepCount"][1]
 _Text = Annotated[str, Field(max_length=500)]
 _Time = Annotated[str, Field(max_length=40)]
 _Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -68,13 +70,13 @@ class SizeBody(_Body):
 
     workload: _Name | dict[str, Any] = Field(examples=["mistral-7b-lora"])
     overrides: list[_Text] = Field(default=[], max_length=64)
-    objective: Literal["cost", "time", "co2", "energy"] = "cost"
+    objective: Objective = "cost"
     deadline: _Time | None = Field(default=None, examples=["48h"])
     budget: Annotated[str, Field(max_length=40)] | None = Field(default=None, examples=["500 USD"])
     gpu: list[_Name] = Field(default=[], max_length=8)
     provider: list[_Name] = Field(default=[], max_length=8)
     spot: bool = False
-    max_gpus: int = Field(default=64, ge=1, le=512)
+    max_gpus: int = Field(default=PROMPT_GPUS, ge=1, le=512)
 
     def check(self) -> list[str]:
         """What is wrong with its names."""
@@ -100,7 +102,7 @@ class PlanBody(_Body):
     topology: _Name | dict[str, Any] = Field(examples=["dgx-h100"])
     overrides: list[_Text] = Field(default=[], max_length=64, examples=[["nodes=8"]])
     jobs: list[SharedJob] = Field(min_length=1, max_length=24)
-    policy: Literal["fifo", "sjf", "edf", "priority", "backfill"] = "fifo"
+    policy: Policy = "fifo"
 
     def check(self) -> list[str]:
         """What is wrong with its names."""
@@ -124,7 +126,7 @@ class TraceBody(JobBody):
         ]}],
     )  # fmt: skip
     name: _Text = Field(default="the recording", description="of its file")
-    steps: int | None = Field(default=None, ge=1, le=10_000, examples=[1],
+    steps: int | None = Field(default=None, ge=_STEPS.ge, le=_STEPS.le, examples=[1],
                               description="where it marks none")  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from sim.errors import Fault, InfeasibleError, InputError, at_least
+from sim.choices import Policy
+from sim.errors import Fault, InfeasibleError, InputError
 from sim.inputs.arguments import Argument
 from sim.job.forecast import terms_of
 from sim.job.run import simulate_run
@@ -19,7 +20,7 @@ from sim.study.burst import capacity_of
 from sim.study.cluster import Cluster, Request
 from sim.study.jobs import JobList, Jobs, cluster_of, read_jobs, requests
 from sim.study.planned import Marginal, PlanReport
-from sim.study.schedule import Policy, schedule
+from sim.study.schedule import schedule
 from sim.study.traces import read_trace
 from sim.units import HOUR_S
 
@@ -68,9 +69,8 @@ def plan(
     Raises
     ------
     InputError
-        Faults of either file, a job larger than the cluster, or fewer replicas than none.
+        Faults of either file, or a job larger than the cluster.
     """
-    at_least("plan", 0, replicas=replicas)
     wanted = read_plan(topology, jobs, sets)
     nodes = wanted.cluster.topology.nodes
     large = [r for r in wanted.jobs if r.nodes > nodes]
@@ -282,11 +282,10 @@ def fewest(
     Raises
     ------
     InputError
-        Faults of either file, or fewer replicas than none.
+        Faults of either file.
     InfeasibleError
         Jobs that miss their deadline on any number of nodes, with how long they take alone.
     """
-    at_least("plan", 0, replicas=replicas)
     wanted = read_plan(topology, jobs, sets)
     found, ample = smallest(wanted.cluster, wanted.jobs, policy, share, progress)
     if found is not None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from sim.choices import Policy
 from sim.documents import SCHEMAS, Document, Section
 from sim.study.joblog import JobLog
-from sim.study.schedule import Policy
 
 
 @dataclass(frozen=True, slots=True)

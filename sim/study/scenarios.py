@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from sim.choices import Policy
 from sim.errors import InputError
 from sim.inputs.arguments import Argument
 from sim.step.variation import Progress, silent
@@ -15,7 +16,7 @@ from sim.study.axes import Grid, from_options
 from sim.study.cluster import Request
 from sim.study.plan import TimedJobs, read_plan, serve, smallest, too_slow
 from sim.study.planned import PlanComparison, PlanReport, Scenario
-from sim.study.schedule import POLICIES, Policy
+from sim.study.schedule import POLICIES
 
 MOST = 64  # scenarios
 LARGEST_GROWTH = 100.0

@@ -15,8 +15,9 @@ import bisect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from sim.choices import Policy
 from sim.study.cluster import Cluster, Request
 from sim.study.joblog import Hold, JobLog
 from sim.study.pool import Placed, Pool
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     import simpy
 
-Policy = Literal["fifo", "sjf", "edf", "priority", "backfill"]
 #: what comes first, and whether others may pass
 POLICIES: dict[Policy, str] = {
     "fifo": "first come, first served",

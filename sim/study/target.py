@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
+from sim.choices import Objective
 from sim.errors import Fault, InputError
 from sim.study.search import Estimate
 from sim.units import UnitError, parse
 
-Objective = Literal["cost", "time", "co2", "energy"]
-FIGURES = {"cost": "cost_usd", "time": "wall_s", "co2": "co2_kg", "energy": "energy_j"}
+FIGURES: dict[Objective, str] = {
+    "cost": "cost_usd", "time": "wall_s", "co2": "co2_kg", "energy": "energy_j",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -289,7 +289,7 @@ def test_overrides_are_given_in_any_way(given):
         ({"overrides": [("nodes", 2)]}, "is no list of texts"),
         ({"overrides": {"nodes": object}}, "nodes: type <class 'object'> is no text, number"),
         ({"nodse": 2}, "nodse"),
-        ({"level": "x"}, "'x' is not one of None, 'folded', 'ranks', 'steps'"),
+        ({"level": "x"}, "'x' is not one of 'folded', 'ranks', 'steps'"),
         ({"engine": "gpu"}, "'gpu' is not one of 'auto', 'reference'"),
         ({"jitter": 5.0}, "is not between 0 and 100%"),
         ({"jitter": "much"}, "write 5% or 0.05"),

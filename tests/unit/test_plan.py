@@ -231,13 +231,6 @@ def test_command(tmp_path):
     assert "are the fewest on which 95 % of deadlines are met" in table.stdout
 
 
-def test_fewer_replicas_than_none_are_refused():
-    jobs = {"jobs": [{"name": "a", "workload": "llama3-8b-lora", "nodes": 1}]}
-    for asked in (plan, fewest):
-        with pytest.raises(InputError, match=r"replicas: -3 is not at least 0"):
-            asked("h100-x1", jobs, replicas=-3)
-
-
 def test_all_plans_say_how_far_they_are(tmp_path):
     rows = "".join(f"j{i},{60 * i},8,30,30000000\n" for i in range(1200))
     path = tmp_path / "jobs.csv"

@@ -8,6 +8,8 @@ import pytest
 
 import sim
 from sim.api.checked import ELSEWHERE, KINDS, parts_of
+from sim.choices import CHOICES
+from sim.commands.size import command as sizing
 
 M, J = "dgx-h100", "mistral-7b-lora"
 FLEET = {"jobs": [{"name": "a", "workload": J}]}
@@ -30,6 +32,12 @@ WRONG = {
     "sizes  [-1] is no list of sizes": lambda: sim.collective(M, sizes=[-1]),
     "'x' is not one of 'cost', 'time'": lambda: sim.size(J, objective="x"),
     "max_gpus: takes a whole number": lambda: sim.size(J, max_gpus="x"),
+    "efficiency: -1.0 is not more than 0": lambda: sim.need_bandwidth(M, J, efficiency=-1.0),
+    "on_time: 1.5 is not at most 1": lambda: sim.plan(M, FLEET, on_time=1.5),
+    "throughput: -1 is not more than 0": lambda: sim.size(J, throughput=-1),
+    "setup_hours: -2 is not at least 0": lambda: sim.prices_job(M, J, setup_hours=-2),
+    "processes: 0 is not at least 1": lambda: sim.sweep(M, J, processes=0),
+    "max_gpus: 20000 is not at most 16,384": lambda: sim.size(J, max_gpus=20_000),
     "size  max_gpus: 0 is not at least 1": lambda: sim.size(J, max_gpus=0),
     "size  gpus: 0 is not at least 1": lambda: sim.size(J, gpus=0),
     "size  global_batch: -3 is not at least 1": lambda: sim.size(J, global_batch=-3),
@@ -156,3 +164,16 @@ def test_types_are_those_of_the_functions():
             if isinstance(node, ast.ImportFrom) for alias in node.names}  # fmt: skip
     assert seen == {(home, name, name) for name, home in sim._HOMES.items()}
     assert not any(isinstance(node, ast.FunctionDef) for node in source)  # no __getattr__
+
+
+def test_every_face_takes_a_question_from_its_signature():
+    """Words, bounds and defaults of options are not said twice."""
+    given = {option.name: option for option in sizing.params}
+    for name, parameter in inspect.signature(sim.size).parameters.items():
+        if name in given and parameter.default not in (None, (), False, parameter.empty):
+            assert given[name].default == parameter.default, name
+    assert given["objective"].type.choices == CHOICES["Objective"]
+    assert (given["gpus"].type.min, given["gpus"].type.max) == (1, 16_384)
+    assert given["throughput"].type.min_open
+    assert given["vary"].multiple
+    assert given["spot"].is_flag

@@ -1,0 +1,83 @@
+"""What an argument may be, on every face: one of a few words, or a number within bounds.
+
+The signature of a function of `sim.api` names one of these types and a default: `sim.api.checked`
+holds callers to it, `sim.commands.asked` makes an option of it, `sim.serve.requests` a key.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+
+class Field(NamedTuple):
+    """Marks a number that has bounds."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+
+
+BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "ge": ("at least", operator.ge),
+    "gt": ("more than", operator.gt),
+    "le": ("at most", operator.le),
+    "lt": ("less than", operator.lt),
+}
+
+EngineName = Literal["auto", "reference", "python", "compiled"]
+#: equal ranks once; every rank's own lanes; every ring step of every rank too
+StepLevel = Literal["folded", "ranks", "steps"]
+TraceLevel = Literal["folded", "ranks"]
+#: what a search makes least
+Objective = Literal["cost", "time", "co2", "energy"]
+#: which job of a cluster goes first
+Policy = Literal["fifo", "sjf", "edf", "priority", "backfill"]
+LargestOf = Literal["micro_batch", "sequence_length"]
+FewestOf = Literal["nodes"]
+BoundQuantity = LargestOf | FewestOf
+#: published measurements; layouts on a mesh take minutes and are no part of "all"
+PublishedPart = Literal["all", "training", "finetune", "memory", "collectives", "mesh"]
+
+GpuCount = Annotated[int, Field(ge=1, le=16_384)]
+BatchSize = Annotated[int, Field(ge=1, le=1 << 24)]
+StepCount = Annotated[int, Field(ge=1, le=10_000)]
+ReplicaCount = Annotated[int, Field(ge=0, le=1000)]
+ProcessCount = Annotated[int, Field(ge=1, le=512)]
+ConfigurationCount = Annotated[int, Field(ge=1)]
+Portion = Annotated[float, Field(ge=0, le=1)]
+Efficiency = Annotated[float, Field(gt=0, le=1.5)]
+TokenRate = Annotated[float, Field(gt=0)]
+Hours = Annotated[float, Field(ge=0)]
+
+#: how far a search goes that somebody waits for, at a page or in a conversation [GPUs]
+PROMPT_GPUS = 64
+
+_WORDS = {
+    "EngineName": EngineName, "StepLevel": StepLevel, "TraceLevel": TraceLevel,
+    "Objective": Objective, "Policy": Policy, "LargestOf": LargestOf, "FewestOf": FewestOf,
+    "PublishedPart": PublishedPart,
+}  # fmt: skip
+_NUMBERS = {
+    "GpuCount": GpuCount, "BatchSize": BatchSize, "StepCount": StepCount,
+    "ReplicaCount": ReplicaCount, "ProcessCount": ProcessCount,
+    "ConfigurationCount": ConfigurationCount, "Portion": Portion, "Efficiency": Efficiency,
+    "TokenRate": TokenRate, "Hours": Hours,
+}  # fmt: skip
+#: words by the name of their type
+CHOICES: dict[str, tuple[str, ...]] = {name: get_args(kind) for name, kind in _WORDS.items()}
+CHOICES["BoundQuantity"] = CHOICES["LargestOf"] + CHOICES["FewestOf"]
+#: int or float, and bounds, by the name of their type
+LIMITS: dict[str, tuple[type, Field]] = {name: get_args(kind) for name, kind in _NUMBERS.items()}
+
+
+def beyond(value: float, bounds: Field) -> str:
+    """What a number is not that it should be, such as ``at least 1``; empty where it is within."""
+    for name, limit in bounds._asdict().items():
+        if limit is not None:
+            words, holds = BOUNDS[name]
+            if not holds(value, limit):
+                return f"{words} {limit:,}"
+    return ""
