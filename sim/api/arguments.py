@@ -134,7 +134,9 @@ def _text(value: Any, key: str) -> str:
 
 
 def several(given: Any) -> Sequence[Any]:
-    """One or several arguments as a sequence."""
+    """One or several arguments as a sequence; those of a set, which has no order, by name."""
+    if isinstance(given, set | frozenset):
+        return sorted(given, key=str)
     return given if isinstance(given, list | tuple) else [given]
 
 

@@ -13,7 +13,7 @@ _KINDS = ("models", "gpus", "machines", "jobs", "strategies", "offers", "formats
 _ALIASES = {"topologies": "machines", "workloads": "jobs", "prices": "offers"}
 
 
-class _Kind(click.Choice[str]):
+class _CatalogueKind(click.Choice[str]):
     """One of the kinds, by its name, its singular or what else it is called."""
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
@@ -28,7 +28,7 @@ class _Kind(click.Choice[str]):
 
 
 @click.command("list")
-@click.argument("kind", type=_Kind(_KINDS))
+@click.argument("kind", type=_CatalogueKind(_KINDS))
 @click.argument("word", default="")
 @answered()
 def command(kind: str, word: str) -> Answer:

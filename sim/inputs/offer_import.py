@@ -8,6 +8,7 @@ from sim.errors import Fault
 from sim.inputs.offers import Offers
 from sim.inputs.price import PriceRow, currency_of, today, whereabouts
 from sim.inputs.price_files import PriceCells, read_rows
+from sim.quantities import counted
 
 _SKYPILOT = ("InstanceType", "AcceleratorName", "AcceleratorCount", "Price", "Region")
 _SKYPILOT_GPUS = {
@@ -75,7 +76,9 @@ def import_offers(
         )  # fmt: skip
 
     rows = read_rows(path, parse, _SKYPILOT)
-    notes = [f"{n} rows of {name}: no such GPU here" for name, n in sorted(left_out.items())]
+    notes = [
+        f"{counted(n, 'row')} of {name}: no such GPU here" for name, n in sorted(left_out.items())
+    ]
     why = "above the price on demand"
-    notes += [f"{n} spot prices of {name}: {why}" for name, n in sorted(dear.items())]
+    notes += [f"{counted(n, 'spot price')} of {name}: {why}" for name, n in sorted(dear.items())]
     return Offers(tuple(rows), day, tuple(notes))

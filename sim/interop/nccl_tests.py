@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from sim.cost.collectives import bus_factor
 from sim.errors import InputError
 from sim.interop.evidence import MAX_TEXT, json_of, read_bytes, text_of
+from sim.quantities import counted
 from sim.units import DTYPE_BYTES
 
 _DTYPES = {
@@ -298,7 +299,7 @@ def _program_of(args: Any) -> str:
 
 
 def _finished(draft: _Draft, source: str, path: str | PathLike[str], wanted: str) -> NcclTable:
-    notes = [f"{draft.wrong} rows with wrong results left out"] if draft.wrong else []
+    notes = [f"{counted(draft.wrong, 'row')} with wrong results left out"] if draft.wrong else []
     usable = [r for r in draft.rows if r[0].size > 0 and r[0].time_s > 0]
     usable = [r for r in usable if math.isfinite(r[0].time_s)]
     if not usable:

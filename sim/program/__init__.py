@@ -1,7 +1,7 @@
 """The op table that engines run, and the timeline they return.
 
 A `Program` is a set of column arrays. `assemble` makes one from columns in any order, vectorised,
-for programs of thousands to millions of ops; `ProgramBuilder` makes small ones op by op.
+for programs of thousands to millions of ops.
 
 The rules (docs/decisions/0006-engine.md has the reasons):
 
@@ -17,7 +17,6 @@ The rules (docs/decisions/0006-engine.md has the reasons):
 """
 
 from sim.program.assembly import assemble, followers_of, revalue, successors_of
-from sim.program.builder import ProgramBuilder
 from sim.program.checks import check_acyclic, find_cycle, validate, validate_structure
 from sim.program.table import F8, I4, I8, NUMBERS, Program, Timeline
 
@@ -27,7 +26,6 @@ __all__ = [
     "I8",
     "NUMBERS",
     "Program",
-    "ProgramBuilder",
     "Timeline",
     "assemble",
     "check_acyclic",

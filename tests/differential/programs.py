@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
-from sim.program import Program, ProgramBuilder
+from sim.program import Program
+from tests.builder import ProgramBuilder
 
 T = TypeVar("T")
 

@@ -215,7 +215,7 @@ def test_what_is_imported_is_a_document_too(tmp_path):
         group, ["prices", "import", str(file), "--provider=nebius", "--as-of=2026-11-01"]
     )
     assert done.stdout.strip() == to_csv(offers.rows)
-    assert offers.left_out == ("1 rows of tpu-v5: no such GPU here",)
+    assert offers.left_out == ("1 row of tpu-v5: no such GPU here",)
 
 
 def test_overrides_are_texts_or_a_mapping():

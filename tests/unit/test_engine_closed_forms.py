@@ -6,7 +6,8 @@ import pytest
 
 from sim.engine import run
 from sim.errors import EngineError
-from sim.program import ProgramBuilder, Timeline, assemble
+from sim.program import Timeline, assemble
+from tests.builder import ProgramBuilder
 
 pytestmark = pytest.mark.parametrize("engine", ["reference", "python", "compiled"])
 

@@ -9,7 +9,8 @@ import pytest
 
 from sim.engine import run
 from sim.errors import EngineError
-from sim.program import ProgramBuilder, assemble, check_acyclic, find_cycle
+from sim.program import assemble, check_acyclic, find_cycle
+from tests.builder import ProgramBuilder
 
 
 def test_ops_in_any_order_are_sorted_by_lane():

@@ -154,7 +154,7 @@ def test_wrong_results_and_zero_sizes_are_left_out(tmp_path: Path) -> None:
     zero = "           0             0     float     sum      -1    34.27    0.00    0.00      0\n"
     (found,) = read_nccl_tests(write(tmp_path, text.replace("# Out", zero + "# Out")))
     assert [p.size for p in found.points] == [4096, 1048576]
-    assert found.notes == ["1 rows with wrong results left out"]
+    assert found.notes == ["1 row with wrong results left out"]
 
 
 def test_json(tmp_path: Path) -> None:

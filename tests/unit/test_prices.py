@@ -295,7 +295,7 @@ def test_a_skypilot_catalogue_is_imported(tmp_path):
     assert (rows[0].gpu, rows[0].usd_per_gpu_hour) == ("h100-sxm-80gb", pytest.approx(2.95))
     assert rows[0].spot_usd_per_gpu_hour == pytest.approx(1.25)
     assert left_out == (
-        "1 rows of tpu-v5: no such GPU here", "1 spot prices of h100: above the price on demand",
+        "1 row of tpu-v5: no such GPU here", "1 spot price of h100: above the price on demand",
     )  # fmt: skip
     again = tmp_path / "again.csv"
     again.write_text(to_csv(rows))

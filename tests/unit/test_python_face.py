@@ -177,3 +177,8 @@ def test_every_face_takes_a_question_from_its_signature():
     assert given["throughput"].type.min_open
     assert given["vary"].multiple
     assert given["spot"].is_flag
+
+
+def test_a_set_of_machines_is_taken_by_name():
+    found = sim.compare({"h100-x1", "a100-x1"}, "llama3-8b-lora")
+    assert found.to_json() == sim.compare(["a100-x1", "h100-x1"], "llama3-8b-lora").to_json()

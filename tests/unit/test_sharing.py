@@ -5,8 +5,8 @@ import pytest
 from sim.engine import run
 from sim.inputs.loader import load
 from sim.lowering.parts import CATEGORIES
-from sim.program import ProgramBuilder
 from sim.step.run import run_step
+from tests.builder import ProgramBuilder
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from sim.fabric import compile_fabric
 from sim.inputs.loader import load, load_topology
 from sim.lowering.classes import compile_classes
 from sim.lowering.teams import Draws, paced, stepped, whole
-from sim.program import ProgramBuilder
 from sim.step.run import run_step
+from tests.builder import ProgramBuilder
 
 MACHINES = [
     ("dgx-h100", ["nodes=1"]),

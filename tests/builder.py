@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from sim.program.assembly import assemble
-from sim.program.checks import check_acyclic
-from sim.program.table import I8, Program
+from sim.program import I8, Program, assemble, check_acyclic
 
 
 class ProgramBuilder:
@@ -115,7 +113,7 @@ class ProgramBuilder:
         }
         ptr = np.cumsum([0] + [len(d) for d in self._demands])
         program, position = assemble(
-            **columns,  # type: ignore[arg-type]
+            **columns,
             demand_ptr=ptr,
             demand_resource=[r for d in self._demands for r in d],
             demand_amount=[x for d in self._demands for x in d.values()],
