@@ -13,7 +13,7 @@ from sim.page.charts.canvas import NARROW, WIDE, Chart
 from sim.page.model import Dossier, Folded, PageSection, Piece, TextSource, Tiles
 from sim.page.sections import sections
 from sim.report.formats.csv import csv_of
-from sim.report.formats.html import part_html
+from sim.report.formats.html import html_page, part_html
 
 #: the pattern of exposed communication, once a page
 HATCH = (
@@ -41,18 +41,17 @@ def page(dossier: Dossier) -> str:
     body = "\n".join(line for section in found for line in _section(section))
     title, about = _title(dossier)
     links = "".join(f'<li><a href="#{s.slug}">{escape(s.title)}</a></li>' for s in found)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)} · scaling-sim</title>\n<style>\n{asset('page.css')}</style>\n"
-        f'</head>\n<body>\n<a class="skip" href="#main">To the report</a>\n{HATCH}\n'
+    whole = (
+        f'<a class="skip" href="#main">To the report</a>\n{HATCH}\n'
         '<header class="top"><div class="inner"><div class="brand"><span>scaling-sim report</span>'
         f'</div><h1>{escape(title)}</h1><p class="about">{escape(about)}</p></div></header>\n'
         f'<nav class="bar" aria-label="Sections"><div class="inner"><ul>{links}</ul></div></nav>\n'
         f'<main id="main" class="inner">\n{body}\n</main>\n'
         f'<footer class="inner">{_document(dossier)}</footer>\n'
-        f"<script>\n{asset('page.js')}</script>\n</body>\n</html>\n"
+        f"<script>\n{asset('page.js')}</script>"
     )
+    style = f"\n{asset('page.css')}"
+    return html_page(f"{escape(title)} · scaling-sim", style, whole) + "\n"
 
 
 def asset(name: str) -> str:
@@ -167,10 +166,6 @@ def standalone(chart: Chart) -> str:
 def charts_html(charts: Sequence[Chart]) -> str:
     """Charts as a notebook shows them: in a frame, whose style is none of the notebook's."""
     body = "".join(line for chart in charts for line in chart_html(chart))
-    page = (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>charts</title><style>{asset('page.css')}</style></head>"
-        f'<body>{HATCH}<main class="inner">{body}</main></body></html>'
-    )
+    page = html_page("charts", asset("page.css"), f'{HATCH}<main class="inner">{body}</main>')
     style = f"width: 100%; height: {min(30 * len(charts), 60)}rem; border: 0"
     return f'<iframe title="charts" style="{style}" srcdoc="{escape(page)}"></iframe>'

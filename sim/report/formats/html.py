@@ -44,11 +44,16 @@ def render(view: View) -> str:
     """The page."""
     title = escape(view.title or view.document.schema.split("/")[1].capitalize())
     body = "\n".join(part for section in view.filled for part in part_html(section))
+    return html_page(title, _STYLE, f"<main>\n<h1>{title}</h1>\n{body}\n</main>")
+
+
+def html_page(title: str, style: str, body: str) -> str:
+    """A page of its own around a body; all three are HTML already, or CSS."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{title}</h1>\n{body}\n</main>\n</body>\n</html>"
+        f"<title>{title}</title>\n<style>{style}</style>\n</head>\n"
+        f"<body>\n{body}\n</body>\n</html>"
     )
 
 
