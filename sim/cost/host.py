@@ -8,7 +8,7 @@ host those numbers are of, times the pace of the job's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -43,6 +43,14 @@ class HostModel:
             return self.optimizer_s * kernel.launches
         each = self.forward_s if kernel.direction == "forward" else self.backward_s
         return each * kernel.launches
+
+    def of_trainer(self, calls: Sequence[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+        """Those of some calls that are none of PyTorch's or of a strategy, but a trainer's."""
+        return tuple([call for call in calls if call[0] not in self.calls])
+
+    def trainer_s(self, calls: Sequence[tuple[str, float]], own: Mapping[str, float]) -> float:
+        """CPU time of calls of a trainer that take so long on the constants' host. [s]"""
+        return self.pace * sum([own[name] * times for name, times in calls])
 
 
 def pace_of(cpu: Cpu, ranks: int, launch: float = 1.0) -> float:

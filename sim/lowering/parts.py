@@ -88,16 +88,16 @@ class Rows(NamedTuple):
 
 
 class RowRuns:
-    """Which rows ops of a plan are, (P,) each: the same if it is one.
+    """Which rows ops of a plan are, (P,) each, and how many in all: the same if it is one.
 
     A collective has one row where one class takes part, else two (arrive, finish) and its wire ops
     in `Flights`.
     """
 
-    __slots__ = ("count", "start")
+    __slots__ = ("count", "rows", "start")
 
     def __init__(self, start: I8, count: I8) -> None:
-        self.start, self.count = start, count
+        self.start, self.count, self.rows = start, count, int(count.sum())
 
 
 class Part(NamedTuple):

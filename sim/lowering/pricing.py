@@ -7,7 +7,8 @@ are worked out once for them.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -36,10 +37,10 @@ from sim.lowering.collectives import HOST_LINK, StepCollectives, key_of, name_of
 from sim.lowering.parts import HOST_SYNC_S, I8, Part, RowRuns
 from sim.lowering.rows import CATEGORY, RowBlock, RowTable, joined, runs_of
 from sim.lowering.table import Distinct
-from sim.lowering.templates import TemplateRun, template_rows
+from sim.lowering.templates import Segment, Segments, segments_of, template_rows
 from sim.strategies.exchanges import COPYING
 from sim.strategies.pipeline_play import messages_in
-from sim.strategies.plan import COLLECTIVE, HOST, OWNED, SEGMENT, Plan, PlanOp
+from sim.strategies.plan import COLLECTIVE, HOST, OWNED, SEGMENT, Calls, Plan, PlanOp
 
 _MESSAGES = ("send", "send_recv")  # between two ranks, on which nobody agrees first
 #: kernels that move a value at a time: `torch.cat` of 2-byte values, which its wide loads leave out
@@ -55,7 +56,6 @@ _SHAPES = frozenset({
     "attention_padding", "loss", "activation_checkpointing", "data", "checkpoint", "evaluation",
     "phases", "deadline", "sources",
 })  # fmt: skip
-_Calls = tuple[tuple[str, float], ...]
 
 
 def segment_kernels(
@@ -82,8 +82,8 @@ class _Fixed(NamedTuple):
     """Rows of a plan's ops that no shape changes, and where those of the others go."""
 
     rows: RowBlock
-    calls: list[tuple[int, _Calls]]  # of the trainer before some rows: they are of so many samples
-    segments: list[tuple[PlanOp, float]]  # over tokens; CPU time of other calls before each [s]
+    calls: list[tuple[int, Calls]]  # of the trainer before some rows: they are of so many samples
+    segments: Segments  # over tokens
     runs: I8  # (D, 2) first row and rows of each distinct op; of those in `at` none yet
     at: I8  # which of the distinct ops the segments are
     placed: dict[tuple[int, ...], RowRuns]  # runs of plan ops, by the sizes of segments
@@ -129,34 +129,26 @@ class Pricing:
         self, step: StepCollectives, workload: Workload, templates: Templates
     ) -> tuple[Part, list[str]]:
         """Rows for every plan op of a step, and what is costed with constants of something else."""
-        plan, fixed = step.plans[self.role.stage], self._fixed_of(step, workload)
-        layers, asked = templates.layer_kinds, []
+        plan = step.plans[self.role.stage]
+        fixed = self._fixed_of(step, workload, templates.layer_kinds)
         own = trainer_of(workload).calls_s(workload.micro_batch)
-        for op, calls_s in fixed.segments:
-            kernels = templates.of(_kind_of(layers, op.block), op.name)
-            if op.calls:
-                calls_s += self._trainer_s(op.calls, own)
-            asked.append(TemplateRun(kernels, op.module, calls_s))
-        blocks = [fixed.rows, *template_rows(self.model, self.host, self.hbm_capacity, asked)]
-        sizes = tuple([block.columns.shape[1] for block in blocks])
-        placed = fixed.placed.get(sizes)
+        run = template_rows(
+            self.model, self.host, self.hbm_capacity, fixed.segments, templates, own
+        )  # fmt: skip
+        placed = fixed.placed.get(run.sizes)
         if placed is None:
-            runs = fixed.runs.copy()
-            runs[fixed.at, 0], runs[fixed.at, 1] = np.cumsum(sizes)[:-1], sizes[1:]
+            runs, fewer = fixed.runs.copy(), fixed.rows.columns.shape[1]
+            runs[fixed.at, 0] = list(accumulate(run.sizes, initial=fewer))[:-1]
+            runs[fixed.at, 1] = run.sizes
             of = fixed.same.of
-            placed = fixed.placed[sizes] = runs_of(runs[of, 0], runs[of, 1])
-        notes = [*self.model.fallbacks_of(()), *(note for b in blocks for note in b.notes)]
-        rows = joined(blocks, self.model.curves())
+            placed = fixed.placed[run.sizes] = runs_of(runs[of, 0], runs[of, 1])
+        notes = [*self.model.fallbacks_of(()), *fixed.rows.notes, *run.block.notes]
+        rows = joined((fixed.rows, run.block), self.model.curves())
         for row, calls in fixed.calls:
-            rows.host_s[row] += self._trainer_s(calls, own)
+            rows.host_s[row] += self.host.trainer_s(calls, own)
         return Part(self.role, plan, rows, placed), notes
 
-    def _trainer_s(self, calls: _Calls, own: Mapping[str, float]) -> float:
-        """CPU time of those of some calls that are a trainer's. [s]"""
-        mine = [own[name] * times for name, times in calls if name not in self.calls]
-        return self.host.pace * sum(mine)
-
-    def _fixed_of(self, step: StepCollectives, w: Workload) -> _Fixed:
+    def _fixed_of(self, step: StepCollectives, w: Workload, layers: tuple[str, ...]) -> _Fixed:
         """Rows of a plan's ops but of segments over tokens, each distinct op priced once."""
         plan, same = step.plans[self.role.stage], step.distinct[self.role.stage]
         owned = plan.owned_numel, plan.owned_tensors, w.optimizer, w.optimizer_implementation
@@ -168,7 +160,9 @@ class Pricing:
         segments, at, runs, calls = [], [], [], []
         for place, (op, alike) in enumerate(zip(same.ops, same.keys, strict=True)):
             if op.kind == SEGMENT and op.name not in OWNED:
-                segments.append((op, self._calls_s(op)))
+                block = _kind_of(layers, op.block)
+                calls_s, trainers = self._calls_s(op), self.host.of_trainer(op.calls)
+                segments.append(Segment(block, op.name, op.module, calls_s, trainers))
                 at.append(place)
                 runs.append((0, 0))
                 continue
@@ -182,10 +176,11 @@ class Pricing:
                 rows = self._known[known] = RowTable()
                 self._add(rows, op, plan, step, w)
             runs.append(whole.take(rows))
-            if any(name not in self.calls for name, _ in op.calls):
-                calls.append((runs[-1][0], op.calls))
+            if trainers := self.host.of_trainer(op.calls):
+                calls.append((runs[-1][0], trainers))
         found = _Fixed(
-            whole.block(), calls, segments, np.array(runs, dtype=np.int64).reshape(-1, 2),
+            whole.block(), calls, segments_of(tuple(segments)),
+            np.array(runs, dtype=np.int64).reshape(-1, 2),
             np.array(at, dtype=np.int64), {}, same,
         )  # fmt: skip
         if len(self._fixed) >= MAX_FIXED:

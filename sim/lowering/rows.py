@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from itertools import chain
 from sys import getsizeof
 from typing import Any, NamedTuple, TypeVar
 
@@ -192,13 +193,30 @@ def joined(blocks: Sequence[RowBlock], curves: F8) -> Rows:
     """
     columns, kinds, draws, amount, _ = zip(*blocks, strict=True)
     c = np.concatenate(columns, axis=1)
+    curve, hold = c[4:6].astype(np.int32)
     return Rows(
-        latency_s=c[0], work=c[1], bound=c[2], weight=c[3], curve=c[4].astype(np.int32),
-        hold=c[5].astype(np.int32), host_s=c[6], alone_s=c[7],
-        kinds=one_of(("joined kinds", *kinds), lambda: _joined_kinds(kinds)),
-        draws=one_of(("joined draws", *draws), lambda: _joined_draws(draws)),
-        demand_amount=np.concatenate(amount), curves=curves,
+        c[0], c[1], c[2], c[3], curve, hold, c[6], c[7], _one_kinds(kinds), _one_draws(draws),
+        np.concatenate(amount), curves,
     )  # fmt: skip
+
+
+def chained(blocks: Sequence[RowBlock]) -> RowBlock:
+    """Blocks one after the other, as one; none is no rows."""
+    if not blocks:
+        return RowTable().block()
+    columns, kinds, draws, amount, notes = zip(*blocks, strict=True)
+    return RowBlock(
+        np.concatenate(columns, axis=1), _one_kinds(kinds), _one_draws(draws),
+        np.concatenate(amount), tuple(dict.fromkeys(chain.from_iterable(notes))),
+    )  # fmt: skip
+
+
+def _one_kinds(kinds: tuple[RowKinds, ...]) -> RowKinds:
+    return one_of(("joined kinds", *kinds), lambda: _joined_kinds(kinds))
+
+
+def _one_draws(draws: tuple[RowDraws, ...]) -> RowDraws:
+    return one_of(("joined draws", *draws), lambda: _joined_draws(draws))
 
 
 def _joined_kinds(kinds: Sequence[RowKinds]) -> RowKinds:

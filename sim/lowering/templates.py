@@ -1,32 +1,68 @@
-"""Rows of the kernels of a block's template, kept for all steps that run it."""
+"""Rows of the kernels of templates, and of all that a plan runs of them, kept for all steps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from sim.blocks.kernels import Kernel
+from sim.blocks.unroll import Templates
 from sim.cost.host import HostModel
 from sim.cost.kernel_cost import CostModel
-from sim.lowering.rows import CATEGORY, RowBlock, RowTable, kernel_rows
-from sim.strategies.plan import modules_of
+from sim.lowering.rows import CATEGORY, RowBlock, RowTable, chained, kernel_rows, one_of
+from sim.strategies.plan import Calls, modules_of
 
 
-class TemplateRun(NamedTuple):
-    """A template that a step runs, or one of its modules.
+class Segment(NamedTuple):
+    """A segment over tokens: a template that a plan runs, or one of its modules.
 
     Attributes
     ----------
-    kernels : tuple of Kernel
-        Of all modules.
+    block : str
+        Kind of the block.
+    phase : str
+        Of its templates.
     module : str
-        As a plan's segment names it; "" for all.
+        As the plan names it; "" for all.
     calls_s : float
-        CPU time of calls before the first. [s]
+        CPU time of calls before its first kernel, but of a trainer's. [s]
+    calls : tuple of (str, float)
+        Calls of a trainer before it, and how often.
     """
+
+    block: str
+    phase: str
+    module: str
+    calls_s: float
+    calls: Calls
+
+
+class Segments:
+    """Those of a plan: the same if it is one."""
+
+    __slots__ = ("of",)
+
+    def __init__(self, of: tuple[Segment, ...]) -> None:
+        self.of = of
+
+
+def segments_of(of: tuple[Segment, ...]) -> Segments:
+    """Segments, one object for equal ones."""
+    return one_of(("segments", of), lambda: Segments(of))
+
+
+class TemplateRows(NamedTuple):
+    """Rows of segments, one after the other, and how many each has."""
+
+    block: RowBlock
+    sizes: tuple[int, ...]
+
+
+class _TemplateRun(NamedTuple):
+    """Kernels of a template, the module that is run, and CPU time of calls before it. [s]"""
 
     kernels: tuple[Kernel, ...]
     module: str
@@ -35,13 +71,51 @@ class TemplateRun(NamedTuple):
 
 _BlockKey = tuple[int, int, int, str, float, float]
 _blocks: dict[_BlockKey, tuple[CostModel, HostModel, tuple[Kernel, ...], RowBlock]] = {}
-MAX_BLOCKS = 4096
+_rows: dict[tuple[object, ...], tuple[CostModel, HostModel, Segments, Templates, TemplateRows]] = {}
+MAX_BLOCKS, MAX_ROWS = 4096, 512
 
 
 def template_rows(
-    model: CostModel, host: HostModel, hbm: float, asked: Sequence[TemplateRun]
+    model: CostModel, host: HostModel, hbm: float, segments: Segments, templates: Templates,
+    trainer: Mapping[str, float],
+) -> TemplateRows:  # fmt: skip
+    """Rows of a plan's segments; those that are not known are priced together.
+
+    Parameters
+    ----------
+    model, host : CostModel, HostModel
+        Of the ranks' GPU, and of its host.
+    hbm : float
+        What a GPU's memory moves at most. [B/s]
+    segments : Segments
+        What is run.
+    templates : Templates
+        Of the job.
+    trainer : mapping of str to float
+        CPU time of its trainer's calls, on the constants' host. [s]
+    """
+    key = (id(model), id(host), id(segments), id(templates), hbm, *trainer.values())
+    known = _rows.get(key)
+    if known is not None:
+        return known[-1]
+    asked = [
+        _TemplateRun(
+            templates.of(each.block, each.phase), each.module,
+            each.calls_s + host.trainer_s(each.calls, trainer),
+        )
+        for each in segments.of
+    ]  # fmt: skip
+    blocks = _blocks_of(model, host, hbm, asked)
+    found = TemplateRows(chained(blocks), tuple([block.columns.shape[1] for block in blocks]))
+    if len(_rows) >= MAX_ROWS:
+        _rows.clear()
+    _rows[key] = model, host, segments, templates, found  # held, so that the ids stay theirs
+    return found
+
+
+def _blocks_of(
+    model: CostModel, host: HostModel, hbm: float, asked: Sequence[_TemplateRun]
 ) -> list[RowBlock]:
-    """Rows of the kernels of templates; those that are not known are priced together."""
     keys = [(id(model), id(host), id(run.kernels), run.module, hbm, run.calls_s) for run in asked]
     missing = {key: run for key, run in zip(keys, asked, strict=True) if key not in _blocks}
     if missing:
@@ -55,7 +129,7 @@ def template_rows(
 
 
 def _made(
-    model: CostModel, host: HostModel, hbm: float, asked: Sequence[TemplateRun]
+    model: CostModel, host: HostModel, hbm: float, asked: Sequence[_TemplateRun]
 ) -> list[RowBlock]:
     own = [
         tuple([k for k in run.kernels if k.module in modules]) if modules else run.kernels

@@ -28,6 +28,8 @@ MAX_BYTES = 4 * GIB
 FREE_BYTES = 64 * MIB
 #: steps of all rings of all ranks; ops and steps of all replicas
 MAX_STEPS, MAX_DRAWN = 40_000_000, 1_000_000_000
+#: ops of which no machine is short, as nearly all steps have them
+SMALL = FREE_BYTES // OP_BYTES
 #: times as many micro-batches as stages, above which a step's size is reckoned from fewer first
 PROBED = 8
 #: ops of a longer trial, beyond which one whose ranks go nearly in step will do; 10 s
@@ -70,6 +72,8 @@ def check_size(
         With the count, the limit and what would be possible.
     """
     ops, steps = times * ops_of(priced), int(times * _ring_steps(priced.flights))
+    if ops < SMALL and not steps and variation.replicas == 1:
+        return
     option, who = f"level {level}", f"{len(priced.compiled.classes.ranks):,} ranks one by one are"
     instead = "take fewer nodes, or level folded"
     if variation.needs_every_rank and level != "folded":
@@ -109,7 +113,7 @@ def ops_of(priced: Priced) -> int:
     """Ops of a step's program on ranks and their hosts. [1]"""
     role = priced.compiled.classes.role
     if role.size == 1:
-        return 2 * int(priced.parts[0].row_count.sum())
+        return 2 * priced.parts[0].runs.rows
     total = 0
     for i, part in enumerate(priced.parts):
         launches = np.where(hidden_launches(part, 1.0), 1, part.row_count)

@@ -97,9 +97,10 @@ def ready_of(
 
 def _as_the_slowest(priced: Priced, ranks: Sequence[Ranks]) -> Priced:
     """The same step where every rank is as slow as the slowest is in the mean."""
-    pace = np.array([1.0 / each.slowdown for each in ranks])
-    if (pace == 1.0).all():
+    pace = [1.0 / each.slowdown for each in ranks]
+    if all(share == 1.0 for share in pace):
         return priced
     classes = priced.compiled.classes
-    classes = classes._replace(speed=classes.speed * pace[classes.role])
+    each = np.array(pace)[classes.role] if len(pace) > 1 else pace[0]
+    classes = classes._replace(speed=classes.speed * each)
     return priced._replace(compiled=priced.compiled._replace(classes=classes))

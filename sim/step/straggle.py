@@ -16,7 +16,6 @@ What 8 ranks lose on hosts of pace 1 kernel constants contain already.
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple
@@ -37,6 +36,7 @@ from sim.strategies.plan import OWNED, SEGMENT, Plan
 REFERENCE_RANKS = 8  # ranks of the runs against which kernel constants were checked
 FASTEST = 0.05  # least factor of a kernel time, where a deviation near 1 would draw one below 0
 
+MAX_RUNS = 64  # that are kept of a plan
 ONCE, EACH_MICRO_STEP, EACH_BLOCK = range(3)
 _NORMAL = NormalDist()
 _KERNELS = np.array([kind not in ("collective", "copy", "host") for kind in CATEGORIES])
@@ -160,18 +160,20 @@ def ranks_of(
     whole = whole or workload
     deeper = whole.model.layers / workload.model.layers
     longer = whole.gradient_accumulation / workload.gradient_accumulation
-    times = np.array([0.0, longer, longer * deeper])  # by `_kinds`
-    sizes = np.bincount(priced.compiled.classes.of, minlength=len(priced.compiled.classes.ranks))
-    alike: Counter[Gpu] = Counter()  # ranks of a faster kind are never the last
-    for role, ranks in zip(priced.compiled.classes.role.tolist(), sizes.tolist(), strict=True):
-        alike[priced.parts[role].role.gpu] += ranks
+    classes = priced.compiled.classes
+    sizes = np.bincount(classes.of, minlength=len(classes.ranks)).tolist()
+    alike: dict[Gpu, int] = {}  # ranks of a faster kind are never the last
+    for role, ranks in zip(classes.role.tolist(), sizes, strict=True):
+        gpu = priced.parts[role].role.gpu
+        alike[gpu] = alike.get(gpu, 0) + ranks
     handed_on = hands_on(workload)
     found = []
     for part in priced.parts:
-        n, (kinds, units) = alike[part.role.gpu], _kinds(part.plan)
+        n, runs = alike[part.role.gpu], _runs_of(part)
         generation, host = facts_of(part.role.gpu).constants, part.role.host
-        busy_s = float((_busy_s(part) * times[kinds]).sum())
-        gathered = units * longer * deeper if handed_on and n > 1 else 0.0
+        each_micro_step, each_block = (runs.times @ part.rows.alone_s).tolist()
+        busy_s = longer * (each_micro_step + deeper * each_block)
+        gathered = runs.units * longer * deeper if handed_on and n > 1 else 0.0
         usual = deviation(generation, busy_s, gathered, pace_of(host.cpu, host.gpus))
         found.append(Ranks(n, jitter or usual, deviation(generation, busy_s, gathered)))
     return tuple(found)
@@ -185,28 +187,42 @@ def hands_on(workload: Workload) -> bool:
     return strategy_of(workload).gathers_blocks and not workload.cuda_graphs
 
 
-def _kinds(plan: Plan) -> tuple[I8, int]:
-    """Of each op whether it is there once, each micro-step, each block; blocks in all."""
-    plan = plan.first
-    found: tuple[I8, int] | None = plan.derived.get("kinds")
+class _KernelRuns(NamedTuple):
+    """How often the micro-steps of a plan run each kernel, and units that ranks gather in them."""
+
+    times: F8  # (2, n_rows) in all blocks but those, and in blocks that a deeper model has more of
+    units: int
+
+
+def _runs_of(part: Part) -> _KernelRuns:
+    """The same for all steps of the part's plan and those like it, whatever their rows cost."""
+    known = part.plan.first.derived.setdefault("runs of rows", {})
+    key = part.runs, part.rows.kinds
+    found: _KernelRuns | None = known.get(key)
     if found is None:
-        of, ops, _ = each_of(plan)
-        t = table_of(plan)
-        block = np.array([op.block for op in ops], dtype=np.int64)[of]
-        segment = t.kind == SEGMENT
-        last = int(block[segment].max(initial=0))  # the head
-        again = segment & np.array([op.name not in OWNED for op in ops], dtype=np.bool_)[of]
-        kinds = np.where(again, EACH_MICRO_STEP, ONCE)
-        kinds[again & (block > 0) & (block < last)] = EACH_BLOCK
-        inside = np.flatnonzero(kinds == EACH_BLOCK)
-        units = np.bincount(t.micro_step[inside] * (last + 1) + block[inside])
-        found = plan.derived["kinds"] = (kinds, int(np.count_nonzero(units)))
+        kinds, units = _kinds(part.plan)
+        kernels = _KERNELS[part.rows.category]
+        times = np.zeros((2, kernels.size + 1))
+        for row, kind in zip(times, (EACH_MICRO_STEP, EACH_BLOCK), strict=True):
+            begin = part.row_start[kinds == kind]
+            np.add.at(row, begin, 1.0)
+            np.add.at(row, begin + part.row_count[kinds == kind], -1.0)
+        if len(known) >= MAX_RUNS:
+            known.clear()
+        found = known[key] = _KernelRuns(np.cumsum(times, axis=1)[:, :-1] * kernels, units)
     return found
 
 
-def _busy_s(part: Part) -> F8:
-    """What the kernels of each op take alone, (P,). [s]"""
-    rows = part.rows
-    before = np.zeros(rows.alone_s.size + 1)
-    np.cumsum(rows.alone_s * _KERNELS[rows.category], out=before[1:])
-    return np.asarray(before[part.row_start + part.row_count] - before[part.row_start])
+def _kinds(plan: Plan) -> tuple[I8, int]:
+    """Of each op whether it is there once, each micro-step, each block; units gathered in all."""
+    of, ops, _ = each_of(plan.first)
+    t = table_of(plan)
+    block = np.array([op.block for op in ops], dtype=np.int64)[of]
+    segment = t.kind == SEGMENT
+    last = int(block[segment].max(initial=0))  # the head
+    again = segment & np.array([op.name not in OWNED for op in ops], dtype=np.bool_)[of]
+    kinds = np.where(again, EACH_MICRO_STEP, ONCE)
+    kinds[again & (block > 0) & (block < last)] = EACH_BLOCK
+    inside = np.flatnonzero(kinds == EACH_BLOCK)
+    units = np.bincount(t.micro_step[inside] * (last + 1) + block[inside])
+    return kinds, int(np.count_nonzero(units))
