@@ -25,6 +25,8 @@ class Modelling:
         A mixture's experts run one after another.
     copies_heads : bool
         q, k and v of one product are put apart, and k and v together again, by copies.
+    groups_since : str
+        The PyTorch of whose time its releases ask ``sdpa`` for groups of heads; "": none does.
     own_loop : bool
         Its layers run in the trainer of its name alone, whose groups of ranks they ask for.
     """
@@ -32,6 +34,7 @@ class Modelling:
     complex_rope: bool = False
     loops_experts: bool = True
     copies_heads: bool = False
+    groups_since: str = ""
     own_loop: bool = False
 
 
@@ -39,10 +42,11 @@ class Modelling:
 #: models/moe; llm-foundry, models/mpt (rotates halves; dMoE by megablocks); Megatron-LM,
 #: core/transformer/moe/experts.py (``--moe-grouped-gemm``, as its recipes have it) and
 #: core/parallel_state.py; nanotron, models/llama.py, `CausalSelfAttention.forward` and
-#: parallel/context.py
+#: parallel/context.py. Groups of heads: transformers 4.54, integrations/sdpa_attention.py (4.55
+#: came out with PyTorch 2.8); torchtitan, models/attention.py, ``enable_gqa`` (end of 2025)
 MODELLING = {
-    "huggingface": Modelling(),
-    "torchtitan": Modelling(complex_rope=True, loops_experts=False),
+    "huggingface": Modelling(groups_since="2.8"),
+    "torchtitan": Modelling(complex_rope=True, loops_experts=False, groups_since="2.10"),
     "composer": Modelling(loops_experts=False),
     "megatron": Modelling(loops_experts=False, own_loop=True),
     "nanotron": Modelling(loops_experts=False, copies_heads=True, own_loop=True),
@@ -135,13 +139,17 @@ def repeats_heads(workload: Workload) -> bool:
     """Whether keys and values are copied to every query head before attention.
 
     FlashAttention and cuDNN read groups of heads as they are; so does PyTorch's own where it is
-    asked to (``enable_gqa``, without a mask): transformers 4.54 and newer, integrations/
-    sdpa_attention.py.
+    asked to (``enable_gqa``, without a mask), as code of PyTorch's time does or does not where no
+    version of transformers is said.
     """
     if workload.attention in NATIVE_GROUPS:
         return False
-    used = workload.stack.transformers
-    asks = used is not None and not older(used, "4.54") and not older(workload.stack.torch, "2.5")
+    used, torch = workload.stack.transformers, workload.stack.torch
+    since = modelling_of(workload).groups_since
+    if used is not None:
+        asks = not older(used, "4.54") and not older(torch, "2.5")
+    else:
+        asks = bool(since) and not older(torch, since)
     return not (asks and workload.attention == "sdpa" and workload.attention_padding == "none")
 
 

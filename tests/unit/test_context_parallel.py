@@ -11,6 +11,7 @@ from sim.blocks.parameters import tree_of
 from sim.blocks.unroll import exchanges, order_of, unroll
 from sim.errors import InputError
 from sim.inputs.loader import load
+from sim.inputs.modelling import repeats_heads
 from sim.inputs.shares import mesh_of
 from sim.interop.emit import texts_of
 from sim.step.step import step
@@ -140,6 +141,23 @@ def test_heads_repeated_before_attention_travel_repeated():
     assert moved(w, "forward") == [("all_gather", 4 * KV, 4 * C * KV, "beside")]
     grouped = job("ring", "attention=sdpa", "stack.torch=2.6", "stack.transformers=4.54").workload
     assert moved(grouped, "forward") == [("all_gather", KV, C * KV, "beside")]
+
+
+@pytest.mark.parametrize(
+    ("sets", "repeats"),
+    [
+        (["trainer=huggingface", "stack.torch=2.7"], True),
+        (["trainer=huggingface", "stack.torch=2.8"], False),  # transformers 4.55 of its time
+        (["trainer=huggingface", "stack.torch=2.8", "stack.transformers=4.53"], True),
+        (["trainer=torchtitan", "stack.torch=2.9"], True),
+        (["trainer=torchtitan", "stack.torch=2.10"], False),
+        (["trainer=composer", "stack.torch=2.11"], True),
+        (["trainer=huggingface", "stack.torch=2.11", "attention=eager"], True),
+    ],
+)
+def test_heads_are_repeated_by_code_older_than_groups(sets, repeats):
+    w = load("dgx-h100", "llama3-8b-lora", ["attention=sdpa", "parallelism=fsdp2", *sets]).workload
+    assert repeats_heads(w) is repeats
 
 
 def test_imbalance_slows_the_step():
