@@ -16,7 +16,8 @@ from sim.inputs.versions import older, versions
 from sim.inputs.workload import Method, Parallelism, Workload
 
 _DEFAULTS = Parallelism.model_construct()
-_ANYWAY = {"gradient_sync": "every"}  # what strategies do that do not ask; it may be written
+#: what may be written of strategies that do not ask: they do so, or it was said of all once
+_ANYWAY = {"gradient_sync": "every", "reduce_dtype": "fp32"}
 _LIMITS = (
     ("sequence_length", 100_000_000), ("micro_batch", 1_000_000),
     ("gradient_accumulation", 1_000_000), ("tokens", 1e18), ("samples", 10**15), ("steps", 10**12),

@@ -7,7 +7,7 @@ method. Who needs to know asks here; results say what was taken.
 from __future__ import annotations
 
 from sim.inputs.strategy import strategy_of
-from sim.inputs.trainer import reduces_each, trainer_of
+from sim.inputs.trainer import reduces_each, trainer_named, trainer_of
 from sim.inputs.versions import older
 from sim.inputs.workload import Stack, Workload
 from sim.records import dataclass
@@ -74,6 +74,15 @@ def compute_dtype(workload: Workload) -> str:
     """Dtype of activations: FP8 linears keep bf16 outside their products."""
     kind = workload.precision.kind
     return "bf16" if kind == "fp8" else kind
+
+
+def reduce_dtype(workload: Workload) -> str:
+    """Dtype in which FSDP and DDP reduce gradients: as asked, or as the trainer named has it."""
+    asked, compute = workload.parallelism.reduce_dtype, compute_dtype(workload)
+    if asked != "auto":
+        return asked or compute
+    named = trainer_named(workload.trainer or "none")
+    return compute if strategy_of(workload).name in named.reduces_computed else "fp32"
 
 
 def casts_units(workload: Workload) -> bool:
@@ -169,6 +178,8 @@ def taken(workload: Workload) -> dict[str, str]:
         title = trainer_of(workload).title
         last = f"last ({title} accumulates under no_sync())"
         found["parallelism.gradient_sync"] = "every" if reduces_each(workload) else last
+    if p.reduce_dtype == "auto" and "reduce_dtype" in strategy_of(workload).knobs:
+        found["parallelism.reduce_dtype"] = reduce_dtype(workload)
     if workload.model.experts and workload.experts is None:
         found["experts"] = experts(workload)
     return found

@@ -73,15 +73,15 @@ class Notes:
     def assumed(self) -> tuple[Assumption, ...]:
         """Keys left out and the default each took, where that has an effect.
 
-        Paths begin with the side's name. Defaults that mean "nothing" (null, no text, an empty
-        list) and knobs of other strategies are left out.
+        Paths begin with the side's name. Defaults that mean "nothing" (null, auto, no text, an
+        empty list) and knobs of other strategies are left out.
         """
         return self.followed + tuple(
             Assumption(f"{side.side}.{item.path}", item.value)
             for side in self.sides
             for group in side.assumed.values()
             for item in group
-            if item.value not in (None, "", ()) and item.path not in self.silent
+            if item.value not in (None, "", (), "auto") and item.path not in self.silent
         )
 
     @cached_property

@@ -40,6 +40,8 @@ class Trainer:
         Its LoRA layers are its own, not PEFT's, and of the dtype of its weights.
     no_sync : tuple of str
         Strategies under which it accumulates in no_sync(): the last micro-step alone reduces.
+    reduces_computed : tuple of str
+        Strategies whose gradients it reduces as they are computed, not in fp32.
     waits_for_messages : bool
         The CPU waits for each message of a pipeline: it learns from it what comes.
     layer_forward_s, layer_backward_s, layer_update_s : float
@@ -63,6 +65,7 @@ class Trainer:
     wraps_adapters: bool = False
     own_adapters: bool = False
     no_sync: tuple[str, ...] = ()
+    reduces_computed: tuple[str, ...] = ()
     waits_for_messages: bool = False
     layer_forward_s: float = 0.0
     layer_backward_s: float = 0.0
@@ -90,7 +93,8 @@ class Trainer:
 def trainer_named(name: str) -> Trainer:
     """The trainer of a name; KeyError if there is none."""
     row = table("trainers")[name]
-    names = {key: tuple(row.get(key, ())) for key in ("strategies", "no_sync")}
+    lists = ("strategies", "no_sync", "reduces_computed")
+    names = {key: tuple(row.get(key, ())) for key in lists}
     return Trainer(name, **row | names)
 
 

@@ -105,7 +105,9 @@ class Parallelism(Spec):
     tensor_parallel_style: (
         Literal["dtensor", "dtensor-per-linear", "dtensor-async", "megatron", "nanotron"] | None
     ) = None
-    reduce_dtype: Literal["fp32", "bf16", "fp16"] | None = "fp32"
+    # of gradients that FSDP and DDP reduce; null: as computed; auto: as computed where the trainer
+    # that is named has it so under this strategy, else fp32
+    reduce_dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = "auto"
     forward_prefetch: NotNegative = 0
     backward_prefetch: NotNegative | Literal["pre", "post", "none"] = (
         "pre"  # FSDP2: depth, FSDP1: name

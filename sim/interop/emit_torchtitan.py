@@ -12,7 +12,7 @@ from typing import Any
 
 from sim.errors import InputError
 from sim.inputs.check_mesh import shape_of
-from sim.inputs.modelling import ASYNC, tensor_style
+from sim.inputs.modelling import ASYNC, reduce_dtype, tensor_style
 from sim.inputs.shares import batch_of, mesh_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -57,7 +57,7 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
             "max_norm": 1.0 if p.clip_gradients else 0.0,
             "dtype": "bfloat16" if workload.precision.master == "bf16" else "float32",
             "mixed_precision_param": "float32" if workload.precision.kind == "fp32" else "bfloat16",
-            "mixed_precision_reduce": {"bf16": "bfloat16"}.get(str(p.reduce_dtype), "float32"),
+            "mixed_precision_reduce": {"bf16": "bfloat16"}.get(reduce_dtype(workload), "float32"),
             "enable_cpu_offload": p.offload in ("parameters", "all"),
         },
         "parallelism": {

@@ -11,7 +11,7 @@ from math import gcd
 from typing import Any, Literal
 
 from sim.inputs.checks import ONE_GPU, check
-from sim.inputs.modelling import ASYNC, WIDE, tensor_style
+from sim.inputs.modelling import ASYNC, WIDE, reduce_dtype, tensor_style
 from sim.inputs.rows import varied
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -228,7 +228,7 @@ def _communication(topology: Topology, workload: Workload) -> Iterator[Change]:
             else:
                 text = "reduce gradients in every micro-step"
                 yield make.parallel("smaller", text, gradient_sync="every")
-        if "reduce_dtype" in strategy.knobs and p.reduce_dtype == "fp32":
+        if "reduce_dtype" in strategy.knobs and reduce_dtype(workload) == "fp32":
             yield make.parallel("faster", "reduce gradients in bf16", "waits", reduce_dtype="bf16")
     if tensor_style(workload) == "dtensor" and workload.model.hidden_size >= WIDE:
         text = "products in pieces beside their exchanges"

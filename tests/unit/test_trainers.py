@@ -7,6 +7,7 @@ from sim.blocks.parameters import build_tree
 from sim.blocks.unroll import unroll
 from sim.cost.host import known_calls
 from sim.inputs.loader import load
+from sim.inputs.modelling import taken
 from sim.inputs.shares import mesh_of
 from sim.step.run import run_step
 from sim.strategies import build_plan
@@ -126,3 +127,25 @@ def test_zero3_pays_for_its_hooks():
     seconds = run_step(found.topology, found.workload).time_s
     assert seconds > segments * known_calls()["zero3.module"]
     assert seconds > 2 * run_step(*loaded("fsdp2")[:2]).time_s  # which has hooks too, a unit
+
+
+@pytest.mark.parametrize(
+    ("strategy", "keys", "dtype"),
+    [
+        ("fsdp2", {}, "fp32"),
+        ("fsdp1", {"trainer": "composer"}, "fp32"),
+        ("fsdp1", {"trainer": "huggingface"}, "bf16"),  # MixedPrecision(reduce_dtype=bf16)
+        ("fsdp2", {"trainer": "accelerate"}, "bf16"),
+        ("fsdp2", {"trainer": "huggingface", "precision": "fp32"}, "fp32"),
+        ("fsdp1", {"trainer": "huggingface", "precision": "fp16"}, "fp16"),
+        ("ddp", {"trainer": "huggingface"}, "fp32"),  # autocast: gradients are the parameters'
+        ("fsdp2", {"trainer": "accelerate", "parallelism": {"reduce_dtype": "fp32"}}, "fp32"),
+        ("fsdp2", {"parallelism": {"reduce_dtype": None}}, "bf16"),
+    ],
+)
+def test_gradients_are_reduced_as_the_trainer_has_it(strategy, keys, dtype):
+    found = loaded(strategy, **keys)
+    reductions = [op for op in plan_of(found).ops if op.kind == COLLECTIVE and "reduce" in op.name]
+    assert {op.dtype for op in reductions if op.phase != "clip"} == {dtype}
+    said = taken(found.workload).get("parallelism.reduce_dtype", dtype)
+    assert said == dtype
