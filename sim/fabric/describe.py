@@ -136,10 +136,9 @@ def link_classes(fabric: Fabric) -> tuple[LinkClass, ...]:
             key = (ends, KINDS[e.kind], e.capacity, e.raw, e.latency, e.links)
             found[key] = found.get(key, 0) + 1
     plane = fabric.plane
-    for i, (a, b) in enumerate(zip(plane.tail, plane.head, strict=True)):
+    for a, b, rate, raw, delay in plane.links():
         kinds = ["nic" if v < plane.n_ports else "switch" for v in (a, b)]
-        rates = (plane.capacity[i], plane.raw[i], plane.latency[i])
-        key = ("-".join(sorted(kinds)), "network", *rates, 0)
+        key = ("-".join(sorted(kinds)), "network", rate, raw, delay, 0)
         found[key] = found.get(key, 0) + 1
     return tuple(LinkClass(*key, count / 2) for key, count in found.items())
 

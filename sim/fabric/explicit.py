@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from sim.errors import Fault, InputError
 from sim.fabric.links import (
     joined,
@@ -14,7 +16,7 @@ from sim.fabric.links import (
     pcie_rates,
     socket_rates,
 )
-from sim.fabric.network import Plane
+from sim.fabric.network import Cables, Plane
 from sim.fabric.shape import CPU, NVLINK, PCIE, Link, Shape
 from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Cpu, Edge, Graph, Node, Storage, Topology, Vertex
@@ -92,7 +94,7 @@ def _assemble(
     parts, shared = Parts(), dict[object, Shape]()
     each = [group.node for group in topology.described for _ in range(group.nodes)]
     beside = each if len(each) == len(groups) else [None] * len(groups)
-    port_of: dict[str, int] = {}
+    ports_of: list[tuple[str, int, int]] = []  # name, node, place among its NICs
     for place, group in enumerate(groups):
         edges = inside[local.find(group[0])]
         shape = _shape(topology, beside[place], [vertices[v] for v in group], edges, ports)
@@ -111,22 +113,24 @@ def _assemble(
         )
         parts.shapes.append(shared.setdefault(key, shape))
         parts.labels.append(group)
-        for nic, v in enumerate(shape.nics):
-            port_of[group[v]] = len(parts.plane.owner)
-            parts.plane.owner.append((place, nic))
-    _join_network(parts.plane, graph, switches, port_of)
+        ports_of += [(group[v], place, nic) for nic, v in enumerate(shape.nics)]
+    parts.plane = _network(graph, switches, ports_of)
     return parts
 
 
-def _join_network(plane: Plane, graph: Graph, switches: list[str], port_of: dict[str, int]) -> None:
-    place = dict(port_of)
-    place.update({name: plane.switch(name) for name in switches})
+def _network(graph: Graph, switches: list[str], ports: list[tuple[str, int, int]]) -> Plane:
+    names = [name for name, _, _ in ports] + switches
+    place = {name: i for i, name in enumerate(names)}
+    rows: list[tuple[int, int, float, float, float]] = []
     for edge in graph.edges:
         if edge.kind == "network":
             a, b = place[edge.source], place[edge.target]
-            plane.link(a, b, edge.bandwidth, edge.latency)
+            figures = edge.bandwidth, edge.bandwidth, edge.latency
+            rows.append((a, b, *figures))
             if not edge.directed:
-                plane.link(b, a, edge.bandwidth, edge.latency)
+                rows.append((b, a, *figures))
+    owner = np.array([(node, nic) for _, node, nic in ports], np.int64).reshape(-1, 2)
+    return Plane(owner, switches, Cables.of(rows))
 
 
 def _shape(

@@ -100,8 +100,7 @@ def graph_of(fabric: Fabric) -> Graph:
     plane, labels = fabric.plane, fabric.network_names
     vertices += [Vertex.model_construct(id=s, kind="switch") for s in plane.names]
     ends += [
-        (labels[a], labels[b], "network", plane.capacity[i], plane.latency[i])
-        for i, (a, b) in enumerate(zip(plane.tail, plane.head, strict=True))
+        (labels[a], labels[b], "network", rate, delay) for a, b, rate, _, delay in plane.links()
     ]
     edges: list[Edge] = []
     left = {(a, b): (rate, delay) for a, b, _, rate, delay in ends}

@@ -356,11 +356,11 @@ def classes_of_ranks(fabric: Wiring) -> I8:
         first = int(fabric.node_base[n])
         ids += range(first, first + len(shape.links))
     plane = fabric.plane
-    ports = [vertex_base[n] + fabric.shapes[n].nics[j] for n, j in plane.owner]
+    ports = [vertex_base[n] + fabric.shapes[n].nics[j] for n, j in plane.owner.tolist()]
     ends = ports + list(range(len(colour), len(colour) + len(plane.names)))
     colour += [(kinds.index("switch"), -1, 0.0)] * len(plane.names)
-    tails += [ends[a] for a in plane.tail]
-    heads += [ends[b] for b in plane.head]
+    tails += [ends[a] for a in plane.tail.tolist()]
+    heads += [ends[b] for b in plane.head.tolist()]
     ids += range(plane.base, fabric.n_resources)
     codes = {c: i for i, c in enumerate(sorted(set(colour)))}
     link = np.array(ids, np.int64)

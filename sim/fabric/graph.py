@@ -51,14 +51,14 @@ def to_networkx(fabric: Wiring) -> nx.DiGraph[str]:
     plane, ends = fabric.plane, fabric.network_names
     for name in plane.names:
         graph.add_node(name, kind="switch")
-    for i, (a, b) in enumerate(zip(plane.tail, plane.head, strict=True)):
+    for i, (a, b, rate, raw, delay) in enumerate(plane.links()):
         graph.add_edge(
             ends[a],
             ends[b],
             kind="network",
-            bandwidth=plane.capacity[i],
-            raw_bandwidth=plane.raw[i],
-            latency=plane.latency[i],
+            bandwidth=rate,
+            raw_bandwidth=raw,
+            latency=delay,
             links=0,
             resource=plane.base + i,
         )

@@ -2,121 +2,169 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from sim.errors import InputError
 from sim.fabric.links import Rates
 from sim.fabric.placement import leaves_of, uplink_rate
 from sim.inputs.topology import Network
 
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+NetPath = tuple[tuple[tuple[int, float], ...], float, int]
+"""Pairs of resource and share of the bytes; latency of one path [s]; links on it."""
+
 
 def _fault(message: str, path: str) -> InputError:
     return InputError.single("topology", message, path)
 
 
-@dataclass
-class Plane:
-    """Network vertices and directed links; vertices 0..n_ports-1 are NIC ports.
+class Cables(NamedTuple):
+    """Links of a network, one direction each."""
 
-    A port is NIC (or GPU) ``owner[p] = (node, place in the node's NICs)``. Link i is resource
-    ``base + i`` of the fabric.
+    tail: I8  # (n_links,) vertex
+    head: I8
+    capacity: F8  # that bytes reach [B/s]
+    raw: F8  # data sheet [B/s]
+    latency: F8  # [s]
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[int, int, float, float, float]]) -> Cables:
+        """Those that are known one by one."""
+        columns = list(zip(*rows, strict=True)) or [()] * 5
+        tail, head = (np.array(column, np.int64) for column in columns[:2])
+        capacity, raw, latency = (np.array(column, float) for column in columns[2:])
+        return cls(tail, head, capacity, raw, latency)
+
+    @classmethod
+    def both_ways(cls, a: I8, b: I8, capacity: F8, raw: F8, latency: float) -> Cables:
+        """Links from each a to its b and back, (2 n,), the two of a pair side by side."""
+        return cls(
+            np.stack((a, b), axis=1).ravel(),
+            np.stack((b, a), axis=1).ravel(),
+            np.repeat(capacity, 2),
+            np.repeat(raw, 2),
+            np.full(2 * len(a), latency),
+        )
+
+    def then(self, other: Cables) -> Cables:
+        """These, and others behind them."""
+        return Cables(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
+
+
+class _ByVertex(NamedTuple):
+    """Links by the vertex at one of their ends, in order."""
+
+    ptr: I8  # (vertices + 1,)
+    order: I8  # (n_links,)
+
+    @classmethod
+    def of(cls, end: I8, vertices: int) -> _ByVertex:
+        counts = np.bincount(end, minlength=vertices)
+        return cls(np.concatenate(([0], np.cumsum(counts))), np.argsort(end, kind="stable"))
+
+    def links(self, vertex: int) -> list[int]:
+        found: list[int] = self.order[self.ptr[vertex] : self.ptr[vertex + 1]].tolist()
+        return found
+
+
+class Plane:
+    """Network vertices and directed links; vertices 0..n_ports-1 are NIC ports, switches follow.
+
+    Parameters
+    ----------
+    owner : (n_ports, 2) int64, optional
+        Node of each port, and the place of its NIC (or GPU) among the node's.
+    names : sequence of str
+        Of switches; vertex number less n_ports.
+    links : Cables, optional
+        Link i is resource ``base + i`` of the fabric.
+
+    Attributes
+    ----------
+    base : int
+        Set by the fabric, which lays the plane out behind its nodes.
+    tail, head, capacity, raw, latency : (n_links,)
+        As in `Cables`.
     """
 
-    base: int = 0
-    owner: list[tuple[int, int]] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)  # of switches; vertex number less n_ports
-    tail: list[int] = field(default_factory=list)
-    head: list[int] = field(default_factory=list)
-    capacity: list[float] = field(default_factory=list)
-    raw: list[float] = field(default_factory=list)
-    latency: list[float] = field(default_factory=list)
-    out: dict[int, list[int]] = field(default_factory=dict)
-    into: dict[int, list[int]] = field(default_factory=dict)
-    memo: dict[tuple[int, int], tuple[tuple[tuple[int, float], ...], float, int]] = field(
-        default_factory=dict
-    )
-    _from_switches: dict[int, list[int]] = field(default_factory=dict)
+    def __init__(
+        self, owner: I8 | None = None, names: Sequence[str] = (), links: Cables | None = None
+    ) -> None:
+        self.base = 0
+        self.owner: I8 = np.zeros((0, 2), np.int64) if owner is None else owner
+        self.names = list(names)
+        self.tail, self.head, self.capacity, self.raw, self.latency = links or Cables.of(())
+        self._memo: dict[tuple[int, int], NetPath] = {}
+        self._from_switches: dict[int, list[int]] = {}
 
     @property
     def n_ports(self) -> int:
         """Ports of NICs."""
         return len(self.owner)
 
-    def switch(self, name: str) -> int:
-        """Add a switch, after all ports."""
-        self.names.append(name)
-        return self.n_ports + len(self.names) - 1
+    @functools.cached_property
+    def _ends(self) -> tuple[_ByVertex, _ByVertex]:
+        """Links by the vertex that they leave, and by the one that they enter."""
+        vertices = self.n_ports + len(self.names)
+        return _ByVertex.of(self.tail, vertices), _ByVertex.of(self.head, vertices)
 
-    def link(
-        self, a: int, b: int, capacity: float, latency: float, raw: float | None = None
-    ) -> None:
-        """Add one direction of a link, of which the data sheet says `raw`, or the same."""
-        i = len(self.tail)
-        self.tail.append(a)
-        self.head.append(b)
-        self.capacity.append(capacity)
-        self.raw.append(capacity if raw is None else raw)
-        self.latency.append(latency)
-        self.out.setdefault(a, []).append(i)
-        self.into.setdefault(b, []).append(i)
+    def links(self) -> Iterator[tuple[int, int, float, float, float]]:
+        """Tail, head, capacity, raw rate and latency of each link."""
+        columns = (self.tail, self.head, self.capacity, self.raw, self.latency)
+        return zip(*(column.tolist() for column in columns), strict=True)
 
-    def join(
-        self, a: int, b: int, capacity: float, latency: float, raw: float | None = None
-    ) -> None:
-        """Add both directions of a link."""
-        self.link(a, b, capacity, latency, raw)
-        self.link(b, a, capacity, latency, raw)
+    def out(self, vertex: int) -> list[int]:
+        """Links that leave a vertex."""
+        return self._ends[0].links(vertex)
 
-    def attach(self, switches: Sequence[int], rates: Sequence[Rates], latency: float) -> None:
-        """Join every port to a switch, both ways, before any other link."""
-        for port, (switch, rate) in enumerate(zip(switches, rates, strict=True)):
-            self.tail += (port, switch)
-            self.head += (switch, port)
-            self.capacity += (rate.capacity, rate.capacity)
-            self.raw += (rate.raw, rate.raw)
-            out, into = 2 * port, 2 * port + 1
-            self.out[port], self.into[port] = [out], [into]
-            self.out.setdefault(switch, []).append(into)
-            self.into.setdefault(switch, []).append(out)
-        self.latency += [latency] * (2 * len(switches))
+    def into(self, vertex: int) -> list[int]:
+        """Links that enter a vertex."""
+        return self._ends[1].links(vertex)
 
-    def path(self, a: int, b: int) -> tuple[tuple[tuple[int, float], ...], float, int]:
+    def path(self, a: int, b: int) -> NetPath:
         """Resources that a byte from port a to port b crosses.
 
         Returns
         -------
-        tuple
-            Pairs of resource and share of the bytes (several shortest paths share evenly, as ECMP
-            does); latency of one path [s]; links on it.
+        NetPath
+            Several shortest paths share evenly, as ECMP does.
         """
-        out, into = self.out.get(a, ()), self.into.get(b, ())
+        out, into = self.out(a), self.into(b)
         if len(out) == 1 and len(into) == 1 and self.head[out[0]] >= self.n_ports:
             first, last = out[0], into[0]
-            middle, delay, hops = self._between(self.head[first], self.tail[last])
+            middle, delay, hops = self._between(int(self.head[first]), int(self.tail[last]))
             loads = ((self.base + first, 1.0), *middle, (self.base + last, 1.0))
-            return loads, delay + self.latency[first] + self.latency[last], hops + 2
+            ends = float(self.latency[first]), float(self.latency[last])
+            return loads, delay + ends[0] + ends[1], hops + 2
         return self._between(a, b)
 
-    def _between(self, a: int, b: int) -> tuple[tuple[tuple[int, float], ...], float, int]:
-        if (a, b) not in self.memo:
-            self.memo[a, b] = self._equal_cost(a, b)
-        return self.memo[a, b]
+    def _between(self, a: int, b: int) -> NetPath:
+        if (a, b) not in self._memo:
+            self._memo[a, b] = self._equal_cost(a, b)
+        return self._memo[a, b]
 
-    def _equal_cost(self, a: int, b: int) -> tuple[tuple[tuple[int, float], ...], float, int]:
+    def _equal_cost(self, a: int, b: int) -> NetPath:
         """Split evenly at every vertex over the links that lie on a shortest path."""
         if a == b:
             return (), 0.0, 0
         # from b back, layer by layer; `toward` has the links of a vertex that lead on to b
         reached, frontier, length = {b}, {b: None}, 1
         toward: dict[int, list[int]] = {}
-        while not (last := [i for i in self.out.get(a, ()) if self.head[i] in frontier]):
+        while not (last := [i for i in self.out(a) if int(self.head[i]) in frontier]):
             ahead: dict[int, None] = {}
             for v in frontier:
                 for i in self._switched(v):
-                    if self.tail[i] not in reached:
-                        toward.setdefault(self.tail[i], []).append(i)
-                        ahead[self.tail[i]] = None
+                    tail = int(self.tail[i])
+                    if tail not in reached:
+                        toward.setdefault(tail, []).append(i)
+                        ahead[tail] = None
             if not ahead:
                 message = f"no way over the network from {self.label(a)} to {self.label(b)}"
                 raise _fault(message, "graph")
@@ -133,8 +181,9 @@ class Plane:
                 for i in toward[u]:
                     part = share[u] / len(toward[u])
                     loads.append((self.base + i, part))
-                    delay += part * self.latency[i]
-                    after[self.head[i]] = after.get(self.head[i], 0.0) + part
+                    delay += part * float(self.latency[i])
+                    head = int(self.head[i])
+                    after[head] = after.get(head, 0.0) + part
             share.update(after)
             layer = list(after)
         return tuple(loads), delay, length
@@ -143,15 +192,14 @@ class Plane:
         """Links into a vertex from switches: NICs don't forward."""
         found = self._from_switches.get(vertex)
         if found is None:
-            links = self.into.get(vertex, ())
-            found = [i for i in links if self.tail[i] >= self.n_ports]
+            found = [i for i in self.into(vertex) if self.tail[i] >= self.n_ports]
             self._from_switches[vertex] = found
         return found
 
     def label(self, vertex: int) -> str:
         """Name of a port or switch for messages."""
         if vertex < self.n_ports:
-            node, nic = self.owner[vertex]
+            node, nic = self.owner[vertex].tolist()
             return f"n{node}/nic{nic}"
         return self.names[vertex - self.n_ports]
 
@@ -184,38 +232,50 @@ def shorthand_plane(network: Network, nics: Sequence[tuple[int, Rates]]) -> Plan
     -----
     Half a switch's latency sits on each link that ends at it, so a path sums whole switches.
     """
-    plane = Plane(owner=[(n, j) for n, (count, _) in enumerate(nics) for j in range(count)])
-    rates = [each for count, each in nics for _ in range(count)]
-    most = max(count for count, _ in nics)
-    delay = network.switch_latency
+    counts = np.array([count for count, _ in nics], np.int64)
+    node = np.repeat(np.arange(len(nics)), counts)
+    nic = np.arange(node.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    owner = np.stack((node, nic), axis=1)
+    capacity = np.repeat([rates.capacity for _, rates in nics], counts)
+    raw = np.repeat([rates.raw for _, rates in nics], counts)
+    most, delay = int(counts.max()), network.switch_latency
     if network.oversubscription < 1.0:
         message = f"{network.oversubscription} is not at least 1"
         raise _fault(message, "network.oversubscription")
+
+    def attached(above: I8) -> Cables:
+        """Every port joined to the switch above it."""
+        return Cables.both_ways(np.arange(node.size), node.size + above, capacity, raw, delay / 2)
+
     if network.kind == "single-switch":
         if network.oversubscription != 1.0:
             message = "a single switch has no uplinks to oversubscribe; take fat-tree"
             raise _fault(message, "network.oversubscription")
-        switch = plane.switch("switch")
-        plane.attach([switch] * len(rates), rates, delay / 2)
-        return plane
+        return Plane(owner, ["switch"], attached(np.zeros(node.size, np.int64)))
     rails = network.kind == "rail-optimized"
     per_leaf = nodes_per_leaf(network, most)
-    under = leaves_of(network, len(nics), per_leaf)
-    pods = max(under) + 1
-    leaves = [
-        plane.switch(f"leaf{pod}.{rail}" if rails else f"leaf{pod}")
+    under = np.array(leaves_of(network, len(nics), per_leaf), np.int64)
+    pods, wide = int(under.max()) + 1, most if rails else 1
+    above = under[node] * wide + (nic if rails else 0)
+    names = [
+        f"leaf{pod}.{rail}" if rails else f"leaf{pod}"
         for pod in range(pods)
-        for rail in range(most if rails else 1)
+        for rail in range(wide)
     ]
-    members: list[list[float]] = [[] for _ in leaves]
-    above = [under[node] * most + nic if rails else under[node] for node, nic in plane.owner]
-    plane.attach([leaves[leaf] for leaf in above], rates, delay / 2)
-    for leaf, rate in zip(above, rates, strict=True):
-        members[leaf].append(rate.raw)
-    if len(leaves) > 1:
-        spine = plane.switch("spine")
-        for leaf, below in zip(leaves, members, strict=True):
-            if below:
-                whole = per_leaf * (1 if rails else most)
-                plane.join(leaf, spine, uplink_rate(network, below, whole, pods), delay)
-    return plane
+    links = attached(above)
+    if len(names) > 1:
+        # rates of the ports below each leaf, in order of nodes
+        order = np.argsort(above, kind="stable")
+        cuts = np.searchsorted(above[order], np.arange(len(names) + 1)).tolist()
+        used = np.flatnonzero(np.diff(cuts))
+        whole = per_leaf * (1 if rails else most)
+        uplink = np.array(
+            [
+                uplink_rate(network, raw[order[cuts[leaf] : cuts[leaf + 1]]].tolist(), whole, pods)
+                for leaf in used.tolist()
+            ]
+        )
+        spine = np.full(used.size, node.size + len(names))
+        links = links.then(Cables.both_ways(node.size + used, spine, uplink, uplink, delay))
+        names.append("spine")
+    return Plane(owner, names, links)

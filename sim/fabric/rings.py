@@ -115,8 +115,8 @@ def _crossing(
     fabric: Wiring, here: tuple[int, _NodeRings], after: tuple[int, _NodeRings], c: int
 ) -> dict[int, float]:
     """Demands of ring c on its way from a node to the next."""
-    out = fabric.port[here[0], here[1].nic_out[c]]
-    into = fabric.port[after[0], after[1].nic_in[c]]
+    out = fabric.port(here[0], here[1].nic_out[c])
+    into = fabric.port(after[0], after[1].nic_in[c])
     row: dict[int, float] = defaultdict(float)
     for i, amount in here[1].legs[c][-1].loads:
         row[int(fabric.node_base[here[0]]) + i] += amount

@@ -38,7 +38,7 @@ def leaves_of(fabric: Wiring) -> Leaves | None:
     ports, plane = ports_of(fabric), fabric.plane
     if fabric.topology.graph is not None or ports is None:
         return None
-    ends = np.array([plane.tail, plane.head], np.int64)[:, 2 * plane.n_ports :]
+    ends = np.stack((plane.tail, plane.head))[:, 2 * plane.n_ports :]
     vertices = plane.n_ports + len(plane.names)
     up, down = np.full(vertices, -1), np.full(vertices, -1)
     spine = vertices - 1  # the last switch, where there are links between switches at all

@@ -106,7 +106,7 @@ def ports_of(fabric: Wiring) -> Ports | None:
     n = plane.n_ports
     if not n:
         return None
-    tail, head = np.array(plane.tail, np.int64), np.array(plane.head, np.int64)
+    tail, head = plane.tail, plane.head
     leaves, enters = np.flatnonzero(tail < n), np.flatnonzero(head < n)
     for ends in (tail[leaves], head[enters]):
         if not np.array_equal(np.bincount(ends, minlength=n), np.ones(n)):

@@ -56,8 +56,6 @@ class Wiring:
         Index into KINDS.
     latency : (n_resources,) float64
         Of links. [s]
-    port : dict
-        (node, NIC) -> its vertex of the plane.
     first_rank : (n_nodes + 1,) int64
         First rank of each node.
     """
@@ -83,14 +81,13 @@ class Wiring:
             if id(s) not in columns:
                 columns[id(s)] = _columns(s)
         per_node = [columns[id(s)] for s in shapes]
-        whole = np.concatenate([c[0] for c in per_node] + [np.array(plane.capacity)])
-        self.nominal = np.concatenate([c[4] for c in per_node] + [np.array(plane.raw)])
-        self.raw = np.concatenate([c[1] for c in per_node] + [np.array(plane.raw)])
+        whole = np.concatenate([c[0] for c in per_node] + [plane.capacity])
+        self.nominal = np.concatenate([c[4] for c in per_node] + [plane.raw])
+        self.raw = np.concatenate([c[1] for c in per_node] + [plane.raw])
         ports = np.full(len(plane.tail), NETWORK, np.int8)
         self.kind = np.concatenate([c[2] for c in per_node] + [ports])
         self.capacity = _calibrated(whole, self.kind, topology.calibration)
-        self.latency = np.concatenate([c[3] for c in per_node] + [np.array(plane.latency)])
-        self.port = {owner: p for p, owner in enumerate(plane.owner)}
+        self.latency = np.concatenate([c[3] for c in per_node] + [plane.latency])
         self._routes: dict[tuple[int, int], Route] = {}
 
     # ranks ---------------------------------------------------------------------------------
@@ -130,10 +127,13 @@ class Wiring:
     def port_at(self) -> I8:
         """Vertex of the plane of each node's NICs, (n_nodes, most NICs); -1 where there is none."""
         at = np.full((self.n_nodes, max(len(s.nics) for s in self.shapes)), -1)
-        if self.plane.owner:
-            node, nic = np.array(self.plane.owner, np.int64).T
-            at[node, nic] = np.arange(self.plane.n_ports)
+        at[self.plane.owner[:, 0], self.plane.owner[:, 1]] = np.arange(self.plane.n_ports)
         return at
+
+    def port(self, node: int, nic: int) -> int:
+        """Vertex of the plane of a node's NIC; -1 if it has none."""
+        at = self.port_at
+        return int(at[node, nic]) if nic < at.shape[1] else -1
 
     @functools.cached_property
     def vertex_names(self) -> list[list[str]]:
@@ -159,7 +159,7 @@ class Wiring:
     @functools.cached_property
     def network_names(self) -> list[str]:
         """Names of the plane's vertices: ports, then switches."""
-        ports = [self.vertex_names[n][self.shapes[n].nics[j]] for n, j in self.plane.owner]
+        ports = [self.vertex_names[n][self.shapes[n].nics[j]] for n, j in self.plane.owner.tolist()]
         return ports + self.plane.names
 
     def name(self, resource: int) -> str:
@@ -199,9 +199,13 @@ class Wiring:
 
     def nic_ports(self, node: int, nic: int) -> tuple[I8, I8]:
         """Network resources out of and into a NIC; empty on a machine of one node."""
-        port, base = self.port.get((node, nic), -1), self.plane.base
-        out, into = self.plane.out.get(port, []), self.plane.into.get(port, [])
-        return np.array(out, np.int64) + base, np.array(into, np.int64) + base
+        port, plane = self.port(node, nic), self.plane
+        if port < 0:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        return (
+            np.array(plane.out(port), np.int64) + plane.base,
+            np.array(plane.into(port), np.int64) + plane.base,
+        )
 
     # routes --------------------------------------------------------------------------------
 
@@ -282,11 +286,11 @@ class Wiring:
         (shape, a, node), (far, b, other) = self._place(src), self._place(dst)
         proxies = tuple(range(len(shape.gpus)))
         way, nic = paths.nic_way(shape, a, out, True, proxies), out
-        net = self.plane.path(self.port[node, out], self.port[other, into])
+        net = self.plane.path(self.port(node, out), self.port(other, into))
         same = self.rail_port(src, dst, into)
         if same >= 0 and shape.rails[out] != far.rails[into]:
             by_proxy = paths.nic_way(shape, a, same, True, proxies)
-            direct = self.plane.path(self.port[node, same], self.port[other, into])
+            direct = self.plane.path(self.port(node, same), self.port(other, into))
             if by_proxy.transport == "pxn" and direct[2] < net[2]:
                 way, net, nic = by_proxy, direct, same
         inward = paths.nic_way(far, b, into, False)

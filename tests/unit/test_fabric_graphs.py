@@ -1,5 +1,6 @@
 """Machines that only a graph can say, relabelling, and what compiling costs."""
 
+import itertools
 import random
 import subprocess
 import sys
@@ -31,9 +32,7 @@ def explicit(topology, gpu=H100):
             edges.append(Edge(source=ends[0], target=ends[1], kind=kind, bandwidth=e.capacity))
     ends = fabric.network_names
     vertices += [Vertex(id=s, kind="switch") for s in fabric.plane.names]
-    for i in range(0, len(fabric.plane.tail), 2):
-        a, b = fabric.plane.tail[i], fabric.plane.head[i]
-        rate, delay = fabric.plane.capacity[i], fabric.plane.latency[i]
+    for a, b, rate, _, delay in itertools.islice(fabric.plane.links(), 0, None, 2):
         edges.append(
             Edge(source=ends[a], target=ends[b], kind="network", bandwidth=rate, latency=delay)
         )

@@ -57,10 +57,10 @@ def all_pairs(fabric: Fabric, group: Sequence[int], size: float) -> Demand:
 
 def _switches(fabric: Fabric, node: int) -> Switches:
     """Leaf switches above a node's NICs: nodes of a kind under the same ones have like routes."""
-    plane, switches = fabric.plane, []
+    plane, switches = fabric.plane, list[int]()
     for nic in range(len(fabric.shapes[node].nics)):
-        port = fabric.port.get((node, nic), -1)
-        ends = [plane.head[i] for i in plane.out.get(port, ())]
+        port = fabric.port(node, nic)
+        ends = plane.head[plane.out(port)].tolist() if port >= 0 else []
         switches += ends if all(e >= plane.n_ports for e in ends) else [-1 - node]
     return tuple(switches)
 
