@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import numpy.typing as npt
 
@@ -12,16 +10,19 @@ from sim.cost.nccl.algorithms import algorithm_named
 from sim.fabric.fabric import Fabric
 from sim.fabric.sisters import moved, sisters
 from sim.mesh import Sisters
+from sim.shelf import Shelf
 
 B1 = npt.NDArray[np.bool_]
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
+_MOST = 1 << 23  # resources of demands that are kept: 128 MiB
+_shelf = Shelf[loads.Demand](_MOST, lambda demand: demand.resource.size)
+
 #: groups that run the same collective at the same time
 Others = Sisters | tuple[tuple[int, ...], ...]
 
 
-@functools.lru_cache(maxsize=1024)
 def demand_of(
     fabric: Fabric,
     ranks: tuple[int, ...],
@@ -31,7 +32,10 @@ def demand_of(
 ) -> loads.Demand:
     """Bytes on each resource per byte of work, of a group and its sisters."""
     if not sisters:
-        return algorithm_named(algorithm).loads(fabric, ranks, op)
+        return _shelf.get(
+            (fabric, ranks, op, algorithm),
+            lambda: algorithm_named(algorithm).loads(fabric, ranks, op),
+        )
     parts = [demand_of(fabric, ranks, op, algorithm)]
     for groups in _tables(sisters):
         if groups.shape[1] == len(ranks):
@@ -74,14 +78,24 @@ def demands_of(
         first = groups[alike[0]]
         resource, amount = demand_of(fabric, tuple(first.tolist()), op, algorithm)
         if without is not None:
-            left = ~without[resource]
-            resource, amount = resource[left], amount[left]
-        others = moved(fabric, resource, first, groups[alike[1:]])
-        found.append((alike, np.concatenate((resource[None], others)), amount))
+            resource, amount = _left(resource, amount, ~without[resource])
+        each = resource[None]
+        if alike.size > 1:
+            each = np.concatenate((each, moved(fabric, resource, first, groups[alike[1:]])))
+        found.append((alike, each, amount))
         sizes[alike] = resource.size
     ptr = np.concatenate(([0], np.cumsum(sizes)))
+    if len(groups) == 1:  # of a whole machine, it may be: not copied
+        return loads.Demands(ptr, found[0][1][0], found[0][2])
     resources, amounts = np.empty(ptr[-1], np.int64), np.empty(ptr[-1])
     for alike, resource, amount in found:
         at = ptr[alike][:, None] + np.arange(amount.size)
         resources[at], amounts[at] = resource, amount
     return loads.Demands(ptr, resources, amounts)
+
+
+def _left(resource: I8, amount: F8, kept: B1) -> tuple[I8, F8]:
+    """Demands on resources that are kept; no copies where those come first: uplinks come last."""
+    n = int(np.count_nonzero(kept))
+    at = slice(n) if kept[:n].all() else kept
+    return resource[at], amount[at]

@@ -41,7 +41,7 @@ equal bytes to their successors; the group's traffic is spread evenly over the r
 
 Folding (``folding.py``): equal ranks, resources and demand rows found by colour refinement.
 
-    fold(capacity, ptr, resource, amount, ...) -> Fold
+    fold(capacity, tables, ...) -> Fold
     fabric.rank_classes() -> (n_ranks,) int
 
 ``fabric.graph()`` is the same table as a networkx DiGraph.
@@ -50,7 +50,8 @@ Folding (``folding.py``): equal ranks, resources and demand rows found by colour
 from __future__ import annotations
 
 from sim.fabric.fabric import Fabric, compile_fabric
-from sim.fabric.folding import Fold, fold, refine
+from sim.fabric.folding import Fold, fold
+from sim.fabric.refinement import refine
 from sim.fabric.rings import Hops, Load, Rings
 from sim.fabric.shape import KINDS
 from sim.fabric.wiring import Route

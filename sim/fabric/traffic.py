@@ -64,10 +64,11 @@ def summed(parts: Iterable[tuple[I8, F8]]) -> tuple[I8, F8]:
     listed = list(parts)
     if not listed:
         return np.zeros(0, np.int64), np.zeros(0)
-    resource = np.concatenate([r for r, _ in listed])
+    resource, amounts = (
+        listed[0] if len(listed) == 1 else (np.concatenate(c) for c in zip(*listed, strict=True))
+    )
     if not resource.size:
         return resource, np.zeros(0)
-    amounts = np.concatenate([a for _, a in listed])
     if int(resource.max()) > _SPARSE * resource.size:  # a few nodes' of a machine of thousands
         named, place = np.unique(resource, return_inverse=True)
         return named, np.bincount(place.ravel(), amounts).astype(float)

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from sim.cost.nccl.algorithms import algorithm_named
 from sim.cost.nccl.loads import Demands
 from sim.fabric.fabric import Fabric
-from sim.fabric.folding import Fold, codes_of, fold
+from sim.fabric.folding import Csr, Fold, fold
+from sim.fabric.refinement import codes_of
 from sim.fabric.role import Roles
 from sim.lowering.parts import Classes, roles_of
 from sim.lowering.teams import Draws, Team, paced, stepped, whole
@@ -210,38 +211,29 @@ def _folded(
     paces = codes_of(speed)
     kind = codes_of(np.array(roles.of, np.int64) * (1 + int(paces.max())) + paces)
     # rows: every rank's HBM, its copies, then the collectives
-    resources, amounts, sizes = [fabric.hbm_of(range(n))], [np.ones(n)], [np.ones(n, np.int64)]
+    tables: list[Csr] = [(np.arange(n + 1), fabric.hbm_of(range(n)), np.ones(n))]
     colour = [kind]
     near: list[I8] = []
     far: list[I8] = []
     n_rows, next_colour = n, 1 + int(kind.max())
     if copies:
         for direction in ("to-device", "to-host"):
-            copied = _routes(fabric, direction)
+            tables.append(_routes(fabric, direction))
             near.append(np.arange(n))
             far.append(np.arange(n_rows, n_rows + n))
-            resources.append(copied.resource)
-            amounts.append(copied.amount)
-            sizes.append(np.diff(copied.ptr))
             colour.append(np.full(n, next_colour))
             n_rows, next_colour = n_rows + n, next_colour + 1
     said_by, first_row = _said_by(draws), dict[Key, int]()
     for key in dict.fromkeys(said_by.values()):
         each = draws[key]
         first_row[key] = n_rows
-        resources.append(each.demands.resource)
-        amounts.append(each.demands.amount)
-        sizes.append(np.diff(each.demands.ptr))
+        tables.append(each.demands)
         colour.append(np.full(each.groups, next_colour))
         near.append(each.member)
         far.append(np.repeat(np.arange(n_rows, n_rows + each.groups), np.diff(each.ptr)))
         n_rows, next_colour = n_rows + each.groups, next_colour + 1
-    ptr = np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
     ties = (np.concatenate(near), np.concatenate(far)) if near else None
-    folded = fold(
-        fabric.capacity, ptr, np.concatenate(resources), np.concatenate(amounts),
-        np.concatenate(colour), ties,
-    )  # fmt: skip
+    folded = fold(fabric.capacity, tables, np.concatenate(colour), ties)
     row_class = folded.row_class
     numbers, of = np.unique(row_class[:n], return_inverse=True)
     of = of.ravel()

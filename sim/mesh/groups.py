@@ -201,11 +201,17 @@ class Sisters(NamedTuple):
 
     def first(self) -> Group:
         """Ranks of the first."""
-        return tuple(self.rows()[0].tolist())
+        return _first(self)
 
     def rows(self) -> npt.NDArray[np.int64]:
         """Ranks of each, (groups, ranks of one)."""
         return self.groups.rows(self.part, self.parts)
+
+
+@lru_cache(maxsize=8)
+def _first(sisters: Sisters) -> Group:
+    """Kept, as each collective of a group is known by its ranks: 10 MiB of a large machine's."""
+    return tuple(sisters.rows()[0].tolist())
 
 
 @lru_cache(maxsize=256)

@@ -41,7 +41,7 @@ def csr(rows):
 
 def check(capacity, rows):
     ptr, resource, amount = csr(rows)
-    folded = fold(capacity, ptr, resource, amount)
+    folded = fold(capacity, [(ptr, resource, amount)])
     whole = max_min(capacity, ptr, resource, amount, None)
     part = max_min(folded.capacity, folded.ptr, folded.resource, folded.amount, folded.row_count)
     np.testing.assert_allclose(part[folded.row_class], whole, rtol=1e-9)
@@ -123,7 +123,7 @@ def test_ties_split_rows_that_share_no_resource():
     capacity = np.array([1.0, 1.0, 1.0, 1.0])
     ptr, resource = np.arange(5), np.arange(4)
     amount = np.ones(4)
-    alike = fold(capacity, ptr, resource, amount)
+    alike = fold(capacity, [(ptr, resource, amount)])
     assert alike.row_count.tolist() == [4]
-    tied = fold(capacity, ptr, resource, amount, ties=(np.array([0]), np.array([1])))
+    tied = fold(capacity, [(ptr, resource, amount)], ties=(np.array([0]), np.array([1])))
     assert tied.row_class.tolist() == [0, 1, 2, 2]

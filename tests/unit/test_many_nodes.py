@@ -11,7 +11,7 @@ from sim.cost.nccl.loads import double_tree
 from sim.fabric import traffic
 from sim.fabric.alike import nodes_of
 from sim.fabric.fabric import compile_fabric
-from sim.fabric.folding import refine
+from sim.fabric.refinement import refine
 from sim.fabric.shape import NVLINK
 from sim.inputs.loader import load
 from sim.lowering import classes, collectives
