@@ -30,6 +30,7 @@ def calibrate(
     holdout: Iterable[File] = (),
     fit: Sequence[str] = (),
     overrides: Overrides = (),
+    progress: Progress | None = None,
 ) -> CalibrationReport:
     """Fit named multipliers of a machine to measurements, with a prior around 1.
 
@@ -44,6 +45,9 @@ def calibrate(
         Runs as `measured`, predicted before and after but not fitted.
     fit : sequence of str
         Only these constants; all by default.
+    progress : callable, optional
+        Called with megabytes of a trace that were read and all it has, then with predictions made
+        and about how many there will be.
 
     Returns
     -------
@@ -56,9 +60,9 @@ def calibrate(
     found, held, notes = gather(
         topology, workload, settings(overrides), nccl_tests=names(nccl_tests),
         measured=names(measured), kineto=names(kineto),
-        nvbandwidth=names(nvbandwidth), holdout=names(holdout),
+        nvbandwidth=names(nvbandwidth), holdout=names(holdout), progress=progress,
     )  # fmt: skip
-    return calibrate(found, held, list(fit) or list(PRIORS), notes)
+    return calibrate(found, held, list(fit) or list(PRIORS), notes, progress)
 
 
 def diagnose(

@@ -76,6 +76,7 @@ def trace_diff(
     steps: StepCount | None = None,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
+    progress: Progress | None = None,
     **keys: Any,
 ) -> TraceDifference:
     """A recorded step beside the simulated one, part by part.
@@ -88,6 +89,8 @@ def trace_diff(
         As for `simulate`; without a workload, `topology` is another trace, such as `trace` writes.
     steps : int, optional
         How many steps the recording has, where it marks none.
+    progress : callable, optional
+        Called with megabytes of a recording that were read and all it has.
 
     Raises
     ------
@@ -98,12 +101,12 @@ def trace_diff(
     from sim.interop.trace_diff import compared, recorded_profile, simulated_profile
 
     sets = settings(overrides, calibration, keys)
-    found = recorded_profile(str(recorded), steps)
+    found = recorded_profile(str(recorded), steps, progress)
     if workload is None:
         if sets:
             message = "two traces have no keys to set; name a machine and a job to simulate"
             raise InputError.single(_DIFFERENCE, message)
-        return compared(found, recorded_profile(str(topology)))
+        return compared(found, recorded_profile(str(topology), None, progress))
     from sim.inputs.loader import load
 
     return compared(found, simulated_profile(load(topology, workload, sets), found.rank))

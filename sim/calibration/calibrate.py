@@ -16,6 +16,7 @@ from sim.documents import SCHEMAS, Document, Section
 from sim.errors import InputError
 from sim.inputs.calibration import CONSTANTS, Calibration
 from sim.quantities import percent
+from sim.step.variation import Progress, silent
 
 #: constant -> (prior width in ln, lowest, highest). Widths: what machines of one model differ by
 #: from each other and from the data sheet, as far as published figures tell (docs/calibration.md).
@@ -31,6 +32,7 @@ PRIORS: dict[str, tuple[float, float, float]] = {
 
 
 _SOURCE = "calibrate"
+_PASSES = 3  # over all constants, that a usual fit takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,7 @@ def calibrate(
     held_out: Sequence[Observation] = (),
     names: Sequence[str] = tuple(PRIORS),
     notes: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> CalibrationReport:
     """Fit the named constants.
 
@@ -154,6 +157,8 @@ def calibrate(
         Constants to fit; the others stay 1.
     notes : sequence of str
         Passed on.
+    progress : callable, optional
+        Called with predictions made and about how many there will be.
 
     Raises
     ------
@@ -171,25 +176,27 @@ def calibrate(
     measured = np.log([o.measured for o in observations])
     sigma = np.array([o.sigma for o in observations])
     prior = Prior(*(np.array(column) for column in zip(*(_logs(n) for n in names), strict=True)))
-    before = np.array([o.predict(Calibration.model_construct()) for o in observations])
+    about = len(observations) * (1 + len(names)) * _PASSES + 2 * len(held_out)
+    predict = _Predictions(progress or silent, about)
+    before = np.array([predict(o, Calibration.model_construct()) for o in observations])
 
     def residuals(x: F8) -> F8:
         if not x.any():
             return np.asarray(np.log(before) - measured)
         known = calibration_of(names, x)
-        return np.asarray(np.log([o.predict(known) for o in observations]) - measured)
+        return np.asarray(np.log([predict(o, known) for o in observations]) - measured)
 
     fit = solve(residuals, sigma, prior)
     after = np.exp(fit.residuals) - 1.0
     first = before / np.exp(measured) - 1.0
-    unseen = _left_out(observations, fit, sigma, prior, names)
+    unseen = _left_out(observations, predict, fit, sigma, prior, names)
     groups = list(dict.fromkeys(o.group for o in observations))
     final = calibration_of(names, fit.x, groups)
     compared = [
         Compared(o.label, o.group, o.kind, o.measured, float(first[i]), float(after[i]), unseen[i])
         for i, o in enumerate(observations)
     ]
-    held = [_held(o, final) for o in held_out]
+    held = [_held(o, predict, final) for o in held_out]
     constants = [
         Constant(name, float(np.exp(fit.x[k])), float(fit.sigma[k]), PRIORS[name][0])
         for k, name in enumerate(names)
@@ -204,14 +211,27 @@ def calibrate(
     )
 
 
+class _Predictions:
+    """Predictions, and how many there were; the fit decides as it goes how many there will be."""
+
+    def __init__(self, told: Progress, about: int) -> None:
+        self._told, self._done, self._about = told, 0, about
+
+    def __call__(self, o: Observation, known: Calibration) -> float:
+        self._told(self._done, max(self._done, self._about))
+        self._done += 1
+        return o.predict(known)
+
+
 def _logs(name: str) -> tuple[float, float, float]:
     width, low, high = PRIORS[name]
     return width, math.log(low), math.log(high)
 
 
 def _left_out(
-    observations: Sequence[Observation], fit: Fit, sigma: F8, prior: Prior, names: Sequence[str]
-) -> list[float]:
+    observations: Sequence[Observation], predict: _Predictions, fit: Fit, sigma: F8, prior: Prior,
+    names: Sequence[str],
+) -> list[float]:  # fmt: skip
     """Error of every observation under a fit that lacked its whole group."""
     errors = [0.0] * len(observations)
     groups = np.array([o.group for o in observations])
@@ -220,11 +240,11 @@ def _left_out(
         known = calibration_of(names, without(fit, sigma, prior, gone))
         for i in np.flatnonzero(gone).tolist():
             o = observations[i]
-            errors[i] = o.predict(known) / o.measured - 1.0
+            errors[i] = predict(o, known) / o.measured - 1.0
     return errors
 
 
-def _held(o: Observation, final: Calibration) -> Compared:
-    before = o.predict(Calibration.model_construct()) / o.measured - 1.0
-    after = o.predict(final) / o.measured - 1.0
+def _held(o: Observation, predict: _Predictions, final: Calibration) -> Compared:
+    before = predict(o, Calibration.model_construct()) / o.measured - 1.0
+    after = predict(o, final) / o.measured - 1.0
     return Compared(o.label, o.group, o.kind, o.measured, before, after, None)

@@ -40,12 +40,14 @@ def command(
     import sim
     from sim.inputs.calibration import written
     from sim.report.calibration import view
+    from sim.report.progress import progress_bar
 
-    report = sim.calibrate(
-        topology, workload, nccl_tests=logs, measured=runs, kineto=traces, nvbandwidth=copies,
-        holdout=holdout, fit=[n.strip() for n in (names or "").split(",") if n.strip()],
-        overrides=overrides,
-    )  # fmt: skip
+    with progress_bar("evidence") as progress:
+        report = sim.calibrate(
+            topology, workload, nccl_tests=logs, measured=runs, kineto=traces, nvbandwidth=copies,
+            holdout=holdout, fit=[n.strip() for n in (names or "").split(",") if n.strip()],
+            overrides=overrides, progress=progress,
+        )  # fmt: skip
     show(view(report), form, None)
     if output is not None:
         emit(written(report.calibration, f"scaling-sim calibrate {topology}\n{report.verdict}"

@@ -41,11 +41,15 @@ def difference(
     llama3-8b-sft
     """
     from sim.page.asked import Asked
+    from sim.report.progress import progress_bar
     from sim.report.trace_diff import view
 
     recorded, topology, workload = _trace_first(recorded, topology, workload)
     asked = workload or None
-    found = sim.trace_diff(recorded, topology, asked, steps=steps, overrides=overrides)
+    with progress_bar("MB") as progress:
+        found = sim.trace_diff(
+            recorded, topology, asked, steps=steps, overrides=overrides, progress=progress
+        )
     return view(found), [Asked(topology, asked, overrides)] if asked else []
 
 

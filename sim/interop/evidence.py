@@ -5,21 +5,30 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sim.errors import InputError
 
+if TYPE_CHECKING:
+    from sim.step.variation import Progress
+
 MAX_TEXT = 64 * 1024 * 1024  # a log of nccl-tests has kilobytes
+_MB, _PIECE = 10**6, 1 << 20
 _GZIP = b"\x1f\x8b"
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
-def read_bytes(path: str | PathLike[str], limit: int) -> bytes:
-    """A file's content, decompressed if it is gzip.
+def chunks(
+    path: str | PathLike[str], limit: int, progress: Progress | None = None
+) -> Iterator[bytes]:
+    """A file's content, some of it at a time, decompressed if it is gzip.
 
     Parameters
     ----------
@@ -27,11 +36,13 @@ def read_bytes(path: str | PathLike[str], limit: int) -> bytes:
         The file.
     limit : int
         Largest content that is read, decompressed. [B]
+    progress : callable, optional
+        Called with megabytes of the file that were read and all it has; 0 of a pipe.
 
     Raises
     ------
     InputError
-        No such file, a folder, unreadable, too large, broken gzip, empty.
+        No such file, a folder, unreadable, too large, broken gzip.
     """
     source = str(path)
     try:
@@ -39,13 +50,48 @@ def read_bytes(path: str | PathLike[str], limit: int) -> bytes:
         if file.is_dir():
             raise InputError.single(source, "is a folder; name a file")
         with file.open("rb") as stream:
-            data = stream.read(limit + 1)
+            whole = os.fstat(stream.fileno()).st_size
+            if whole > limit:
+                raise _too_large(limit, source)
+            for piece in _unpacked(stream, limit, source):
+                if progress is not None:
+                    progress(stream.tell() // _MB if whole else 0, whole // _MB)
+                yield piece
     except FileNotFoundError:
         raise InputError.single(source, "no such file") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError.single(source, f"cannot be read: {reason}") from None
-    return checked(data, limit, source)
+
+
+def _unpacked(stream: io.BufferedReader, limit: int, source: str) -> Iterator[bytes]:
+    """Pieces of a stream, decompressed if it is gzip, up to the limit."""
+    packed = stream.peek(len(_GZIP)).startswith(_GZIP)
+    length = 0
+    try:
+        with gzip.GzipFile(fileobj=stream) if packed else nullcontext(stream) as inner:
+            while piece := inner.read(_PIECE):
+                length += len(piece)
+                if length > limit:
+                    raise _too_large(limit, source)
+                yield piece
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError.single(source, f"is broken gzip: {error}") from None
+
+
+def _too_large(limit: int, source: str) -> InputError:
+    return InputError.single(source, f"is larger than {limit / 1e6:.0f} MB")
+
+
+def read_bytes(path: str | PathLike[str], limit: int) -> bytes:
+    """A file's content, whole; arguments and faults as for `chunks`.
+
+    Raises
+    ------
+    InputError
+        Also if it is empty.
+    """
+    return _filled(chunks(path, limit), str(path))
 
 
 def checked(data: bytes, limit: int, source: str) -> bytes:
@@ -65,14 +111,11 @@ def checked(data: bytes, limit: int, source: str) -> bytes:
     InputError
         Too large, broken gzip, empty.
     """
-    if data.startswith(_GZIP) and len(data) <= limit:
-        try:
-            with gzip.GzipFile(fileobj=io.BytesIO(data)) as inner:
-                data = inner.read(limit + 1)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InputError.single(source, f"is broken gzip: {error}") from None
-    if len(data) > limit:
-        raise InputError.single(source, f"is larger than {limit / 1e6:.0f} MB")
+    return _filled(_unpacked(io.BufferedReader(io.BytesIO(data)), limit, source), source)
+
+
+def _filled(pieces: Iterator[bytes], source: str) -> bytes:
+    data = b"".join(pieces)
     if not data.strip():
         raise InputError.single(source, "is empty")
     return data

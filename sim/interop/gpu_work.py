@@ -6,9 +6,9 @@ collective, for other work on the GPU, or for the host.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ I8 = npt.NDArray[np.int64]
 
 EXPOSED, BESIDE, IDLE = "exposed", "beside", "idle"
 _LONGEST, _WAITS = 8, 3
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 class WorkShare(NamedTuple):
@@ -56,26 +57,75 @@ class Wait(NamedTuple):
     before: str  # the kernel that ends it
 
 
-class Work(NamedTuple):
-    """A kernel or a copy on the GPU."""
+class Numbered(dict[_Key, int]):
+    """Keys by the number that each got when it first came."""
 
-    stream: Stream
-    start: float
-    end: float
-    kind: str
-    name: str
-    phase: str
-    step: int  # -1: outside
+    def __missing__(self, key: _Key) -> int:
+        self[key] = number = len(self)
+        return number
 
 
-def main_of(work: Sequence[Work]) -> Stream:
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Kernels and copies on GPUs, in the order of the trace.
+
+    Attributes
+    ----------
+    streams, names, words : tuples
+        What numbers of streams, of names, and of kinds and phases stand for.
+    stream, kind, name, phase : (n,) int64
+        Numbers.
+    start, end : (n,) float64
+        [s]
+    """
+
+    streams: tuple[Stream, ...]
+    names: tuple[str, ...]
+    words: tuple[str, ...]
+    stream: I8
+    start: F8
+    end: F8
+    kind: I8
+    name: I8
+    phase: I8
+
+    def where(self, chosen: B1 | I8) -> Work:
+        """Those that are chosen, or that stand in these places."""
+        columns = ("stream", "start", "end", "kind", "name", "phase")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in columns})
+
+    def is_kind(self, word: str) -> B1:
+        """Which are of a kind. (n,)"""
+        found: B1 = self.kind == self.number(word)
+        return found
+
+    def number(self, word: str) -> int:
+        """Of a word; -1 of one that none has."""
+        return self.words.index(word) if word in self.words else -1
+
+    def runs(self, main: int) -> B1:
+        """Which keep the main stream from waiting. (n,)"""
+        found: B1 = (self.stream == main) & ~self.is_kind("collective")
+        return found
+
+
+def by_number(numbers: I8) -> Iterator[tuple[int, I8]]:
+    """Each number, and where it stands."""
+    order = np.argsort(numbers, kind="stable")
+    found, first = np.unique(numbers[order], return_index=True)
+    yield from zip(found.tolist(), np.split(order, first)[1:], strict=True)
+
+
+def main_of(work: Work) -> int:
     """The stream that multiplies most, or where none does is busiest."""
-    busy: dict[Stream, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for w in work:
-        if w.kind != "collective":
-            busy[w.stream][0] += (w.end - w.start) * (w.kind == "gemm")
-            busy[w.stream][1] += w.end - w.start
-    return max(busy, key=lambda stream: busy[stream]) if busy else work[0].stream
+    computes = ~work.is_kind("collective")
+    if not computes.any():
+        return int(work.stream[0])
+    stream, seconds = work.stream[computes], (work.end - work.start)[computes]
+    busy = np.bincount(stream, seconds).tolist()
+    multiplies = np.bincount(stream, seconds * work.is_kind("gemm")[computes]).tolist()
+    streams: list[int] = np.unique(stream).tolist()
+    return max(streams, key=lambda which: (multiplies[which], busy[which]))
 
 
 class Stretches(NamedTuple):
@@ -91,88 +141,97 @@ class Stretches(NamedTuple):
         return np.diff(self.edges)
 
 
-def stretches(work: Sequence[Work], main: Stream, begin: float, end: float) -> Stretches:
+def stretches(work: Work, main: int, begin: float, end: float) -> Stretches:
     """The time from `begin` to `end` by what the main stream runs or waits for."""
-    edges = np.unique(np.array([begin, end, *(t for w in work for t in (w.start, w.end))]))
-    flights = [w for w in work if w.kind == "collective"]
-    operations = tuple(dict.fromkeys(w.phase for w in flights))
-    others = [w for w in work if w.kind != "collective" and w.stream != main]
-    cause = np.where(_covered(edges, [w for w in work if _runs(w, main)]), -1, len(operations) + 1)
-    groups = [*([w for w in flights if w.phase == op] for op in operations), others]
-    for i, found in enumerate(groups):
-        cause[(cause == len(groups)) & _covered(edges, found)] = i
-    return Stretches(edges, cause, (*operations, BESIDE, IDLE))
+    edges = np.unique(np.concatenate(([begin, end], work.start, work.end)))
+    flight = work.is_kind("collective")
+    operations = _by_first(work.phase[flight])
+    groups = [*(flight & (work.phase == op) for op in operations), ~flight & (work.stream != main)]
+    cause = np.where(_covered(edges, work, work.runs(main)), -1, len(groups))
+    for i, chosen in enumerate(groups):
+        cause[(cause == len(groups)) & _covered(edges, work, chosen)] = i
+    return Stretches(edges, cause, (*(work.words[op] for op in operations), BESIDE, IDLE))
 
 
 def parts_of(
-    work: Sequence[Work], main: Stream, found: Stretches, steps: int
+    work: Work, main: int, found: Stretches, steps: int
 ) -> dict[tuple[str, str], WorkShare]:
     """Seconds and calls of a step by phase and kind, and what fills the stream's gaps."""
-    seconds: dict[tuple[str, str], float] = defaultdict(float)
-    calls: Counter[tuple[str, str]] = Counter()
-    reached = float(found.edges[0])
-    for w in sorted((w for w in work if _runs(w, main)), key=lambda w: w.start):
-        key = w.phase, "other" if w.kind == "copy" else w.kind
-        seconds[key] += max(0.0, w.end - max(w.start, reached))  # none counts twice
-        calls[key] += 1
-        reached = max(reached, w.end)
+    mine = work.where(work.runs(main))
+    mine = mine.where(np.argsort(mine.start, kind="stable"))
+    reached = np.maximum.accumulate(np.concatenate((found.edges[:1], mine.end)))[:-1]
+    alone = np.maximum(0.0, mine.end - np.maximum(mine.start, reached))  # none counts twice
+    other = work.number("other" if "other" in work.words else "copy")
+    key = mine.phase * len(work.words) + np.where(mine.is_kind("copy"), other, mine.kind)
+    seconds, calls = np.bincount(key, alone), np.bincount(key)
+    parts = {}
+    for number in _by_first(key):
+        phase, kind = (work.words[n] for n in divmod(number, len(work.words)))
+        parts[phase, kind.replace("copy", "other")] = seconds[number], calls[number]
+    flights = np.bincount(work.phase[work.is_kind("collective")], minlength=len(work.words))
     for i, cause in enumerate(found.causes):
-        key = ("", cause) if cause in (BESIDE, IDLE) else (cause, EXPOSED)
-        seconds[key] = float(found.seconds[found.cause == i].sum())
-        if key[0]:
-            calls[key] = sum(w.kind == "collective" and w.phase == cause for w in work)
-    return {key: WorkShare(s / steps, calls[key] / steps) for key, s in seconds.items()}
+        waited = float(found.seconds[found.cause == i].sum())
+        if cause in (BESIDE, IDLE):
+            parts["", cause] = waited, 0
+        else:
+            parts[cause, EXPOSED] = waited, flights[work.number(cause)]
+    return {at: WorkShare(float(s) / steps, int(n) / steps) for at, (s, n) in parts.items()}
 
 
-def waits_of(work: Sequence[Work], main: Stream, found: Stretches) -> tuple[Wait, ...]:
+def waits_of(work: Work, main: int, found: Stretches) -> tuple[Wait, ...]:
     """The longest times in which the main stream runs nothing, the longest first."""
-    starts = {w.start: w.name for w in work if _runs(w, main)}
+    runs = work.where(work.runs(main))
     change = np.flatnonzero(np.diff(np.concatenate(([-1], found.cause, [-1])) >= 0))
+    first, last = change[::2], change[1::2]
+    waited = found.edges[last] - found.edges[first]
     waits = []
-    for first, last in zip(change[::2].tolist(), change[1::2].tolist(), strict=True):
-        filled = np.bincount(found.cause[first:last], found.seconds[first:last])
-        begin, end = float(found.edges[first]), float(found.edges[last])
+    for i in np.argsort(-waited, kind="stable")[:_WAITS].tolist():
+        within = slice(int(first[i]), int(last[i]))
+        filled = np.bincount(found.cause[within], found.seconds[within])
         cause = found.causes[int(filled.argmax())]
-        waits.append(Wait(end - begin, begin - float(found.edges[0]), cause, starts.get(end, "")))
-    return tuple(sorted(waits, key=lambda wait: -wait.seconds)[:_WAITS])
+        ends = np.flatnonzero(runs.start == found.edges[last[i]])
+        before = work.names[int(runs.name[ends[-1]])] if ends.size else ""
+        at = float(found.edges[first[i]]) - float(found.edges[0])
+        waits.append(Wait(float(waited[i]), at, cause, before))
+    return tuple(waits)
 
 
-def lanes_of(work: Sequence[Work], steps: int) -> tuple[Lane, ...]:
+def lanes_of(work: Work, steps: int) -> tuple[Lane, ...]:
     """The streams of a GPU, the busiest first."""
-    streams: dict[Stream, list[Work]] = defaultdict(list)
-    for w in work:
-        streams[w.stream].append(w)
     lanes = []
-    for stream, mine in streams.items():
-        kinds: dict[str, float] = defaultdict(float)
-        for w in mine:
-            kinds[w.phase if w.kind == "collective" else w.kind] += w.end - w.start
-        edges = np.unique([t for w in mine for t in (w.start, w.end)])
-        busy = float(np.diff(edges)[_covered(edges, mine)].sum())
-        most = max(kinds, key=lambda kind: kinds[kind])
-        lanes.append(Lane(stream[1], most, busy / steps, len(mine) / steps))
+    word = np.where(work.is_kind("collective"), work.phase, work.kind)
+    for stream, mine in by_number(work.stream):
+        words, seconds = word[mine], (work.end - work.start)[mine]
+        kinds = np.bincount(words, seconds)
+        most = max(_by_first(words), key=lambda kind: kinds[kind])
+        own = work.where(mine)
+        edges = np.unique(np.concatenate((own.start, own.end)))
+        busy = float(np.diff(edges)[_covered(edges, own, np.ones(mine.size, np.bool_))].sum())
+        name = work.streams[stream][1]
+        lanes.append(Lane(name, work.words[most], busy / steps, mine.size / steps))
     return tuple(sorted(lanes, key=lambda lane: -lane.seconds))
 
 
-def _runs(work: Work, main: Stream) -> bool:
-    return work.stream == main and work.kind != "collective"
-
-
-def _covered(edges: F8, work: Sequence[Work]) -> B1:
-    """Which stretches between edges some work covers. (edges - 1,) bool"""
-    change = np.zeros(edges.size)
-    np.add.at(change, np.searchsorted(edges, [w.start for w in work]), 1.0)
-    np.add.at(change, np.searchsorted(edges, [w.end for w in work]), -1.0)
-    covered: B1 = np.cumsum(change)[:-1] > 0.5
-    return covered
-
-
-def longest_of(work: Sequence[Work], steps: int) -> tuple[Longest, ...]:
+def longest_of(work: Work, steps: int) -> tuple[Longest, ...]:
     """Kernels by name, those that take longest first."""
-    seconds: dict[str, float] = defaultdict(float)
-    calls: Counter[str] = Counter()
-    for w in work:
-        seconds[w.name] += w.end - w.start
-        calls[w.name] += 1
-    names = sorted(seconds, key=lambda name: -seconds[name])[:_LONGEST]
-    return tuple(Longest(name, seconds[name] / steps, calls[name] / steps) for name in names)
+    seconds = np.bincount(work.name, work.end - work.start)
+    calls = np.bincount(work.name)
+    order = [n for n in np.argsort(-seconds, kind="stable")[:_LONGEST].tolist() if calls[n]]
+    return tuple(
+        Longest(work.names[n], float(seconds[n]) / steps, int(calls[n]) / steps) for n in order
+    )
+
+
+def _by_first(numbers: I8) -> list[int]:
+    """Each number once, in the order in which they come."""
+    found, first = np.unique(numbers, return_index=True)
+    ordered: list[int] = found[np.argsort(first)].tolist()
+    return ordered
+
+
+def _covered(edges: F8, work: Work, chosen: B1) -> B1:
+    """Which stretches between edges some work covers. (edges - 1,) bool"""
+    begun = np.bincount(np.searchsorted(edges, work.start[chosen]), minlength=edges.size)
+    ended = np.bincount(np.searchsorted(edges, work.end[chosen]), minlength=edges.size)
+    covered: B1 = np.cumsum(begun - ended)[:-1] > 0
+    return covered

@@ -12,16 +12,19 @@ import math
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sim.errors import InputError
-from sim.interop.evidence import json_of, read_bytes
+from sim.interop.trace_file import EVENTS, NO_EVENTS, read_trace
 from sim.units import DTYPE_BYTES
 
-MAX_BYTES = 512 * 1024 * 1024  # decompressed
+if TYPE_CHECKING:
+    from sim.step.variation import Progress
+
 NO_KERNELS = "has no GPU kernels: was it recorded with ProfilerActivity.CUDA, and not cut off?"
 _GEMM = re.compile(r"cutlass|(?<!fb)gemm|xmma|nvjet|wgmma|cublas", re.IGNORECASE)
 _ATTENTION = re.compile(r"flash|fmha|attention|attn|softmax_.*dropout", re.IGNORECASE)
@@ -92,13 +95,15 @@ class KinetoTrace:
         return self.kinds.get(kind, 0.0) / self.steps / self.pace if self.steps else math.nan
 
 
-def read_kineto(path: str | PathLike[str]) -> KinetoTrace:
+def read_kineto(path: str | PathLike[str], progress: Progress | None = None) -> KinetoTrace:
     """Read a trace, ``.json`` or ``.json.gz``.
 
     Parameters
     ----------
     path : path
         As ``torch.profiler`` exports it, of one rank.
+    progress : callable, optional
+        As for `read_trace`.
 
     Raises
     ------
@@ -106,7 +111,7 @@ def read_kineto(path: str | PathLike[str]) -> KinetoTrace:
         If it is no such trace, has no GPU kernels, or is broken or too large.
     """
     source = str(path)
-    head, events = read_trace(path)
+    head, events = read_trace(path, progress)
     by_stream: dict[Stream, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     sized: dict[tuple[str, int, float], list[float]] = defaultdict(list)
     kernels = unsized = 0
@@ -161,29 +166,17 @@ def world_of(head: Mapping[str, Any]) -> int:
     return _count(distributed(head).get("world_size")) or 1
 
 
-def read_trace(path: str | PathLike[str]) -> tuple[Mapping[str, Any], list[Any]]:
-    """What stands above the events of a trace, and the events.
-
-    Raises
-    ------
-    InputError
-        It is no such trace, broken or too large.
-    """
-    source = str(path)
-    return events_of(json_of(read_bytes(path, MAX_BYTES), source), source)
-
-
 def events_of(document: Any, source: str) -> tuple[Mapping[str, Any], list[Any]]:
-    """The same of a trace that was read already.
+    """What `read_trace` gives, of a trace that was read already.
 
     Raises
     ------
     InputError
         It is no such trace.
     """
-    events = document.get("traceEvents") if isinstance(document, dict) else document
+    events = document.get(EVENTS) if isinstance(document, dict) else document
     if not isinstance(events, list):
-        raise InputError.single(source, 'is no profiler trace: it has no list "traceEvents"')
+        raise InputError.single(source, NO_EVENTS)
     return document if isinstance(document, dict) else {}, events
 
 
@@ -211,11 +204,17 @@ def kind_of(name: str, arguments: Mapping[str, Any] | None = None) -> str:
 
     A trace of ``scaling-sim trace`` says it among the arguments.
     """
+    found = _named_kind(name)
+    said = (arguments or {}).get("kind")
+    if isinstance(said, str) and found != "collective":
+        return said if said in ("gemm", "attention", "optimizer") else "other"
+    return found
+
+
+@lru_cache(4096)
+def _named_kind(name: str) -> str:
     if _NCCL.match(name):
         return "collective"
-    said = (arguments or {}).get("kind")
-    if isinstance(said, str):
-        return said if said in ("gemm", "attention", "optimizer") else "other"
     if _ATTENTION.search(name):
         return "attention"
     if _GEMM.search(name):
@@ -224,7 +223,7 @@ def kind_of(name: str, arguments: Mapping[str, Any] | None = None) -> str:
 
 
 def complete(
-    events: list[Any],
+    events: Iterable[Any],
 ) -> Iterator[tuple[Stream, str, str, float, float, dict[str, Any]]]:
     """Complete events: stream, name, category, start and duration [s], arguments."""
     for event in events:

@@ -25,6 +25,7 @@ from sim.interop.kineto import KinetoTrace, read_kineto
 from sim.interop.nccl_tests import NcclTable, read_nccl_tests
 from sim.interop.nvbandwidth import CopyRates, read_nvbandwidth
 from sim.step.step import step
+from sim.step.variation import Progress
 
 COLLECTIVE_ERROR = 0.06  # from 1 MiB up
 LATENCY_ERROR = 0.15  # below: launch and host dominate
@@ -146,10 +147,10 @@ def _fabric(topology: Topology, known: Calibration) -> Fabric:
 
 
 def kineto_observations(
-    path: str, topology: Topology, workload: Workload
+    path: str, topology: Topology, workload: Workload, progress: Progress | None = None
 ) -> tuple[list[Observation], list[str]]:
-    """Kernel times by kind and collectives of a profiler trace of the job."""
-    trace: KinetoTrace = read_kineto(path)
+    """Kernel times by kind and collectives of a profiler trace of the job, read with `progress`."""
+    trace: KinetoTrace = read_kineto(path, progress)
     same_gpu(trace.gpu, topology, path)
     notes = [f"{path}: {note}" for note in trace.notes]
     if trace.world_size not in (1, topology.world_size):
@@ -236,8 +237,9 @@ def gather(
     kineto: Iterable[str] = (),
     nvbandwidth: Iterable[str] = (),
     holdout: Iterable[str] = (),
+    progress: Progress | None = None,
 ) -> tuple[list[Observation], list[Observation], list[str]]:
-    """Read all evidence of a cluster: to fit, to hold out, and notes.
+    """Read all evidence of a cluster: to fit, to hold out, and notes; traces with `progress`.
 
     Raises
     ------
@@ -261,7 +263,7 @@ def gather(
         raise InputError.single(traces[0], "a trace needs the WORKLOAD it is of")
     for path in traces:
         loaded = load(topology, str(workload), sets)
-        more, said = kineto_observations(path, loaded.topology, loaded.workload)
+        more, said = kineto_observations(path, loaded.topology, loaded.workload, progress)
         found, notes = found + more, notes + said
     for path in measured:
         runs = read_runs(path, topology, workload or "", sets)

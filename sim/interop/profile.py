@@ -1,30 +1,26 @@
 """One step of a profiler's trace, taken apart so that its parts add up to its time.
 
-What is done with the work found here is in `sim.interop.gpu_work`. A kernel belongs to the phase in
-which the host launched it: within the optimizer's step or after the last backward of a step, on a
-thread of the autograd engine, or before. Our own traces say so among a kernel's arguments.
-
-Source: the profiler's own marks, pytorch/kineto `tb_plugin` and torch/autograd/profiler.py
-(``ProfilerStep#``, ``autograd::engine::evaluate_function``, ``Optimizer.step#``, ``correlation``).
+What is kept of its events is in `sim.interop.recording`, what is done with the work found there in
+`sim.interop.gpu_work`.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
-from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from sim.errors import InputError
 from sim.interop.gpu_work import (
+    B1,
     Lane,
     Longest,
     Wait,
     Work,
     WorkShare,
+    by_number,
     lanes_of,
     longest_of,
     main_of,
@@ -32,28 +28,9 @@ from sim.interop.gpu_work import (
     stretches,
     waits_of,
 )
-from sim.interop.kineto import (
-    NO_KERNELS,
-    Stream,
-    collective_of,
-    complete,
-    device_of,
-    distributed,
-    kind_of,
-    operation_of,
-    world_of,
-)
+from sim.interop.kineto import NO_KERNELS, device_of, distributed, world_of
+from sim.interop.recording import PHASES, STEP, UNSIZED, Collectives, Recording
 from sim.quantities import counted
-
-PHASES = ("forward", "backward", "update")
-_STEP, _OPTIMIZER = "ProfilerStep#", "Optimizer.step#"
-_BACKWARD = "autograd::engine::evaluate_function"
-_LAUNCHES = ("cuda_runtime", "cuda_driver", "hip_runtime")
-_ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
-_OURS = {
-    "forward": "forward", "recompute": "backward", "backward": "backward", "clip": "update",
-    "optimizer": "update", "trainer": "update",
-}  # fmt: skip
 
 
 class CollectiveCalls(NamedTuple):
@@ -108,14 +85,14 @@ class Profile:
 
 
 def profile_of(
-    head: Mapping[str, Any], events: list[Any], source: str, *, steps: int | None = None
+    head: Mapping[str, Any], events: Iterable[Any], source: str, *, steps: int | None = None
 ) -> Profile:
     """Take a trace apart.
 
     Parameters
     ----------
     head, events
-        As `sim.interop.kineto.read_trace` gives them.
+        As `sim.interop.trace_file.read_trace` gives them; the events are taken once.
     source : str
         For messages.
     steps : int, optional
@@ -126,27 +103,30 @@ def profile_of(
     InputError
         No kernels; no steps marked and none said; a part of a step alone.
     """
+    found = Recording(events)
     shown = head.get("microSteps")
     if isinstance(shown, Mapping) and shown.get("shown") != shown.get("of"):
         message = f"has {shown.get('shown')} of {shown.get('of')} micro-steps; write it whole"
         raise InputError.single(source, f"{message}: scaling-sim trace --all-micro-steps")
-    host = _Host(events)
-    if host.marks and steps is not None:
-        message = f"marks {counted(len(host.marks), 'step')} itself; leave --steps out"
+    if found.marks and steps is not None:
+        message = f"marks {counted(len(found.marks), 'step')} itself; leave --steps out"
         raise InputError.single(source, message)
-    if not host.marks and steps is None:
-        message = f"marks no steps ({_STEP}): say with --steps how many it has"
+    if not found.marks and steps is None:
+        message = f"marks no steps ({STEP}): say with --steps how many it has"
         raise InputError.single(source, message)
-    work, sized, unsized = _work(events, host)
-    if not any(w.kind != "copy" for w in work):
+    work, collectives = found.work()
+    if work.is_kind("copy").all():
         raise InputError.single(source, NO_KERNELS)
     main = main_of(work)
-    mine = [w for w in work if w.stream[0] == main[0]]
-    count = len(host.marks) or steps or 1
-    begin, end = _span(mine, host)
+    process = work.streams[main][0]
+    here = np.array([stream[0] == process for stream in work.streams])[work.stream]
+    mine = work.where(here)
+    count = len(found.marks) or steps or 1
+    begin, end = _span(mine, found)
     filled = stretches(mine, main, begin, end)
+    unsized = int((collectives.key == UNSIZED).sum())
     notes = [f"{unsized} collectives without their size"] if unsized else []
-    if count == 1 and host.launches:
+    if count == 1 and found.launches:
         notes.append("one step recorded: what starting the profiler costs is in it")
     whose = distributed(head).get("rank")
     return Profile(
@@ -157,11 +137,8 @@ def profile_of(
         steps=count,
         step_s=(end - begin) / count,
         parts=parts_of(mine, main, filled, count),
-        phased=any(w.phase in PHASES for w in mine),
-        collectives=tuple(
-            CollectiveCalls(*key, len(times) / count, min(times), statistics.median(times))
-            for key, times in sorted(sized[main[0]].items())
-        ),
+        phased=bool(np.isin(mine.phase, [mine.number(phase) for phase in PHASES]).any()),
+        collectives=_calls(collectives, here, count),
         longest=longest_of(mine, count),
         lanes=lanes_of(mine, count),
         waits=waits_of(mine, main, filled),
@@ -169,97 +146,20 @@ def profile_of(
     )
 
 
-class _Host:
-    """What the host's threads say of time: steps, backward, the optimizer, launches."""
-
-    def __init__(self, events: list[Any]) -> None:
-        marks: dict[str, tuple[float, float]] = {}
-        backward: dict[Stream, list[tuple[float, float]]] = defaultdict(list)
-        updates: dict[Stream, list[tuple[float, float]]] = defaultdict(list)
-        self.launches: dict[int, tuple[Stream, float]] = {}
-        leading: set[Stream] = set()
-        for thread, name, category, start, duration, arguments in complete(events):
-            if category in _LAUNCHES:
-                number = arguments.get("correlation")
-                if isinstance(number, int):
-                    self.launches[number] = thread, start
-            elif name.startswith(_BACKWARD):
-                backward[thread].append((start, start + duration))
-            elif category == "user_annotation" and name.startswith(_STEP):
-                marks.setdefault(name, (start, start + duration))
-                leading.add(thread)
-            elif category == "user_annotation" and name.startswith(_OPTIMIZER):
-                updates[thread].append((start, start + duration))
-                leading.add(thread)
-        self.marks = sorted(marks.values())
-        self._begins = [start for start, _ in self.marks]
-        self._engine = frozenset(backward) - leading  # threads that do nothing but backward
-        self._backward = {thread: sorted(found) for thread, found in backward.items()}
-        self._updates = {thread: sorted(found) for thread, found in updates.items()}
-        self._last: dict[int, float] = {}  # step -> end of its last backward
-        for found in backward.values():
-            for start, end in found:
-                at = self.step(start)
-                self._last[at] = max(end, self._last.get(at, end))
-
-    def step(self, time: float) -> int:
-        """Which step an instant of the host is in; 0 where none are marked, -1 outside."""
-        if not self.marks:
-            return 0
-        at = bisect_right(self._begins, time) - 1
-        return at if at < len(self.marks) - 1 or time <= self.marks[-1][1] else -1
-
-    def phase(self, thread: Stream, time: float) -> str:
-        """Phase of what a thread launches at an instant; empty where nothing tells."""
-        if not self._last:
-            return ""
-        if _within(self._updates.get(thread, ()), time):
-            return "update"
-        if thread in self._engine or _within(self._backward.get(thread, ()), time):
-            return "backward"
-        return "update" if time > self._last.get(self.step(time), math.inf) else "forward"
+def _calls(all_: Collectives, here: B1, steps: int) -> tuple[CollectiveCalls, ...]:
+    """Those of one GPU by kind and size, of one step."""
+    found = []
+    for key, mine in by_number(np.where(here, all_.key, UNSIZED)):
+        if key >= 0:
+            times = all_.seconds[mine]
+            least, median = float(times.min()), float(np.median(times))
+            found.append(CollectiveCalls(*all_.keys[key], mine.size / steps, least, median))
+    return tuple(sorted(found))
 
 
-def _within(times: Sequence[tuple[float, float]], time: float) -> bool:
-    """Whether one of some that do not overlap, by start, holds an instant."""
-    at = bisect_right(times, (time, math.inf)) - 1
-    return at >= 0 and time <= times[at][1]
-
-
-_Sized = dict[str, dict[tuple[str, int, float], list[float]]]
-
-
-def _work(events: list[Any], host: _Host) -> tuple[list[Work], _Sized, int]:
-    """What ran on GPUs in the steps, sized collectives by process, and how many have no size."""
-    found: list[Work] = []
-    sized: _Sized = defaultdict(lambda: defaultdict(list))
-    unsized = 0
-    for stream, name, category, start, duration, arguments in complete(events):
-        if category not in _ON_GPU:
-            continue
-        launch = host.launches.get(arguments.get("correlation", -1))
-        step = host.step(launch[1] if launch else start)
-        if step < 0:
-            continue
-        said = arguments.get("phase")
-        phase = _OURS.get(said, "") if isinstance(said, str) else ""
-        if not phase and launch:
-            phase = host.phase(*launch)
-        kind = kind_of(name, arguments) if category == "kernel" else "copy"
-        if kind == "collective":
-            key = collective_of(arguments)
-            if key is None:
-                unsized += 1
-            else:
-                sized[stream[0]][key].append(duration)
-            phase = key[0] if key else operation_of(name, arguments)
-        found.append(Work(stream, start, start + duration, kind, name, phase, step))
-    return found, sized, unsized
-
-
-def _span(work: Sequence[Work], host: _Host) -> tuple[float, float]:
+def _span(work: Work, host: Recording) -> tuple[float, float]:
     """From the first kernel to the last; where the GPU's own clock has the marks, those. [s]"""
-    begin, end = min(w.start for w in work), max(w.end for w in work)
+    begin, end = float(work.start.min()), float(work.end.max())
     if host.marks and not host.launches:
         return min(begin, host.marks[0][0]), max(end, host.marks[-1][1])
     return begin, end

@@ -11,10 +11,11 @@ from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
 from sim.inputs.loader import Loaded
 from sim.interop.gpu_work import BESIDE, EXPOSED, IDLE, WorkShare
-from sim.interop.kineto import read_trace
-from sim.interop.profile import PHASES, CollectiveCalls, Profile, profile_of
+from sim.interop.profile import CollectiveCalls, Profile, profile_of
+from sim.interop.recording import PHASES
+from sim.interop.trace_file import read_trace
 from sim.step.chrome_trace import traced
-from sim.step.variation import Variation
+from sim.step.variation import Progress, Variation
 
 _KINDS = {
     "gemm": "matrix products", "attention": "attention", "optimizer": "optimizer kernels",
@@ -105,9 +106,11 @@ def _head(profile: Profile) -> dict[str, Any]:
     return {key: value for key, value in asdict(profile).items() if key in kept}
 
 
-def recorded_profile(path: str, steps: int | None = None) -> Profile:
-    """A trace of one rank, taken apart; arguments as for `profile_of`."""
-    found = profile_of(*read_trace(path), path, steps=steps)
+def recorded_profile(
+    path: str, steps: int | None = None, progress: Progress | None = None
+) -> Profile:
+    """A trace of one rank, taken apart; arguments as for `profile_of` and `read_trace`."""
+    found = profile_of(*read_trace(path, progress), path, steps=steps)
     return replace(found, source=Path(path).name)  # reports are handed on: no folder of this one
 
 

@@ -207,7 +207,7 @@ def _become(argv: tuple[str, ...], folder: Path, terminal: int) -> None:
 
 
 def _watch(case: Size, pid: int, terminal: int) -> Taken:
-    said, progress, asked = b"", False, 0.0
+    said, progress, asked, peak = b"", False, 0.0, 0.0
     began = time.monotonic()
     while True:
         ready, _, _ = select.select([terminal], [], [], 0.1)
@@ -215,6 +215,7 @@ def _watch(case: Size, pid: int, terminal: int) -> Taken:
             with contextlib.suppress(OSError):  # nobody holds the other end: it has ended
                 said = (said + os.read(terminal, 65536))[-20000:]
         progress = progress or "━".encode() in said
+        peak = max(peak, _peak_mib(pid))
         ended, status, used = os.wait4(pid, os.WNOHANG)
         if ended:
             break
@@ -228,9 +229,15 @@ def _watch(case: Size, pid: int, terminal: int) -> Taken:
     os.close(terminal)
     words = [line for line in said.decode(errors="replace").splitlines() if line.strip()]
     return Taken(
-        case, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024,
+        case, used.ru_utime + used.ru_stime, peak,
         os.waitstatus_to_exitcode(status), progress, words[-1].strip() if words else "",
     )  # fmt: skip
+
+
+def _peak_mib(pid: int) -> float:
+    """So far; what `wait4` says counts who started it, too."""
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) / 1024 if found else 0.0  # it has ended
 
 
 def _cpu_s(pid: int) -> float:

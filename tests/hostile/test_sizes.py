@@ -41,3 +41,12 @@ def test_a_long_pipeline_shows_that_it_runs_while_its_ops_are_made(tmp_path, mon
     assert found.code == 130
     assert found.progress
     assert not found.fault
+
+
+@pytest.mark.parametrize("name", ["recorded step", "kineto"])
+def test_a_trace_is_not_held_while_it_is_read(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.hostile.sizes.FILE_MB", 30)
+    found = take(Size(name, (), name), tmp_path)
+    assert found.code == 0
+    assert found.progress
+    assert found.mib < 250.0  # 10 bytes a byte of the file, were it whole

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import sim
 from sim import simulate
 from sim.blocks.kernels import Kernel
 from sim.calibration.calibrate import PRIORS, calibrate, mean_error
@@ -388,6 +389,20 @@ def test_command_writes_what_the_option_reads(tmp_path: Path) -> None:
     assert found.gemm_clock != 1.0
     assert all(getattr(found, name) == 1.0 for name in CONSTANTS if name != "gemm_clock")
     assert found.fitted_on == ("run 1: small on 16 GPUs", "second")
+
+
+def test_predictions_of_a_fit_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(json.dumps(JOB), encoding="utf-8")
+    runs = tmp_path / "runs.yaml"
+    runs.write_text(RUNS.replace("WORKLOAD", "job.yaml"), encoding="utf-8")
+    told: list[tuple[int, int]] = []
+    sim.calibrate(
+        "dgx-h100", measured=[runs], fit=["gemm_clock"], progress=lambda *at: told.append(at)
+    )
+    # of two runs, before the fit, at 1, and beside it: the first of them at least
+    assert [done for done, _ in told] == [*range(len(told))]
+    assert len(told) >= 6
+    assert all(done <= whole for done, whole in told)
 
 
 def test_a_calibrated_result_says_so() -> None:

@@ -306,7 +306,7 @@ def test_no_file_and_a_folder(tmp_path: Path, reader: str) -> None:
 
 
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sim.interop.kineto.MAX_BYTES", 1_000_000)
+    monkeypatch.setattr("sim.interop.trace_file.MAX_BYTES", 1_000_000)
     with pytest.raises(InputError, match="larger than 1 MB"):
         read_kineto(write(tmp_path, gzip.compress(b" " * 5_000_000), "bomb.json.gz"))
 

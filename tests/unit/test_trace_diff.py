@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 import sim
 from sim.cli import group
-from sim.interop.kineto import read_trace
 from sim.interop.profile import profile_of
 from sim.interop.trace_diff import compared, recorded_profile
+from sim.interop.trace_file import read_trace
 
 MAIN, ENGINE, STREAM, WIRE = (7, 7), (7, 8), (0, 20), (0, 21)
 GEMM, FLASH = "nvjet_hsh_128x256", "flash_fwd_kernel<Traits>(int)"
@@ -227,7 +227,7 @@ def test_unmarked_steps_are_counted_by_the_reader(tmp_path: Path) -> None:
     ]  # fmt: skip
     path = tmp_path / "two.json"
     path.write_text(json.dumps({"traceEvents": events}), encoding="utf-8")
-    assert len(read_trace(path)[1]) == len(events)
+    assert len([*read_trace(path)[1]]) == len(events)
     found = recorded_profile(str(path), steps=2)
     assert found.source == "two.json"
     assert found.step_s == pytest.approx(950e-6)
