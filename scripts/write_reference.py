@@ -21,6 +21,7 @@ from sim.inputs.base import Spec
 from sim.inputs.codes import codes
 from sim.inputs.config import text_of
 from sim.inputs.fields import Alternative, plan_of
+from sim.inputs.form_node import LENT
 from sim.inputs.schema import SIDES, described, file_schema
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +78,8 @@ def keys_page() -> str:
             about = comments(cls)
             for name, field in plan_of(cls).items():
                 words = _default(field.alternatives, field.default)
-                default = "required" if field.required else words
+                lent = name in LENT.get(cls.__name__, ())
+                default = "its GPU's" if lent else "required" if field.required else words
                 kind = described(field.alternatives)
                 lines.append(_row(f"`{name}`", kind, default, about.get(name, "")))
             lines.append("")

@@ -258,6 +258,8 @@ def show(value: float, dimension: Dimension, digits: int = 3, binary: bool = Fal
 def write(value: float, dimension: Dimension) -> str:
     """A quantity as text that `parse` reads back to the very same float."""
     exact = Decimal(repr(float(value)))
+    if not exact:
+        return "0" if dimension == "1" else f"0 {dimension}"
     found = _written(exact, value, dimension, _SHOWN[dimension])
     if dimension == "B" and len(found) > _LONG:  # 79.6 GiB are 85.4698491904 GB
         found = min(found, _written(exact, value, dimension, _BINARY), key=len)
@@ -268,7 +270,7 @@ def _written(exact: Decimal, value: float, dimension: Dimension, names: Sequence
     """In the first of some units, largest first, that reads back as it was."""
     units = _units(dimension)
     for name in names:
-        if exact and abs(exact) < units[name]:
+        if abs(exact) < units[name]:
             continue
         number = (exact / units[name]).normalize()
         text = f"{number:f} {name}".rstrip()

@@ -103,10 +103,13 @@ def _architecture(gpu: Gpu, path: str) -> Findings:
 
 
 def _nvlink(node: Node) -> Findings:
-    link, gpu = node.nvlink, node.gpu
+    link, gpu, path = node.nvlink, node.gpu, "node.nvlink"
+    if link is None and gpu.form_factor == "sxm" and gpu.nvlink_links and node.gpus > 1:
+        message = f"{node.gpus} {gpu.name} have no NVLink here, and all goes over PCIe"
+        hint = "write nvlink: {fabric: nvswitch}, or a graph of its links; nvlink: none if so"
+        yield warning("nvlink-unsaid", "topology", path, message, hint)
     if link is None or link.fabric == "none":
         return
-    path = "node.nvlink"
     if link.links_per_gpu == 0:
         message = "0 is not at least 1"
         yield fault("no-links", "topology", f"{path}.links_per_gpu", message, "write fabric: none")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from sim.documents import SCHEMAS, Document, Listing
@@ -103,11 +104,13 @@ def _gpus() -> list[EntryFields]:
 
 
 def _about(kind: str, name: str) -> str:
-    """The comment that a shipped file begins with, after the line for editors."""
+    """The first sentence of the comment that a shipped file begins with."""
     path = catalogue.find(kind, name)
     lines = path.read_text(encoding="utf-8").splitlines() if path is not None else []
-    first = next((line for line in lines if not line.startswith("# yaml-")), "")
-    return first.removeprefix("# ") if first.startswith("#") else ""
+    comment = takewhile(lambda line: line.startswith("#"), lines)
+    words = " ".join(c.removeprefix("# ") for c in comment if not c.startswith("# yaml-"))
+    sentence, stop, _ = words.partition(". ")
+    return sentence + stop.rstrip()
 
 
 def _machines() -> list[EntryFields]:

@@ -13,6 +13,7 @@ from typing import Any
 from sim.inputs.bind import Binder, Form
 from sim.inputs.form_machine import gpu, offer
 from sim.inputs.form_model import model
+from sim.inputs.form_node import node
 from sim.inputs.nearest import did_you_mean
 from sim.inputs.scalars import described
 from sim.inputs.spoken import value_of
@@ -247,6 +248,7 @@ _NO_NVLINK = {"generation": 1, "links_per_gpu": 0, "fabric": "none"}
 FORMS: dict[str, Form] = {
     "SampleLengths": sample_lengths,
     "Gpu": gpu,
+    "Node": node,
     "Model": model,
     "Method": method,
     "Precision": precision,

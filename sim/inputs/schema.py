@@ -10,6 +10,7 @@ from sim import units
 from sim.documents import SCHEMAS, Document, dumps
 from sim.inputs.base import Spec
 from sim.inputs.fields import Alternative, FieldPlan, plan_of
+from sim.inputs.form_node import LENT
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -110,7 +111,8 @@ def _define(cls: type[Spec], definitions: dict[str, JsonSchema]) -> None:
     plan = plan_of(cls)
     table["description"] = (cls.__doc__ or "").strip().partition("\n")[0]
     table["properties"] = {name: _field(known, definitions) for name, known in plan.items()}
-    required = [name for name, known in plan.items() if known.required]
+    lent = LENT.get(cls.__name__, ())
+    required = [name for name, known in plan.items() if known.required and name not in lent]
     forms: list[JsonSchema] = []
     if cls.__name__ in ("Gpu", "Model"):
         table["properties"]["base"] = {"type": "string"}

@@ -103,8 +103,8 @@ class Node(Spec):
 
     gpu: Gpu
     gpus: Positive = 8
-    nvlink: NvLink | None = None
-    pcie: Pcie
+    nvlink: NvLink | None = None  # left out: the board's of an SXM GPU; "none": PCIe alone
+    pcie: Pcie  # left out: the slot of its GPU, a switch each
     cpu: Cpu = Cpu.model_construct()
     nics: Nics | None = None
     storage: Storage = Storage.model_construct()

@@ -171,7 +171,7 @@ def test_show_takes_the_largest_unit_that_is_not_larger(value, dimension, text):
 
 
 @pytest.mark.parametrize(("value", "dimension", "text"), [
-    (0.0, "s", "0 d"), (90.0, "s", "1.5 min"), (50e9, "B/s", "50 GB/s"), (1500.0, "W", "1.5 kW"),
+    (0.0, "s", "0 s"), (90.0, "s", "1.5 min"), (50e9, "B/s", "50 GB/s"), (1500.0, "W", "1.5 kW"),
     (0.05, "1", "0.05"),
 ])  # fmt: skip
 def test_what_is_written(value, dimension, text):

@@ -1,0 +1,97 @@
+"""What a node leaves out and its GPU decides: the links of the board that the GPU is sold on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim.inputs.bind import Assumption, Binder
+from sim.inputs.gpu import Gpu
+from sim.inputs.scalars import described
+from sim.inputs.tree import Branch, Leaf, Tree, from_python
+
+#: GPUs of a board that NVLink joins each to each without a switch (HGX A100 and H100 of four)
+_MESH_UP_TO = 4
+#: the first generation of NVLink whose eight GPUs sit on NVSwitches as a rule (HGX A100); before,
+#: they do (DGX-2) or are a hybrid cube mesh (DGX-1), and a file must say so
+_SWITCHED_FROM = 3
+#: keys that a class requires and a node's GPU lends
+LENT = {
+    "Node": ("pcie",),
+    "Pcie": ("generation",),
+    "NvLink": ("generation", "links_per_gpu"),
+}
+_GPUS = 8  # of a node that does not say, as `sim.inputs.topology.Node` has it
+
+
+def node(reader: Binder, tree: Tree, path: str) -> Branch | None:
+    """A mapping; ``pcie`` and, of an SXM board, ``nvlink`` that it leaves out are its GPU's own.
+
+    Keys of either that are left out are the GPU's too.  ``nvlink: none`` says that there is none.
+    """
+    if not isinstance(tree, Branch):
+        reader.fault(tree.place, path, f"{described(tree)} is no mapping of gpu, gpus, nvlink, ...")
+        return None
+    said = tree.entries.get("gpu")
+    if said is None:
+        return _settled(tree)
+    before = len(reader.faults)
+    gpu = reader.read(Gpu, said, f"{path}.gpu")
+    if gpu is None:
+        del reader.faults[before:]  # told where the field itself is read
+        return _settled(tree)
+    given = Branch({**tree.entries, "gpu": Leaf(gpu, said.place)}, tree.place, tree.keys)
+    given = _lent(reader, given, path, "pcie", _pcie(gpu), gpu)
+    nvlink = _nvlink(gpu, _count(tree), "nvlink" in tree.entries)
+    return _lent(reader, given, path, "nvlink", nvlink, gpu)
+
+
+def _settled(tree: Branch) -> Branch:
+    """A faulty node of which ``pcie`` is not said to be missing as well."""
+    some = Branch({"generation": Leaf("4", tree.place)}, tree.place)
+    return tree if "pcie" in tree.entries else tree.with_entry("pcie", some)
+
+
+def _count(tree: Branch) -> int:
+    """GPUs of the node; what is no number is told where the field is read."""
+    said = tree.entries.get("gpus")
+    text = str(said.value) if isinstance(said, Leaf) else str(_GPUS)
+    return int(text) if text.isdecimal() else _GPUS
+
+
+def _pcie(gpu: Gpu) -> dict[str, Any]:
+    return {"generation": gpu.pcie_generation, "lanes": gpu.pcie_lanes}
+
+
+def _nvlink(gpu: Gpu, gpus: int, written: bool) -> dict[str, Any]:
+    """What the GPU says of NVLink, and of its board where the node has no word of it."""
+    if gpu.nvlink_generation is None:
+        return {}
+    links = {"generation": gpu.nvlink_generation, "links_per_gpu": gpu.nvlink_links}
+    if written:
+        return links
+    switched = gpus > _MESH_UP_TO
+    if gpu.form_factor != "sxm" or gpus < 2:
+        return {}
+    if switched and gpu.nvlink_generation < _SWITCHED_FROM:
+        return {}
+    fabric = "nvswitch" if switched else "mesh"
+    return {**links, "fabric": fabric, "sharp": switched and gpu.multicast}
+
+
+def _lent(
+    reader: Binder, tree: Branch, path: str, key: str, theirs: dict[str, Any], gpu: Gpu
+) -> Branch:
+    """The node with a table's missing keys from its GPU; a table that is no mapping is left."""
+    said = tree.entries.get(key)
+    if said is not None and not isinstance(said, Branch):
+        return tree
+    own = {} if said is None else said.entries
+    lacking = {k: v for k, v in theirs.items() if k not in own}
+    if not lacking:
+        return tree
+    lent = from_python(lacking, f"catalogue:gpus/{gpu.base or gpu.name}.toml")
+    assert isinstance(lent, Branch)
+    if not reader.quiet:
+        reader.assumed += [Assumption(f"{path}.{key}.{k}", v) for k, v in lacking.items()]
+    place, keys = (lent.place, {}) if said is None else (said.place, said.keys)
+    return tree.with_entry(key, Branch({**lent.entries, **own}, place, keys))

@@ -1,0 +1,109 @@
+"""What a node leaves out and its GPU decides."""
+
+import pytest
+
+import sim
+from sim.errors import InputError
+from sim.inputs.loader import load, load_topology
+
+
+def machine(tmp_path, node):
+    path = tmp_path / "machine.yaml"
+    path.write_text(f"node: {{{node}}}\n", encoding="utf-8")
+    return str(path)
+
+
+def node_of(tmp_path, text):
+    return load_topology(machine(tmp_path, text)).node
+
+
+@pytest.mark.parametrize(
+    ("text", "links"),
+    [
+        ("gpu: h100-sxm-80gb, gpus: 8", (4, 18, "nvswitch", True)),
+        ("gpu: h100-sxm-80gb", (4, 18, "nvswitch", True)),
+        ("gpu: h100-sxm-80gb, gpus: 4", (4, 18, "mesh", False)),
+        ("gpu: a100-sxm-40gb, gpus: 8", (3, 12, "nvswitch", False)),
+        ("gpu: v100-sxm-32gb, gpus: 4", (2, 6, "mesh", False)),
+        ("gpu: v100-sxm-32gb, gpus: 8, nvlink: {fabric: nvswitch}", (2, 6, "nvswitch", False)),
+        ("gpu: {base: h100-sxm-80gb, nvlink_links: 8}, gpus: 8", (4, 8, "nvswitch", True)),
+        ("gpu: a100-sxm-80gb, gpus: 8, nvlink: {fabric: mesh}", (3, 12, "mesh", False)),
+        ("gpu: a100-pcie-80gb, gpus: 8, nvlink: {fabric: pairs}", (3, 12, "pairs", False)),
+    ],
+)
+def test_boards_of_sxm_gpus_and_keys_left_out(tmp_path, text, links):
+    link = node_of(tmp_path, text).nvlink
+    assert (link.generation, link.links_per_gpu, link.fabric, link.sharp) == links
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gpu: h100-sxm-80gb, gpus: 1",
+        "gpu: a100-pcie-80gb, gpus: 8",  # its bridges are bought apart
+        "gpu: a40-pcie-48gb, gpus: 4",
+        "gpu: h100-sxm-80gb, gpus: 8, nvlink: null",
+    ],
+)
+def test_no_nvlink_is_supposed(tmp_path, text):
+    assert node_of(tmp_path, text).nvlink is None
+
+
+def test_a_board_left_out_is_the_one_written(tmp_path):
+    text = "gpu: H100, gpus: 8, pcie: {generation: 5, lanes: 16}, nics: {count: 8, rate: 400 Gb/s}"
+    nvlink = "nvlink: {generation: 4, links_per_gpu: 18, fabric: nvswitch, sharp: true}"
+    short = node_of(tmp_path, "gpu: H100, nics: {count: 8, rate: 400 Gb/s}")
+    assert short == node_of(tmp_path, f"{text}, {nvlink}")
+    assert node_of(tmp_path, f"{text}, nvlink: none").nvlink.fabric == "none"
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        ("gpu: v100-sxm-32gb, gpus: 8", True),  # a DGX-1 or a DGX-2
+        ("gpu: h100-sxm-80gb, nvlink: null", True),
+        ("gpu: h100-sxm-80gb, nvlink: none", False),
+        ("gpu: h100-sxm-80gb", False),
+        ("gpu: a100-pcie-80gb", False),
+        ("gpu: v100-sxm-32gb, gpus: 1", False),
+    ],
+)
+def test_sxm_gpus_over_pcie_alone_are_warned_of(tmp_path, text, warned):
+    notes = load(
+        machine(tmp_path, text), "mistral-7b-lora", ["precision=fp16", "attention=sdpa"]
+    ).notes
+    assert ("nvlink-unsaid" in {w.code for w in notes.warnings}) is warned
+
+
+def test_the_slot_is_its_gpus(tmp_path):
+    pcie = node_of(tmp_path, "gpu: a40-pcie-48gb, gpus: 4").pcie
+    assert (pcie.generation, pcie.lanes, pcie.gpus_per_switch) == (4, 16, 1)
+    assert node_of(tmp_path, "gpu: A40, pcie: {lanes: 8}").pcie.lanes == 8
+
+
+def test_what_is_lent_is_said_and_has_its_origin(tmp_path):
+    path = machine(tmp_path, "gpu: h100-sxm-80gb, gpus: 2")
+    assumed = {a.path: a.value for a in load(path, "llama3-8b-lora").notes.assumed}
+    assert assumed["topology.node.nvlink.fabric"] == "mesh"
+    assert assumed["topology.node.pcie.generation"] == 5
+    rows = {row["path"]: row for row in sim.config(path, "llama3-8b-lora").records()}
+    assert rows["topology.node.nvlink.links_per_gpu"]["origin"] == "catalogue"
+
+
+def test_a_faulty_gpu_is_told_once(tmp_path):
+    with pytest.raises(InputError) as told:
+        load_topology(machine(tmp_path, "gpu: nonsense, gpus: 8, gpuz: 3"))
+    paths = [fault.path for fault in told.value.faults]
+    assert sorted(paths) == ["node.gpu", "node.gpuz"]
+
+
+def test_a_sweep_over_gpus_of_a_node_is_as_single_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    counts = [1, 2, 8]
+    swept = sim.sweep("h100-x1", "llama3-8b-lora", vary={"node.gpus": counts})
+    times = [row["step_time_s"] for row in swept.records()]
+    alone = [
+        sim.simulate("h100-x1", "llama3-8b-lora", overrides=[f"node.gpus={n}"]).step.time_s
+        for n in counts
+    ]
+    assert times == pytest.approx(alone, rel=1e-12)
