@@ -38,6 +38,8 @@ class Trainer:
         Under FSDP1 it takes PEFT's wrap policy: a unit for each adapter weight.
     own_adapters : bool
         Its LoRA layers are its own, not PEFT's, and of the dtype of its weights.
+    shards_scales : bool
+        Its 4-bit weights are torchao's, whose scales are sharded with them.
     no_sync : tuple of str
         Strategies under which it accumulates in no_sync(): the last micro-step alone reduces.
     reduces_computed : tuple of str
@@ -64,6 +66,7 @@ class Trainer:
     strategies: tuple[str, ...] = ()
     wraps_adapters: bool = False
     own_adapters: bool = False
+    shards_scales: bool = False
     no_sync: tuple[str, ...] = ()
     reduces_computed: tuple[str, ...] = ()
     waits_for_messages: bool = False

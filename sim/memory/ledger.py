@@ -122,7 +122,7 @@ def quantities(allocations: Allocations, workload: Workload, tree: ModelTree) ->
     head, save, ranks = head_footprint(workload), workload.checkpoint, allocations.ranks
     full = save.mode == "full"
     sizes = [
-        1.0, scale_bytes(workload, tree), optimizer_bytes(workload, ranks),
+        1.0, scale_bytes(workload, tree, ranks), optimizer_bytes(workload, ranks),
         optimizer_temporaries(workload, ranks), 8.0 * batch_on(workload).local_tokens, float(full),
         float(full and not save.offload_to_cpu), staged_bytes(workload, ranks),
         head.hidden, head.norm, head.logits, head.forward_peak, head.saved, head.backward_peak,

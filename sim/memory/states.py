@@ -9,7 +9,7 @@ from sim.blocks.optimizer import OPTIMIZERS
 from sim.blocks.update import updated_bytes
 from sim.data import table
 from sim.inputs.strategy import strategy_of
-from sim.inputs.trainer import reduces_each
+from sim.inputs.trainer import reduces_each, trainer_of
 from sim.inputs.workload import Workload
 from sim.strategies.units import dtypes, is_matrix, trainable_elements
 from sim.units import DTYPE_BYTES
@@ -94,15 +94,19 @@ def staged_bytes(workload: Workload, ranks: int) -> float:
     return copies * state
 
 
-def scale_bytes(workload: Workload, tree: ModelTree) -> float:
-    """Scales of 4-bit weights: no parameters, so every rank keeps all of them. [B]
+def scale_bytes(workload: Workload, tree: ModelTree, ranks: int) -> float:
+    """Scales of 4-bit weights on one of the ranks that share them. [B]
+
+    They are no parameters, so that every rank keeps all of them, but for tensors of a kind of their
+    own that FSDP shards with what they hold (torchao's).
 
     Notes
     -----
     nf4: an fp32 scale a block of 64, or with double quantisation 8 bits and an fp32 scale per 256
     of those. GPTQ: an fp16 scale and a 4-bit zero a group of 128.
 
-    Source: QLoRA (Dettmers et al. 2023), section 3; AutoGPTQ's default group.
+    Source: QLoRA (Dettmers et al. 2023), section 3; AutoGPTQ's default group; torchao,
+    dtypes/nf4tensor.py, ``nf4_split``.
     """
     if not dtypes(workload).quantised:
         return 0.0
@@ -121,4 +125,5 @@ def scale_bytes(workload: Workload, tree: ModelTree) -> float:
                 for q in m.parameters
                 if not q.trainable and is_matrix(m, q)
             )
-    return each * sum(weights[block.kind] for block in tree.layers)
+    holders = ranks if trainer_of(workload).shards_scales else 1
+    return each * sum(weights[block.kind] for block in tree.layers) / holders

@@ -34,6 +34,28 @@ def test_savings_on_one_gpu(measured, changes):
     assert allocated == pytest.approx(measured, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("model", "gpus", "kind", "measured", "near"),
+    [("llama-3.1-8b", 1, "lora", 16.2, 0.1), ("llama-3.1-8b", 1, "qlora", 7.4, 0.1),
+     ("llama-3.1-70b", 8, "lora", 27.6, 0.1), ("llama-3.1-405b", 8, "qlora", 44.8, 0.15)],
+)  # fmt: skip
+def test_adapters_by_torchtune(model, gpus, kind, measured, near):
+    """2 x 2,048 tokens; the rank of its recipes. torchao shards the scales of 4-bit weights.
+
+    Source: meta-pytorch/torchtune README.md, table of models and GPUs.
+    """
+    method = {kind: {"rank": 16 if gpus > 1 else 8, "targets": "all-linear", "dropout": 0}}
+    job = ladder.JOB | {
+        "model": model, "method": method, "sequence_length": 2048, "trainer": "torchtune",
+        "activation_checkpointing": "full", "compile": True, "loss": "chunked",
+        "parallelism": {"strategy": "fsdp2", "wrap": "torchtitan"} if gpus > 1 else "single",
+    }  # fmt: skip
+    nvlink = {"generation": 3, "links_per_gpu": 12, "fabric": "nvswitch"}
+    found = load(machine("a100-sxm-80gb", gpus, nvlink=nvlink), job)
+    allocated = memory(found.topology, found.workload).peak_allocated_bytes / GIB
+    assert allocated == pytest.approx(measured, rel=near)
+
+
 @cache
 def reports():
     """Memory of every published fine-tuning run; equal jobs once."""
