@@ -23,6 +23,7 @@ from sim.inputs.notes import Notes
 from sim.inputs.reader import Reader
 from sim.inputs.topology import Topology
 from sim.inputs.trainer import trainer_of
+from sim.inputs.translation import is_default
 from sim.inputs.tree import STDIN, Leaf, Place
 from sim.inputs.workload import Workload
 from sim.records import dataclass
@@ -121,11 +122,18 @@ def _in_order(read: dict[Side, Given | None]) -> dict[Side, Given | None]:
     return read
 
 
+def _open(given: Mapping[str, Place]) -> frozenset[str]:
+    """Keys that another tool's files leave open: their tool's default stands for several GPUs."""
+    spread = [place for path, place in given.items() if path.startswith("parallelism.")]
+    return frozenset({"parallelism"} if spread and all(map(is_default, spread)) else ())
+
+
 def _checked(topology: Half, workload: Half) -> Prepared:
     """A pair that passed its checks."""
     machine, job = cast(Topology, topology.spec), cast(Workload, workload.spec)
     whole = isinstance(workload.tree, Leaf)  # a spec says it all
-    finished = checks.finish_pair(machine, job, given=workload.given, whole=whole)
+    given = workload.given.keys() - _open(workload.given)
+    finished = checks.finish_pair(machine, job, given=given, whole=whole)
     if finished is not job:
         assumed = workload.assumed
         if finished.parallelism is not job.parallelism:

@@ -115,7 +115,7 @@ class Translation:
         tree = value if isinstance(value, Branch | Items | Leaf) else Leaf(value, place)
         before = self.at(key)
         if before is not None and _plain(before) != _plain(tree):
-            if before.place.line is None and before.place.source.endswith(_DEFAULT):
+            if is_default(before.place):
                 pass  # what a file says wins over what another tool would suppose
             else:
                 message = (
@@ -172,6 +172,11 @@ class Translation:
 
 
 _DEFAULT = " (default)"
+
+
+def is_default(place: Place) -> bool:
+    """Whether a tool's default, not its file, put a key there."""
+    return place.line is None and place.source.endswith(_DEFAULT)
 
 
 def _plain(tree: Tree) -> Any:

@@ -769,6 +769,37 @@ def test_a_dtype_that_is_none_is_no_default(tmp_path, text):
         load("dgx-h100", path, sets)
 
 
+@pytest.mark.parametrize(
+    ("more", "machine", "sets", "strategy"),
+    [("", "dgx-a100", [], "fsdp2"), ("", "a100-x1", [], "single"),
+     ("", "a100-x1", ["parallelism.strategy=fsdp2"], "fsdp2"),
+     ("", "a100-x1", ["parallelism.strategy=single"], "single"),
+     ("fsdp_cpu_offload: True\n", "a100-x1", [], "fsdp2")],
+)  # fmt: skip
+def test_what_a_tool_does_on_several_gpus_is_not_done_on_one(
+    tmp_path, more, machine, sets, strategy
+):
+    """torchtune has recipes of one device, which wrap nothing."""
+    (tmp_path / "tune.yaml").write_text(TORCHTUNE + more)
+    found = load(machine, tmp_path / "tune.yaml", sets)
+    assert found.workload.parallelism.strategy == strategy
+    alone = any(w.code == "shards-alone" for w in found.notes.warnings)
+    assert alone is (machine == "a100-x1" and strategy == "fsdp2" and not more)
+
+
+@pytest.mark.parametrize(
+    ("layers", "wrap", "told"),
+    [("[tok_embeddings, output]", "torchtitan", False), ("[output]", "block+root", True),
+     ("[]", "block+root", False)],
+)  # fmt: skip
+def test_layers_that_torchtune_shards_apart(tmp_path, layers, wrap, told):
+    path = tmp_path / "tune.yaml"
+    path.write_text(f"{TORCHTUNE}custom_sharded_layers: {layers}\n")
+    assert load("dgx-a100", path).workload.parallelism.wrap == wrap
+    aside = [one.theirs for one in given("workload", path, []).translation.aside if one.matters]
+    assert ("custom_sharded_layers" in aside) is told
+
+
 def test_what_torchtune_leaves_out_is_assumed_not_taken(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text("model: {_component_: torchtune.models.llama3_1.llama3_1_8b}\nbatch_size: 2\n")

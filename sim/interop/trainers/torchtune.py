@@ -55,8 +55,7 @@ def read(source: Source, job: Translation) -> None:
     if kind == "bf16":  # weights, gradients and states are all in the model's dtype
         keys.put("precision.master", "bf16", "dtype")
     _memory(keys)
-    why = "recipes of several GPUs shard with FSDP2; add --set parallelism.strategy=single on one"
-    job.suppose("parallelism.strategy", "fsdp2", why)
+    job.suppose("parallelism.strategy", "fsdp2", "recipes of several GPUs shard with FSDP2")
     job.suppose("trainer", "torchtune", "torchtune's loop")
     job.suppose("attention", "sdpa", "torchtune's attention")
     keys.leave_matching(common.WHY_NO_MATTER, _NO_MATTER)
@@ -113,7 +112,13 @@ def _memory(keys: Keys) -> None:
     if "Linear" in loss:
         keys.job.take("loss", "fused-linear", keys.place("loss"), "loss._component_", loss)
     keys.suppose("loss", "chunked" if "Chunked" in loss or not loss else "eager")
-    for name in ("custom_sharded_layers", "fsdp_reshard_after_forward", "tensor_parallel_dim"):
+    apart = set(keys.words("custom_sharded_layers"))
+    if apart == {"tok_embeddings", "output"}:
+        keys.put("parallelism.wrap", "torchtitan", "custom_sharded_layers")
+    elif apart:
+        why = "read where it names tok_embeddings and output, not otherwise"
+        keys.matters(why, "custom_sharded_layers")
+    for name in ("fsdp_reshard_after_forward", "tensor_parallel_dim"):
         if keys.text(name).lower() not in ("", "1", "true", "[]"):
             keys.matters("this reader of torchtune files does not follow it", name)
 
