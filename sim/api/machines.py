@@ -147,18 +147,18 @@ def collective(
 
 
 def prices_list(
-    *, gpu: str = "", provider: str = "", all_dates: bool = False, region: Sequence[str] = (),
-    residency: Sequence[str] = (), prices: File | None = None,
+    *, gpu: str = "", provider: Sequence[str] = (), all_dates: bool = False,
+    region: Sequence[str] = (), residency: Sequence[str] = (), prices: File | None = None,
 ) -> Offers:  # fmt: skip
     """Offers with price, region, age and source.
 
     Parameters
     ----------
-    gpu, provider : str
-        Only GPUs whose name contains this; only this provider.
+    gpu : str
+        Only GPUs whose name contains this.
     all_dates : bool
         Older prices of the same offer too.
-    region, residency : str or sequence of str
+    provider, region, residency : str or sequence of str
         Alternatives; a region by its beginning.
     prices : path, optional
         A price file of one's own; its rows replace the shipped ones.
@@ -166,7 +166,7 @@ def prices_list(
     from sim.inputs.offers import list_offers
 
     return list_offers(
-        path(prices), gpu=gpu, provider=provider, all_dates=all_dates, region=tuple(region),
+        path(prices), gpu=gpu, provider=tuple(provider), all_dates=all_dates, region=tuple(region),
         residency=tuple(residency),
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 import sim
-from sim.api.machines import prices_job
+from sim.api.machines import prices_job, prices_list
 from sim.commands.asked import asks
 from sim.commands.complete import GPUS, INPUTS, JOBS
 from sim.commands.options import FORMS, Answer, F, answered, own_prices, sets
@@ -40,13 +40,13 @@ def command() -> None:
 
 @command.command("list")
 @click.option("--gpu", shell_complete=GPUS, help="Only GPUs whose name contains this.")
-@click.option("--provider", help="Only this provider.")
+@asks(prices_list)("provider", help="Whose offers. Repeatable.")
 @click.option("--all-dates", is_flag=True, help="Older prices of the same offer too.")
 @_placed
 @own_prices
 @answered()
 def list_(
-    gpu: str | None, provider: str | None, all_dates: bool, region: tuple[str, ...],
+    gpu: str | None, provider: tuple[str, ...], all_dates: bool, region: tuple[str, ...],
     residency: tuple[str, ...], currency: str, prices: Path | None,
 ) -> Answer:  # fmt: skip
     """List offers with price on every terms, region, age and source."""
@@ -55,7 +55,7 @@ def list_(
 
     shown = currency_of(currency)
     found = sim.prices_list(
-        gpu=gpu or "", provider=provider or "", all_dates=all_dates, region=region,
+        gpu=gpu or "", provider=provider, all_dates=all_dates, region=region,
         residency=residency, prices=prices,
     )  # fmt: skip
     return offers_view(found, shown)
@@ -101,7 +101,7 @@ def import_(
               help="The job, if not among the inputs.")  # fmt: skip
 @click.option("--spot", is_flag=True, help="Spot capacity too, with its preemptions.")
 @asks(prices_job)("setup_hours", help="Paid before the first step.")
-@click.option("--provider", multiple=True, help="Whose offers. Repeatable.")
+@asks(prices_job)("provider", help="Whose offers. Repeatable.")
 @_placed
 @sets
 @own_prices

@@ -71,8 +71,9 @@ def cheapest(rows: Iterable[PriceRow], day: datetime.date | None = None) -> Pric
 
 
 def list_offers(
-    own: Path | None = None, *, name: str = "", gpu: str = "", provider: str = "",
-    all_dates: bool = False, region: Sequence[str] = (), residency: Sequence[str] = (),
+    own: Path | None = None, *, name: str = "", gpu: str = "",
+    provider: Sequence[str] = (), all_dates: bool = False, region: Sequence[str] = (),
+    residency: Sequence[str] = (),
 ) -> Offers:  # fmt: skip
     """Offers of the catalogue, today.
 
@@ -82,19 +83,16 @@ def list_offers(
         A price file of one's own over the shipped offers.
     name, gpu : str
         Only those whose name (provider, instance, region) or whose GPU contains this.
-    provider : str
-        Only this one's.
     all_dates : bool
         Older prices of the same offer too.
-    region, residency : sequence of str
+    provider, region, residency : sequence of str
         As for `filtered`.
     """
     rows = catalogue(own) if all_dates else newest(catalogue(own))
     chosen = (
-        row for row in filtered(rows, region=region, residency=residency)
+        row for row in filtered(rows, region=region, residency=residency, provider=provider)
         if name.lower() in row.name.lower()
         and gpu.lower() in row.gpu
-        and provider.lower() in ("", row.provider.lower())
     )  # fmt: skip
     return Offers(tuple(chosen), today())
 

@@ -278,7 +278,6 @@ class Topology(Spec):
     reliability: Reliability = Reliability.model_construct()
     graph: Graph | None = None
     gpu: Gpu | None = None  # of an explicit graph's GPU vertices that name none
-    hourly_price_source: str = ""
     sources: tuple[str, ...] = ()
 
     @property

@@ -21,7 +21,7 @@ _JOB = frozenset({
     "name", "tokens", "steps", "samples", "epochs", "global_batch", "data", "evaluation", "phases",
     "deadline", "sources",
 })  # fmt: skip
-_MACHINE = frozenset(("name", "offer", "reliability", "hourly_price_source", "sources"))
+_MACHINE = frozenset(("name", "offer", "reliability", "sources"))
 _STEP = _JOB | {"checkpoint", "gradient_accumulation"}
 MEMORY = _JOB | {"gradient_accumulation"}
 SHARED = MICRO_STEPS + 1  # micro-steps from which on jobs differ by their middle one alone

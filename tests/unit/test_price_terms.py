@@ -221,3 +221,9 @@ def test_what_is_cheaper_but_in_doubt_is_said():
     text = render(priced_view(found, TODAY))
     assert "cheapest: b b-8 on dgx-h100" in text
     assert "but a's price is not checked" in text
+
+
+def test_several_providers_are_alternatives():
+    one, two = (prices_list(provider=p).rows for p in ("gcp", ["gcp", "Nebius"]))
+    assert {r.provider for r in one} == {"gcp"}
+    assert {r.provider for r in two} == {"gcp", "nebius"}
