@@ -18,6 +18,8 @@ I8 = npt.NDArray[np.int64]
 
 _MOST = 1 << 23  # resources of demands that are kept: 128 MiB
 _shelf = Shelf[loads.Demand](_MOST, lambda demand: demand.resource.size)
+#: of sister groups: costs ask for them, and classes of ranks
+_sisters = Shelf[loads.Demands](1_000_000, lambda every: every.resource.size, larger=False)
 
 #: groups that run the same collective at the same time
 Others = Sisters | tuple[tuple[int, ...], ...]
@@ -36,6 +38,13 @@ def demand_of(
             (fabric, ranks, op, algorithm),
             lambda: algorithm_named(algorithm).loads(fabric, ranks, op),
         )
+    if isinstance(sisters, Sisters) and ranks == sisters.first():
+        every = _sisters.get(
+            (fabric, sisters, op, algorithm),
+            lambda: demands_of(fabric, sisters.rows(), op, algorithm),
+        )
+        whole = loads.Demand(every.resource, every.amount)
+        return loads.total([whole]) if every.ptr.size > 2 else whole
     parts = [demand_of(fabric, ranks, op, algorithm)]
     for groups in _tables(sisters):
         if groups.shape[1] == len(ranks):
@@ -54,6 +63,16 @@ def _tables(sisters: Others) -> list[I8]:
     for group in sisters:
         by_size.setdefault(len(group), []).append(group)
     return [np.array(groups, np.int64) for groups in by_size.values()]
+
+
+def demands_of_sisters(
+    fabric: Fabric, where: Sisters, op: str, algorithm: str, without: B1 | None = None
+) -> loads.Demands:
+    """`demands_of` sister groups; those that `demand_of` has found are not looked for again."""
+    every = _sisters.find((fabric, where, op, algorithm))
+    if every is None:
+        return demands_of(fabric, where.rows(), op, algorithm, without)
+    return every if without is None else every.without(without)
 
 
 def demands_of(

@@ -179,25 +179,17 @@ def _said_by(draws: Mapping[Key, Draws]) -> dict[Key, Key]:
     Their groups and resources are the same, and where amounts of one are equal, so are the other's:
     a ring's all-gather and reduction draw on a link alike, on HBM not.
     """
-    found: dict[Key, Key] = {}
-    for key, each in draws.items():
-        firsts = (other for other in dict.fromkeys(found.values()) if _like(draws[other], each))
-        found[key] = next(firsts, key)
-    return found
+    first: dict[tuple[bytes, ...], Key] = {}
+    return {key: first.setdefault(_told_by(each), key) for key, each in draws.items()}
 
 
-def _like(one: Draws, other: Draws) -> bool:
-    mine, yours = one.demands, other.demands
-    pairs = (
-        (one.ptr, other.ptr), (one.member, other.member),
-        (mine.ptr, yours.ptr), (mine.resource, yours.resource),
-    )  # fmt: skip
-    if not all(np.array_equal(a, b) for a, b in pairs):
-        return False
-    amounts = codes_of(mine.amount), codes_of(yours.amount)
-    kinds = [1 + int(codes.max(initial=-1)) for codes in amounts]
-    both = codes_of(amounts[0] * kinds[1] + amounts[1])
-    return kinds[0] == kinds[1] == 1 + int(both.max(initial=-1))
+def _told_by(each: Draws) -> tuple[bytes, ...]:
+    """Equal for draws of which either tells apart what the other does."""
+    amounts = codes_of(each.demands.amount)
+    _, at, which = np.unique(amounts, return_index=True, return_inverse=True)
+    by_place = np.argsort(np.argsort(at))[which]  # whatever the amounts are
+    columns = each.ptr, each.member, each.demands.ptr, each.demands.resource, by_place
+    return tuple(np.asarray(column, np.int64).tobytes() for column in columns)
 
 
 def _folded(

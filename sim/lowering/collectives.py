@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.cost.collectives import CollectiveCost, plan_collective
-from sim.cost.demands import demands_of
+from sim.cost.demands import demands_of_sisters
 from sim.cost.nccl.communicator import ASKED, LATEST, Nccl
 from sim.fabric.fabric import Fabric
 from sim.fabric.sisters import never_full
@@ -193,7 +193,7 @@ def _draws(fabric: Fabric, kinds: tuple[_Kind, ...], level: str) -> dict[Key, Dr
     for (collective, group, algorithm), where in kinds:
         rows = where.rows()
         members = np.arange(len(rows) + 1) * rows.shape[1]
-        demands = demands_of(fabric, rows, collective, algorithm, without)
+        demands = demands_of_sisters(fabric, where, collective, algorithm, without)
         found[collective, group, algorithm] = Draws(members, rows.ravel(), demands)
     return found
 

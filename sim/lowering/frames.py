@@ -95,8 +95,8 @@ def _outline_key(ground: Ground, priced: Priced) -> _Key:
     )  # fmt: skip
 
 
-# an op takes some 60 B
-_outlines = Shelf[tuple[Outline, Flights]](2_500_000, lambda kept: kept[0].place.size, larger=False)
+# an op takes some 35 B; changes worth trying go back and forth between the job's and their own
+_outlines = Shelf[tuple[Outline, Flights]](3_500_000, lambda kept: kept[0].place.size, larger=False)
 
 
 class ProgramStack(NamedTuple):

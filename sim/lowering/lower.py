@@ -148,7 +148,7 @@ class Outline(NamedTuple):
 
     lowered: Lowered  # without numbers: columns of its program are empty, and views have no plan
     some: I8  # classes that are written out
-    place: I8  # (n,)
+    place: I4  # (n,)
     places: CostPlaces
     draws: Demands
     route: I4  # of each entry of the table, among those of `Routes`
@@ -203,9 +203,10 @@ def outline_of(
     n = place.size
     hold_until = np.arange(n, dtype=np.int32)
     hold_until[wires.arrive] = wires.waits
-    steps, peer = np.ones(n, dtype=np.int32), np.full(n, -1, dtype=np.int32)
+    steps, peer = _same(1, n), _same(-1, n)
     follower = peer  # nobody's, as a rule
     if (wires.steps > 1).any():
+        steps, peer = steps.copy(), peer.copy()
         steps[n_local:], peer[n_local:] = wires.steps, wires.peer
         follower = followers_of(peer)
     succ_ptr, succ = successors(played, runs, first, wires)
@@ -242,12 +243,22 @@ def outline_of(
         lane_names=_lane_names(runs, played, classes, program.n_lanes),
         wire=n_local,
     )
-    return Outline(lowered, some, place, places, all_wires.draws, route)
+    return Outline(lowered, some, place.astype(np.int32), places, all_wires.draws, route)
+
+
+_alike: dict[int, I4] = {}  # the longest column of each value
+
+
+def _same(value: int, n: int) -> I4:
+    """A column that has one value, (n,): a piece of one that programs share."""
+    if value not in _alike or _alike[value].size < n:
+        _alike[value] = np.full(n, value, dtype=np.int32)
+    return _alike[value][:n]
 
 
 def filled(outline: Outline, ground: Ground, classes: Classes, flights: Flights) -> Lowered:
     """The program of an outline with the numbers of some parts, classes and flights."""
-    like, places = outline.lowered, outline.places
+    like, places, place = outline.lowered, outline.places, outline.place.astype(np.intp)
     classes = classes.only(outline.some)
     runs = runs_of(classes, ground.curve_begin[outline.some])
     table, wire = CostTable(ground.parts, runs, places), wire_costs(flights)
@@ -265,7 +276,7 @@ def filled(outline: Outline, ground: Ground, classes: Classes, flights: Flights)
 
     program = revalue(
         like.program,
-        outline.place,
+        place,
         route=outline.route,
         latency=table.flown(lambda rows, _: rows.latency_s, None, wire.latency),
         work=table.flown(lambda rows, _: rows.work, 0.0, wire.work),
@@ -283,7 +294,7 @@ def filled(outline: Outline, ground: Ground, classes: Classes, flights: Flights)
     return replace(
         like,
         program=program,
-        alone_s=alone.take(outline.place),
+        alone_s=alone.take(place),
         views=tuple(
             replace(
                 view, role=part.role, plan=part.plan, multiplicity=int(times),

@@ -65,8 +65,8 @@ def comm_bytes_of(plan: Plan) -> F8:
         which = table_of(plan).collectives
         if plan.like is None:
             each = each_of(plan)
-            sizes = [total_bytes(each.ops[i]) for i in each.of[which].tolist()]
-            found = np.array(sizes, dtype=float)
+            sizes = np.array([total_bytes(op) for op in each.ops], dtype=float)
+            found = sizes[each.of[which]]
         else:
             found = _bytes_of(plan.like, which)
         plan.derived["comm bytes"] = found

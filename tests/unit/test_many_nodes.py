@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from sim.cost.demands import demand_of, demands_of
-from sim.cost.nccl.loads import double_tree
+from sim.cost.demands import demand_of, demands_of, demands_of_sisters
+from sim.cost.nccl.loads import Demand, Demands, double_tree, total
 from sim.fabric import traffic
 from sim.fabric.alike import nodes_of
 from sim.fabric.fabric import compile_fabric
@@ -15,6 +15,8 @@ from sim.fabric.refinement import refine
 from sim.fabric.shape import NVLINK
 from sim.inputs.loader import load
 from sim.lowering import classes, collectives
+from sim.lowering.teams import Draws
+from sim.mesh import Groups, Sisters
 from sim.step.run import run_step
 
 
@@ -48,6 +50,52 @@ def test_groups_of_like_nodes_are_moved_not_made(name, nodes, algorithm):
         right = demand_of(fabric, group, op, algorithm)
         assert found.resource.tolist() == right.resource.tolist()
         assert found.amount.tolist() == right.amount.tolist()
+
+
+@pytest.mark.parametrize("inner", [2, 8])
+@pytest.mark.parametrize("part", [0, 1])
+def test_sisters_draw_what_each_of_them_draws(inner, part):
+    """Of a stage too; asked for again they are those that were found."""
+    fabric = compile_fabric(machine("dgx-h100", 4))
+    where = Sisters(Groups(((32 // inner, False), (inner, True))), part, 2)
+    ranks = where.rows().tolist()
+    assert len(ranks) == 16 // inner
+    each = [demand_of(fabric, tuple(group), "all_gather", "ring") for group in ranks]
+    whole = total(Demand(*one) for one in each)
+    together = demand_of(fabric, where.first(), "all_gather", "ring", where)
+    for column, right in zip(together, whole, strict=True):
+        assert column.tolist() == right.tolist()
+    found = demands_of_sisters(fabric, where, "all_gather", "ring")
+    assert demands_of_sisters(fabric, where, "all_gather", "ring") is found
+    for i, right in enumerate(each):
+        assert found.of(i).resource.tolist() == right.resource.tolist()
+
+
+def test_demands_without_some_resources():
+    demands = Demands(np.array([0, 2, 2, 5]), np.array([3, 1, 0, 3, 2]), np.arange(5.0))
+    left = demands.without(np.array([False, False, False, True]))
+    assert left.ptr.tolist() == [0, 1, 1, 3]
+    assert left.resource.tolist() == [1, 0, 2]
+    assert left.amount.tolist() == [1.0, 2.0, 4.0]
+
+
+def test_a_kind_of_collective_stands_for_those_that_tell_the_same_ranks_apart():
+    """Whatever their amounts are, if equal ones of one are equal in the other."""
+
+    def draws(*amounts, members=(0, 1, 2)):
+        ptr = np.arange(len(amounts) + 1)
+        demands = Demands(ptr, np.arange(len(amounts)), np.array(amounts))
+        return Draws(np.array([0, len(members)]), np.array(members), demands)
+
+    found = classes._said_by({
+        "one": draws(1.0, 2.0, 1.0), "scaled": draws(3.0, 7.0, 3.0), "turned": draws(5.0, 4.0, 5.0),
+        "apart": draws(1.0, 2.0, 3.0), "alike": draws(2.0, 2.0, 2.0),
+        "others": draws(1.0, 2.0, 1.0, members=(0, 1, 3)),
+    })  # fmt: skip
+    assert found == {
+        "one": "one", "scaled": "one", "turned": "one", "apart": "apart", "alike": "alike",
+        "others": "others",
+    }  # fmt: skip
 
 
 def test_groups_over_nodes_keep_their_place():
@@ -197,7 +245,7 @@ def test_stages_that_begin_in_the_middle_of_a_leaf(kind):
 def test_kinds_of_collective_that_tell_the_same_apart_are_folded_once(monkeypatch):
     found = load("dgx-h100", "llama3-8b-sft", ["nodes=4", *SPLIT])
     once = run_step(found.topology, found.workload).priced.compiled
-    monkeypatch.setattr(classes, "_like", lambda one, other: False)
+    monkeypatch.setattr(classes, "_told_by", id)
     collectives._classes.cache_clear()
     plan = run_step(found.topology, found.workload).priced.parts[0].plan
     plan.derived.pop("collectives")  # what jobs of the same plans share

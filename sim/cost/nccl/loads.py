@@ -18,6 +18,7 @@ from sim.fabric.alike import LikeNodes
 from sim.fabric.fabric import Fabric
 from sim.fabric.traffic import summed, traffic
 
+B1 = npt.NDArray[np.bool_]
 I8 = npt.NDArray[np.int64]
 F8 = npt.NDArray[np.float64]
 
@@ -47,6 +48,12 @@ class Demands(NamedTuple):
         """That of one."""
         at = slice(self.ptr[group], self.ptr[group + 1])
         return Demand(self.resource[at], self.amount[at])
+
+    def without(self, those: B1) -> Demands:
+        """Those on other resources than some, (n_resources,)."""
+        left = ~those[self.resource]
+        before = np.concatenate(([0], np.cumsum(left)))
+        return Demands(before[self.ptr], self.resource[left], self.amount[left])
 
 
 def ring_share(op: str, n: int) -> float:
