@@ -11,7 +11,8 @@ some lines of it.
 `<!-- table: COMMAND | rows=KEYS columns=KEYS value=KEY scale=NUMBER digits=N -->`, rows of the
 command's CSV, laid out; `{a,b}` in it is one column a word.
 
-The pages of docs/studies are what `scaling-sim study` writes.
+The pages of docs/studies are what `scaling-sim study` writes, the example of a report what the
+command of docs/reports.md does.
 """
 
 import csv
@@ -31,6 +32,7 @@ ROOT = Path(__file__).parents[1]
 os.environ["SOURCE_DATE_EPOCH"] = "1795910400"
 
 
+EXAMPLE = ROOT / "docs" / "examples" / "report.html"
 # files that only a user has, and what stands in for them
 STAND_INS = {"topo.txt": "tests/data/topo/four-a100-trimmed.txt"} | {
     path.name: str(path) for path in (ROOT / "docs" / "examples" / "files").iterdir()
@@ -114,7 +116,7 @@ def written(chosen: Sequence[str]) -> dict[Path, str]:
         if _RUN.search(text) or _TABLE.search(text):
             text = _RUN.sub(_run_block, text)
             found[page] = _TABLE.sub(lambda m: f"{m[1]}{table(m[2], m[3])}\n", text)
-    return found | studies(wanted)
+    return found | studies(wanted) | example(wanted)
 
 
 def _run_block(match: re.Match[str]) -> str:
@@ -140,6 +142,22 @@ def studies(wanted: set[Path]) -> dict[Path, str]:
     return found
 
 
+def example(wanted: set[Path]) -> dict[Path, str]:
+    """The page that docs/reports.md shows, as its command writes it."""
+    if wanted and EXAMPLE not in wanted:
+        return {}
+    where = EXAMPLE.relative_to(ROOT)
+    command = re.search(
+        rf"^\$ (.* --report {where})$", (ROOT / "docs/reports.md").read_text(), re.M
+    )
+    assert command is not None
+    with tempfile.TemporaryDirectory() as scratch:
+        new = Path(scratch) / where
+        new.parent.mkdir(parents=True)
+        subprocess.run(shlex.split(command[1]), cwd=scratch, capture_output=True, check=True)
+        return {EXAMPLE: new.read_text()}
+
+
 def main() -> int:
     """Run them all from the checkout's root, or write or check what they say."""
     if sys.argv[1:2] == ["--write"]:
@@ -163,9 +181,11 @@ def ran(scratch: Path) -> int:
         began = time.monotonic()
         program, verb, *rest = shlex.split(command)
         words = [program, verb, *(files.get(word, word) for word in rest)]  # a verb is no file
-        for option in {"-o", "--junit"} & set(words):  # what it writes is not left in the checkout
+        for option in {"-o", "--junit", "--report"} & set(
+            words
+        ):  # what it writes is not left in the checkout
             at = words.index(option) + 1
-            files[words[at]] = words[at] = str(scratch / f"{number}-{words[at]}")
+            files[words[at]] = words[at] = str(scratch / f"{number}-{Path(words[at]).name}")
         if "--emit" in words and "-o" not in words:
             words += ["-o", str(scratch / f"{number}-plan")]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
