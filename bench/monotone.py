@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -250,7 +250,8 @@ def broken(found: Loaded, knobs: dict[str, Knob] | None = None) -> Iterator[Faul
             continue
         other = step(better, workload)
         slower = other.time_s / base.time_s - 1
-        beside = max(b - a for a, b in zip(_beside(base), _beside(other), strict=True))
+        before, after = _beside(base), _beside(other)
+        beside = max(after[key] - before.get(key, 0.0) for key in after)
         said = base.algorithms != other.algorithms or beside > slower * base.time_s
         if slower > TOLERANCE and not said:
             sides = (base.breakdown.parts, other.breakdown.parts)
@@ -264,9 +265,12 @@ def broken(found: Loaded, knobs: dict[str, Knob] | None = None) -> Iterator[Faul
         yield Fault("twice the tokens", words, ({}, {}), 0.0)
 
 
-def _beside(report: StepReport) -> tuple[float, float]:
-    """What kernels lose to what runs beside them, and collectives and copies. [s]"""
-    return report.breakdown.slowdown_s, sum(report.breakdown.transfers.values())
+def _beside(report: StepReport) -> dict[str, float]:
+    """What kernels, collectives and copies each lose to what runs beside them. [s]"""
+    lost = defaultdict(float, kernels=report.breakdown.slowdown_s)
+    for key, seconds in report.breakdown.transfers.items():
+        lost[key.partition(" beside ")[0]] += seconds
+    return lost
 
 
 def _of_one(words: str, found: Loaded, base: StepReport) -> Iterator[Fault]:

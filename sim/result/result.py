@@ -60,7 +60,7 @@ class Step:
     overlap_slowdown_s: float  # what kernels lost to collectives and copies beside them
     overlap_slowdown: dict[str, float]  # adds up to it, by cause
     transfer_slowdown_s: float  # by which collectives and copies were longer under way than alone
-    transfer_slowdown: dict[str, float]  # adds up to it, by what shared their links
+    transfer_slowdown: dict[str, float]  # adds up to it, by which and beside what
     breakdown: dict[str, float]  # adds up to time_s
     exposed: dict[str, float]  # adds up to exposed_communication_s, by collective and place
     collectives: dict[str, dict[str, float]]  # per kind: count, bytes, seconds in flight

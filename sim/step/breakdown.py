@@ -57,7 +57,7 @@ class Breakdown:
     waiting_s: float = 0.0  # of compute_s, for the slowest of ranks that are alike
     deviation_s: float = 0.0  # by which a rank's kernels differ from their mean, one deviation
     slowdown: dict[str, float] = field(default_factory=dict)  # `slowdown_s` by cause
-    # by what shared their links collectives and copies were longer under way than alone
+    # what collectives and copies were longer under way than alone, by which and what shared links
     transfers: dict[str, float] = field(default_factory=dict)
     kernels: dict[str, float] = field(default_factory=dict)
     exposed: dict[str, float] = field(default_factory=dict)

@@ -1,13 +1,15 @@
 """What collectives and copies lose to what shares their way, by cause.
 
-A transfer alone takes its latency and its work at its bound. Beside others on a link that cannot
-carry all of them at the pace each would have alone, it takes longer; the loss goes to those that
-were under way beside it on such a link, by the seconds they were. What no transfer explains went to
-kernels on the same HBM. It is time in flight: of the step it costs what is exposed of it.
+A transfer alone takes its latency and its work at the rate that is its weight (a copy has no other
+bound than its links). Beside others on a link that cannot carry all of them at the pace each would
+have alone, it takes longer; the loss goes to those that were under way beside it on such a link, by
+the seconds they were. What no transfer explains went to kernels on the same HBM. It is time in
+flight: of the step it costs what is exposed of it.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +19,7 @@ from sim.lowering.parts import CATEGORIES, F8, I4, I8
 from sim.program import Program, Timeline
 from sim.step.intervals import Coverage
 
-COLLECTIVES, COPIES, KERNELS = "other collectives", "copies", "kernels' HBM"
+COLLECTIVES, COPIES, KERNELS = "collectives", "copies", "kernels (HBM)"
 _COPY = CATEGORIES.index("copy")
 _SLOWER = 1e-6  # of a transfer's time alone: less is rounding
 _FULL = 1.0 + 1e-9  # of a capacity
@@ -27,6 +29,9 @@ def shared(
     lowered: Lowered, timeline: Timeline, view: RankView, windows: Sequence[tuple[float, float]]
 ) -> list[dict[str, float]]:
     """Seconds that a rank's collectives and copies took longer than alone, by window and cause.
+
+    Keys say which of the two lost and beside what (`beside`): a copy that goes faster may take less
+    from its like, and more from collectives that the step waits for.
 
     Parameters
     ----------
@@ -44,7 +49,7 @@ def shared(
     program = lowered.program
     ops = _transfers(program, [view])
     start, end = timeline.start[ops], timeline.end[ops]
-    alone = program.latency[ops] + program.work[ops] / program.bound[ops]
+    alone = program.latency[ops] + program.work[ops] / program.weight[ops]  # its rate alone
     lost = end - start - alone
     slower = lost > _SLOWER * alone
     if not slower.any():
@@ -57,9 +62,9 @@ def shared(
             found.append({})
             continue
         near = (timeline.end[every] > begin) & (timeline.start[every] < finish)
-        beside = _Beside(lowered, timeline, every[near])
+        others = _Beside(lowered, timeline, every[near])
         routes = program.route[ops[mine]]
-        found.append(beside.lost(routes, start[mine], end[mine], lost[mine]))
+        found.append(others.lost(routes, start[mine], end[mine], lost[mine]))
     return found
 
 
@@ -78,6 +83,11 @@ def _transfers(program: Program, views: Sequence[RankView], wires: I8 | None = N
     return flying
 
 
+def beside(loser: str, cause: str) -> str:
+    """The key of what one of `COLLECTIVES` and `COPIES` lost to a cause."""
+    return f"{loser} beside {cause}"
+
+
 class _Beside:
     """Some transfers by what they put on the links."""
 
@@ -89,7 +99,7 @@ class _Beside:
             program.route[ops], return_index=True, return_inverse=True
         )
         pace = np.zeros(routes.size)
-        np.maximum.at(pace, self._place, program.bound[ops])
+        np.maximum.at(pace, self._place, program.weight[ops])
         copies = (lowered.category[ops[first]] == _COPY).tolist()
         self._copies = dict(zip(routes.tolist(), copies, strict=True))
         self._loads = {
@@ -100,16 +110,17 @@ class _Beside:
         self._busy: dict[tuple[tuple[bool, ...], int], Coverage] = {}
 
     def lost(self, routes: I4, start: F8, end: F8, lost: F8) -> dict[str, float]:
-        """What transfers on some routes lost, by cause. [s]"""
-        found = dict.fromkeys((COLLECTIVES, COPIES, KERNELS), 0.0)
+        """What transfers on some routes lost, by which of the two they are and cause. [s]"""
+        found: defaultdict[str, float] = defaultdict(float)
         for route in np.unique(routes).tolist():
             mine = routes == route
             parts = self.seconds(route, start[mine], end[mine])
             total = np.asarray(sum(parts.values(), np.zeros(int(mine.sum()))))
             share = np.divide(lost[mine], total, out=np.zeros_like(total), where=total > 0.0)
+            loser = COPIES if self._copies[route] else COLLECTIVES
             for cause, part in parts.items():
-                found[cause] += float((share * part).sum())
-            found[KERNELS] += float(lost[mine][total <= 0.0].sum())
+                found[beside(loser, cause)] += float((share * part).sum())
+            found[beside(loser, KERNELS)] += float(lost[mine][total <= 0.0].sum())
         return {cause: seconds for cause, seconds in found.items() if seconds > 0.0}
 
     def seconds(self, route: int, start: F8, end: F8) -> dict[str, F8]:

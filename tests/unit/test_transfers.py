@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from sim.cli import group
 from sim.inputs.loader import load
 from sim.step.run import run_step
-from sim.step.transfers import COLLECTIVES, COPIES, KERNELS, deep, shared
+from sim.step.transfers import COLLECTIVES, COPIES, KERNELS, beside, deep, shared
 
 JOB = {"name": "x", "model": "llama-3-8b", "sequence_length": 2048, "micro_batch": 2}
 OFFLOADED = "parallelism={strategy: zero3, offload: optimizer}"
@@ -32,20 +32,27 @@ def test_where_several_intervals_overlap():
 @pytest.mark.parametrize(
     ("machine", "sets", "largest"),
     [
-        ("pcie4-a100-8", (OFFLOADED,), COPIES),
-        ("pcie5-h100-8", ("nodes=2", HYBRID), COLLECTIVES),
-        ("dgx-h100", (), KERNELS),
+        ("pcie4-a100-8", (OFFLOADED,), (COPIES, COPIES)),
+        ("pcie5-h100-8", ("nodes=2", HYBRID), (COLLECTIVES, COLLECTIVES)),
+        ("dgx-h100", (), (COLLECTIVES, KERNELS)),
     ],
 )
 def test_causes_add_up_and_do_not_depend_on_the_level(machine, sets, largest):
     folded, ranks = (outcome(machine, *sets, level=level) for level in ("folded", "ranks"))
     found = folded.breakdown.transfers
-    assert max(found, key=found.__getitem__) == largest
+    assert max(found, key=found.__getitem__) == beside(*largest)
     assert found == pytest.approx(ranks.breakdown.transfers, rel=1e-6)
     program, timeline, view = folded.lowered.program, folded.timeline, folded.lowered.views[0]
     ops = np.unique(np.concatenate((program.hold_until[view.comm_begin], view.copies)))
     ops = ops[(program.curve[ops] < 0) & (program.work[ops] > 0.0)]
-    alone = program.latency[ops] + program.work[ops] / program.bound[ops]
+    rows = zip(program.demand_ptr[program.route[ops]], program.demand_ptr[program.route[ops] + 1],
+               program.bound[ops], strict=True)  # fmt: skip
+    # a copy is held by the narrowest link of its way, a collective by its bound
+    paces = [
+        (program.capacity[program.demand_resource[a:b]] / program.demand_amount[a:b]).min()
+        if np.isinf(bound) else bound for a, b, bound in rows
+    ]  # fmt: skip
+    alone = program.latency[ops] + program.work[ops] / np.array(paces)
     longer = timeline.end[ops] - timeline.start[ops] - alone
     assert sum(found.values()) == pytest.approx(longer.sum(), rel=1e-4)
 
@@ -54,6 +61,29 @@ def test_what_meets_nothing_loses_nothing():
     """Buckets that are reduced one after another over NICs of their own."""
     alone = outcome("dgx-h100", "nodes=2", "parallelism={strategy: ddp}", "model=llama-3.2-1b")
     assert alone.breakdown.transfers == {}
+
+
+def test_a_copy_alone_loses_nothing():
+    """Without bounds of their own, copies counted all their time as lost to gathers beside them."""
+    one = "node={gpu: a100-pcie-80gb, gpus: 1, pcie: {generation: 4}}"
+    found = outcome("pcie4-a100-8", "nodes=1", one, OFFLOADED)
+    assert found.breakdown.copy_s > 0.0
+    assert found.breakdown.transfers == {}
+
+
+def test_a_faster_slot_of_the_host_takes_from_gathers():
+    """Two L40S behind a switch, both copying to the host: PCIe 4 above it holds each to 13 GB/s and
+    leaves gathers their half of the GPU's own slot; PCIe 5 above it does not."""
+    lost = []
+    for generation in (4, 5):
+        node = (
+            f"node={{gpu: l40s-pcie-48gb, gpus: 2, pcie: {{generation: {generation}, "
+            "gpus_per_switch: 2}, cpu: {sockets: 1}, nics: {count: 1, rate: 100 Gb/s}}"
+        )
+        job = "parallelism={strategy: zero3, offload: all}"
+        found = outcome("pcie4-a100-8", "nodes=4", node, job).breakdown
+        lost.append(found.transfers.get(beside(COLLECTIVES, COPIES), 0.0))
+    assert lost[0] < lost[1]
 
 
 def test_a_window_counts_what_starts_in_it():
@@ -70,7 +100,7 @@ def test_the_report_and_the_document_say_it():
     command = ["run", "pcie4-a100-8", "llama3-8b-sft", "--set", OFFLOADED, "--set",
                "model.layers=8"]  # fmt: skip
     printed = CliRunner().invoke(group, command).output
-    assert "longer than alone: copies " in " ".join(printed.split())
+    assert "longer than alone: copies beside copies " in " ".join(printed.split())
     step = json.loads(CliRunner().invoke(group, [*command, "--json"]).output)["step"]
     assert sum(step["transfer_slowdown"].values()) == pytest.approx(step["transfer_slowdown_s"])
     assert 0.1 < step["transfer_slowdown_s"] / step["time_s"] < 0.2
