@@ -28,6 +28,7 @@ from sim.strategies.plan import SEGMENT, Plan
 SHALLOW, DEEP = 4, 8  # both beyond any prefetch depth of FSDP
 N = TypeVar("N", float, npt.NDArray[Any])
 EVEN = 1e-5  # of a block's share of a micro-step: how much its pace may still change
+SHORT = 1e-4  # of a step: by how much waits that more blocks end may make it too short
 
 
 def repeats(workload: Workload) -> bool:
@@ -67,6 +68,7 @@ class ShallowSteps(NamedTuple):
 
     begins: F8  # (steps, 2 x micro-steps, blocks) when it begins each block [s]
     leads: F8  # by how much the host was ahead then [s]
+    waits: F8  # (steps,) for how long it waits once it has launched the last block [s]
     share: F8  # (steps,) a block's share of a micro-step [s]
     ends: F8  # (steps, n_lanes) when each lane ends [s]
     end: F8  # (steps,) [s]
@@ -85,8 +87,11 @@ def pace_of(lowered: Lowered, timeline: Timeline, layers: int) -> ShallowSteps:
     # ops of a lane end one after the other
     ends[:, some] = end[:, lasts[some] - 1]
     passes = len(first)  # forward and backward of every micro-step
+    launches, stop = _launches(lowered, view.rank, first)
+    last = launches[-1, -1]
     return ShallowSteps(
-        begins, begins - end[:, _launches(lowered, view.rank, first)],
+        begins, begins - end[:, launches],
+        (start[:, last + 1 : stop] - end[:, last : stop - 1]).sum(axis=1),
         end[:, view.compute].max(axis=1) / (layers * (passes // 2)), ends, end.max(axis=1),
     )  # fmt: skip
 
@@ -129,8 +134,9 @@ def alike(
     """Whether the two begin and end alike, so that the deeper one has more of its middle only.
 
     A host or a stream that is not yet in its rhythm where the shallow one ends shows here: as
-    another pace of the first or last blocks, as waiting that more blocks make less, or as a stream
-    or host that would end after the step does: it is ahead at eight blocks and falls behind later.
+    another pace of the first or last blocks, as waiting that more blocks make less (of the GPU for
+    what is launched or in flight, of the host for the last gradients), or as a stream or host that
+    would end after the step does: it is ahead at eight blocks and falls behind later.
 
     Parameters
     ----------
@@ -149,6 +155,7 @@ def alike(
     ends = times * shallow.ends + more_times * deep.ends
     step_s = times[:, 0] * shallow.end + more_times[:, 0] * deep.end
     found: B1 = (off <= least) & (ends.max(axis=1) <= step_s + least)
+    found &= more_times[:, 0] * (shallow.waits - deep.waits) <= SHORT * step_s
     for i, (fewer, further) in enumerate(parts):
         once, again = ({**part.exposed, "host": part.host_s} for part in (fewer, further))
         if any(again.get(name, 0.0) < s - least[i] for name, s in once.items()):
@@ -156,11 +163,11 @@ def alike(
     return found
 
 
-def _launches(lowered: Lowered, rank: int, ops: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The host op that launches the first kernel of each plan op."""
+def _launches(lowered: Lowered, rank: int, ops: npt.NDArray[np.int64]) -> tuple[I8, int]:
+    """The host op that launches the first kernel of each plan op, and where the host's ops end."""
     lane = lowered.lane_names.index(f"rank {rank} host")
     begin, end = np.searchsorted(lowered.program.lane, (lane, lane + 1))
-    return np.asarray(begin + np.searchsorted(lowered.plan_op[begin:end], ops))
+    return np.asarray(begin + np.searchsorted(lowered.plan_op[begin:end], ops)), int(end)
 
 
 def _first_of_blocks(plan: Plan) -> npt.NDArray[np.int64]:

@@ -41,9 +41,17 @@ LATE_HOST = found(
     "h100-sxm-80gb", 4, 18, 8, micro_batch=4, compile=True, activation_checkpointing="full",
     parallelism={"strategy": "fsdp2", "reshard_after_forward": False},
 )  # fmt: skip
+#: at four blocks the host waits for the last gradients before it clips, at eight it comes later
+LATE_UPDATE = found(
+    "h200-sxm-141gb", 4, 18, 8, gradient_accumulation=4, compile=False, attention="eager",
+    activation_checkpointing="full",
+    parallelism={"strategy": "fsdp1", "limit_all_gathers": False},
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("job", [RATE_LIMITER, LATE_HOST], ids=["rate limiter", "late host"])
+@pytest.mark.parametrize(
+    "job", [RATE_LIMITER, LATE_HOST, LATE_UPDATE], ids=["rate limiter", "late host", "late update"]
+)
 def test_blocks_that_have_not_settled_are_all_simulated(job):
     """4 and 8 blocks look even: 4.8 % short, and 14 % where the host is ahead until the update."""
     whole = run_step(job.topology, job.workload).time_s
