@@ -109,9 +109,13 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class ModelTree:
-    """embedding, layers, head (final norm and lm_head). Tied: the head has no own weight."""
+    """embedding, layers, head (final norm and lm_head). Tied: the head has no own weight.
+
+    `missing` layers more, equal to those there, are not run here but are updated with them.
+    """
 
     embedding: Block
     layers: tuple[Block, ...]
     head: Block
     tied: bool
+    missing: int = 0

@@ -71,7 +71,7 @@ WHOLE = ParameterShare()
 
 @lru_cache(maxsize=64)
 def build_tree(
-    model: Model, method: Method | None = None, share: ParameterShare = WHOLE
+    model: Model, method: Method | None = None, share: ParameterShare = WHOLE, missing: int = 0
 ) -> ModelTree:
     """Module tree of a model under a training method.
 
@@ -83,6 +83,8 @@ def build_tree(
         LoRA and QLoRA freeze the base and add adapters. Default: full fine-tuning.
     share : Share
         What a rank has of every block.
+    missing : int
+        Layers more that the tree is to know of (`ModelTree.missing`). [1]
 
     Returns
     -------
@@ -108,12 +110,13 @@ def build_tree(
         Block(f"layers.{i}", k.key, templates[k].modules, templates[k].forward)
         for i, k in enumerate(kinds)
     )
-    return ModelTree(block(EMBEDDING), tuple(layers), block(HEAD), model.tied_embeddings)
+    ends = block(EMBEDDING), tuple(layers), block(HEAD)
+    return ModelTree(*ends, model.tied_embeddings, missing)
 
 
-def tree_of(workload: Workload) -> ModelTree:
+def tree_of(workload: Workload, missing: int = 0) -> ModelTree:
     """A workload's module tree, as one rank holds it before data-parallel shards are cut."""
-    return build_tree(workload.model, workload.method, share_of(workload))
+    return build_tree(workload.model, workload.method, share_of(workload), missing)
 
 
 def share_of(workload: Workload) -> ParameterShare:

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
+from sim.step.blocks_repeat import MEASURED, blocks_repeat
 from sim.step.breakdown import Breakdown
 from sim.step.depth import (
     DEEP,
@@ -26,6 +28,8 @@ from sim.step.outcome import Ran
 from sim.step.run import StepJob, run_together
 from sim.step.variation import Progress
 from sim.step.waiting import WaitingGroup, summed, waiting_in_windows
+
+_MIDDLE = slice(2, 4)  # forward and backward of the micro-step that stands for others
 
 
 class WindowMeasures(NamedTuple):
@@ -89,10 +93,12 @@ def simulated(
     many = [i for i, (_, workload) in enumerate(jobs) if repeats(workload)]
     for ran, places in together(many, DEEP):
         pace = pace_of(ran.lowered, ran.timeline, DEEP)
+        repeated = _repeated(ran, pace, [jobs[i] for i in places], asked)
+        found.update((places[row], measures) for row, measures in repeated.items())
         for row, (i, even) in enumerate(
             zip(places, settled(pace, depths[places]).tolist(), strict=True)
         ):
-            if even:
+            if even and row not in repeated:
                 deep[i] = _measured(ran, row, asked.waits), ran.whole[row], pace, row
     for ran, places in together(list(deep), SHALLOW):
         mine = [deep[i] for i in places]
@@ -121,6 +127,32 @@ def _measured(ran: Ran, row: int, waits: bool) -> StepMeasures:
         return StepMeasures(WindowMeasures(whole, ranks[0]), None, *said)
     together = summed([(ranks[0], 1.0), (ranks[1], ran.windows[row][1].times)])
     return StepMeasures(WindowMeasures(whole, together), WindowMeasures(middle, ranks[1]), *said)
+
+
+def _repeated(
+    ran: Ran, pace: ShallowSteps, jobs: Sequence[tuple[Topology, Workload]], asked: AskedOf
+) -> dict[int, StepMeasures]:
+    """Those of some steps of `DEEP` blocks whose blocks repeat, with all of their blocks."""
+    counted = [strategy_of(workload).updates_missing for _, workload in jobs]
+    if not (ran.lowered.program.stack and any(counted)):
+        return {}
+    same = blocks_repeat(ran.lowered, ran.timeline, pace.begins) & counted
+    if not same.any():
+        return {}
+    begins = pace.begins[:, :, MEASURED : MEASURED + 2].tolist()
+    blocks = ran.within([[(begin, end) for begin, end in each] for each in begins], asked.causes)
+    found = {}
+    for row in np.flatnonzero(same).tolist():
+        own = _measured(ran, row, asked.waits)
+        more = jobs[row][1].model.layers - DEEP
+        parts = [(WindowMeasures(block, ()), float(more)) for block in blocks[row]]
+        middle = own.middle
+        if middle is not None:
+            again = ran.windows[row][1].times
+            middle = weighted((middle, 1.0), *parts[_MIDDLE])
+            parts[_MIDDLE] = [(block, times * (1 + again)) for block, times in parts[_MIDDLE]]
+        found[row] = own._replace(whole=weighted((own.whole, 1.0), *parts), middle=middle)
+    return found
 
 
 def _extended(shallow: StepMeasures, deep: StepMeasures, layers: int) -> StepMeasures:

@@ -12,7 +12,7 @@ from sim.lowering.crowd import Gathering
 from sim.lowering.lower import Lowered, RankView
 from sim.program import Timeline
 from sim.records import dataclass
-from sim.step.breakdown import Breakdown, measure
+from sim.step.breakdown import Breakdown, Windows, measure
 from sim.step.overlap import between_nodes
 from sim.step.ready import Ready
 from sim.step.rhythm import middle_of
@@ -95,6 +95,12 @@ class Ran(NamedTuple):
     middle: list[Breakdown | None]
     repeats: list[int]
     windows: list[tuple[Window, ...]]
+    ready: Sequence[Ready] = ()  # of a stack
+
+    def within(self, moments: Sequence[Windows], causes: bool) -> list[list[Breakdown]]:
+        """Measures of other windows of each step of a stack."""
+        views = self.lowered.views
+        return _of_windows(self.ready, self.lowered, self.timeline, views, moments, causes)
 
     def outcome(self, i: int) -> StepOutcome:
         """One of them by itself."""
@@ -112,28 +118,13 @@ def measured(
     views = lowered.views if lowered.program.stack else (lowered.slowest(timeline),)
     inside = [[window[:2] for window in each] for each in windows]
 
-    def of(views: Sequence[RankView]) -> list[list[Breakdown]]:
-        far = [between_nodes(r.priced, view.plan) for r, view in zip(ready, views, strict=True)]
-        found = measure(lowered, timeline, views, inside, far)
-        for each, view, mine in zip(ready, views, found, strict=True):
-            usual = each.ranks.get(view.role)
-            if usual is not None:
-                for window in mine:
-                    window.split(usual.slowdown, usual.deviation)
-        return found
-
-    found = of(views)
-    for i, (view, moments, mine) in enumerate(zip(views, inside, found, strict=True)):
-        if not causes:
-            break
-        lost = shared(lowered.row(i), timeline.row(i), view, moments)
-        for window, transfers in zip(mine, lost, strict=True):
-            window.transfers = transfers
+    found = _of_windows(ready, lowered, timeline, views, inside, causes)
     # beside a rank's, those of one on each other kind of GPU
     kinds = {} if lowered.program.stack else {v.role.gpu.name: v for v in reversed(lowered.views)}
     if len(kinds) > 1:
         for name, view in kinds.items():
-            for window, its in zip(found[0], of([view])[0], strict=True):
+            [one] = _of_windows(ready, lowered, timeline, [view], inside)
+            for window, its in zip(found[0], one, strict=True):
                 window.by_gpu[name] = its.parts
     for (whole, *middle), (_, *more) in zip(found, windows, strict=True):
         if middle:
@@ -142,7 +133,28 @@ def measured(
     priced = [each.priced for each in ready]
     wholes = [whole for whole, *_ in found]
     repeats = [each.repeats for each in ready]
-    return Ran(places, lowered, timeline, priced, wholes, middles, repeats, windows)
+    return Ran(places, lowered, timeline, priced, wholes, middles, repeats, windows, ready)
+
+
+def _of_windows(
+    ready: Sequence[Ready], lowered: Lowered, timeline: Timeline, views: Sequence[RankView],
+    windows: Sequence[Windows], causes: bool = False,
+) -> list[list[Breakdown]]:  # fmt: skip
+    """Measures of a rank, in each step; what its kernels wait for slower ranks is apart."""
+    far = [between_nodes(r.priced, view.plan) for r, view in zip(ready, views, strict=True)]
+    found = measure(lowered, timeline, views, windows, far)
+    for each, view, mine in zip(ready, views, found, strict=True):
+        usual = each.ranks.get(view.role)
+        if usual is not None:
+            for window in mine:
+                window.split(usual.slowdown, usual.deviation)
+    for i, (view, moments, mine) in enumerate(zip(views, windows, found, strict=True)):
+        if not causes:
+            break
+        lost = shared(lowered.row(i), timeline.row(i), view, moments)
+        for window, transfers in zip(mine, lost, strict=True):
+            window.transfers = transfers
+    return found
 
 
 def windows_of(

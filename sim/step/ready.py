@@ -11,6 +11,7 @@ from sim.blocks.parameters import tree_of
 from sim.fabric import compile_fabric
 from sim.fabric.role import Role
 from sim.inputs.shares import mesh_of
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced, price
@@ -32,10 +33,15 @@ class Ready(NamedTuple):
     crowd: bool  # ranks that do the same share their columns
 
 
-def priced_of(topology: Topology, workload: Workload, variation: Variation, level: str) -> Priced:
-    """A job's plans and what they cost, on ranks that are alike but for `variation`."""
+def priced_of(
+    topology: Topology, workload: Workload, variation: Variation, level: str, missing: int = 0
+) -> Priced:
+    """A job's plans and what they cost, on ranks that are alike but for `variation`.
+
+    `missing` layers of the model are not run (`sim.blocks.modules.ModelTree`).
+    """
     fabric = compile_fabric(topology)
-    plans = plans_of(workload, tree_of(workload), mesh_of(topology, workload))
+    plans = plans_of(workload, tree_of(workload, missing), mesh_of(topology, workload))
     slow = speeds(variation, fabric)
     known = topology.calibration
     if known is not None and told_slowest(topology, variation):
@@ -81,7 +87,10 @@ def ready_of(
     InputError
         Its program would be absurd.
     """
-    priced = priced_of(topology, simulated, variation, level)
+    missing = 0
+    if layers is not None and strategy_of(workload).updates_missing:
+        missing = layers - workload.model.layers
+    priced = priced_of(topology, simulated, variation, level, missing)
     crowd = lean and crowded(priced)
     check_size(priced, level, variation, crowd=crowd)
     ranks: tuple[Ranks, ...] = ()

@@ -29,7 +29,7 @@ from sim.inputs.gpu import Gpu
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced
-from sim.lowering.parts import CATEGORIES, F8, I8, Part
+from sim.lowering.parts import B1, CATEGORIES, F8, Part
 from sim.lowering.table import each_of, table_of
 from sim.strategies.plan import OWNED, SEGMENT, Plan
 
@@ -37,7 +37,6 @@ REFERENCE_RANKS = 8  # ranks of the runs against which kernel constants were che
 FASTEST = 0.05  # least factor of a kernel time, where a deviation near 1 would draw one below 0
 
 MAX_RUNS = 64  # that are kept of a plan
-ONCE, EACH_MICRO_STEP, EACH_BLOCK = range(3)
 _NORMAL = NormalDist()
 _KERNELS = np.array([kind not in ("collective", "copy", "host") for kind in CATEGORIES])
 
@@ -158,7 +157,8 @@ def ranks_of(
         The same with all its blocks and micro-steps, where `priced` has some of them.
     """
     whole = whole or workload
-    deeper = whole.model.layers / workload.model.layers
+    layers = workload.model.layers
+    missing = whole.model.layers - layers
     longer = whole.gradient_accumulation / workload.gradient_accumulation
     classes = priced.compiled.classes
     sizes = np.bincount(classes.of, minlength=len(classes.ranks)).tolist()
@@ -171,9 +171,9 @@ def ranks_of(
     for part in priced.parts:
         n, runs = alike[part.role.gpu], _runs_of(part)
         generation, host = facts_of(part.role.gpu).constants, part.role.host
-        each_micro_step, each_block = (runs.times @ part.rows.alone_s).tolist()
-        busy_s = longer * (each_micro_step + deeper * each_block)
-        gathered = runs.units * longer * deeper if handed_on and n > 1 else 0.0
+        in_all, a_block = (runs.times @ part.rows.alone_s).tolist()
+        busy_s = longer * (in_all + missing * a_block)
+        gathered = runs.units * longer * whole.model.layers / layers if handed_on and n > 1 else 0.0
         usual = deviation(generation, busy_s, gathered, pace_of(host.cpu, host.gpus))
         found.append(Ranks(n, jitter or usual, deviation(generation, busy_s, gathered)))
     return tuple(found)
@@ -190,7 +190,7 @@ def hands_on(workload: Workload) -> bool:
 class _KernelRuns(NamedTuple):
     """How often the micro-steps of a plan run each kernel, and units that ranks gather in them."""
 
-    times: F8  # (2, n_rows) in all blocks but those, and in blocks that a deeper model has more of
+    times: F8  # (2, n_rows) in all, and in a block in the middle: the first may have less to do
     units: int
 
 
@@ -200,29 +200,27 @@ def _runs_of(part: Part) -> _KernelRuns:
     key = part.runs, part.rows.kinds
     found: _KernelRuns | None = known.get(key)
     if found is None:
-        kinds, units = _kinds(part.plan)
+        *which, units = _in_micro_steps(part.plan)
         kernels = _KERNELS[part.rows.category]
         times = np.zeros((2, kernels.size + 1))
-        for row, kind in zip(times, (EACH_MICRO_STEP, EACH_BLOCK), strict=True):
-            begin = part.row_start[kinds == kind]
+        for row, mine in zip(times, which, strict=True):
+            begin = part.row_start[mine]
             np.add.at(row, begin, 1.0)
-            np.add.at(row, begin + part.row_count[kinds == kind], -1.0)
+            np.add.at(row, begin + part.row_count[mine], -1.0)
         if len(known) >= MAX_RUNS:
             known.clear()
         found = known[key] = _KernelRuns(np.cumsum(times, axis=1)[:, :-1] * kernels, units)
     return found
 
 
-def _kinds(plan: Plan) -> tuple[I8, int]:
-    """Of each op whether it is there once, each micro-step, each block; units gathered in all."""
+def _in_micro_steps(plan: Plan) -> tuple[B1, B1, int]:
+    """Which ops micro-steps run, which of them a block in the middle; units gathered in all."""
     of, ops, _ = each_of(plan.first)
     t = table_of(plan)
     block = np.array([op.block for op in ops], dtype=np.int64)[of]
     segment = t.kind == SEGMENT
     last = int(block[segment].max(initial=0))  # the head
     again = segment & np.array([op.name not in OWNED for op in ops], dtype=np.bool_)[of]
-    kinds = np.where(again, EACH_MICRO_STEP, ONCE)
-    kinds[again & (block > 0) & (block < last)] = EACH_BLOCK
-    inside = np.flatnonzero(kinds == EACH_BLOCK)
+    inside = np.flatnonzero(again & (block > 0) & (block < last))
     units = np.bincount(t.micro_step[inside] * (last + 1) + block[inside])
-    return kinds, int(np.count_nonzero(units))
+    return again, again & (block == last // 2), int(np.count_nonzero(units))

@@ -83,7 +83,7 @@ def plan_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> Plan:
     key = (
         mesh, update, shape and (workload.micro_batch, workload.sequence_length, workload.loss),
         trainer_of(workload).name,  # one that is not written follows from the loss too
-        *_matters(workload, _NO_MATTER),
+        tree.missing, *_matters(workload, _NO_MATTER),
     )  # fmt: skip
     return _plans.get(key, lambda: _alike(key[1:4], workload, tree, mesh, _NO_MATTER, Recorder))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from sim.blocks.modules import ModelTree
@@ -33,12 +33,19 @@ def _uniform(workload: Workload, tree: ModelTree) -> bool:
     return equal_layers(workload, tree)
 
 
-def _held_tensors(unit: Unit, ranks: int) -> float:
-    """Trained tensors of a flat parameter that a rank has something of, on average.
+def _owned(units: Sequence[Unit], ranks: int, again: int) -> tuple[float, int]:
+    """Trained elements and tensors that a rank updates, the first layer's `again` times more.
 
-    Equation: (t + n - 1)/n: n equal parts of t tensors one after another, n - 1 of which are cut.
+    Equation: of a flat parameter of t tensors a rank has something of (t + n - 1)/n on average: n
+    equal parts of t tensors one after another, n - 1 of which are cut.
     """
-    return (unit.grad_tensors + ranks - 1) / ranks if unit.grad_tensors else 0.0
+    numel = cut = 0
+    for unit in units:
+        times = 1 + again if unit.block == 1 else 1
+        numel += times * unit.grad_numel
+        if unit.grad_tensors:
+            cut += times * (unit.grad_tensors + ranks - 1)
+    return numel / ranks, round(cut / ranks)
 
 
 class _Unheard:
@@ -64,15 +71,14 @@ def _recorded(
     r = recorder(dict(groups), trainer)
     folding = Folding(r, edge, extra)
     memory = FsdpMemory(workload, full, parts, len(tree.layers), r.memory)
-    owned = layout.units + layout.units[1:2] * extra
-    r.plan.owned_numel = sum(u.grad_numel for u in owned) / parts
-    r.plan.owned_tensors = round(sum(_held_tensors(u, parts) for u in owned))
+    missing = extra + full.missing
+    r.plan.owned_numel, r.plan.owned_tensors = _owned(layout.units, parts, missing)
     r.plan.optimizer_on_host = knobs.offload != "none"
     if recorder.quiet:
         pieces = [(piece.block, True) for piece in layout.pieces]
         remember(memory, folding, pieces, workload, steps)
         return folding.unfold(r.plan, full)
-    run = Fsdp1Run(workload, mesh, tree, layout, len(full.layers))
+    run = Fsdp1Run(workload, mesh, tree, layout, len(tree.layers) + missing)
     micro_steps = workload.gradient_accumulation
     if steps == 1 and not cold:
         unheard = Quiet(dict(groups), trainer)
@@ -95,7 +101,8 @@ class Fsdp1(Strategy):
     offloads = ("all",)
     tools = frozenset({"accelerate", "axolotl", "deepspeed"})
     family = ("fsdp1", "ddp")
-    gathers_blocks = blocks_alike = record_streams = offloads_inputs = traceable = True
+    gathers_blocks = blocks_alike = updates_missing = record_streams = True
+    offloads_inputs = traceable = True
 
     def replicates(self, knobs: Parallelism) -> bool:
         """Where it is told not to shard."""

@@ -20,7 +20,7 @@ class TreeForm(NamedTuple):
     structure : hashable
         All but sizes: which modules stand where, with which parameters of how many dimensions.
     sizes : tuple of int
-        Of the shapes of all parameters, in the order of `with_sizes`.
+        Of the shapes of all parameters, in the order of `with_sizes`, and of layers that miss.
     """
 
     structure: Hashable
@@ -53,7 +53,7 @@ def _form(tree: ModelTree) -> TreeForm:
                 sizes += [size for p in module.parameters for size in p.shape]
         structure.append((block.name, block.kind, *(place[id(m)] for m in block.modules), -1,
                           *(place[id(m)] for m in block.forward)))  # fmt: skip
-    return TreeForm(_Hashed(structure), tuple(sizes))
+    return TreeForm(_Hashed(structure), (*sizes, tree.missing))
 
 
 class _Hashed(tuple[Hashable, ...]):
@@ -90,4 +90,4 @@ def with_sizes(tree: ModelTree, sizes: Sequence[Any]) -> ModelTree:
     embedding, *layers, head = (
         Block(b.name, b.kind, own_all(b.modules), own_all(b.forward)) for b in tree_blocks(tree)
     )
-    return ModelTree(embedding, tuple(layers), head, tree.tied)
+    return ModelTree(embedding, tuple(layers), head, tree.tied, next(rest))

@@ -1,0 +1,121 @@
+"""Steps of a few blocks that repeat to the last op, against steps with every block simulated."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from sim.inputs.loader import load
+from sim.step import measures
+from sim.step.blocks_repeat import blocks_repeat
+from sim.step.depth import DEEP, of_layers, pace_of
+from sim.step.measures import AskedOf, simulated
+from sim.step.run import StepJob, run_together
+
+SHARDED = "parallelism={strategy: fsdp1}"
+JOBS = {
+    "full": ("dgx-a100", "llama3-8b-sft", [SHARDED, "gradient_accumulation=1"]),
+    "micro-steps": ("dgx-a100", "llama3-8b-sft", [SHARDED, "gradient_accumulation=6"]),
+    # what comes before the first adapter has no gradients: the first block has less to do
+    "lora": (
+        "dgx-h100",
+        "mistral-7b-lora",
+        ["parallelism={strategy: fsdp1, wrap: peft}", "nodes=2"],
+    ),
+    # four blocks are too few to find the rhythm of eight
+    "late": ("dgx-a100", "mpt-30b-pretrain", [SHARDED, "nodes=4", "micro_batch=2"]),
+}
+ASKED = AskedOf("auto", causes=True, waits=True)
+
+
+def figures(breakdown):
+    """All measures of a window by name, but by whom kernels are slowed: a mean over the program."""
+
+    def flat(values, *path):
+        for key, value in values.items():
+            if isinstance(value, dict):
+                yield from flat(value, *path, key)
+            else:
+                yield (*path, key), value
+
+    found = dict(flat(dataclasses.asdict(breakdown)))
+    return {path: value for path, value in found.items() if path[0] != "slowdown"}
+
+
+def whole(jobs, monkeypatch):
+    """Measures with every block simulated."""
+    with monkeypatch.context() as patch:
+        patch.setattr(measures, "repeats", lambda _workload: False)
+        return simulated(jobs, ASKED, None)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_every_figure_is_that_of_all_blocks(name, monkeypatch):
+    loaded = load(*JOBS[name])
+    jobs = [(loaded.topology, loaded.workload)]
+    depths = []
+    run = measures.run_together
+    monkeypatch.setattr(
+        measures, "run_together",
+        lambda parts, *a: run([depths.append(p.workload.model.layers) or p for p in parts], *a),
+    )  # fmt: skip
+    [quick] = simulated(jobs, ASKED, None)
+    assert depths == [DEEP]
+    [full] = whole(jobs, monkeypatch)
+    pairs = [(quick.whole, full.whole)]
+    if full.middle is None:
+        assert quick.middle is None
+    else:
+        pairs.append((quick.middle, full.middle))
+    for mine, theirs in pairs:
+        least = 1e-9 * theirs.breakdown.time_s
+        expected = figures(theirs.breakdown)
+        assert figures(mine.breakdown) == pytest.approx(expected, rel=1e-9, abs=least)
+
+
+def deep(name):
+    """A step of a few blocks of one of `JOBS`."""
+    loaded = load(*JOBS[name])
+    few = of_layers(loaded.workload, DEEP)
+    [ran] = run_together([StepJob(loaded.topology, few, loaded.workload.model.layers)], "auto")
+    return ran
+
+
+@pytest.mark.parametrize("column", ["start", "end"])
+def test_one_op_that_is_off_is_seen(column):
+    ran = deep("micro-steps")
+    begins = pace_of(ran.lowered, ran.timeline, DEEP).begins
+    assert blocks_repeat(ran.lowered, ran.timeline, begins).all()
+    period = begins[0, 2, 4] - begins[0, 2, 3]
+    lanes = ran.lowered.program.lane
+    for lane in np.unique(lanes):
+        own = np.flatnonzero(lanes == lane)
+        start = ran.timeline.start[0, own]
+        inside = own[(start > begins[0, 2, 3]) & (start < begins[0, 2, 4])]
+        if not inside.size:
+            continue
+        times = getattr(ran.timeline, column).copy()
+        times[0, inside[0]] += 1e-7 * period
+        off = ran.timeline._replace(**{column: times})
+        assert not blocks_repeat(ran.lowered, off, begins).any(), ran.lowered.lane_names[lane]
+
+
+def test_steps_of_a_stack_are_judged_as_each_alone():
+    """In which block a lane's ops begin differs from step to step: the host is further ahead."""
+    jobs = []
+    for size in (128, 512, 1024, 2048, 4096, 8192):
+        loaded = load("dgx-a100", "llama3-8b-sft", [SHARDED, f"sequence_length={size}"])
+        few = of_layers(loaded.workload, DEEP)
+        jobs.append(StepJob(loaded.topology, few, loaded.workload.model.layers))
+
+    def judged(jobs):
+        found = {}
+        for ran in run_together(jobs, "auto"):
+            begins = pace_of(ran.lowered, ran.timeline, DEEP).begins
+            same = blocks_repeat(ran.lowered, ran.timeline, begins).tolist()
+            found.update(zip(ran.places, same, strict=True))
+        return [found[i] for i in range(len(jobs))]
+
+    together = judged(jobs)
+    assert together == [judged([job])[0] for job in jobs]
+    assert sum(together) > 3
