@@ -20,6 +20,12 @@ from sim.study.machines import Machine
 
 NODES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
 MICRO_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+#: keys that a plan has its own values of, whatever the job says
+CHOSEN = frozenset({
+    "nodes", "micro_batch", "gradient_accumulation", "global_batch", "activation_checkpointing",
+    "activation_checkpointing.kind", "parallelism.strategy", "parallelism.replicate",
+    "parallelism.shard", "parallelism.offload",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +136,23 @@ def frugal_form(workload: Workload) -> Workload:
     return least.model_copy(update=update)
 
 
+Stop = Callable[[], bool]
+"""Whether to end with what was found."""
+
+
+def never() -> bool:
+    """Whether a search is to be stopped that nobody stops."""
+    return False
+
+
 ChangedJob = tuple[Topology, Workload, Changes]
 
 
-def variants(base: Prepared, space: Space) -> Iterator[ChangedJob]:
+def variants(base: Prepared, space: Space, halted: Stop = never) -> Iterator[ChangedJob]:
     """Machine and job with each combination of the further axes that makes sense on the machine."""
     for changes in space.extra.points():
+        if halted():
+            return
         try:
             loaded = (base.vary(changes) if changes else base).loaded()
         except InputError as error:
@@ -167,15 +184,6 @@ def _faster(space: Space, loaded: Loaded, changes: Changes) -> Changes:
 
 def _written(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-Stop = Callable[[], bool]
-"""Whether to end with what was found."""
-
-
-def never() -> bool:
-    """Whether a search is to be stopped that nobody stops."""
-    return False
 
 
 SoundJobs = dict[tuple[Workload, int, int], list[list[Workload]]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+from sim.errors import InputError
 from sim.inputs.loader import Prepared
 from sim.job.cost import break_even_price
 from sim.step.step import memory_of
@@ -16,6 +17,10 @@ from sim.study.race import Rank, Searching, promising
 from sim.study.search import Counts, Estimate, Searcher, Simulated, Sought
 from sim.study.sized import Beside, Contender
 from sim.study.target import Target
+
+#: 3.4 kB each at the most, as measured
+MOST_PLANS = 500_000
+_VARY = "--vary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +37,26 @@ class Contest:
     def candidates(
         self, machine: Machine, base: Prepared, gpus: int | None = None
     ) -> list[Candidate]:
-        """Every plan of a machine, or of so many of its GPUs; some, once the search is to end."""
+        """Every plan of a machine, or of so many of its GPUs; some, once the search is to end.
+
+        Raises
+        ------
+        InputError
+            There are more than a search can hold.
+        """
         space = self.space if gpus is None else replace(self.space, gpus=gpus)
         key = machine.name, space.gpus
         if key in self._known:
             return self._known[key]
-        found = plans(machine, variants(base, space), space, self._sound, self.search.halted)
-        self._known[key] = list(found)
-        return self._known[key]
+        search, found = self.search, self._known.setdefault(key, [])
+        pairs = variants(base, space, search.halted)
+        for plan in plans(machine, pairs, space, self._sound, search.halted):
+            found.append(plan)
+            search.listed += gpus is None  # others are few, and not in the tally
+            if search.listed > MOST_PLANS:
+                message = f"more than {MOST_PLANS:,} plans in all; vary fewer values"
+                raise InputError.single(_VARY, message)
+        return found
 
     def contend(self, machine: Machine, base: Prepared, tally: Counts) -> Searching[Contender]:
         """The best plan of a machine; where none meets the target, the one that misses it least."""

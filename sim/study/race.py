@@ -92,8 +92,6 @@ class Race(Generic[T]):
         Whether to end all with what was found; those that did not begin then never do.
     rank : callable, optional
         How good what was found is; without it no search waits for another.
-    moved : callable, optional
-        Called when searches have moved on.
     found : dict of int to what was found
         By place in `searches`.
     """
@@ -102,7 +100,6 @@ class Race(Generic[T]):
     bounds: Bounds
     stop: Stop = never
     rank: Callable[[T], Rank] | None = None
-    moved: Callable[[], None] | None = None
     found: dict[int, T] = field(default_factory=dict)
     _needs: dict[int, Need] = field(default_factory=dict)
     _leader: tuple[Rank, int] | None = None
@@ -113,7 +110,6 @@ class Race(Generic[T]):
                 self._end()
                 return
             self._hear(i, partial(next, search))
-        self._tell()
 
     def decide(self) -> T | None:
         """The best of all; None where nothing is searched, or nothing was found when stopped."""
@@ -145,7 +141,6 @@ class Race(Generic[T]):
                 self._end()
                 return
             self._hear(i, partial(self.searches[i].send, False))
-        self._tell()
 
     def _end(self) -> None:
         """Those under way end with what they have."""
@@ -161,7 +156,3 @@ class Race(Generic[T]):
             if self.rank is not None:
                 mine = self.rank(end.value), i
                 self._leader = mine if self._leader is None else min(self._leader, mine)
-
-    def _tell(self) -> None:
-        if self.moved is not None:
-            self.moved()

@@ -120,6 +120,8 @@ _LIKENESS = 0.8
 _TOLD = 0.01
 #: candidates next in order whose micro-steps are simulated together with one that is needed
 _AHEAD = 6
+#: candidates that are bounded before it is asked again whether to end
+_TOGETHER = 256
 #: bound, place, what the bound rests on, candidate
 _Entry = tuple[float, int, int, Candidate]
 
@@ -158,6 +160,10 @@ class Counts:
         return self.simulated + self.too_large + self.at_risk + self.ruled_out
 
 
+def unheard() -> None:
+    """A search moves on that nobody watches."""
+
+
 @dataclass(slots=True)
 class Searcher:
     """Shares bounds between the machines of one search.
@@ -170,12 +176,18 @@ class Searcher:
         Whether to end with what was found; asked between plans.
     stopped : bool
         Whether it was to be ended.
+    moved : callable
+        Called whenever it is asked whether to end.
+    listed : int
+        Plans that were listed.
     """
 
     risk: float = RISK
     bounds: Bounds = field(default_factory=Bounds)
     stop: Stop = never
     stopped: bool = False
+    moved: Callable[[], None] = unheard
+    listed: int = 0
     #: of a cut, what its steps take at least beyond their bounds, by machine and micro-batches [s]
     _beyond_s: dict[Any, dict[tuple[Hashable, int], float]] = field(default_factory=dict)
     _rooms: Rooms = field(init=False)
@@ -184,14 +196,14 @@ class Searcher:
         self._rooms = Rooms(self.risk)
 
     def race(
-        self, searches: Iterable[Searching[T]], rank: Callable[[T], Rank] | None = None,
-        moved: Callable[[], None] | None = None,
-    ) -> Race[T]:  # fmt: skip
+        self, searches: Iterable[Searching[T]], rank: Callable[[T], Rank] | None = None
+    ) -> Race[T]:
         """Searches to be run side by side."""
-        return Race(list(searches), self.bounds, self.halted, rank, moved)
+        return Race(list(searches), self.bounds, self.halted, rank)
 
     def halted(self) -> bool:
         """Whether to end with what was found."""
+        self.moved()
         self.stopped = self.stopped or self.stop()
         return self.stopped
 
@@ -231,6 +243,8 @@ class Searcher:
         heap: list[_Entry] = []
         for candidate in candidates:
             tally.considered += 1
+            if tally.considered % _TOGETHER == 0 and self.halted():
+                return Sought(None, 0.0)
             bound = _rough(candidate, self.bounds.peak_s(candidate))
             if allowed(bound):
                 heap.append((score(bound), next(order), _ROUGH, candidate))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +14,11 @@ from sim.inputs.loader import Prepared, load_topology, prepare
 from sim.inputs.shares import batch_on
 from sim.inputs.workload import Workload
 from sim.job.forecast import has_length, no_length
-from sim.step.variation import Progress
+from sim.step.variation import Progress, silent
 from sim.study.axes import Grid, from_options
-from sim.study.candidates import CHECKPOINTING, OFFLOAD, Space, Stop, family, never
+from sim.study.candidates import CHECKPOINTING, CHOSEN, OFFLOAD, Space, Stop, family, never
 from sim.study.contest import Contest, broken_even
-from sim.study.layouts import LAYOUT
+from sim.study.layouts import KEYS, LAYOUT
 from sim.study.machines import SETUP_S, Machine, MachineFilter, machines, set_up
 from sim.study.phases import PhasePlan, light_phases
 from sim.study.room import RISK
@@ -28,6 +28,9 @@ from sim.study.target import Target
 
 #: what may be spent on offers other than the winner's where layouts are searched (`Need.work`)
 _OTHERS = 1000.0
+#: from one word of progress to the next [s]
+_PACE_S = 0.1
+_VARY = "--vary"
 #: GPUs of the node that a batch without `global_batch` is counted on
 _REFERENCE_GPUS = 8
 
@@ -89,7 +92,7 @@ def size(
     searcher : Searcher, optional
         Shares its simulations with other searches.
     progress : callable, optional
-        Called with (plans decided, plans in all).
+        Called with plans decided and those in all, while these are listed with those that are yet.
     stop : callable
         Whether to end with the best so far; asked between simulations.
     exhaustive : bool
@@ -123,15 +126,15 @@ def size(
         Grid("", axes=from_options(keys, False)), len(keys) < len(vary), gpus,
         tuned, frozenset(s.partition("=")[0].strip() for s in given),
     )  # fmt: skip
+    _check_free(space)
     search, tally = searcher or Searcher(risk), Counts()
-    search.stop, search.stopped = stop, False
+    search.stop, search.stopped, search.listed = stop, False, 0
+    told = progress or silent
+    search.moved = _paced(lambda: told(tally.decided, max(search.listed, tally.considered)))
     phases, target = _phases(job, found, bases, target)
     taking_part = [(i, m) for i, m in enumerate(found) if i in bases]
     contest = Contest(search, space, target)
-    race = search.race(
-        (contest.contend(m, bases[i], tally) for i, m in taking_part), contest.rank,
-        None if progress is None else lambda: progress(tally.decided, tally.considered),
-    )  # fmt: skip
+    race = search.race((contest.contend(m, bases[i], tally) for i, m in taking_part), contest.rank)
     leader = race.decide()
     winner, decided = leader.plan if leader else None, not search.stopped
     fewer = more = None
@@ -144,6 +147,7 @@ def size(
         if space.layouts and not search.stopped:
             next_to = contest.beside(winner, base)
     race.finish(_OTHERS if space.layouts and not exhaustive else math.inf)
+    told(tally.decided, tally.considered)
     contenders = [c for _, c in sorted(race.found.items())]
     contenders.sort(key=contest.rank)
     if winner is not None:
@@ -155,6 +159,34 @@ def size(
         gpus is not None, tuple(phases), tuple(next_to), search.stopped,
         len(taking_part) - len(contenders), decided,
     )  # fmt: skip
+
+
+def _check_free(space: Space) -> None:
+    """Refuse further axes that every plan has its own value of.
+
+    Raises
+    ------
+    InputError
+        One is.
+    """
+    chosen = CHOSEN | {f"parallelism.{key}" for key in KEYS if space.layouts}
+    for key in space.extra.keys:
+        if key.removeprefix("workload.").removeprefix("topology.") in chosen:
+            message = "size chooses it for every plan; leave it out of --vary"
+            raise InputError.single(_VARY, message, key)
+
+
+def _paced(tell: Callable[[], None]) -> Callable[[], None]:
+    """Tell at most ten times a second."""
+    told = -math.inf
+
+    def moved() -> None:
+        nonlocal told
+        if time.monotonic() >= told + _PACE_S:
+            tell()
+            told = time.monotonic()
+
+    return moved
 
 
 #: share of the deadline that one light phase may take

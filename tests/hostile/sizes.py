@@ -141,6 +141,8 @@ def _others() -> Iterator[Size]:
         "size llama3-8b-sft --deadline 1h --max-gpus 16384",
         "size llama3-8b-sft --deadline 1h --gpus 16384 --global-batch 16777216",
         "size llama3-8b-sft --deadline 1h --vary micro_batch=1..100000",
+        "size llama3-8b-sft --deadline 1h --vary sequence_length=512..60000",
+        "size llama3-70b-full --deadline 48h --vary layout --max-gpus 1024",
         "size llama3-8b-sft --deadline 1h --max-gpus 1000000000",
         "size llama3-8b-sft --deadline 1s --set tokens=1e24",
         "export {on} --set nodes=32768 --emit yaml --emit sbatch -o plan",

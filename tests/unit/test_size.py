@@ -310,8 +310,39 @@ def test_a_search_tells_how_far_it_is():
                  progress=lambda done, most: told.append((done, most)))  # fmt: skip
     done, most = zip(*told, strict=True)
     assert list(done) == sorted(done)
-    assert set(most) == {found.tally.considered}
-    assert done[0] < done[-1] == found.tally.considered
+    assert list(most) == sorted(most)  # they are listed, then searched
+    assert told[0] == (0, 0)
+    assert done[-1] == most[-1] == found.tally.considered
+
+
+@pytest.mark.parametrize(
+    ("vary", "key"),
+    [
+        (["micro_batch=1..100000"], "micro_batch"), (["topology.nodes=1,2"], "topology.nodes"),
+        (["precision=bf16,fp8", "global_batch=8,16"], "global_batch"),
+        (["layout", "parallelism.tensor_parallel=1,2"], "parallelism.tensor_parallel"),
+    ],
+)  # fmt: skip
+def test_what_every_plan_chooses_is_no_further_axis(vary, key):
+    with pytest.raises(InputError, match=f"{key}: size chooses it"):
+        size(JOB, Target("cost"), topologies=["dgx-h100"], vary=vary)
+
+
+def test_more_plans_than_can_be_held_are_refused(monkeypatch):
+    monkeypatch.setattr("sim.study.contest.MOST_PLANS", 500)
+    vary = ["sequence_length=512..60000"]
+    with pytest.raises(InputError, match="more than 500 plans in all"):
+        size(JOB, Target("cost"), topologies=["dgx-h100"], global_batch=64, vary=vary)
+
+
+def test_a_search_that_is_told_to_end_while_it_lists_ends():
+    asked = itertools.count()
+    vary = ["sequence_length=512..60000"]
+    found = size(JOB, Target("cost"), topologies=["dgx-h100"], global_batch=64, vary=vary,
+                 stop=lambda: next(asked) > 2000)  # fmt: skip
+    assert found.stopped
+    assert found.winner is None
+    assert next(asked) < 2100
 
 
 def test_pruning_saves_simulations():
