@@ -9,7 +9,6 @@ is equal to what `lower` would make.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from sim.lowering.lower import Lowered, Outline, filled, lower, outline_of
 from sim.lowering.parts import F8, HOST_SYNC_S, I4, I8, Flights, Part
 from sim.lowering.rows import one_of
 from sim.lowering.runs import Ground
-from sim.lowering.table import comm_bytes_of, table_of
+from sim.lowering.table import table_of
 from sim.program import revalue, validate_structure
 from sim.shelf import Shelf
 from sim.strategies.plan import Plan
@@ -225,14 +224,10 @@ def _filled(many: Sequence[Priced], frame: _Frame) -> Lowered:
         category=first.category,
         alone_s=alone.take(frame.place, axis=1),
         views=tuple(
-            replace(
-                first.views[0],
-                role=part.role,
-                plan=part.plan,
-                multiplicity=int(c.multiplicity[0]),
-                comm_bytes=comm_bytes_of(part.plan),
-            )
-            for part, c in zip(parts, classes, strict=True)
+            [
+                first.views[0].of(part.role, part.plan, int(c.multiplicity[0]))
+                for part, c in zip(parts, classes, strict=True)
+            ]
         ),
         lane_names=first.lane_names,
         wire=first.wire,

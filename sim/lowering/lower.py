@@ -65,6 +65,14 @@ class RankView:
     comm_label: tuple[str, ...]
     comm_bytes: F8
 
+    def of(self, role: Role, plan: Plan, multiplicity: int) -> RankView:
+        """The same of other ranks, whose plan has the same ops of other sizes."""
+        return RankView(
+            self.index, self.rank, multiplicity, role, plan, self.compute, self.copies,
+            self.comm_begin, self.comm_end, self.comm_plan, self.comm_kind, self.comm_label,
+            comm_bytes_of(plan),
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Lowered:

@@ -243,10 +243,12 @@ def memory(
 
 def elsewhere(report: MemoryReport, topology: Topology) -> MemoryReport:
     """`memory` of the same job on a machine of the same `sizes`, whatever room that has."""
-    capacity, _, host = machine(topology)
-    return replace(
-        report, capacity_bytes=capacity, host_capacity_bytes=host, binding_gpu=_binding(topology)
-    )
+    (capacity, _, host), gpu = machine(topology), _binding(topology)
+    if (capacity, host, gpu) == (
+        report.capacity_bytes, report.host_capacity_bytes, report.binding_gpu,
+    ):  # fmt: skip
+        return report
+    return replace(report, capacity_bytes=capacity, host_capacity_bytes=host, binding_gpu=gpu)
 
 
 @lru_cache(maxsize=64)

@@ -96,6 +96,8 @@ class Breakdown:
     def level(self) -> None:
         """Gives back to the largest kind what a carried-on trend took from one beyond nothing."""
         for parts in (self.kernels, self.slowdown, self.transfers):
+            if not parts or min(parts.values()) >= 0.0:
+                continue
             below = {kind: seconds for kind, seconds in parts.items() if seconds < 0.0}
             if below:
                 parts[max(parts, key=parts.__getitem__)] += sum(below.values())

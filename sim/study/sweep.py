@@ -191,17 +191,20 @@ def sweep(
             progress(reused, len(points))
         done = reused
         rows: list[StoredRow] = []
+        known: dict[str, StoredRow] = {}
         stored_at = time.perf_counter()
         for answer in _answers(tasks, len(todo), bases, processes, workers, scheduler):
-            rows.append(row_of(keys[answer.place], points[answer.place], answer))
+            key = keys[answer.place]
+            known[key] = row_of(key, points[answer.place], answer)
+            rows.append(known[key])
             done += 1
             if time.perf_counter() - stored_at > EVERY_S or done == len(points):
                 opened.put(rows)
                 rows, stored_at = [], time.perf_counter()
             if progress:
                 progress(done, len(points))
-        stored = opened.get(dict.fromkeys(keys))
-    found = tuple(stored[key] for key in keys)
+        known |= opened.get(dict.fromkeys(key for key in keys if key not in known))
+    found = tuple(known[key] for key in keys)
     met = tuple(meets(row, requires, bases) for row in found)
     return SweepOutcome(
         grid, found, met, _front(grid, found, met), len(todo), reused,
