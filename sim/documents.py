@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from sim.errors import InputError
 
@@ -25,6 +25,7 @@ SCHEMAS = {
         "plan-comparison", "confusion",
     )
 }  # fmt: skip
+_T = TypeVar("_T")
 _FRAME = "to_frame"
 _CELLS = 60  # rows of a document that a notebook shows
 
@@ -138,6 +139,29 @@ def _card(sentence: str, figures: Sequence[Headline]) -> str:
     )
     said = escape(sentence)
     return f'<div style="{box}"><p style="margin: 0 0 .6em">{said}</p><table>{cells}</table></div>'
+
+
+class OneByOne(Sequence[_T]):
+    """A list whose items are made when they are looked at, each time anew.
+
+    Parameters
+    ----------
+    count : int
+        How many there are.
+    make : callable
+        An item by its place.
+    """
+
+    def __init__(self, count: int, make: Callable[[int], _T]) -> None:
+        self._places, self._make = range(count), make
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return [self._make(place) for place in self._places[at]]
+        return self._make(self._places[at])
 
 
 class Listing(Document):

@@ -74,27 +74,28 @@ def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
         return False
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes | Iterable[bytes]) -> None:
     """Write a file so that a reader finds the old content or the new, never a part of it.
 
     Parameters
     ----------
     path : Path
         Replaced if it is there; links are followed, and a device or pipe is written to.
-    content : str or bytes
-        Text is written as UTF-8.
+    content : str, bytes or iterable of bytes
+        Text is written as UTF-8, what comes in parts as they come.
 
     Raises
     ------
     InputError
         It cannot be written: what was there is as it was.
     """
-    data = content.encode() if isinstance(content, str) else content
+    whole = content.encode() if isinstance(content, str) else content
+    data = (whole,) if isinstance(whole, bytes) else whole
     try:
         stream = path.absolute().parts[1:2] in (("dev",), ("proc",))  # /dev/stdout
         if stream or (path.exists() and not path.is_file()):  # a folder says so itself
             with path.open("wb") as file:
-                file.write(data)
+                file.writelines(data)
         else:
             _replace(Path(os.path.realpath(path)), data)
     except (OSError, ValueError) as error:
@@ -117,7 +118,7 @@ def make_folder(path: Path) -> None:
         raise InputError.single(str(path), f"cannot make this folder: {reason}") from None
 
 
-def _replace(target: Path, data: bytes) -> None:
+def _replace(target: Path, data: Iterable[bytes]) -> None:
     """A new file beside the target takes its name and its mode."""
     if target.exists() and not os.access(target, os.W_OK):
         message = "it is write-protected"
@@ -127,7 +128,7 @@ def _replace(target: Path, data: bytes) -> None:
     handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:64]}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines(data)
         os.chmod(beside, target.stat().st_mode if target.exists() else 0o666 & ~_mask())
         os.replace(beside, target)
     except BaseException:

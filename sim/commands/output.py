@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,36 +62,42 @@ def command_line() -> str:
     return shlex.join(["scaling-sim", *kept])
 
 
-def show(view: View, form: str, output: Path | None, text: str | None = None) -> None:
+def show(view: View, form: str, output: Path | None, parts: Iterable[str] | None = None) -> None:
     """Print a view in a format, or write it to a file; ``--require`` is about its document.
 
-    `text` is what it is in that format, where it has been written already.
+    `parts` are what it is in that format, where it writes itself bit by bit.
     """
     click.get_current_context().meta[SHOWN] = view.document
-    emit(rendered(view, form) if text is None else text, output)
+    emit(rendered(view, form) if parts is None else parts, output)
 
 
-def emit(text: str, output: Path | None) -> None:
+def emit(text: str | Iterable[str], output: Path | None) -> None:
     """Print a result, or write it to a file; a path that can't be written is bad input.
 
-    A name that ends in ``.gz`` is packed.
+    A name that ends in ``.gz`` is packed. Of a text in parts no more than one is held.
     """
+    parts = (text,) if isinstance(text, str) else text
     if output is None:
-        say(text)
+        say(parts)
     else:
-        _write(output, visible(text) + "\n")
+        _write(output, chain(map(visible, parts), "\n"))
 
 
-def _write(path: Path, text: str) -> None:
-    if path.suffix == ".gz":
-        import gzip
-
-        write_whole(path, gzip.compress(text.encode(), mtime=0))
-    else:
-        write_whole(path, text)
+def _write(path: Path, parts: Iterable[str]) -> None:
+    data = (part.encode() for part in parts)
+    write_whole(path, _packed(data) if path.suffix == ".gz" else data)
 
 
-def say(text: str) -> None:
+def _packed(data: Iterable[bytes]) -> Iterator[bytes]:
+    """As gzip packs it, of no date."""
+    import zlib
+
+    packer = zlib.compressobj(9, wbits=31)
+    yield from map(packer.compress, data)
+    yield packer.flush()
+
+
+def say(text: str | Iterable[str]) -> None:
     """Print to standard output, control characters spelled out.
 
     Raises
@@ -99,7 +106,9 @@ def say(text: str) -> None:
         There is no room for it.
     """
     try:
-        click.echo(visible(text))
+        for part in (text,) if isinstance(text, str) else text:
+            click.echo(visible(part), nl=False)
+        click.echo()
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
@@ -163,5 +172,5 @@ def written(path: Path, text: str, force: bool = False) -> None:
         message = "is there already; name another file, or add --force"
         raise InputError.single(str(path), message)
     make_folder(path.parent)
-    _write(path, text)
+    _write(path, (text,))
     tell(f"wrote {path}")

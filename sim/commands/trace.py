@@ -131,11 +131,8 @@ def command(
         tell(f"{snapshot}: open it at https://pytorch.org/memory_viz")
         if output is None and timeline:
             return
-    text = None
-    if timeline:
-        with progress_bar("events") as progress:
-            text = found.to_json(progress=progress)
-    show(view(found), form, output, text)
+    with progress_bar("events") as progress:
+        show(view(found), form, output, found.parts(progress) if timeline else None)
     if output is not None and timeline:
         cut = found.shown < found.micro_steps
         said = f" ({found.shown} of {found.micro_steps} micro-steps)" if cut else ""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from sim.documents import plain
+from sim.documents import OneByOne, plain
 from sim.report.view import Cell, Column, Row, Table, View
 from sim.step.chrome_trace import Trace
 
 
 def view(trace: Trace) -> View:
     """What `scaling-sim trace` says where it is no timeline."""
-    found = plain(list(trace.records()))
-    heads = list(found[0]) if found else ["order"]
-    words = {name for row in found for name, value in row.items() if isinstance(value, str)}
-    rows: list[Row] = [[_cell(value) for value in row.values()] for row in found]
-    columns = [Column(head, right=head not in words) for head in heads]
+    found = trace.records()
+    first = found[0] if found else {"order": 0}
+    columns = [Column(head, right=not isinstance(said, str)) for head, said in first.items()]
+
+    def row(at: int) -> Row:
+        return [_cell(value) for value in plain(found[at]).values()]
+
+    rows = OneByOne(len(found), row)
     return View(trace.title, [Table(columns, rows, indent=0)], trace)
 
 

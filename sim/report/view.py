@@ -7,7 +7,7 @@ as a reader would say them, and cells keep the full number beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sim.documents import Document
@@ -149,11 +149,12 @@ class View(NamedTuple):
         """The sections that say anything."""
         return [section for section in self.sections if _body(section)]
 
-    def noted(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def noted(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """Rows of the document, with what the notes say; a document of one row has it already."""
         notes = [x.strip() for s in self.sections if isinstance(s, Remarks) for x in s.lines]
         whole = type(self.document).records is Document.records
-        return [{**row, "notes": notes} if notes and not whole else dict(row) for row in rows]
+        for row in rows:
+            yield {**row, "notes": notes} if notes and not whole else dict(row)
 
 
 def _body(section: ViewPart) -> Any:

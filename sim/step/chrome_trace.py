@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from sim.documents import SCHEMAS, Document, dumps
 from sim.errors import InputError
@@ -34,9 +35,11 @@ from sim.step.trace_marks import marks
 from sim.step.trace_slices import kernels, pipeline, titles
 from sim.step.variation import Progress, Variation
 
+I8 = npt.NDArray[np.int64]
+
 _MOST_OPS = 400_000  # of a trace that nobody asked to be whole: 100 MB
 _EVENT_BYTES = 1000  # of an op as text, several times over on its way out, as measured [B]
-_TOGETHER = 50_000  # events that are written between two words of progress
+_TOGETHER = 20_000  # events that are written between two words of progress
 _SOURCE = "trace"
 
 
@@ -82,7 +85,7 @@ class Trace(Document):
         Raises
         ------
         InputError
-            It needs more memory than there is to spare.
+            It needs more memory than there is to spare; `parts` do not.
         """
         if indent is not None:
             return dumps(self.to_dict(), indent)
@@ -94,24 +97,29 @@ class Trace(Document):
                 f"{gib(most)}; take fewer micro-steps, or some of its ranks"
             )
             raise InputError.single(_SOURCE, message)
+        return "".join(self.parts(progress))
+
+    def parts(self, progress: Progress | None = None) -> Iterator[str]:
+        """The text of `to_json` as it is made, some thousand events at a time."""
+        ops, done = self._ops(), 0
         path = critical_path(self.outcome.lowered.program, self.outcome.timeline)
-        parts = [dumps(self._head(path), None, compact=True)[:-1], ',"traceEvents":[']
-        events, done = self._events(path), 0
+        yield dumps(self._head(path), None, compact=True)[:-1] + ',"traceEvents":['
+        events = self._events(path)
         while some := list(islice(events, _TOGETHER)):
-            if done:
-                parts.append(",")
-            parts.append(dumps(some, None, compact=True)[1:-1])
+            yield "," * bool(done) + dumps(some, None, compact=True)[1:-1]
             done += len(some)
             if progress is not None and ops >= _TOGETHER:
                 progress(done, max(done, ops))
-        return "".join([*parts, "]}"])
+        yield "]}"
 
-    def _events(self, path: Sequence[int]) -> Iterator[dict[str, Any]]:
+    def _events(self, path: I8) -> Iterator[dict[str, Any]]:
         """Slices and names, a rank after another; `path` is the critical one."""
         lowered, shown = self.outcome.lowered, self._views()
         numbers = frozenset(number for number, _ in shown)
         yield from (e for e in (*titles(lowered), *self._steps()) if e["pid"] in numbers)
-        critical = frozenset(path)
+        on_path = np.zeros(lowered.program.lane.size, np.uint8)
+        on_path[path] = 1
+        critical = on_path.tobytes()
         for number, view in shown:
             yield from kernels(self.outcome, number, self.workload, critical)
             yield from wires(self.outcome, view, number, critical)
@@ -119,7 +127,7 @@ class Trace(Document):
         if lowered.views[0].plan.stages > 1:
             yield from pipeline(self.outcome, self.workload, len(lowered.views))
 
-    def _head(self, path: Sequence[int]) -> dict[str, Any]:
+    def _head(self, path: I8) -> dict[str, Any]:
         """What is said before the events."""
         lowered, shown = self.outcome.lowered, self._views()
         world = sum(view.multiplicity for view in lowered.views)
@@ -212,7 +220,7 @@ def _pace(breakdown: Breakdown) -> float:
     return breakdown.compute_s / usual if usual > 0.0 else 1.0
 
 
-def _shares(lowered: Lowered, timeline: Timeline, path: Sequence[int]) -> dict[str, float]:
+def _shares(lowered: Lowered, timeline: Timeline, path: I8) -> dict[str, float]:
     """Seconds of the critical path by what its ops are, the longest first; they make the step."""
     seconds = np.bincount(
         lowered.category[path], timeline.end[path] - timeline.start[path], len(CATEGORIES)

@@ -10,45 +10,25 @@ from sim.program import Program, Timeline
 I8 = npt.NDArray[np.int64]
 
 
-def predecessors(program: Program) -> tuple[I8, I8]:
-    """All precedence edges, lane order included, as a CSR by successor.
-
-    Returns
-    -------
-    (n+1,) int64, (m,) int64
-        Row pointers and predecessor op indices, ascending within a row.
-    """
-    n = program.lane.size
-    src = np.repeat(np.arange(n), np.diff(program.succ_ptr))
-    dst = program.succ.astype(np.int64)
-    same = np.flatnonzero(program.lane[1:] == program.lane[:-1])
-    src = np.concatenate((src, same))
-    dst = np.concatenate((dst, same + 1))
-    order = np.lexsort((src, dst))
-    ptr = np.zeros(n + 1, dtype=np.int64)
-    np.cumsum(np.bincount(dst, minlength=n), out=ptr[1:])
-    return ptr, src[order]
-
-
-def critical_path(program: Program, timeline: Timeline) -> list[int]:
-    """Ops of one longest chain, first to last.
+def critical_path(program: Program, timeline: Timeline) -> I8:
+    """Ops of one longest chain, first to last, (k,) int64.
 
     The engine starts an op exactly when its last predecessor ends, so the chain has no slack:
     starts and ends match to the bit and the durations add up to the makespan. Ties take the
     lowest op index, so the path is reproducible.
     """
-    if program.lane.size == 0:
-        return []
-    ptr, pred = predecessors(program)
-    op = int(np.argmax(timeline.end))
-    path = [op]
-    while timeline.start[op] > 0.0:
-        candidates = pred[ptr[op] : ptr[op + 1]]
-        ends = timeline.end[candidates]
-        matches = candidates[ends == timeline.start[op]]
-        if matches.size == 0:
-            break
-        op = int(matches[0])
+    n = program.lane.size
+    if n == 0:
+        return np.zeros(0, np.int64)
+    start, end, lane = timeline.start, timeline.end, program.lane
+    # the first of the predecessors that end as an op starts; of equal places the last one stays
+    before = np.full(n, n, dtype=np.int32)
+    source = np.repeat(np.arange(n, dtype=np.int32), np.diff(program.succ_ptr))
+    tight = np.flatnonzero(end[source] == start[program.succ])[::-1]
+    before[program.succ[tight]] = source[tight]
+    behind = np.flatnonzero((lane[1:] == lane[:-1]) & (end[:-1] == start[1:]))
+    before[behind + 1] = np.minimum(before[behind + 1], behind)
+    path = [int(np.argmax(end))]
+    while start[path[-1]] > 0.0 and (op := int(before[path[-1]])) < n:
         path.append(op)
-    path.reverse()
-    return path
+    return np.array(path[::-1], np.int64)

@@ -217,7 +217,7 @@ def critical_stretches(
     """Stretches of the critical path on the tracks of a rank."""
     names = {lane: name for name, lane in tracks_of(lowered, view).items()}
     known: tuple[str, float, float] | None = None
-    for op in critical_path(lowered.program, timeline):
+    for op in critical_path(lowered.program, timeline).tolist():
         track = names.get(int(lowered.program.lane[op]))
         start, stop = float(timeline.start[op]), float(timeline.end[op])
         if track is None or stop <= start:

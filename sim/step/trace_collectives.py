@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sim.cost.collectives import CollectiveCost
 from sim.cost.nccl.algorithms import algorithm_named
+from sim.documents import OneByOne
 from sim.lowering.lower import RankView
 from sim.step.outcome import StepOutcome
 from sim.step.trace_events import event, lanes_of
-from sim.strategies.plan import COLLECTIVE, PlanOp
+from sim.strategies.plan import PlanOp
 from sim.units import DTYPE_BYTES
 
 _TORCH_NAMES = {
@@ -35,9 +36,9 @@ _MICRO = 1e6
 
 
 def wires(
-    outcome: StepOutcome, view: RankView, number: int, critical: frozenset[int]
+    outcome: StepOutcome, view: RankView, number: int, critical: bytes
 ) -> Iterator[dict[str, Any]]:
-    """Collectives of one rank, from the start on the wire to the end."""
+    """Collectives of one rank, from the start on the wire to the end; `critical` as `kernels`."""
     lowered, timeline = outcome.lowered, outcome.timeline
     lanes = lanes_of(lowered, view)
     for k in range(len(view.comm_kind)):
@@ -48,7 +49,7 @@ def wires(
         arguments["waits us"] = round(
             float(timeline.start[end] - timeline.start[begin]) * _MICRO if begin != end else 0.0, 4
         )
-        if begin in critical or end in critical:
+        if critical[begin] or critical[end]:
             arguments["critical"] = True
         name = f"ncclDevKernel_{_NCCL_NAMES[op.collective]}"
         if cost.channels and algorithm_named(cost.algorithm).in_kernel_name:
@@ -83,31 +84,29 @@ def _described(op: PlanOp, cost: CollectiveCost, label: str) -> dict[str, Any]:
     }
 
 
-def collective_rows(outcome: StepOutcome) -> list[dict[str, Any]]:
+def collective_rows(outcome: StepOutcome) -> Sequence[dict[str, Any]]:
     """Collectives of the slowest rank in the order of issue; bytes are per rank, times in s."""
     lowered, timeline = outcome.lowered, outcome.timeline
     view = lowered.slowest(timeline)
-    rows = []
-    for k in range(len(view.comm_kind)):
+
+    def row(k: int) -> dict[str, Any]:
         op = view.plan.ops[int(view.comm_plan[k])]
         cost = outcome.priced.cost_of(view.plan, op)
-        assert op.kind == COLLECTIVE
-        rows.append(
-            {
-                "order": k,
-                "op": op.collective,
-                "phase": op.phase,
-                "unit": op.unit,
-                "bytes_in": op.bytes_in,
-                "bytes_out": op.bytes_out,
-                "dtype": op.dtype,
-                "group": op.group,
-                "group_size": cost.ranks,
-                "algorithm": cost.algorithm,
-                "protocol": cost.protocol,
-                "start_s": float(timeline.start[int(view.comm_begin[k])]),
-                "end_s": float(timeline.end[int(view.comm_end[k])]),
-                "alone_s": cost.time_s,
-            }
-        )
-    return rows
+        return {
+            "order": k,
+            "op": op.collective,
+            "phase": op.phase,
+            "unit": op.unit,
+            "bytes_in": op.bytes_in,
+            "bytes_out": op.bytes_out,
+            "dtype": op.dtype,
+            "group": op.group,
+            "group_size": cost.ranks,
+            "algorithm": cost.algorithm,
+            "protocol": cost.protocol,
+            "start_s": float(timeline.start[int(view.comm_begin[k])]),
+            "end_s": float(timeline.end[int(view.comm_end[k])]),
+            "alone_s": cost.time_s,
+        }
+
+    return OneByOne(len(view.comm_kind), row)

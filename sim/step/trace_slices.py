@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from sim.strategies.plan import SEGMENT, Plan, runs
 _HOST = CATEGORIES.index("host")
 _COLLECTIVE = CATEGORIES.index("collective")
 _MICRO = 1e6
+_TOGETHER = 1 << 16  # ops whose numbers are Python objects at a time
 
 
 def titles(lowered: Lowered) -> Iterator[dict[str, Any]]:
@@ -35,9 +37,12 @@ def titles(lowered: Lowered) -> Iterator[dict[str, Any]]:
 
 
 def kernels(
-    outcome: StepOutcome, number: int, workload: Workload, critical: frozenset[int]
+    outcome: StepOutcome, number: int, workload: Workload, critical: bytes
 ) -> Iterator[dict[str, Any]]:
-    """Everything of one rank but collectives: host launches, kernels, copies."""
+    """Everything of one rank but collectives: host launches, kernels, copies.
+
+    `critical` has a byte an op, 1 on the critical path.
+    """
     lowered, timeline = outcome.lowered, outcome.timeline
     lanes, lane = lanes_of(lowered, lowered.views[number]), lowered.program.lane
     mine = np.flatnonzero((lane >= lanes.start) & (lane < lanes.stop))
@@ -47,14 +52,15 @@ def kernels(
     plan = lowered.views[number].plan
     names = _KernelNames(plan, workload)
     first: dict[tuple[int, int], int] = {}
-    for i in mine.tolist():
+    parts = (mine[at : at + _TOGETHER].tolist() for at in range(0, mine.size, _TOGETHER))
+    for i in chain.from_iterable(parts):
         thread = int(lane[i]) - lanes.start
         at = int(lowered.plan_op[i])
         place = i - first.setdefault((thread, at), i)
         op = plan.ops[at]
         kind = CATEGORIES[int(lowered.category[i])]
         arguments: dict[str, Any] = {"phase": op.phase, "micro_step": op.micro_step}
-        if i in critical:
+        if critical[i]:
             arguments["critical"] = True
         if op.unit or op.block >= 0:
             arguments["unit"] = op.unit or f"block {op.block}"

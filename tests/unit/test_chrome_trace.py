@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from click.testing import CliRunner
 
 import sim
 from sim.cli import group
+from sim.commands.output import emit
 from sim.inputs.loader import load
 from sim.interop.kineto import read_kineto
 from sim.report.formats import rendered
@@ -298,6 +301,42 @@ def test_a_trace_in_parts_is_the_whole(monkeypatch) -> None:
     assert json.loads(text) == json.loads(json.dumps(trace.to_dict()))
     assert [done for done, _ in told][:2] == [100, 200]
     assert all(done <= whole for done, whole in told)
+
+
+def test_a_trace_is_written_as_it_is_made(monkeypatch, tmp_path) -> None:
+    """A file has its parts, packed or not, and none is left where one cannot be made."""
+    outcome, workload = simulated()
+    trace = Trace(outcome, workload, "small")
+    monkeypatch.setattr("sim.step.chrome_trace._TOGETHER", 100)
+    parts = list(trace.parts())
+    assert len(parts) > 10
+    assert "".join(parts) == trace.to_json()
+    for name, read in (("plain.json", Path.read_bytes), ("packed.json.gz", unpacked)):
+        emit(iter(parts), tmp_path / name)
+        assert read(tmp_path / name).decode() == "".join([*parts, "\n"])
+
+    def stopped() -> Iterator[str]:
+        yield parts[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        emit(stopped(), tmp_path / "plain.json")
+    assert (tmp_path / "plain.json").read_text() == "".join([*parts, "\n"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["packed.json.gz", "plain.json"]
+
+
+def unpacked(path: Path) -> bytes:
+    return gzip.decompress(path.read_bytes())
+
+
+def test_rows_are_made_when_they_are_looked_at() -> None:
+    outcome, workload = simulated()
+    rows = Trace(outcome, workload, "small").records()
+    assert [row["order"] for row in rows] == list(range(len(rows)))
+    assert rows[-1] == list(rows)[-1]
+    assert rows[1:3] == [rows[1], rows[2]]
+    with pytest.raises(IndexError):
+        rows[len(rows)]
 
 
 @pytest.mark.parametrize(

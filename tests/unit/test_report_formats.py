@@ -18,7 +18,7 @@ from sim.cli import group
 from sim.commands import output
 from sim.documents import Document
 from sim.report.formats import FORMATS, rendered
-from sim.report.formats.csv import flat
+from sim.report.formats.csv import csv_of, flat
 from sim.report.view import Bar, Cell, Column, Fact, Facts, Lines, Remarks, Table, View, left
 
 ROOT = Path(__file__).parents[2]
@@ -298,3 +298,9 @@ def test_a_table_of_too_many_figures_is_set_in_parts():
     assert max(map(len, text.splitlines())) <= 100
     assert text.count("first") == 2
     assert [f"{i}.00" in text for i in range(20)] == [True] * 20
+
+
+def test_a_column_that_a_later_row_brings_is_empty_before():
+    text = csv_of({"a": row, **extra} for row, extra in ((1, {}), (2, {"b": "x,y"}), (3, {})))
+    assert text == 'a,b\n1,\n2,"x,y"\n3,\n'
+    assert csv_of([]) == "\n"

@@ -13,17 +13,24 @@ from sim.report.view import View
 
 def render(view: View) -> str:
     """Comma-separated values: a line of keys, then a line a row, what the notes say last."""
-    return csv_of(view.noted(plain(list(view.document.records())))).rstrip("\n")
+    return csv_of(view.noted(map(plain, view.document.records()))).rstrip("\n")
 
 
 def csv_of(rows: Iterable[Mapping[str, Any]]) -> str:
     """A line of keys, then a line a row, numbers in full."""
-    found = [flat(row) for row in rows]
-    names = dict.fromkeys(name for row in found for name in row)
+    names: dict[str, None] = {}
+    lines: list[tuple[str, int]] = []  # and how many names were known by then
+    for row in rows:
+        found = flat(row)
+        names |= dict.fromkeys(found)
+        lines.append((_line([found.get(name, "") for name in names]), len(names)))
+    parts = [_line(names), *(line + "," * (len(names) - known) for line, known in lines)]
+    return "\n".join([*parts, ""])
+
+
+def _line(cells: Iterable[str]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(names), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
+    csv.writer(text, lineterminator="").writerow(cells)
     return text.getvalue()
 
 

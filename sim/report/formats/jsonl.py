@@ -10,4 +10,4 @@ def render(view: View) -> str:
     """A line of JSON a row."""
     found = view.document
     rows = found.items() if isinstance(found, Listing) else found.records()
-    return "\n".join(dumps(row, None) for row in view.noted(plain(list(rows))))
+    return "\n".join(dumps(row, None) for row in view.noted(map(plain, rows)))
