@@ -179,17 +179,30 @@ def _said_by(draws: Mapping[Key, Draws]) -> dict[Key, Key]:
     Their groups and resources are the same, and where amounts of one are equal, so are the other's:
     a ring's all-gather and reduction draw on a link alike, on HBM not.
     """
-    first: dict[tuple[bytes, ...], Key] = {}
-    return {key: first.setdefault(_told_by(each), key) for key, each in draws.items()}
+    found: dict[Key, Key] = {}
+    first: dict[tuple[int, ...], list[Key]] = {}  # of those that nobody said before
+    for key, each in draws.items():
+        columns = each.ptr, each.member, each.demands.ptr, each.demands.resource
+        sketch = tuple([n for column in columns for n in (column.size, int(column.sum()))])
+        others = first.setdefault(sketch, [])
+        found[key] = next((other for other in others if _like(draws[other], each)), key)
+        if found[key] == key:
+            others.append(key)
+    return found
 
 
-def _told_by(each: Draws) -> tuple[bytes, ...]:
-    """Equal for draws of which either tells apart what the other does."""
-    amounts = codes_of(each.demands.amount)
-    _, at, which = np.unique(amounts, return_index=True, return_inverse=True)
-    by_place = np.argsort(np.argsort(at))[which]  # whatever the amounts are
-    columns = each.ptr, each.member, each.demands.ptr, each.demands.resource, by_place
-    return tuple(np.asarray(column, np.int64).tobytes() for column in columns)
+def _like(one: Draws, other: Draws) -> bool:
+    mine, yours = one.demands, other.demands
+    pairs = (
+        (one.ptr, other.ptr), (one.member, other.member),
+        (mine.ptr, yours.ptr), (mine.resource, yours.resource),
+    )  # fmt: skip
+    if not all(np.array_equal(a, b) for a, b in pairs):
+        return False
+    amounts = codes_of(mine.amount), codes_of(yours.amount)
+    kinds = [1 + int(codes.max(initial=-1)) for codes in amounts]
+    both = codes_of(amounts[0] * kinds[1] + amounts[1])
+    return kinds[0] == kinds[1] == 1 + int(both.max(initial=-1))
 
 
 def _folded(
