@@ -173,13 +173,16 @@ class Surrogate:
     def table(self, keys: tuple[int, ...]) -> F8:
         """What the levels of some keys, one to three, do together; an axis a key."""
         assert self.setting is not None
-        weight = self.setting[0][len(keys) - 1]
-        found = self._alpha[None, :] * weight
-        for key in keys:
-            factor = self.levels.kernels[key][:, self.codes[:, key]]
-            found = (found[:, None, :] * factor[None, :, :]).reshape(-1, found.shape[1])
-        shape = tuple(len(self.levels.values[key]) for key in keys)
-        return np.asarray(found.sum(axis=1)).reshape(shape)
+        factors = [self.levels.kernels[key][:, self.codes[:, key]] for key in keys]
+        widest = max(range(len(keys)), key=lambda i: len(factors[i]))
+        # a row for what the others do together, each sample a column, is the most that is held
+        others = self._alpha[None, :] * self.setting[0][len(keys) - 1]
+        for i, factor in enumerate(factors):
+            if i != widest:
+                others = (others[:, None, :] * factor[None, :, :]).reshape(-1, others.shape[1])
+        rest = [len(factor) for i, factor in enumerate(factors) if i != widest]
+        found = (others @ factors[widest].T).reshape(*rest, -1)
+        return np.asarray(np.moveaxis(found, -1, widest))
 
     @property
     def constant(self) -> float:

@@ -14,6 +14,8 @@ QUICK = (
     "collective dgx-h100 all_to_all --set nodes=32768", "200 MB of prices", "200 MB of nccl-tests",
     "200 MB of workload", "plan dgx-h100 JOBS --growth 1000000",
     "size llama3-8b-sft --deadline 1h --max-gpus 1000000000",
+    "size llama3-8b-sft --deadline 1h --vary micro_batch=1..100000",
+    "sweep JOB -j 1 --store :s: --screen step_time_s --vary nodes=1..64 --vary micro_batch=1..6",
 )  # fmt: skip
 CASES = {case.name: case for case in cases()}
 

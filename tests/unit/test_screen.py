@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -205,3 +206,21 @@ def test_from_python(tmp_path):
     assert found.screening.exact <= 120
     with pytest.raises(InputError, match="is not at least 1"):
         sim.sweep(grid(), screen="mfu", exact=0, store=tmp_path / "s.sqlite")
+
+
+def test_a_table_of_three_wide_keys_is_no_larger_than_it_has_to_be():
+    """64 x 64 x 256 entries of 8 bytes are 8 MiB; with each of 300 samples beside them, 2.3 GiB."""
+    levels = Levels(tuple(tuple(range(1, count + 1)) for count in (64, 256, 64)))
+    draw = np.random.default_rng(3)
+    codes = np.stack([draw.integers(0, len(v), 300) for v in levels.values], 1).astype(np.uint16)
+    found = Surrogate(levels).fit(codes, draw.normal(size=300))
+    tracemalloc.start()
+    table = found.table((0, 1, 2))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert table.shape == (64, 256, 64)
+    assert peak < 64 * 2**20
+    at = (5, 200, 63)
+    kernels = [k[a, codes[:, i]] for i, (k, a) in enumerate(zip(levels.kernels, at, strict=True))]
+    by_hand = found.setting[0][2] * np.sum(found._alpha * kernels[0] * kernels[1] * kernels[2])
+    assert table[at] == pytest.approx(by_hand, rel=1e-9)
