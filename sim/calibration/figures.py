@@ -101,6 +101,11 @@ def read_figures(
         Such a figure and overrides of its own, separated by spaces.
     option : str
         What `measured` was given with, for faults.
+
+    Raises
+    ------
+    InputError
+        Faults of every figure, together.
     """
     faults: list[Fault] = []
     figures: list[Figure] = []

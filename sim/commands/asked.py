@@ -62,7 +62,7 @@ def _taken(parameter: inspect.Parameter) -> dict[str, Any]:
     kinds = [_kind(part) for part in parts_of(parameter.annotation)]
     found: dict[str, Any] = {"type": next((kind for kind in kinds if kind is not None), None)}
     if default is not None and default is not parameter.empty:
-        found |= {"default": default, "show_default": True}
+        found |= {"default": default, "show_default": default != ""}
     return found
 
 

@@ -6,45 +6,50 @@ from pathlib import Path
 
 import click
 
+import sim
+from sim.api.measurements import calibrate
+from sim.commands.asked import asks
 from sim.commands.complete import JOBS, MACHINES
 from sim.commands.options import FORMS, formed, sets
 from sim.commands.output import emit, show
+
+_asks = asks(calibrate)
 
 
 @click.command("calibrate")
 @click.argument("topology", shell_complete=MACHINES)
 @click.argument("workload", required=False, shell_complete=JOBS)
-@click.option("--nccl-tests", "logs", multiple=True, metavar="[OP=]FILE[#N]",
-              help="Output of nccl-tests, text or -J; may be repeated.")  # fmt: skip
-@click.option("--measured", "runs", multiple=True, metavar="FILE",
-              help="YAML list of runs: topology, workload, set, tokens_per_s_per_gpu.")  # fmt: skip
-@click.option("--kineto", "traces", multiple=True, metavar="FILE",
-              help="PyTorch profiler trace of WORKLOAD on TOPOLOGY.")  # fmt: skip
-@click.option("--nvbandwidth", "copies", multiple=True, metavar="FILE", help="Its output.")
-@click.option("--holdout", multiple=True, metavar="FILE",
-              help="Runs as --measured, predicted before and after but not fitted.")  # fmt: skip
+@_asks("nccl_tests", metavar="[OP=]FILE[#N]",
+       help="Output of nccl-tests, text or -J; may be repeated.")  # fmt: skip
+@_asks("measured", metavar="FILE",
+       help="YAML list of runs: topology, workload, set, tokens_per_s_per_gpu.")  # fmt: skip
+@_asks("kineto", metavar="FILE",
+       help="PyTorch profiler trace of WORKLOAD on TOPOLOGY.")  # fmt: skip
+@_asks("nvbandwidth", metavar="FILE", help="Its output.")
+@_asks("holdout", metavar="FILE",
+       help="Runs as --measured, predicted before and after but not fitted.")  # fmt: skip
 @click.option("--fit", "names", metavar="A,B,...", help="Only these constants.")
 @sets
 @formed(*FORMS)
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
               help="Write the calibration here, for --calibration of any verb.")  # fmt: skip
 def command(
-    topology: str, workload: str | None, logs: tuple[str, ...], runs: tuple[str, ...],
-    traces: tuple[str, ...], copies: tuple[str, ...], holdout: tuple[str, ...],
+    topology: str, workload: str | None, nccl_tests: tuple[str, ...], measured: tuple[str, ...],
+    kineto: tuple[str, ...], nvbandwidth: tuple[str, ...], holdout: tuple[str, ...],
     names: str | None, overrides: tuple[str, ...], form: str, output: Path | None,
 ) -> None:  # fmt: skip
     """Fit named multipliers of TOPOLOGY to measurements, with a prior around 1.
 
     Prints the error before and after, and on evidence that was left out.
     """
-    import sim
     from sim.inputs.calibration import written
     from sim.report.calibration import view
     from sim.report.progress import progress_bar
 
     with progress_bar("evidence") as progress:
         report = sim.calibrate(
-            topology, workload, nccl_tests=logs, measured=runs, kineto=traces, nvbandwidth=copies,
+            topology, workload, nccl_tests=nccl_tests, measured=measured, kineto=kineto,
+            nvbandwidth=nvbandwidth,
             holdout=holdout, fit=[n.strip() for n in (names or "").split(",") if n.strip()],
             overrides=overrides, progress=progress,
         )  # fmt: skip

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+import sim
+from sim.api.questions import compare
+from sim.commands.asked import asks
 from sim.commands.complete import INPUTS, JOBS
 from sim.commands.options import Answer, answered, priced, sets
 
@@ -21,8 +24,8 @@ if TYPE_CHECKING:
                 shell_complete=INPUTS)  # fmt: skip
 @click.option("--workload", "-w", "workloads", multiple=True, shell_complete=JOBS,
               help="A job; may be repeated.")  # fmt: skip
-@click.option("--vary", multiple=True, metavar="KEY=A,B",
-              help="Values of a key to compare; several keys give all combinations.")  # fmt: skip
+@asks(compare)("vary", metavar="KEY=A,B",
+               help="Values of a key to compare; several keys give all combinations.")  # fmt: skip
 @sets
 @priced
 @answered(page=True)
@@ -35,7 +38,6 @@ def command(
     Examples: compare dgx-a100 dgx-h100 --workload mistral-7b-lora;
     compare dgx-h100 llama3-8b-sft --vary precision=bf16,fp8 --vary nodes=1,2.
     """
-    import sim
     from sim.inputs.arguments import split_inputs
     from sim.report.compare import view
     from sim.report.progress import progress_bar

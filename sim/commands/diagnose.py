@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import click
 
+import sim
+from sim.api.measurements import diagnose as diagnose_run
+from sim.commands.asked import asks
 from sim.commands.complete import MACHINES
 from sim.commands.options import Answer, answered, job, sets
 from sim.page.asked import Asked
+
+_asks = asks(diagnose_run)
 
 
 @click.command("diagnose")
 @click.argument("topology", shell_complete=MACHINES)
 @job
-@click.option("--measured", metavar="KEY=VALUE",
-              help="tokens_per_s_per_gpu=1000, tokens_per_s=64000, step_time_s=12.5, 12.5s/it, "
+@_asks("measured", default=None, metavar="KEY=VALUE",
+       help="tokens_per_s_per_gpu=1000, tokens_per_s=64000, step_time_s=12.5, 12.5s/it, "
               "mfu=41%, samples_per_s=8")  # fmt: skip
-@click.option("--log", metavar="FILE",
-              help="A trainer's log to read the figure from; - for what is pasted.")  # fmt: skip
+@_asks("log", type=str, metavar="FILE",
+       help="A trainer's log to read the figure from; - for what is pasted.")  # fmt: skip
 @click.option("--confusion", is_flag=True,
               help="Which causes can be told apart on this job, and how often stated odds come "
               "true, instead of a diagnosis.")  # fmt: skip
-@click.option("--also", multiple=True, metavar="'KEY=VALUE SET...'",
-              help='Another run of the job, e.g. "tokens_per_s_per_gpu=12000 nodes=1"; '
+@_asks("also", metavar="'KEY=VALUE SET...'",
+       help='Another run of the job, e.g. "tokens_per_s_per_gpu=12000 nodes=1"; '
               "the cause must explain it too.")  # fmt: skip
-@click.option("--baseline", metavar="'KEY=VALUE SET...'",
-              help='A run taken as it is, e.g. "tokens_per_s_per_gpu=12000 nodes=1": only what '
+@_asks("baseline", metavar="'KEY=VALUE SET...'",
+       help='A run taken as it is, e.g. "tokens_per_s_per_gpu=12000 nodes=1": only what '
               "--measured lacks beside it needs explaining.")  # fmt: skip
 @sets
 @answered(page=True)
@@ -36,7 +41,6 @@ def command(
 
     Example: diagnose dgx-h100 llama3-8b-sft --set nodes=8 --measured tokens_per_s_per_gpu=1000
     """
-    import sim
     from sim.errors import InputError
     from sim.report import confusion as confused
     from sim.report import diagnose

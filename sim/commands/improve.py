@@ -6,14 +6,17 @@ from pathlib import Path
 
 import click
 
+import sim
+from sim.api.jobs import improve
+from sim.commands.asked import asks
 from sim.commands.options import FORMS, pair, printed
 from sim.commands.output import emit, show, tell
 
 
 @click.command("improve")
 @pair
-@click.option("--same-numerics", is_flag=True,
-              help="No FP8, no gradients reduced in bf16, no 8-bit optimizer.")  # fmt: skip
+@asks(improve)("same_numerics",
+               help="No FP8, no gradients reduced in bf16, no 8-bit optimizer.")  # fmt: skip
 @click.option("--apply", "applied", type=click.Path(path_type=Path), metavar="FILE",
               help="Write the improved workload as YAML.")  # fmt: skip
 @printed(*FORMS)
@@ -22,7 +25,6 @@ def command(
     applied: Path | None, form: str, output: Path | None,
 ) -> None:  # fmt: skip
     """Find the changes of WORKLOAD that help most together on TOPOLOGY, each step simulated."""
-    import sim
     from sim.report.improve import view
     from sim.report.progress import progress_bar
 

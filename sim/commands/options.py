@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import click
 
+from sim.api.jobs import simulate
+from sim.commands.asked import asks
 from sim.commands.complete import JOBS, MACHINES, settings
 from sim.commands.output import SHOWN, show, tell, write_page
 from sim.report.formats import FORMATS
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from sim.report.view import View
 
 F = TypeVar("F", bound=Callable[..., Any])
+_asks = asks(simulate)
 #: what a verb says; with it the jobs that its page is about
 Answer: TypeAlias = "View | tuple[View, Iterable[Asked]]"
 
@@ -87,10 +90,9 @@ def job_or_none(function: F) -> F:
 
 
 #: ``--prices FILE``: offers of a file over those of the catalogue
-own_prices = click.option(
-    "--prices", type=click.Path(path_type=Path), metavar="FILE",
-    help="A price file of your own; its rows replace the shipped ones.",
-)  # fmt: skip
+own_prices = _asks(
+    "prices", metavar="FILE", help="A price file of your own; its rows replace the shipped ones."
+)
 
 
 def priced(function: F) -> F:
@@ -103,16 +105,14 @@ def priced(function: F) -> F:
 
 def varied(function: F) -> F:
     """``--jitter``, ``--slow`` and ``--seed``: ranks and links that are not alike."""
-    with_seed = click.option("--seed", default=0, show_default=True, help="Of the jitter.")(
-        function
-    )
-    with_slow = click.option(
-        "--slow", multiple=True, metavar="PART=FACTOR",
+    with_seed = _asks("seed", help="Of the jitter.")(function)
+    with_slow = _asks(
+        "slow", metavar="PART=FACTOR",
         help="A slow GPU or link: rank:3=0.9, link:n0/nic2>leaf0.2=0.5 (A<>B: both ways; names as "
         "`collective` prints them).",
     )(with_seed)  # fmt: skip
-    return click.option(
-        "--jitter", default="0%", metavar="SHARE",
+    return _asks(
+        "jitter", metavar="SHARE",
         help="Deviation of each rank's compute time, by block, such as 5%.",
     )(with_slow)  # fmt: skip
 

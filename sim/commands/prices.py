@@ -7,20 +7,21 @@ from pathlib import Path
 import click
 
 import sim
-from sim.api.machines import prices_job, prices_list
+from sim.api.machines import prices_import, prices_job, prices_list
 from sim.commands.asked import asks
 from sim.commands.complete import GPUS, INPUTS, JOBS
 from sim.commands.options import FORMS, Answer, F, answered, own_prices, sets
 from sim.commands.output import emit, tell
 
+_lists, _prices, _imports = asks(prices_list), asks(prices_job), asks(prices_import)
 _output = click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead."
 )
 
 
 _place = (
-    click.option("--region", multiple=True, help="Region, by its beginning. Repeatable."),
-    click.option("--residency", multiple=True, help="Where data may be: EU, US. Repeatable."),
+    _lists("region", help="Region, by its beginning. Repeatable."),
+    _lists("residency", help="Where data may be: EU, US. Repeatable."),
     click.option("--currency", default="USD", metavar="EUR[=USD]",
                  help="Show prices in it, at the shipped dollar rate or at your own: EUR=1.10."),
 )  # fmt: skip
@@ -39,9 +40,9 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--gpu", shell_complete=GPUS, help="Only GPUs whose name contains this.")
-@asks(prices_list)("provider", help="Whose offers. Repeatable.")
-@click.option("--all-dates", is_flag=True, help="Older prices of the same offer too.")
+@_lists("gpu", default=None, shell_complete=GPUS, help="Only GPUs whose name contains this.")
+@_lists("provider", help="Whose offers. Repeatable.")
+@_lists("all_dates", help="Older prices of the same offer too.")
 @_placed
 @own_prices
 @answered()
@@ -75,9 +76,9 @@ def show_(instance: str, prices: Path | None) -> Answer:
 @command.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--provider", required=True, help="As these files don't say it.")
-@click.option("--as-of", help="Date of the prices, YYYY-MM-DD; today by default.")
-@click.option("--residency", default="", help="Of regions that are not known here.")
-@click.option("--currency", default="USD", help="Of the file's prices: EUR, or EUR=1.10 dollars.")
+@_imports("as_of", default=None, help="Date of the prices, YYYY-MM-DD; today by default.")
+@_imports("residency", help="Of regions that are not known here.")
+@_imports("currency", help="Of the file's prices: EUR, or EUR=1.10 dollars.")
 @_output
 def import_(
     file: Path, provider: str, as_of: str | None, residency: str, currency: str,
@@ -99,9 +100,9 @@ def import_(
                 shell_complete=INPUTS)  # fmt: skip
 @click.option("--workload", "-w", "jobs", multiple=True, shell_complete=JOBS,
               help="The job, if not among the inputs.")  # fmt: skip
-@click.option("--spot", is_flag=True, help="Spot capacity too, with its preemptions.")
-@asks(prices_job)("setup_hours", help="Paid before the first step.")
-@asks(prices_job)("provider", help="Whose offers. Repeatable.")
+@_prices("spot", help="Spot capacity too, with its preemptions.")
+@_prices("setup_hours", help="Paid before the first step.")
+@_prices("provider", help="Whose offers. Repeatable.")
 @_placed
 @sets
 @own_prices

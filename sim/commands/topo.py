@@ -6,9 +6,14 @@ from pathlib import Path
 
 import click
 
+import sim
+from sim.api.machines import topo_import
+from sim.commands.asked import asks
 from sim.commands.complete import GPUS, MACHINES
 from sim.commands.options import FORMS, printed, sets
 from sim.commands.output import emit, show, tell
+
+_asks = asks(topo_import)
 
 
 @click.group("topo")
@@ -25,7 +30,6 @@ def show_(topology: str, overrides: tuple[str, ...], form: str, output: Path | N
 
     --format graph: networkx node-link JSON; yaml: an explicit graph, to edit (break a link).
     """
-    import sim
     from sim.fabric.describe import shown
     from sim.fabric.export import explicit_yaml, node_link_json
     from sim.inputs.loader import given_keys, load_topology
@@ -44,24 +48,20 @@ def show_(topology: str, overrides: tuple[str, ...], form: str, output: Path | N
 
 @command.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--gpu", shell_complete=GPUS,
-              help="Catalogue name; by default as the file says it or its NVLinks do.")  # fmt: skip
-@click.option("--nvidia-smi", "matrix", is_flag=True,
-              help="Take FILE as nvidia-smi's alone; by default its content says.")  # fmt: skip
-@click.option("--nic", "nic_rate", help='Rate of a NIC, e.g. "400Gb/s"; NICs are left out without.')
-@click.option("--name", default=None, help="Name of the topology; the file's by default.")
-@click.option("--all-nics", is_flag=True, help="Keep NICs that no GPU is beside.")
+@_asks("gpu", shell_complete=GPUS,
+       help="Catalogue name; by default as the file says it or its NVLinks do.")  # fmt: skip
+@_asks("matrix", "--nvidia-smi",
+       help="Take FILE as nvidia-smi's alone; by default its content says.")  # fmt: skip
+@_asks("nic", help='Rate of a NIC, e.g. "400Gb/s"; NICs are left out without.')
+@_asks("name", help="Name of the topology; the file's by default.")
+@_asks("all_nics", help="Keep NICs that no GPU is beside.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
 def import_(
-    file: Path, gpu: str | None, matrix: bool, nic_rate: str | None, name: str | None,
+    file: Path, gpu: str | None, matrix: bool, nic: str | None, name: str | None,
     all_nics: bool, output: Path | None,
 ) -> None:  # fmt: skip
     """Write topology YAML from `nvidia-smi topo -m` output or an NCCL topology XML."""
-    import sim
-
-    found = sim.topo_import(
-        file, gpu=gpu, nic=nic_rate, name=name, all_nics=all_nics, matrix=matrix
-    )
+    found = sim.topo_import(file, gpu=gpu, nic=nic, name=name, all_nics=all_nics, matrix=matrix)
     emit(found.yaml.rstrip("\n"), output)
     for line in found.assumed:
         tell(f"assumed: {line}")

@@ -28,7 +28,7 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
     Raises
     ------
     InputError
-        The plan is not full training.
+        The plan is not full training, or its context parallelism is Ulysses'.
     """
     p, option = workload.parallelism, "--emit torchtitan"
     if workload.method.frozen:
