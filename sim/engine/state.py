@@ -267,7 +267,9 @@ def kinds(p: Program, release_ptr: I4) -> U1:
     release_ptr : (n + 1,) or (1,) int32
         CSR of what each op's end gives back.
     """
-    stepped = (p.steps > 1) | (p.peer >= 0) | (p.follower >= 0)
+    stepped = p.steps > 1
+    if int(p.peer.max(initial=-1)) >= 0:
+        stepped |= (p.peer >= 0) | (p.follower >= 0)
     holds = p.hold_resource >= 0
     gives = np.diff(release_ptr) > 0 if release_ptr.size > 1 else np.zeros_like(holds)
     begins = ~(stepped | holds)
@@ -275,8 +277,8 @@ def kinds(p: Program, release_ptr: I4) -> U1:
     last = ends_of_lanes(p.lane)
     linked = free & ~last & (p.succ_ptr[1:] == p.succ_ptr[:-1])
     linked[:-1] &= begins[1:]
-    bits = ((LAST, last), (FREE, free), (LINKED, linked), (STEPPED, stepped), (HOLDS, holds))
     kind: U1 = np.multiply(gives, GIVES, dtype=np.uint8)
+    bits = ((LAST, last), (FREE, free), (LINKED, linked), (STEPPED, stepped), (HOLDS, holds))
     for bit, those in bits:
-        kind[those] |= bit
+        kind |= np.multiply(those, bit, dtype=np.uint8)
     return kind

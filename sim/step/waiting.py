@@ -22,6 +22,7 @@ from sim.step.intervals import F8, Coverage, between
 from sim.step.outcome import StepOutcome
 
 _COLLECTIVE = CATEGORIES.index("collective")
+_ROUNDING = 1e-14  # of a step: kernels that lost less have lost nothing
 
 
 @dataclass(slots=True)
@@ -183,7 +184,8 @@ def _add(
         waited = float(every.inside(*gap).sum())
         slow = every.touched(start, end)
         lost = ended[slow] - started[slow] - alone[slow]
-        slow, lost = slow[lost > 0.0], lost[lost > 0.0]
+        more = lost > _ROUNDING * finish
+        slow, lost = slow[more], lost[more]
         # of what a kernel lost, the share of the time beside collectives in which they waited
         beside = flown.inside(started[slow], ended[slow])
         share = np.divide(lost, beside, out=np.zeros(slow.size), where=beside > 0.0)
