@@ -289,8 +289,8 @@ def _load(workload: Workload) -> float:
 #: no block depends on these
 _JOB = frozenset({
     "name", "model", "global_batch", "gradient_accumulation", "tokens", "steps", "samples",
-    "epochs", "optimizer", "optimizer_implementation", "checkpoint", "evaluation", "phases",
-    "deadline", "sources",
+    "epochs", "optimizer", "optimizer_implementation", "optimizer_paged", "checkpoint",
+    "evaluation", "phases", "deadline", "sources",
 })  # fmt: skip
 _settings: dict[tuple[object, ...], Setting] = {}
 _SETTINGS = 512  # that are kept

@@ -31,6 +31,7 @@ def findings(workload: Workload) -> Findings:
     yield from _knobs(workload.parallelism)
     yield from _offload(workload.parallelism)
     yield from strategy_of(workload).findings(workload)
+    yield from _paged(workload)
     yield from _method(workload)
     yield from check_model.findings(workload.model)
     yield from _positions(workload)
@@ -136,6 +137,18 @@ def _offload(p: Parallelism) -> Findings:
         path = "parallelism.offload_device"
         able = [n for n in STRATEGIES if p.offload_device in strategy_named(n).offload_devices]
         yield fault("offload-nvme", "workload", path, message, f"{', '.join(able)} can")
+
+
+def _paged(w: Workload) -> Findings:
+    if not w.optimizer_paged:
+        return
+    path, message = "optimizer_paged", ""
+    if not w.optimizer.startswith("adam"):
+        message = f"bitsandbytes pages the states of AdamW, not of {w.optimizer}"
+    elif w.parallelism.offload != "none":
+        message = f"offload: {w.parallelism.offload} keeps what is updated on the host already"
+    if message:
+        yield fault("paged", "workload", path, message, "leave it out")
 
 
 def _method(w: Workload) -> Findings:

@@ -27,8 +27,8 @@ _MEANT = {
     "zero": "write zero1, zero2 or zero3",
     "deepspeed": "write zero1, zero2 or zero3",
     "adamwtorch": "write adamw, with optimizer_implementation: foreach",
-    "pagedadamw8bit": "paging is not modelled; write adamw-8bit",
-    "pagedadamw32bit": "paging is not modelled; write adamw",
+    "pagedadamw8bit": "write adamw-8bit, with optimizer_paged: true",
+    "pagedadamw32bit": "write adamw, with optimizer_paged: true",
     "flexattention": "write flash2: it is the nearest kernel",
     "xformers": "write flash2: it is the nearest kernel",
 }

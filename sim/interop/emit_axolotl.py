@@ -11,7 +11,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_accelerate import comment
 from sim.interop.emit_common import accumulation, adapters, length_said, state_dict_type
-from sim.interop.trainers.words import WRITTEN_ATTENTION, WRITTEN_OPTIMIZERS
+from sim.interop.trainers.words import WRITTEN_ATTENTION, written_optimizer
 from sim.interop.yaml_text import blocks
 
 
@@ -25,7 +25,7 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
         "sample_packing": workload.data.packing is True,
         "micro_batch_size": workload.micro_batch,
         "gradient_accumulation_steps": workload.gradient_accumulation,
-        "optimizer": WRITTEN_OPTIMIZERS[workload.optimizer],
+        "optimizer": written_optimizer(workload.optimizer, workload.optimizer_paged),
         "bf16": precision in ("bf16", "fp8"),
         "fp16": precision == "fp16",
         "attn_implementation": WRITTEN_ATTENTION[workload.attention],

@@ -14,7 +14,7 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_common import accumulation, length_said
-from sim.interop.trainers.words import MODULES, WRITTEN_OPTIMIZERS
+from sim.interop.trainers.words import MODULES, written_optimizer
 from sim.interop.yaml_text import blocks
 
 _ATTENTION = {"flash2": "fa2", "flash3": "fa3", "sdpa": "sdpa", "eager": "disabled"}
@@ -50,7 +50,7 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
         "cutoff_len": workload.sequence_length,
         "per_device_train_batch_size": workload.micro_batch,
         "gradient_accumulation_steps": workload.gradient_accumulation,
-        "optim": WRITTEN_OPTIMIZERS[workload.optimizer],
+        "optim": written_optimizer(workload.optimizer, workload.optimizer_paged),
         "bf16": precision.kind == "bf16" and precision.master == "fp32",
         "fp16": precision.kind == "fp16",
         "dataloader_num_workers": workload.data.workers,

@@ -10,7 +10,7 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_common import accumulation, adapters, length_said
-from sim.interop.trainers.words import WRITTEN_ATTENTION, WRITTEN_OPTIMIZERS
+from sim.interop.trainers.words import WRITTEN_ATTENTION, written_optimizer
 from sim.interop.yaml_text import blocks
 
 _OPTION = "--emit trl"
@@ -42,7 +42,7 @@ def trl_yaml(topology: Topology, workload: Workload) -> str:
         "gradient_accumulation_steps": workload.gradient_accumulation,
         "bf16": precision.kind == "bf16",
         "fp16": precision.kind == "fp16",
-        "optim": WRITTEN_OPTIMIZERS[workload.optimizer],
+        "optim": written_optimizer(workload.optimizer, workload.optimizer_paged),
         "attn_implementation": WRITTEN_ATTENTION[workload.attention],
         "torch_compile": workload.compile,
         "dataloader_num_workers": workload.data.workers,

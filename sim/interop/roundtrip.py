@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from sim.errors import Fault, InputError
 from sim.inputs.base import Spec
 from sim.inputs.foreign import format_of, source_of, translate
+from sim.inputs.modelling import reduce_dtype
 from sim.inputs.reader import Reader
 from sim.inputs.trainer import reduces_each
 from sim.inputs.translation import Translation
@@ -22,7 +23,7 @@ _AXES = (
 _ALSO = (
     "micro_batch", "gradient_accumulation", "sequence_length", "method.kind", "method.rank",
     "method.targets", "precision.kind", "precision.master", "optimizer",
-    "activation_checkpointing.kind",
+    "optimizer_paged", "activation_checkpointing.kind",
 )  # fmt: skip
 
 
@@ -72,8 +73,11 @@ def lost(texts: Mapping[str, str], workload: Workload) -> tuple[list[Lost], list
     said = {t.key for t in job.took} | {s.key for s in job.supposed}
     wrong = [*_differing(read, workload, [f"parallelism.{a}" for a in _AXES])]
     wrong += [d for d in _differing(read, workload, _ALSO) if d.path in said]
-    alike = reduces_each(read) == reduces_each(workload)  # said, or what the trainer does anyway
-    paths = [p for p in _paths(workload) if not (alike and p == "parallelism.gradient_sync")]
+    anyway = {  # said, or what the trainer does anyway
+        "parallelism.gradient_sync": reduces_each(read) == reduces_each(workload),
+        "parallelism.reduce_dtype": reduce_dtype(read) == reduce_dtype(workload),
+    }
+    paths = [p for p in _paths(workload) if not anyway.get(p)]
     return wrong, [d for d in _differing(read, workload, paths) if d not in wrong]
 
 
@@ -84,7 +88,7 @@ def _paths(workload: Workload) -> list[str]:
         spec: Spec = getattr(workload, name)
         fields = type(spec).model_fields
         found += [f"{name}.{k}" for k, f in fields.items() if getattr(spec, k) != f.default]
-    for key in ("optimizer", "attention", "compile", "loss", "fused_kernels"):
+    for key in ("optimizer", "optimizer_paged", "attention", "compile", "loss", "fused_kernels"):
         if getattr(workload, key) != Workload.model_fields[key].default:
             found.append(key)
     return found

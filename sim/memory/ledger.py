@@ -120,9 +120,10 @@ def _live(places: I8, changes: F8, rows: int, instants: int) -> F8:
 def quantities(allocations: Allocations, workload: Workload, tree: ModelTree) -> F8:
     """Bytes of what a plan leaves open, in the order of `sim.strategies.terms`."""
     head, save, ranks = head_footprint(workload), workload.checkpoint, allocations.ranks
-    full = save.mode == "full"
+    full, states = save.mode == "full", optimizer_bytes(workload, ranks)
+    paged = states if workload.optimizer_paged else 0.0
     sizes = [
-        1.0, scale_bytes(workload, tree, ranks), optimizer_bytes(workload, ranks),
+        1.0, scale_bytes(workload, tree, ranks), states - paged, paged,
         optimizer_temporaries(workload, ranks), 8.0 * batch_on(workload).local_tokens, float(full),
         float(full and not save.offload_to_cpu), staged_bytes(workload, ranks),
         head.hidden, head.norm, head.logits, head.forward_peak, head.saved, head.backward_peak,

@@ -61,6 +61,9 @@ class MemoryReport:
         ``communicators``. [B]
     dominating : str
         The largest of `terms`, or of `overheads`.
+    paged_bytes : float
+        Optimizer states of a GPU in managed memory: no allocation, and on the host where there is
+        no room for them. [B]
     in_flight_bytes : float
         Blocks beside the reserved ones while streams hand on what they used. [B]
     step_reserved_bytes : float
@@ -92,6 +95,7 @@ class MemoryReport:
     host_terms: dict[str, float] = field(default_factory=dict)
     host_loading_bytes: float = 0.0
     host_capacity_bytes: float = 0.0
+    paged_bytes: float = 0.0
     in_flight_bytes: float = 0.0
     step_reserved_bytes: float = 0.0
     half_width: float = 0.1  # of the 80 % band of the peak, as a logarithm
@@ -106,6 +110,11 @@ class MemoryReport:
             max(self.host_bytes, self.host_loading_bytes), self.host_capacity_bytes,
             self.in_flight_bytes, self.half_width,
         )  # fmt: skip
+
+    @property
+    def evicted_bytes(self) -> float:
+        """Of `paged_bytes`, what a GPU has no room for beside the rest of a step. [B]"""
+        return min(self.paged_bytes, max(0.0, self.paged_bytes - self.headroom_bytes))
 
     @property
     def fits(self) -> bool:
@@ -233,6 +242,7 @@ def memory(
         host_terms=host_parts,
         host_loading_bytes=loading,
         host_capacity_bytes=host,
+        paged_bytes=ledger.host.get("optimizer states", 0.0) * workload.optimizer_paged,
         in_flight_bytes=in_flight_bytes(workload, tree, reserved),
         step_reserved_bytes=in_step,
         half_width=memory_half_width(kind_of(workload)),

@@ -33,7 +33,7 @@ from sim.result.sections import (
     workload_section,
 )
 from sim.result.trials import ranked
-from sim.step.pressure import retry_warnings
+from sim.step.pressure import paging_warnings, retry_warnings
 from sim.step.step import StepReport, step
 from sim.step.variation import Progress, Spread, Variation, spread, usual_spread
 
@@ -106,6 +106,7 @@ def predict(
             *(notes.warnings if notes else ()),
             *(idle_keys(topology, workload, notes, found, job) if alike and notes else ()),
             *found.memory.warnings,
+            *paging_warnings(topology, found.memory),
             *(retry_warnings(workload, found.retries_s, found.time_s) if memory.fits else ()),
         ),
         assumptions=(

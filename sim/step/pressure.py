@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from sim.fabric.links import pcie_rates
 from sim.inputs.architecture import facts_of
 from sim.inputs.notes import Message
 from sim.inputs.strategy import strategy_of
@@ -19,9 +20,10 @@ from sim.inputs.topology import Topology
 from sim.inputs.trainer import reduces_each
 from sim.inputs.versions import older, versions
 from sim.inputs.workload import Workload
+from sim.memory.report import MemoryReport
 from sim.memory.states import constants
 from sim.memory.verdict import Verdict
-from sim.quantities import percent
+from sim.quantities import duration, gib, percent
 from sim.step.breakdown import Breakdown
 
 PER_BLOCK = 3  # gather in forward, gather in backward, gradient
@@ -73,6 +75,46 @@ def with_retries(
     each = PER_BLOCK * workload.model.layers if passed else EXCHANGES
     lost = share * each * _passes(workload) * retry_s(workload, topology)
     return replace(breakdown, time_s=breakdown.time_s + lost, host_s=breakdown.host_s + lost)
+
+
+def with_paging(breakdown: Breakdown, topology: Topology, needed: MemoryReport) -> Breakdown:
+    """The step with what paged states cost that a GPU has no room for beside the rest.
+
+    Notes
+    -----
+    They come for the update, and make room again for the next forward: twice over the host's link,
+    which nothing else uses meanwhile. Source: bitsandbytes, optim/optimizer.py, `prefetch_state`.
+    """
+    lost = paging_s(topology, needed)
+    return replace(breakdown, time_s=breakdown.time_s + lost, host_s=breakdown.host_s + lost)
+
+
+def paging_s(topology: Topology, needed: MemoryReport) -> float:
+    """What paging of optimizer states costs a step. [s]"""
+    if not needed.evicted_bytes:
+        return 0.0
+    return 2.0 * needed.evicted_bytes / min(host_link_bytes_per_s(topology))
+
+
+def host_link_bytes_per_s(topology: Topology) -> list[float]:
+    """What a copy between a GPU and its host gets, by kind of node. [B/s]"""
+    links = [(group.node.pcie.generation, group.node.pcie.lanes) for group in topology.groups]
+    return [
+        pcie_rates(*link).capacity for link in links or [(topology.first_gpu.pcie_generation, 16)]
+    ]
+
+
+def paging_warnings(topology: Topology, needed: MemoryReport) -> tuple[Message, ...]:
+    """Says so where optimizer states are paged."""
+    lost = paging_s(topology, needed)
+    if lost <= 0.0:
+        return ()
+    text = (
+        f"{gib(needed.evicted_bytes)} of paged optimizer states find no room on a GPU beside"
+        f" the rest: they come and go each step, {duration(lost)} of it"
+    )
+    hint = "more gradient_accumulation, so that it is paid less often, or a smaller micro_batch"
+    return (Message("paged-states", "optimizer_paged", text, hint),)
 
 
 def _passes(workload: Workload) -> int:

@@ -22,7 +22,7 @@ from sim.step.breakdown import Breakdown
 from sim.step.intervals import F8
 from sim.step.kept import MEMORY, SHARED, StepKey, measures_kept
 from sim.step.measures import AskedOf, StepMeasures, WindowMeasures
-from sim.step.pressure import with_retries
+from sim.step.pressure import with_paging, with_retries
 from sim.step.run import run_replicas
 from sim.step.variation import Progress, Variation
 from sim.step.waiting import WaitingGroup, waiting
@@ -38,7 +38,7 @@ class StepReport:
     Attributes
     ----------
     breakdown : Breakdown
-        Of the slowest rank, with all micro-steps and with retries; shared, not to be changed.
+        Of the slowest rank, with all micro-steps, paging and retries; shared, not to be changed.
     memory : MemoryReport
         Of the same job; a step that does not fit is one as if it just ran, with every retry.
     retries_s : float
@@ -172,9 +172,10 @@ def _report(
 ) -> StepReport:
     topology, workload = job
     simulated, ranks = found.whole
-    pressed = with_retries(simulated, workload, topology, needed.verdict)
-    lost = pressed.time_s - simulated.time_s
-    return StepReport(pressed, needed, lost, times + lost, ranks, found.fallbacks, found.algorithms)
+    paging = with_paging(simulated, topology, needed)
+    pressed = with_retries(paging, workload, topology, needed.verdict)
+    retries, times = pressed.time_s - paging.time_s, times + (pressed.time_s - simulated.time_s)
+    return StepReport(pressed, needed, retries, times, ranks, found.fallbacks, found.algorithms)
 
 
 def memory_of(topology: Topology, workload: Workload) -> MemoryReport:

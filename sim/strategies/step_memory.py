@@ -85,6 +85,7 @@ class StepMemory:
             if not states_on_host:
                 to.add(t.STATES, 1.0, t.STATE_BYTES)
                 to.add(t.STATES, master)
+                to.keep_on_host("optimizer states", 1.0, t.PAGED_BYTES)
             self._on_host()
         # a training loop's batch lives until the next one is assigned to its name
         to.put(t.INPUTS, 1.0, t.INPUT_BYTES)

@@ -61,10 +61,10 @@ POOL_OF = tuple(POOLS.index(term.pool) for term in TERMS)
 #: quantities of the job, then those of the head and its loss (`HeadFootprint`), then what a stage
 #: of a pipeline receives from another in a step
 (
-    BYTES, SCALE_BYTES, STATE_BYTES, SCRATCH_BYTES, INPUT_BYTES, FULL_SAVE, CLONED_SAVE, STAGED,
-    HIDDEN, NORM, LOGIT_BYTES, LOSS_FORWARD, LOSS_SAVED, LOSS_BACKWARD, HEAD_BACKWARD, HELD,
-    RECEIVED,
-) = range(JOB_QUANTITIES := 17)  # fmt: skip
+    BYTES, SCALE_BYTES, STATE_BYTES, PAGED_BYTES, SCRATCH_BYTES, INPUT_BYTES, FULL_SAVE,
+    CLONED_SAVE, STAGED, HIDDEN, NORM, LOGIT_BYTES, LOSS_FORWARD, LOSS_SAVED, LOSS_BACKWARD,
+    HEAD_BACKWARD, HELD, RECEIVED,
+) = range(JOB_QUANTITIES := 18)  # fmt: skip
 #: quantities of a layer: kept until backward; at most in forward; of what was saved, gone by the
 #: peak of backward; all else there; input that comes back from the host
 RESIDENT, LAYER_FORWARD, GONE, LAYER_BACKWARD, FETCHED = range(LAYER_QUANTITIES := 5)

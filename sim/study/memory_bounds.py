@@ -78,7 +78,8 @@ class MemoryBounds:
         if key not in self._parts:
             self._parts[key] = _parts(workload, mesh)
         parts, saved = self._parts[key], _saved(workload)
-        states = optimizer_bytes(workload, mesh.size("fsdp"))
+        paged = workload.optimizer_paged
+        states = 0.0 if paged else optimizer_bytes(workload, mesh.size("fsdp"))
         if mesh.pp == 1:
             return _flat(workload, parts[0], states, sum(saved))
         whole = sum(part.reduced for part in parts)

@@ -56,6 +56,24 @@ def test_adapters_by_torchtune(model, gpus, kind, measured, near):
     assert allocated == pytest.approx(measured, rel=near)
 
 
+@pytest.mark.parametrize(("model", "gpu"), [("llama-65b", 48), ("llama-30b", 24)])
+def test_large_models_by_a_paged_optimizer(model, gpu):
+    """QLoRA (arXiv 2305.14314): 65B on one GPU of 48 GB, 33B on one of 24; rank 64 everywhere.
+
+    Without paging neither fits.
+    """
+    job = {
+        "name": "guanaco", "model": model, "sequence_length": 512, "gradient_accumulation": 16,
+        "method": {"qlora": {"rank": 64, "targets": "all-linear", "dropout": 0.05}},
+        "activation_checkpointing": "full", "attention": "eager", "loss": "huggingface",
+        "trainer": "huggingface", "stack": {"torch": "2.0", "cuda": "11.8", "nccl": "2.18"},
+    }  # fmt: skip
+    found = load(machine({48: "rtx-a6000-48gb", 24: "rtx-3090-24gb"}[gpu]), job)
+    for paged in (True, False):
+        workload = found.workload.model_copy(update={"optimizer_paged": paged})
+        assert memory(found.topology, workload).fits is paged
+
+
 @cache
 def reports():
     """Memory of every published fine-tuning run; equal jobs once."""

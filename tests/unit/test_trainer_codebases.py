@@ -61,9 +61,9 @@ def test_models_of_torchtune(files, builder, model):
     [("torch.optim.AdamW", "bf16", "adamw-bf16", ""), ("torch.optim.AdamW", "fp32", "adamw", ""),
      ("torchao.optim.AdamW8bit", "bf16", "adamw-8bit", ""),
      ("bitsandbytes.optim.Adam8bit", "bf16", "adamw-8bit", ""),
-     ("bitsandbytes.optim.PagedAdamW8bit", "bf16", "adamw-8bit", "paging is not modelled"),
-     ("bitsandbytes.optim.PagedAdam8bit", "bf16", "adamw-8bit", "paging is not modelled"),
-     ("bitsandbytes.optim.PagedAdamW", "bf16", "adamw-bf16", "paging is not modelled"),
+     ("bitsandbytes.optim.PagedAdamW8bit", "bf16", "adamw-8bit", ""),
+     ("bitsandbytes.optim.PagedAdam8bit", "bf16", "adamw-8bit", ""),
+     ("bitsandbytes.optim.PagedAdamW", "bf16", "adamw-bf16", ""),
      ("bitsandbytes.optim.Lion8bit", "fp32", "adamw", "Lion8bit is not modelled: taken as AdamW"),
      ("torch.optim.SGD", "bf16", "sgd", "")],
 )  # fmt: skip

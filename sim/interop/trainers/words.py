@@ -26,13 +26,9 @@ _OPTIMIZERS: dict[str, tuple[str, str | None]] = {
     "adafactor": ("adafactor", None),
     "sgd": ("sgd", None),
 }
-_PAGED = "its states stay on the GPU here: paging is not modelled"
+_PAGED = ("paged_adamw_8bit", "paged_adamw_32bit", "paged_adamw", "paged_adam_8bit", "paged_adam")
+_OPTIMIZERS |= {word: ("adamw-8bit" if "8" in word else "adamw", None) for word in _PAGED}
 _LIKE = {
-    "paged_adamw_8bit": ("adamw-8bit", _PAGED),
-    "paged_adamw_32bit": ("adamw", _PAGED),
-    "paged_adam_8bit": ("adamw-8bit", _PAGED),
-    "paged_adam": ("adamw", _PAGED),
-    "paged_adamw": ("adamw", _PAGED),
     "adamw_torch_4bit": ("adamw-8bit", "4-bit states are taken as 8-bit ones"),
     "ademamix": ("adamw", "its third state is not counted"),
 }
@@ -72,6 +68,9 @@ MODULES = {ours: theirs for theirs, ours in _PROJ.items()}
 WRITTEN_OPTIMIZERS = {
     "adamw": "adamw_torch_fused", "adamw-bf16": "adamw_torch_fused", "adamw-8bit": "adamw_bnb_8bit",
     "adafactor": "adafactor", "sgd": "sgd",
+}  # fmt: skip
+WRITTEN_PAGED = {
+    "adamw": "paged_adamw_32bit", "adamw-bf16": "paged_adamw", "adamw-8bit": "paged_adamw_8bit",
 }  # fmt: skip
 WRITTEN_ATTENTION = {
     "flash2": "flash_attention_2", "flash3": "flash_attention_3", "sdpa": "sdpa", "eager": "eager",
@@ -120,8 +119,15 @@ def optimizer_named(keys: Keys, word: str, *names: str, adamw: str = "adamw") ->
     keys.put("optimizer", adamw if like == "adamw" else like, *names)
     if how:
         keys.put("optimizer_implementation", how, *names)
+    if bare.startswith("paged"):
+        keys.put("optimizer_paged", True, *names)
     if bare not in _OPTIMIZER_OF:
         keys.matters(why, *names)
+
+
+def written_optimizer(optimizer: str, paged: bool) -> str:
+    """The word of Hugging Face's trainers for an optimizer of ours."""
+    return (WRITTEN_PAGED if paged else WRITTEN_OPTIMIZERS)[optimizer]
 
 
 def attention(keys: Keys, *names: str) -> None:
