@@ -35,7 +35,7 @@ def topology(nodes=1, gpus=8, size=80e9):
 def workload(name="llama-3.1-8b", length=2048, **keys):
     keys.setdefault("activation_checkpointing", FULL)
     keys.setdefault("attention", "sdpa")
-    model, stack = resolve_model(name), Stack(torch="2.13")
+    model, stack = resolve_model(name), Stack(torch="2.13", transformers="4.53")  # repeats heads
     return Workload(name="w", model=model, sequence_length=length, stack=stack, **keys)
 
 
