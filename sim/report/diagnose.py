@@ -113,9 +113,9 @@ def conclusion(found: Diagnosis) -> str:
 
 
 def _telling(found: Diagnosis) -> list[str]:
-    """The test that would tell the first cause from the next."""
+    """The test that would tell the first cause from the next, where one is looked for."""
     test = found.test
-    if test is None:
+    if test is None or found.ordinary:
         return []
     first, second = test.tells
     return [
