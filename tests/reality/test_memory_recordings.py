@@ -27,14 +27,15 @@ CATEGORY = {
 
 
 def ledger(record):
-    """Walk the recorded job."""
+    """Walk the recorded job, whose code repeats keys and values."""
+    torch = "2.13" if record["fused_norm"] else "2.5"
     workload = Workload(
         name=record["case"],
         model=resolve_model("llama-3.1-8b"),
         sequence_length=record["length"],
         micro_batch=record["micro_batch"],
         attention="sdpa",
-        stack=Stack(torch="2.13" if record["fused_norm"] else "2.5"),
+        stack=Stack(torch=torch, transformers="4.53"),
         parallelism=Parallelism(
             wrap=record["wrap"],
             reshard_after_forward=record["reshard"],

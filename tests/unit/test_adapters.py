@@ -132,15 +132,20 @@ def test_wrong_choices_are_faults(method, message):
 
 def test_what_is_taken_is_said():
     assert taken(job({"lora": LORA}, modelling="huggingface").workload) == {
-        "method.adapter_dtype": "fp32"
+        "method.adapter_dtype": "fp32",
+        "parallelism.reduce_dtype": "fp32",
     }
     sharded = job({"qlora": {**LORA, "quantization": "gptq-int4"}}, parallelism="fsdp2").workload
     assert taken(sharded) == {
         "modelling": "torchtitan",
         "method.adapter_dtype": "bf16",
         "method.gptq_kernels": "cuda-old",
+        "parallelism.reduce_dtype": "fp32",
     }
-    assert taken(job("full", parallelism="fsdp1").workload) == {"modelling": "huggingface"}
+    assert taken(job("full", parallelism="fsdp1").workload) == {
+        "modelling": "huggingface",
+        "parallelism.reduce_dtype": "fp32",
+    }
 
 
 def test_rope_by_modelling_code():
