@@ -92,7 +92,7 @@ def pace_of(lowered: Lowered, timeline: Timeline, layers: int) -> ShallowSteps:
     return ShallowSteps(
         begins, begins - end[:, launches],
         (start[:, last + 1 : stop] - end[:, last : stop - 1]).sum(axis=1),
-        end[:, view.compute].max(axis=1) / (layers * (passes // 2)), ends, end.max(axis=1),
+        end[:, view.compute.stop - 1] / (layers * (passes // 2)), ends, ends.max(axis=1),
     )  # fmt: skip
 
 

@@ -170,4 +170,6 @@ def weighted(*parts: tuple[WindowMeasures, float]) -> WindowMeasures:
     for window, times in parts:
         whole.add(window.breakdown, times)
     whole.level()
-    return WindowMeasures(whole, summed((window.ranks, times) for window, times in parts))
+    apart = any(window.ranks for window, _ in parts)
+    ranks = summed((window.ranks, times) for window, times in parts) if apart else ()
+    return WindowMeasures(whole, ranks)
