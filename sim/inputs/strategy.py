@@ -76,8 +76,6 @@ class Strategy:
     gathers_blocks = False
     #: every block of a step is issued like the next, so that a step of few stands for one of many
     blocks_alike = False
-    #: such a step's plan ends as that of many does: `build` counts `ModelTree.missing` layers too
-    updates_missing = False
     #: blocks cast their floating inputs, so that each keeps tables of positions of its own
     casts_inputs = False
     #: parameters are kept in the compute dtype, beside fp32 masters
@@ -120,6 +118,14 @@ class Strategy:
     def replicates(self, knobs: Parallelism) -> bool:
         """Whether every rank holds the whole model and the whole optimizer."""
         return True
+
+    def counts_missing(self, knobs: Parallelism) -> bool:
+        """Whether plans of a few blocks end as those of many do but for what the blocks do.
+
+        `build` then counts `ModelTree.missing` layers among those that are updated, and nothing
+        else outside a block grows with their number.
+        """
+        return False
 
     def zero_stage(self, knobs: Parallelism) -> int:
         """ZeRO stage of DeepSpeed that shards as this does."""

@@ -1,8 +1,9 @@
 """Blocks that repeat to the last op: a step of more of them is this one and so many periods more.
 
-Where each lane, the host's too, does in one block what it did in the block before, a period later,
-the state of the step behind the one is that behind the other. Blocks put in between do the same
-again, and what follows them is put off by as many periods.
+Where each stream does in one block what it did in the block before, a period later, its state
+behind the one is that behind the other. Blocks put in between do the same again, and what follows
+them is put off by as many periods. The host may get further ahead: then all that it does until it
+next waits for the GPU comes earlier, which changes nothing if it was early enough.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import numpy as np
 
 from sim.lowering.lower import Lowered
 from sim.lowering.parts import B1, F8, I8
+from sim.lowering.table import each_of, table_of
 from sim.program import Timeline
+from sim.step.depth import DEEP, ShallowSteps, launches_of
 from sim.step.rhythm import SAME
 
 #: the block from whose begin on they are to repeat, and the one that is measured
@@ -21,22 +24,23 @@ _FROM = 2
 MEASURED = _FROM + 1
 
 
-def blocks_repeat(lowered: Lowered, timeline: Timeline, begins: F8) -> B1:
+def blocks_repeat(lowered: Lowered, timeline: Timeline, pace: ShallowSteps) -> B1:
     """Which steps of a stack repeat three blocks in every direction of every micro-step, (steps,).
 
     Parameters
     ----------
     lowered, timeline : Lowered, Timeline
         Steps of a few blocks, with ranks of one class.
-    begins : (steps, 2 x micro-steps, blocks) float64
-        When each begins a block. [s]
+    pace : ShallowSteps
+        When they begin each block.
     """
-    cuts = begins[..., _FROM : _FROM + 4]
+    cuts = pace.begins[..., _FROM : _FROM + 4]
     period = cuts[..., 2] - cuts[..., 1]
     least = SAME * period
     even = np.abs(np.diff(cuts, axis=2) - period[..., None]).max(axis=2) <= least
     cuts = cuts - 2 * least[..., None]  # what begins with a block may be rounded to before it
-    found: B1 = even.all(axis=1)
+    in_time = _host_in_time(lowered, timeline, pace.leads, least)
+    found: B1 = np.asarray(in_time & even.all(axis=1))
     left = np.flatnonzero(found)
     while left.size:  # ops of a block stand at other places where a lane is further ahead
         found[left] = False
@@ -49,6 +53,42 @@ def blocks_repeat(lowered: Lowered, timeline: Timeline, begins: F8) -> B1:
     return found
 
 
+def _host_in_time(lowered: Lowered, timeline: Timeline, leads: F8, least: F8) -> B1:
+    """In which steps nothing waits for the host that would not with more blocks, (steps,).
+
+    Parameters
+    ----------
+    leads : (steps, passes, blocks) float64
+        By how much the host is ahead of each block. [s]
+    least : (steps, passes) float64
+        What of it is rounding. [s]
+    """
+    program, (launches, stop) = lowered.program, launches_of(lowered, lowered.views[0])
+    begin = int(np.searchsorted(program.lane, program.lane[launches[0, 0]]))
+    start, end = timeline.start, timeline.end
+    gained = leads[..., MEASURED + 1] - leads[..., MEASURED]
+    found: B1 = np.asarray((gained >= -least).all(axis=1))
+    ahead = gained > least
+    if not ahead.any():
+        return found
+    # the last op of the host at which it may come earlier, and the last before which it waits
+    earlier = np.full((len(start), stop - begin), -1)
+    nexts = launches[:, MEASURED + 1] - begin
+    earlier[:, nexts] = np.where(ahead, nexts, -1)
+    waited = np.full_like(earlier, -1)
+    pauses = start[:, begin + 1 : stop] > end[:, begin : stop - 1]
+    waited[:, 1:] = np.where(pauses, np.arange(1, stop - begin), -1)
+    free = np.maximum.accumulate(earlier, axis=1) > np.maximum.accumulate(waited, axis=1)
+    # what the GPU runs as soon as it is launched
+    by = np.repeat(np.arange(program.lane.size), np.diff(program.succ_ptr))
+    mine = np.flatnonzero((by >= begin) & (by < stop) & (program.succ >= stop))
+    launch, launched = by[mine], program.succ[mine]
+    at_once = (start[:, launched] <= end[:, launch]) & free[:, launch - begin]
+    last = free[:, -1] & (end[:, stop - 1] >= end.max(axis=1))
+    in_time: B1 = found & ~at_once.any(axis=1) & ~last
+    return in_time
+
+
 class _Places(NamedTuple):
     """Which ops of each lane begin in which block, in one step.
 
@@ -59,7 +99,8 @@ class _Places(NamedTuple):
     low, high : (lanes, 1, 1) int64
         Ops of the lane.
     periods : (lanes, passes) int64 or None
-        Ops in a block; None where blocks have not the same number of them, or the host has none.
+        Ops in a block; None where they are not as many as a block more brings: a stream that runs
+        ahead may have done its part, or be still at what was before.
     """
 
     at: I8
@@ -69,19 +110,33 @@ class _Places(NamedTuple):
 
 
 def _places(lowered: Lowered, timeline: Timeline, cuts: F8, step: int) -> _Places:
-    """Of one step of a stack, its blocks from `cuts`, (passes, 4)."""
-    program, view = lowered.program, lowered.views[0]
-    bounds = np.searchsorted(program.lane, np.arange(program.n_lanes + 1))
+    """Of the streams of one step of a stack, its blocks from `cuts`, (passes, 4)."""
+    program = lowered.program
+    bounds = np.searchsorted(program.lane, np.arange(1, program.n_lanes + 1))  # the host is first
     start = timeline.start[step]
     at = np.stack([
         low + np.searchsorted(start[low:high], cuts)
         for low, high in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
     ])  # fmt: skip
     many = np.diff(at, axis=2)
-    host = many[lowered.lane_names.index(f"rank {view.rank} host")]
-    alike = (many == many[..., :1]).all() and host.all()
+    ran = many[..., 0].reshape(len(many), -1, 2).sum(axis=2)  # forward and backward
+    alike = (many == many[..., :1]).all() and (ran == _ops_of_block(lowered)[1:]).all()
     low, high = bounds[:-1, None, None], bounds[1:, None, None]
     return _Places(at, low, high, many[..., 0] if alike else None)
+
+
+def _ops_of_block(lowered: Lowered) -> I8:
+    """Ops that a block in the middle has on each lane, (lanes, micro-steps)."""
+    plan = lowered.views[0].plan.first
+    known: I8 | None = plan.derived.get("micro-steps of a block")
+    if known is None:
+        of, ops, _ = each_of(plan)
+        mine = np.array([op.block == DEEP // 2 for op in ops], dtype=np.bool_)[of]
+        known = np.where(mine, table_of(plan).micro_step, -1)
+        plan.derived["micro-steps of a block"] = known
+    which, lane, steps = known[lowered.plan_op], lowered.program.lane, int(known.max()) + 1
+    ops_of = lane[which >= 0] * steps + which[which >= 0]
+    return np.bincount(ops_of, minlength=lowered.program.n_lanes * steps).reshape(-1, steps)
 
 
 def _stand(timeline: Timeline, places: _Places, cuts: F8, steps: I8) -> B1:

@@ -19,7 +19,7 @@ from sim.blocks.layer import layer_kinds
 from sim.inputs.model import Model
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
-from sim.lowering.lower import Lowered
+from sim.lowering.lower import Lowered, RankView
 from sim.lowering.parts import B1, F8, I8
 from sim.program import Timeline
 from sim.step.breakdown import Breakdown
@@ -87,7 +87,7 @@ def pace_of(lowered: Lowered, timeline: Timeline, layers: int) -> ShallowSteps:
     # ops of a lane end one after the other
     ends[:, some] = end[:, lasts[some] - 1]
     passes = len(first)  # forward and backward of every micro-step
-    launches, stop = _launches(lowered, view.rank, first)
+    launches, stop = launches_of(lowered, view)
     last = launches[-1, -1]
     return ShallowSteps(
         begins, begins - end[:, launches],
@@ -163,10 +163,14 @@ def alike(
     return found
 
 
-def _launches(lowered: Lowered, rank: int, ops: npt.NDArray[np.int64]) -> tuple[I8, int]:
-    """The host op that launches the first kernel of each plan op, and where the host's ops end."""
-    lane = lowered.lane_names.index(f"rank {rank} host")
+def launches_of(lowered: Lowered, view: RankView) -> tuple[I8, int]:
+    """The host op that launches the first kernel of each block, (2 x micro-steps, blocks).
+
+    And where ops of that host end.
+    """
+    lane = lowered.lane_names.index(f"rank {view.rank} host")
     begin, end = np.searchsorted(lowered.program.lane, (lane, lane + 1))
+    ops = _first_of_blocks(view.plan)
     return np.asarray(begin + np.searchsorted(lowered.plan_op[begin:end], ops)), int(end)
 
 

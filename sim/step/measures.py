@@ -133,10 +133,10 @@ def _repeated(
     ran: Ran, pace: ShallowSteps, jobs: Sequence[tuple[Topology, Workload]], asked: AskedOf
 ) -> dict[int, StepMeasures]:
     """Those of some steps of `DEEP` blocks whose blocks repeat, with all of their blocks."""
-    counted = [strategy_of(workload).updates_missing for _, workload in jobs]
+    counted = [strategy_of(w).counts_missing(w.parallelism) for _, w in jobs]
     if not (ran.lowered.program.stack and any(counted)):
         return {}
-    same = blocks_repeat(ran.lowered, ran.timeline, pace.begins) & counted
+    same = blocks_repeat(ran.lowered, ran.timeline, pace) & counted
     if not same.any():
         return {}
     begins = pace.begins[:, :, MEASURED : MEASURED + 2].tolist()

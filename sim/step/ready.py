@@ -88,7 +88,7 @@ def ready_of(
         Its program would be absurd.
     """
     missing = 0
-    if layers is not None and strategy_of(workload).updates_missing:
+    if layers is not None and strategy_of(workload).counts_missing(workload.parallelism):
         missing = layers - workload.model.layers
     priced = priced_of(topology, simulated, variation, level, missing)
     crowd = lean and crowded(priced)

@@ -101,12 +101,15 @@ class Fsdp1(Strategy):
     offloads = ("all",)
     tools = frozenset({"accelerate", "axolotl", "deepspeed"})
     family = ("fsdp1", "ddp")
-    gathers_blocks = blocks_alike = updates_missing = record_streams = True
-    offloads_inputs = traceable = True
+    gathers_blocks = blocks_alike = record_streams = offloads_inputs = traceable = True
 
     def replicates(self, knobs: Parallelism) -> bool:
         """Where it is told not to shard."""
         return knobs.sharding_strategy == "no-shard"
+
+    def counts_missing(self, knobs: Parallelism) -> bool:
+        """Always."""
+        return True
 
     def zero_stage(self, knobs: Parallelism) -> int:
         """Stages by the names of its own."""

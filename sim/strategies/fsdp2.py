@@ -97,12 +97,13 @@ class Hooks:
         self.gradients = GradientReducer(knobs, mesh, self.types, self.units, self.ranks, recorder)
         self.forward_targets, self.backward_targets = prefetch_targets(knobs, layout)
 
-    def own(self, units: Iterable[Unit]) -> None:
-        """Their parameters are what this rank updates a share of."""
+    def own(self, units: Iterable[Unit], times: int = 1) -> None:
+        """Their parameters, so many times, are what this rank updates a share of."""
         plan, owned = self.recorder.plan, list(units)
-        plan.owned_numel += sum(u.grad_numel / self.ranks[u.over] for u in owned)
-        plan.owned_tensors += sum(u.grad_tensors for u in owned)
-        plan.owned_experts += sum(u.grad_tensors for u in owned if u.over == EXPERT_SHARD)
+        experts = sum(u.grad_tensors for u in owned if u.over == EXPERT_SHARD)
+        plan.owned_numel += times * sum(u.grad_numel / self.ranks[u.over] for u in owned)
+        plan.owned_tensors += times * sum(u.grad_tensors for u in owned)
+        plan.owned_experts += times * experts
         plan.optimizer_on_host = self.offload
 
     def step(self) -> None:

@@ -41,8 +41,8 @@ def _recorded(
     blocks = dict(enumerate(tree_blocks(tree)))
     run = (Plain if bare else Hooks)(workload, mesh, layout, blocks, r, memory, folding)
     run.copies = copies_of(workload, tree)
-    equal = [layout.units[group] for group in layout.groups(layout.pieces[1].unit)]
-    run.own(layout.units + equal * extra)
+    run.own(layout.units)
+    run.own((unit for unit in layout.units if unit.block == 1), extra + full.missing)
     for _ in range(steps):
         run.step()
     return folding.unfold(r.plan, full)
