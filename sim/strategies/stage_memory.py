@@ -59,7 +59,7 @@ class PipelineMemory(FsdpMemory):
     def end(self) -> None:
         """The optimizer's step, and a checkpoint after it."""
         largest = max(unit.shard for unit in self.layers) * self.ranks
-        self.ends(self.share, 0.0, largest, 0.0)
+        self.ends(self.share, largest=largest)
 
 
 class OfRank(Protocol):

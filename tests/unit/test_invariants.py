@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load
-from sim.step.critical import critical_path
+from sim.step.critical import critical_path, predecessors
 from sim.step.run import run_step
+from tests.builder import ProgramBuilder
 
 MODEL = {
     "name": "small", "heads": 8, "kv_heads": 4, "head_dim": 64, "hidden_size": 512,
@@ -189,3 +190,13 @@ def test_relabelling_equal_ranks_changes_nothing():
     ends = [outcome.timeline.end[view.compute] for view in outcome.lowered.views]
     for rank in range(8):
         assert (ends[rank] == ends[rank + 8]).all()
+
+
+def test_the_last_op_of_a_lane_does_not_come_before_the_first_of_the_next():
+    """Two lanes of two: each second op after its first, and the fourth after the first too."""
+    build = ProgramBuilder()
+    ops = [build.op(lane, latency=1.0) for lane in (0, 0, 1, 1)]
+    build.edge(ops[0], ops[3])
+    ptr, pred = predecessors(build.build()[0])
+    assert ptr.tolist() == [0, 0, 1, 1, 3]
+    assert pred.tolist() == [0, 0, 2]

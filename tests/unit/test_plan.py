@@ -162,6 +162,7 @@ def test_the_step_model_prices_the_sharing(tmp_path):
     tight = plan("dgx-h100", path, sets=[*wide, "network.oversubscription=8"])
     assert [log.slowdown for log in free.logs] == pytest.approx([1.0, 1.0], abs=0.02)
     assert all(log.slowdown > 1.1 for log in tight.logs)
+    assert [log.request.kind for log in tight.logs] == [0, 0]  # of one job, priced once
 
 
 # --- files and answers ---------------------------------------------------------------------------

@@ -116,6 +116,7 @@ def test_the_odds_of_a_deadline_are_those_of_its_failures():
     shared = cluster(40)
     report = with_odds(serve(shared, jobs, 40, "fifo"), TimedJobs(shared, jobs), 50)
     assert report.replicas == 50
+    assert with_odds(serve(shared, jobs, 40, "fifo"), TimedJobs(shared, jobs), 2).replicas == 2
     assert report.on_time_expected == pytest.approx(math.exp(-0.2), abs=0.03)
     assert report.on_time == 1.0  # as planned, all are
 
@@ -235,6 +236,8 @@ def test_the_cheapest_machine_that_does(tmp_path):
     # 5.6 h on an H100 node, 12 h on one of A100s: no number of nodes helps a job of one
     assert a100.report is None
     assert "no number of nodes meets 95 % of the deadlines" in a100.reason
+    late = compare_plans(["dgx-a100"], path, fewest=True)
+    assert late.best == (-1,)
 
 
 def test_commands(tmp_path, pytestconfig):

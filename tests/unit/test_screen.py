@@ -20,7 +20,7 @@ from sim.study.screened import screened, space_of
 from sim.study.surrogate import Levels, Surrogate, predicted
 from sim.study.sweep import sweep
 
-SIZES = (6, 5, 4, 3, 3)
+SIZES = (6, 5, 4, 3, 2)
 LEVELS = Levels(tuple(tuple(range(1, size + 1)) for size in SIZES))
 POINTS = np.array(list(itertools.product(*map(range, SIZES))), np.uint16)
 JOB = {

@@ -519,6 +519,8 @@ def test_what_trains_the_same_is_searched_unless_it_was_set():
     asked = {"topologies": ["dgx-h100"], "gpus": 8, "global_batch": 32}
     free = size(JOB, Target(), **asked)
     written = size(JOB, Target(), tuned=False, **asked)
+    for contender in free.contenders:
+        assert contender.fit_probability == contender.plan.memory.verdict.probability
     held = size(JOB, Target(), sets=["compile=false"], **asked)
     assert dict(free.winner.candidate.extra)["compile"] == "true"
     assert free.winner.figures.cost_usd < written.winner.figures.cost_usd

@@ -60,8 +60,10 @@ def test_it_replays_to_what_memory_says(name: str) -> None:
         }
         for segment in mine:
             at = segment["address"]
+            assert segment["segment_pool_id"] == (0, 0)  # the allocator's own
             for block in segment["blocks"]:  # one after the other, without gaps
                 assert block["address"] == at
+                assert block["state"] != "inactive" or block["requested_size"] == 0
                 at += block["size"]
             assert at == segment["address"] + segment["total_size"]
         for e in events:

@@ -184,6 +184,7 @@ def test_frozen_weights_pile_up_under_reentrant_checkpointing():
     other = job.model_copy(update={"activation_checkpointing": Checkpointing(kind="full")})
     twice = zero3_live_peak(other, tree, mesh_on(other, 8)).traps
     assert [t.code for t in twice] == ["zero3-frozen-weights-gathered-twice"]
+    assert twice[0].bytes == 2 * (count_parameters(job.model).total - 33 * 64)  # norms persist
 
 
 def test_pile_up_of_the_published_models():

@@ -1,0 +1,106 @@
+"""Corners of a simulated step: what its measures and timelines say where no table looks."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sim.inputs.loader import load
+from sim.step.breakdown import Breakdown
+from sim.step.chrome_trace import Trace
+from sim.step.depth import DEEP, of_layers, pace_of
+from sim.step.kept import forget
+from sim.step.pressure import with_retries
+from sim.step.run import run_step
+from sim.step.spans import step_timeline
+from sim.step.step import memory_of, quick, step
+from sim.step.straggle import EACH_BLOCK, EACH_MICRO_STEP, ONCE, _kinds
+from sim.strategies.plan import SEGMENT
+from tests.unit import test_fsdp_schedules as fsdp
+
+
+@pytest.fixture(scope="module")
+def job():
+    return load("dgx-h100", "llama3-8b-sft")
+
+
+def test_the_host_launches_a_block_before_it_begins(job):
+    deep = run_step(job.topology, of_layers(job.workload, DEEP), engine="python")
+    pace = pace_of(deep.lowered, deep.timeline, DEEP)
+    assert (pace.leads > 0.0).all()
+    assert (pace.leads < pace.begins).all()
+    assert (pace.waits >= 0.0).all()
+
+
+def test_retries_hold_the_host_up():
+    """What they cost is added to the step, and to the host's part of it."""
+    sets = ["parallelism={strategy: fsdp1}", "micro_batch=1", "sequence_length=31744"]
+    near = load("dgx-a100", "llama3-8b-sft", sets)
+    verdict = memory_of(near.topology, near.workload).verdict
+    found = with_retries(Breakdown(time_s=60.0, host_s=2.0), near.workload, near.topology, verdict)
+    lost = found.time_s - 60.0
+    assert lost > 5.0
+    assert found.host_s == pytest.approx(2.0 + lost)
+
+
+def test_equal_ranks_wait_for_nobody(job):
+    assert step(job.topology, job.workload).ranks == ()
+    staged = load("dgx-h100", "llama3-8b-sft", ["parallelism={pipeline_parallel: 2}"])
+    forget()
+    assert quick(staged.topology, staged.workload).ranks == ()  # which is not asked who waits
+    assert step(staged.topology, staged.workload).ranks
+
+
+def test_what_a_step_runs_once_and_what_in_every_block():
+    """Four blocks, three micro-steps: embedding and head in each, the update once."""
+    plan = fsdp.plan_of(layers=4, accumulate=3)
+    kinds, units = _kinds(plan)
+    found = {"optimizer": set(), "ends": set(), "blocks": set()}
+    for op, kind in zip(plan.ops, kinds.tolist(), strict=True):
+        if op.kind == SEGMENT:
+            owned = op.name == "optimizer"
+            where = "optimizer" if owned else "blocks" if 1 <= op.block <= 4 else "ends"
+            found[where].add(kind)
+    assert found == {"optimizer": {ONCE}, "ends": {EACH_MICRO_STEP}, "blocks": {EACH_BLOCK}}
+    assert units == 3 * 4
+
+
+def test_launches_of_one_phase_are_one_span_of_no_block(job):
+    found = step_timeline(job.topology, job.workload, "t")
+    host = [span for span in found.spans if span.track == "host" and span.ops > 1]
+    compute = [span for span in found.spans if span.track == "compute" and span.ops > 1]
+    assert host
+    assert {span.unit for span in host} == {""}
+    assert any(span.unit for span in compute)
+    ends = np.array([span.end_s for span in host])
+    assert (np.diff(ends) > 0.0).all()
+
+
+def test_what_a_rank_waits_is_for_someone():
+    """H100s wait for A100s, which wait for nobody; what each does adds up to the step."""
+    mixed = load("mixed-h100-a100", "llama3-8b-sft")
+    found = step(mixed.topology, mixed.workload)
+    fast, slow = found.ranks
+    assert (fast.role.gpu.architecture, slow.role.gpu.architecture) == ("hopper", "ampere")
+    assert fast.waiting_s == pytest.approx(fast.waiting_for[1])
+    assert fast.waiting_s > 1.0
+    assert slow.waiting_s == sum(slow.waiting_for.values()) == 0.0
+    for group in found.ranks:
+        parts = group.compute_s, group.waiting_s, group.communication_s, group.idle_s
+        assert sum(parts) == pytest.approx(found.time_s, rel=1e-6)
+
+
+def test_a_trace_says_how_long_a_collective_waits():
+    """On an H100 beside A100s some collectives wait; A100s come last, and wait a tenth of it."""
+    mixed = load("mixed-h100-a100", "llama3-8b-sft", ["model.layers=3"])
+    outcome = run_step(mixed.topology, mixed.workload)
+    longest = []
+    for rank in (0, 8):
+        told = json.loads(Trace(outcome, mixed.workload, "t", ranks=(rank,)).to_json())
+        waits = [
+            e["args"]["waits us"] for e in told["traceEvents"] if "waits us" in e.get("args", {})
+        ]
+        assert waits
+        longest.append(max(waits))
+    assert longest[0] > 1000.0
+    assert longest[1] < longest[0] / 5
