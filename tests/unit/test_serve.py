@@ -3,70 +3,24 @@
 import asyncio
 import gzip
 import json
-import re
 import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from base64 import b64encode
 
 import pytest
-from click.testing import CliRunner
 
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
 import sim
-from sim.cli import group
 from sim.documents import plain
-from sim.page.sections.lead import lead_of
-from sim.quantities import duration
 from sim.serve import workers
 from sim.serve.app import openapi
 from sim.serve.guard import MOST_BYTES, Guard
 from sim.serve.requests import BODIES
-from tests.unit.browser import CHROMIUM, WITHOUT, Page, looked_at, visited
-
-JOB = {"topology": "dgx-h100", "workload": "mistral-7b-lora"}
-
-
-class Server:
-    """A server of its own, as the command line starts it."""
-
-    def __init__(self, limit_s: int = 60) -> None:
-        """Its limit is far from what a request takes where other programs have the processor."""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "sim", "serve", "--port", "0", "--limit", str(limit_s)],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self.address = self.process.stdout.readline().strip()
-        self.base, _, self.token = self.address.partition("/?token=")
-
-    def ask(self, path, body=None, **headers):
-        """Status, headers and text of an answer."""
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        known = {"Authorization": f"Bearer {self.token}"}
-        if data is not None:
-            known["Content-Type"] = "application/json"
-        known |= {key.replace("_", "-"): value for key, value in headers.items()}
-        request = urllib.request.Request(self.base + path, data, known)
-        try:
-            with urllib.request.urlopen(request, timeout=90) as answer:
-                return answer.status, answer.headers, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.headers, error.read().decode()
-
-    def run(self, **body):
-        status, _, text = self.ask("/api/run", {**JOB, **body})
-        return status, json.loads(text)
-
-    def close(self):
-        """Stop it."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            self.process.wait(60)
-        self.process.stdout.close()
+from tests.unit.serving import JOB, Server
 
 
 @pytest.fixture(scope="module")
@@ -293,130 +247,6 @@ def test_the_examples_of_the_api_are_answered(server):
     assert status == 200, found
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
-@pytest.mark.parametrize(("width", "theme"), [(1400, "light"), (390, "dark")])
-def test_the_page_is_worked_by_anyone(server, tmp_path, width, theme):
-    found, console = looked_at(_recorded(server), tmp_path, width, theme)
-    assert console == []
-    assert found["faults"] == []
-    assert found["texts"] > 80
-    assert found["faint"] == []
-    assert found["nameless"] == []
-    assert found["overflow"] <= 0
-
-
-def _recorded(server):
-    """The page as one file whose questions are answered with what the server said once."""
-    _, _, page = server.ask("/")
-    for name in ("page.css", "live.css"):
-        _, _, style = server.ask(f"/assets/{name}")
-        page = page.replace(f'<link rel="stylesheet" href="assets/{name}">',
-                            f"<style>{style}</style>")  # fmt: skip
-    answers = {
-        "api/catalogue": json.loads(server.ask("/api/catalogue")[2]),
-        "api/run": server.run(curve=True, changes=True)[1],
-    }
-    scripts = ("live.js", "machine.js", "tabs.js", "recorded.js", "fleet.js")
-    script = "\n".join(server.ask(f"/assets/{name}")[2] for name in scripts)
-    told = json.dumps(answers).replace("</", "<\\/")
-    stub = "history.replaceState = () => {};"  # a frame without an address has none to change
-    stub += f"window.fetch = async (u) => ({{ ok: true, json: async () => ({told})[u] }});"
-    for name in scripts[:-1]:
-        page = page.replace(f'<script src="assets/{name}"></script>\n', "")
-    last = f'<script src="assets/{scripts[-1]}"></script>'
-    return page.replace(last, f"<script>{stub}\n{script}</script>")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
-def test_the_page_asks_and_shows_under_its_own_policy(server, tmp_path):
-    dom, console = visited(server.address + "#s=nodes%3D2&t=timeline", tmp_path)
-    assert console == []
-    assert "2 nodes x 8 h100-sxm-80gb" in dom
-    assert 'data-name="timeline"' in dom
-    assert "time per token" in dom
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
-def test_parts_of_the_machine_are_slowed_where_they_are_drawn(server, tmp_path):
-    link = '#machine-drawn .wide-svg [data-link="n0/gpu2<>n0/nvswitch"]'
-    with Page(server.address + "#j=mistral-7b-lora&t=machine", tmp_path) as page:
-        page.until(f"document.querySelector('{link}') !== null")
-        named = page.ask(
-            "[...document.querySelectorAll('#machine-drawn [tabindex]')].every("
-            "(e) => e.getAttribute('role') === 'slider' && e.getAttribute('aria-label')"
-            " && e.getAttribute('aria-valuenow') === '100')"
-        )
-        assert named is True
-        page.drag(link, 50.0)
-        page.until("location.hash.includes('w=link%3An0%2Fgpu2%3C%3En0%2Fnvswitch%3D0.5')")
-        page.until("document.getElementById('machine-said').textContent.includes('185 GB/s')")
-        # it is still chosen, and keys move it on
-        page.press("ArrowDown")
-        page.until("document.getElementById('machine-said').textContent.includes('148 GB/s')")
-        assert page.ask("document.getElementById('part-out').textContent") == "40 %"
-        page.press("End")
-        page.until("!location.hash.includes('gpu2')")
-        page.ask("document.querySelector('#counts button').click()")  # one NIC fewer
-        page.until("document.querySelectorAll('.wide-svg [data-kind=nic]').length === 7")
-        assert page.ask("document.getElementById('more').value") == "node.nics.count=7"
-        assert page.ask("document.getElementById('faults').textContent") == ""
-        assert page.console == []
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
-def test_limits_move_over_what_was_found(server, tmp_path):
-    with Page(server.address + "#j=mistral-7b-lora&t=size", tmp_path) as page:
-        page.until("document.body.dataset.answers >= 1")
-        page.ask("document.getElementById('maxgpus').value = 8;"
-                 "document.getElementById('provider').value = 'nebius';"
-                 "document.getElementById('find').click()")  # fmt: skip
-        page.until("!document.getElementById('front').hidden", 120)
-        free = page.ask("document.getElementById('front-said').textContent")
-        page.ask("document.getElementById('front-time').focus()")
-        page.press("Home")  # as fast as anything is
-        tight = page.ask("document.getElementById('front-said').textContent")
-        assert tight != free
-        assert page.ask("document.querySelectorAll('circle.best').length") == 2  # wide and narrow
-        page.ask("document.getElementById('front-cost').focus()")
-        page.press("Home")
-        said = page.ask("document.getElementById('front-said').textContent")
-        assert said == "Nothing is both within that time and for that money."
-        assert page.console == []
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
-def test_a_trace_that_is_dropped_is_set_beside_the_step(server, tmp_path):
-    path = tmp_path / "rank0.json.gz"
-    trace = ["trace", *JOB.values(), "--set", "gradient_accumulation=1", "-o", str(path)]
-    assert CliRunner().invoke(group, trace).exit_code == 0
-    beside = sim.trace_diff(path, "dgx-a100", "mistral-7b-lora", gradient_accumulation=1)
-    data = b64encode(path.read_bytes()).decode()
-    assert data.startswith("H4sI")  # packed, as its name says
-    asked = "#m=dgx-a100&j=mistral-7b-lora&t=diagnose&s=gradient_accumulation%3D1"
-    with Page(server.address + asked, tmp_path) as page:
-        page.until("document.body.dataset.answers >= 1")
-        page.ask(
-            f"""(async () => {{
-            const bytes = Uint8Array.from(atob("{data}"), (c) => c.charCodeAt(0));
-            const t = new DataTransfer();
-            t.items.add(new File([bytes], "rank0.json.gz"));
-            document.getElementById("diagnose").dispatchEvent(
-              new DragEvent("drop", {{ dataTransfer: t, bubbles: true }}));
-            }})()"""
-        )
-        page.until("document.getElementById('trace-found').querySelector('figure') !== null", 120)
-        said = page.ask("document.getElementById('diagnose-said').textContent")
-        assert said.startswith("rank0.json.gz: 1 step, ")
-        # what was sent is less than the file, and says the same
-        said = page.ask("document.getElementById('trace-said').textContent")
-        assert said == lead_of(beside)
-        shown = page.ask("document.getElementById('trace-found').textContent")
-        assert "longest waits of the stream that computes" in shown
-        largest = beside.parts[0]
-        assert f"{largest.name}{duration(largest.recorded_s)}" in re.sub(r"\s*\n\s*", "", shown)
-        assert page.console == []
-
-
 def test_a_recorded_step_is_compared_as_the_program_does(server, tmp_path):
     trace = sim.trace(**JOB, overrides=["gradient_accumulation=1"]).to_dict()
     path = tmp_path / "t.json"
@@ -428,30 +258,6 @@ def test_a_recorded_step_is_compared_as_the_program_does(server, tmp_path):
     told = json.loads(text)["document"]
     assert told == plain(sim.trace_diff(path, "dgx-a100", "mistral-7b-lora").to_dict())
     assert len(told["waits"]["recorded"]) == 3
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
-def test_a_fleet_is_edited_and_a_slider_moves_its_nodes(server, tmp_path):
-    with Page(server.address + "#j=mistral-7b-lora&t=fleet", tmp_path) as page:
-        page.until("document.querySelector('#fleet-found figure[data-name=jobs]') !== null")
-        said = "document.getElementById('fleet-said').textContent"
-        assert page.ask(said).startswith("dgx-h100: 5 jobs on 4 nodes (32 GPUs), fifo")
-        page.ask("document.getElementById('fleet-nodes').focus()")
-        page.press("Home")
-        page.until(f"{said}.includes('large-1: wants 2 nodes; the cluster has 1')")
-        page.press("ArrowRight")
-        page.until(f"{said}.includes('5 jobs on 2 nodes')")
-        page.ask("document.querySelector('#fleet-jobs button').click()")  # the nightly ones go
-        page.until(f"{said}.includes('2 jobs on 2 nodes')")
-        page.ask("document.getElementById('fleet-add').click()")
-        page.until(f"{said}.includes('3 jobs on 2 nodes')")
-        assert "job+2" in page.ask("location.hash")
-        unnamed = page.ask(
-            "[...document.querySelectorAll('#fleet input, #fleet select')].filter("
-            "(e) => !e.labels.length && !e.getAttribute('aria-label')).length"
-        )
-        assert unnamed == 0
-        assert page.console == []
 
 
 def test_it_stops_when_it_is_told(server):
