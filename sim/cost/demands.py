@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +20,7 @@ I8 = npt.NDArray[np.int64]
 
 _MOST = 1 << 23  # resources of demands that are kept: 128 MiB
 _shelf = Shelf[loads.Demand](_MOST, lambda demand: demand.resource.size)
+_TOGETHER = 1 << 15  # ranks of a machine up to which sister groups of all stages are kept
 #: of sister groups: costs ask for them, and classes of ranks
 _sisters = Shelf[loads.Demands](1_000_000, lambda every: every.resource.size, larger=False)
 
@@ -41,7 +44,7 @@ def demand_of(
     if isinstance(sisters, Sisters) and ranks == sisters.first():
         every = _sisters.get(
             (fabric, sisters, op, algorithm),
-            lambda: demands_of(fabric, sisters.rows(), op, algorithm),
+            lambda: _of_stages(fabric, sisters, op, algorithm),
         )
         whole = loads.Demand(every.resource, every.amount)
         return loads.total([whole]) if every.ptr.size > 2 else whole
@@ -63,6 +66,23 @@ def _tables(sisters: Others) -> list[I8]:
     for group in sisters:
         by_size.setdefault(len(group), []).append(group)
     return [np.array(groups, np.int64) for groups in by_size.values()]
+
+
+def _of_stages(fabric: Fabric, where: Sisters, op: str, algorithm: str) -> loads.Demands:
+    """`demands_of` sister groups; those of other stages, which are asked for next, on the way."""
+    alone = where.parts == 1 or where.groups.crosses(where.parts)
+    if alone or fabric.n_ranks > _TOGETHER:
+        return demands_of(fabric, where.rows(), op, algorithm)
+    stages = [where._replace(part=part) for part in range(where.parts)]
+    rows = [stage.rows() for stage in stages]
+    every = demands_of(fabric, np.concatenate(rows), op, algorithm)
+    ends = np.cumsum([0, *map(len, rows)])
+    each = [every.some(*pair) for pair in pairwise(ends.tolist())]
+    for stage, found in zip(stages, each, strict=True):
+        key = (fabric, stage, op, algorithm)
+        if stage != where and _sisters.find(key) is None:
+            _sisters.keep(key, found)
+    return each[where.part]
 
 
 def demands_of_sisters(

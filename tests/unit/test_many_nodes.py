@@ -71,8 +71,25 @@ def test_sisters_draw_what_each_of_them_draws(inner, part):
         assert found.of(i).resource.tolist() == right.resource.tolist()
 
 
-def test_demands_without_some_resources():
+def test_stages_draw_what_they_would_one_by_one():
+    """Their demands are found in one go."""
+    fabric = compile_fabric(machine("dgx-h100", 6))
+    for dims in (((6, False), (8, True)), ((2, False), (3, True), (8, False))):
+        for part in (2, 0, 1):
+            stage = Sisters(Groups(dims), part, 3)
+            if stage.groups.crosses(3):
+                stage = Sisters(Groups(dims), part % 2, 2)
+            demand_of(fabric, stage.first(), "all_gather", "ring", stage)
+            found = demands_of_sisters(fabric, stage, "all_gather", "ring")
+            right = demands_of(fabric, stage.rows(), "all_gather", "ring")
+            for column, own in zip(found, right, strict=True):
+                assert column.tolist() == own.tolist()
+
+
+def test_demands_of_some_groups_and_without_some_resources():
     demands = Demands(np.array([0, 2, 2, 5]), np.array([3, 1, 0, 3, 2]), np.arange(5.0))
+    some = demands.some(1, 3)
+    assert [column.tolist() for column in some] == [[0, 0, 3], [0, 3, 2], [2.0, 3.0, 4.0]]
     left = demands.without(np.array([False, False, False, True]))
     assert left.ptr.tolist() == [0, 1, 1, 3]
     assert left.resource.tolist() == [1, 0, 2]

@@ -49,6 +49,12 @@ class Demands(NamedTuple):
         at = slice(self.ptr[group], self.ptr[group + 1])
         return Demand(self.resource[at], self.amount[at])
 
+    def some(self, first: int, end: int) -> Demands:
+        """Those of groups from one to before another."""
+        at = slice(self.ptr[first], self.ptr[end])
+        ptr = self.ptr[first : end + 1] - self.ptr[first]
+        return Demands(ptr, self.resource[at], self.amount[at])
+
     def without(self, those: B1) -> Demands:
         """Those on other resources than some, (n_resources,)."""
         left = ~those[self.resource]
