@@ -21,19 +21,24 @@ class Pool:
     def __init__(self, nodes: int, per_node: int, per_leaf: int) -> None:
         self.per_node, self.per_leaf = per_node, per_leaf
         self.free = [per_node] * nodes
-        self.whole = nodes  # nodes that nobody is on
+        self.with_free = [0] * per_node + [nodes]  # nodes, by how many of their GPUs are free
 
     def copy(self) -> Pool:
         """Another one of the same, to try things on."""
         other = Pool(0, self.per_node, self.per_leaf)
-        other.free, other.whole = list(self.free), self.whole
+        other.free, other.with_free = list(self.free), list(self.with_free)
         return other
+
+    @property
+    def any_free(self) -> bool:
+        """Whether a GPU is free."""
+        return any(self.with_free[1:])
 
     def fits(self, request: Request) -> bool:
         """Whether a job could start now."""
         if not request.gpus:
-            return self.whole >= request.nodes
-        return self.whole > 0 or any(free >= request.gpus for free in self.free)
+            return self.with_free[-1] >= request.nodes
+        return any(self.with_free[request.gpus :])
 
     def place(self, request: Request) -> Placed:
         """Take GPUs for a job that fits.
@@ -47,15 +52,19 @@ class Pool:
         else:
             placed = [(node, self.per_node) for node in self._nodes(request.nodes)]
         for node, gpus in placed:
-            self.whole -= self.free[node] == self.per_node
-            self.free[node] -= gpus
+            self._free(node, -gpus)
         return placed
 
     def release(self, placed: Iterable[tuple[int, int]]) -> None:
         """Give GPUs back."""
         for node, gpus in placed:
-            self.free[node] += gpus
-            self.whole += self.free[node] == self.per_node
+            self._free(node, gpus)
+
+    def _free(self, node: int, more: int) -> None:
+        """Count a node among those with so many more GPUs free."""
+        self.with_free[self.free[node]] -= 1
+        self.free[node] += more
+        self.with_free[self.free[node]] += 1
 
     def _nodes(self, count: int) -> list[int]:
         leaves: dict[int, list[int]] = {}

@@ -12,7 +12,9 @@ none meets it, the size at which it ends first, for which it may wait.
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -45,6 +47,7 @@ class _Running:
 
     log: JobLog
     stretch: float  # times as long as expected that its work is
+    forms: tuple[Request, ...]  # what it may start as: once begun, what it was
     left_s: float = 0.0  # of work, at full pace
     pace: float = 1.0
     placed: Placed = field(default_factory=list)
@@ -56,12 +59,6 @@ class _Running:
     def begun(self) -> bool:
         """Whether it ever held nodes."""
         return self.log.start_s >= 0.0
-
-    @property
-    def forms(self) -> tuple[Request, ...]:
-        """What it may start as: once begun, what it was."""
-        request = self.log.request
-        return (request,) if self.begun else request.forms
 
     def needs_s(self, form: Request) -> float:
         """Time that it takes as something, with the network to itself. [s]"""
@@ -111,7 +108,7 @@ def schedule(
     run = _Scheduler(env, cluster, nodes, policy, told)
     logs = [JobLog(request) for request in jobs]
     for i, log in enumerate(logs):
-        job = _Running(log, stretch(i) if stretch else 1.0)
+        job = _Running(log, stretch(i) if stretch else 1.0, log.request.forms)
         # no process of its own: there may be 10^5, each of which waits once
         arrival = env.timeout(log.request.arrival_s, job)
         assert arrival.callbacks is not None
@@ -128,7 +125,7 @@ class _Scheduler:
         self.told = told
         self.env, self.cluster, self.policy = env, cluster, policy
         self.pool = Pool(nodes, cluster.per_node, cluster.leaf_nodes)
-        self.queue: list[_Running] = []
+        self.queue: deque[_Running] = deque()
         self.running: list[_Running] = []
         self.talking = 0  # of them, those that others' collectives can slow
 
@@ -161,7 +158,7 @@ class _Scheduler:
         """Start what can start now."""
         started = False
         while self.queue and self.pool.fits(form := self._wanted(self.queue[0])):
-            self._start(self.queue.pop(0), form)
+            self._start(self.queue.popleft(), form)
             started = True
         if self.queue and self.policy == "priority":
             self._preempt_for(self.queue[0])
@@ -199,13 +196,26 @@ class _Scheduler:
 
     def _backfill(self) -> bool:
         """EASY: others may start if the first in the queue is not delayed by it."""
+        if not self.pool.any_free:
+            return False
+        room: dict[tuple[int, int], bool] = {}  # by nodes and GPUs: many jobs want the same
+        small = []
+        for job in itertools.islice(self.queue, 1, DEPTH + 1):
+            for form in job.forms:
+                size = form.nodes, form.gpus
+                if size not in room:
+                    room[size] = self.pool.fits(form)
+                if room[size]:
+                    small.append(job)
+                    break
+        if not small:
+            return False
         first = self._wanted(self.queue[0])
         reserved, then = self._shadow(first)
         if reserved < math.inf:
             then.place(first)
-        started = False
-        for job in self.queue[1 : DEPTH + 1]:
-            now = self.env.now
+        started, now = False, self.env.now
+        for job in small:
             able = [
                 f for f in job.forms
                 if self.pool.fits(f) and (now + job.needs_s(f) <= reserved or then.fits(f))
@@ -244,7 +254,7 @@ class _Scheduler:
 
     def _start(self, job: _Running, form: Request) -> None:
         job.left_s = job.needs_s(form)
-        job.log.request = form
+        job.log.request, job.forms = form, (form,)
         job.placed = self.pool.place(form)
         if job.log.start_s < 0.0:
             job.log.start_s = self.env.now

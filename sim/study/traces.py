@@ -7,6 +7,7 @@ import datetime
 import math
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,15 +189,12 @@ class _Row:
         text = self.text(what)
         if not text or text.lower() in ("none", "null"):
             return None
-        for form in _TIMES:
-            try:
-                return _seconds(datetime.datetime.strptime(text, form))
-            except ValueError:
-                continue
-        try:
+        with suppress(ValueError):  # a tenth of the time that the others take
             return _seconds(datetime.datetime.fromisoformat(text))
-        except ValueError:
-            return self.number(what)
+        for form in _TIMES:
+            with suppress(ValueError):
+                return _seconds(datetime.datetime.strptime(text, form))
+        return self.number(what)
 
 
 def _seconds(moment: datetime.datetime) -> float:
