@@ -254,11 +254,14 @@ def outline_of(
     return Outline(lowered, some, place.astype(np.int32), places, all_wires.draws, route)
 
 
+_LONGEST = 3_500_000  # ops of a column that is kept: 14 MB
 _alike: dict[int, I4] = {}  # the longest column of each value
 
 
 def _same(value: int, n: int) -> I4:
     """A column that has one value, (n,): a piece of one that programs share."""
+    if n > _LONGEST:
+        return np.full(n, value, dtype=np.int32)
     if value not in _alike or _alike[value].size < n:
         _alike[value] = np.full(n, value, dtype=np.int32)
     return _alike[value][:n]

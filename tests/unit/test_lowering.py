@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sim.inputs.loader import load
+from sim.lowering import lower
 from sim.lowering import runs as lowering
 from sim.lowering.parts import RowKinds
 from sim.lowering.slack import Binding
@@ -106,3 +107,15 @@ def test_launches_are_hidden_where_none_can_be_needed_before_it_is_made(fastest)
     found = lowering.hidden_launches(part._replace(rows=rows), fastest)
     assert 0 < sum(expected) < len(expected)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_columns_of_one_value_are_shared_but_long_ones(monkeypatch):
+    """A long program is not kept, and so leaves nothing behind."""
+    monkeypatch.setattr(lower, "_alike", {})
+    monkeypatch.setattr(lower, "_LONGEST", 5)
+    one, other, long = (lower._same(-1, n) for n in (4, 5, 6))
+    assert np.shares_memory(lower._same(-1, 4), other)
+    assert not np.shares_memory(long, other)
+    for column, n in ((one, 4), (other, 5), (long, 6), (lower._same(1, 3), 3)):
+        assert column.tolist() == [column[0]] * n
+    assert {value: column.size for value, column in lower._alike.items()} == {-1: 5, 1: 3}
