@@ -2,6 +2,7 @@
 
 python -m bench.silent              # all 8 strategies, how each key ends and what is silent
 python -m bench.silent fsdp2 zero3  # of some
+python -m bench.silent machines     # keys of the topology, on one node and on two
 """
 
 from __future__ import annotations
@@ -55,12 +56,35 @@ OTHER: dict[str, Any] = {
     "dropout": 0, "micro_batch": 1, "gradient_accumulation": 2, "sequence_length": 2048,
     "loss_chunks": 4, "train_metrics": 1,
 }  # fmt: skip
+#: keys of a topology, with other values
+OF_MACHINES: dict[str, tuple[Any, ...]] = {
+    "nodes": (3,), "node.gpus": (4,), "node.virtual": (True,), "node.p2p_level": ("nvl", "sys"),
+    "node.pcie.generation": (3,), "node.pcie.lanes": (8,), "node.pcie.gpus_per_switch": (1, 4),
+    "node.pcie.nics_per_switch": (2, 4), "node.pcie.p2p": (False,), "node.cpu.sockets": (1,),
+    "node.cpu.interconnect": ("20 GB/s",), "node.cpu.memory": ("1 TB",),
+    "node.cpu.memory_bandwidth": ("100 GB/s",), "node.cpu.vendor": ("amd", "arm"),
+    "node.cpu.cores": (32,), "node.cpu.cores_per_rank": (2,), "node.cpu.speed": (0.5,),
+    "node.nics.count": (2, 4), "node.nics.rate": ("100 Gb/s",), "node.nics.gpudirect": (False,),
+    "node.nics.kind": ("roce", "tcp", "slingshot"), "node.nics.socket_threads": (2,),
+    "node.nvlink.generation": (3,), "node.nvlink.links_per_gpu": (6,),
+    "node.nvlink.fabric": ("pairs", "mesh"), "node.nvlink.link_rate": ("10 GB/s",),
+    "node.storage.read": ("1 GB/s",), "node.storage.write": ("1 GB/s",),
+    "network.kind": ("fat-tree", "single-switch"), "network.oversubscription": (4,),
+    "network.switch_latency": ("10 us",), "network.nodes_per_leaf": (1,),
+    "network.placement": ("scattered",), "network.routing": ("static",),
+    "network.tenants": (0.5,), "network.sharp": (True,), "reliability.failures": (False,),
+    "reliability.gpu_mtbf": ("1000 h",), "reliability.node_mtbf": ("1000 h",),
+    "reliability.detect": ("1 h",), "reliability.restart": ("1 h",),
+    "reliability.repair": ("500 h",), "reliability.spare_nodes": (1,),
+    "reliability.warm_restart": ("60 s",), "reliability.least_nodes": (1,),
+    "reliability.pace_spread": (0.1,),
+}  # fmt: skip
 
 
 class Ended(NamedTuple):
     """What became of a key that was set."""
 
-    strategy: str
+    strategy: str  # or how many nodes a machine has
     key: str
     value: Any
     how: str  # refused, warned, moved, silent, or its own: the job has that value already
@@ -135,10 +159,20 @@ def ended(strategies: Mapping[str, Any] | list[str]) -> Iterator[Ended]:
             yield Ended(strategy, key, value, how)
 
 
+def of_machines() -> Iterator[Ended]:
+    """What becomes of every key of a topology, on one node and on two."""
+    for nodes in ("nodes=1", "nodes=2"):
+        for key, others in OF_MACHINES.items():
+            for value in others:
+                how = outcome(MACHINE, (nodes,), (f"{key}={json.dumps(value)}",))
+                yield Ended(nodes, key, value, how)
+
+
 def main() -> None:
     """Print what is silent, and how many end how."""
     began, counts = time.process_time(), Counter[str]()
-    for one in ended(sys.argv[1:] or list(STRATEGIES)):
+    asked = sys.argv[1:]
+    for one in of_machines() if asked == ["machines"] else ended(asked or list(STRATEGIES)):
         counts[one.how] += 1
         if one.how == "silent":
             print(f"{one.strategy}: {one.key} = {json.dumps(one.value)} says and moves nothing")

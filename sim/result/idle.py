@@ -33,10 +33,12 @@ _OF_AXIS = {
 #: keys that say what runs and how much of it: none is idle
 _SAID = (
     "strategy", "wrap", "replicate", "shard", *set(_OF_AXIS.values()),
-    "kind", "rank", "sequence_length", "micro_batch", "gradient_accumulation", "global_batch",
+    "rank", "sequence_length", "micro_batch", "gradient_accumulation", "global_batch",
     "tokens", "steps", "samples", "epochs", "deadline", "nodes", "gpus", "residency",
     "attention", "compile", "loss", "fused_kernels", "optimizer",  # advised, where files differ
 )  # fmt: skip
+#: of these the ones that a machine has by the same name
+_SAID_OF_JOBS = ("kind",)
 #: ranks of a machine whose step is long to simulate; of a pipeline it always is
 _MOST_RANKS = 1024
 
@@ -92,7 +94,8 @@ def idle_keys(
             if where in told or notes.origin(where).kind != "override":
                 continue
             other = _with_default(spec, path.split("."))
-            if other == spec:
+            said = spec is workload and path.rpartition(".")[2] in _SAID_OF_JOBS
+            if said or other == spec:
                 continue
             why = _without(path, workload)
             if not why and tried:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.advised import against, tried
-from bench.silent import outcome, values
+from bench.silent import of_machines, outcome, values
 from sim import simulate
 from sim.errors import InputError
 from sim.inputs.loader import load
@@ -254,3 +254,12 @@ def test_advice_that_a_warning_follows_is_found():
         "h100-x1", job, found, {"parallelism.pipeline_schedule": "gpipe"}
     )
     assert "is not one of" in against("h100-x1", job, found, {"precision": "fp7"})
+
+
+def test_no_key_of_a_machine_is_silent():
+    """Kinds of network and of NIC were: what a job says by that name is never idle."""
+    ends = {(one.strategy, one.key, one.value): one.how for one in of_machines()}
+    assert [place for place, how in ends.items() if how == "silent"] == []
+    assert ends["nodes=1", "network.kind", "fat-tree"] == "warned"
+    assert ends["nodes=1", "node.nics.kind", "roce"] == "warned"
+    assert ends["nodes=2", "node.nics.kind", "tcp"] == "moved"
