@@ -86,6 +86,10 @@ class Fsdp2(Strategy):
         """Never: shards are what it is for."""
         return False
 
+    def counts_missing(self, knobs: Parallelism) -> bool:
+        """Unless the root holds parts of layers, or the host waits for each one's gradients."""
+        return knobs.wrap != "linear" and knobs.offload == "none"
+
     def zero_stage(self, knobs: Parallelism) -> int:
         """Parameters kept from forward to backward are ZeRO-2's."""
         return 2 if knobs.reshard_after_forward is False else 3

@@ -22,6 +22,9 @@ JOBS = {
         "mistral-7b-lora",
         ["parallelism={strategy: fsdp1, wrap: peft}", "nodes=2"],
     ),
+    # the host runs ahead, further with every block
+    "free": ("dgx-h100", "llama3-8b-sft", ["gradient_accumulation=5"]),
+    "tensors": ("dgx-h100", "llama3-8b-sft", ["parallelism={tensor_parallel: 2}", "nodes=2"]),
     # four blocks are too few to find the rhythm of eight
     "late": ("dgx-a100", "mpt-30b-pretrain", [SHARDED, "nodes=4", "micro_batch=2"]),
 }
