@@ -61,7 +61,8 @@ def shared(
         if not mine.any():
             found.append({})
             continue
-        near = (timeline.end[every] > begin) & (timeline.start[every] < finish)
+        last = end[mine].max()  # of what begins in the window, be it behind that
+        near = (timeline.end[every] > begin) & (timeline.start[every] < last)
         others = _Beside(lowered, timeline, every[near])
         routes = program.route[ops[mine]]
         found.append(others.lost(routes, start[mine], end[mine], lost[mine]))
