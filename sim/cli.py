@@ -18,6 +18,7 @@ import click
 from sim.errors import ScalingSimError, visible
 
 _TRACEBACK = "SCALING_SIM_TRACEBACK"
+_INTERRUPTED = 128 + signal.SIGINT
 
 # verb -> (module under sim.commands, one line of help); the module is imported on use
 VERBS: dict[str, str] = {
@@ -152,7 +153,7 @@ def main() -> None:
     except ScalingSimError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted", 130)
+        _fail("interrupted", _INTERRUPTED)
     except MemoryError:
         _fail("out of memory: this takes more than the machine has", 1)
     except Exception as error:
@@ -163,6 +164,14 @@ def main() -> None:
             f"internal error, a fault of scaling-sim: {kind}: {error}; {_TRACEBACK}=1 shows where",
             1,
         )
+    finally:
+        _end_at_once()
+
+
+def _end_at_once() -> None:
+    """From here on Ctrl-C has nothing left to stop: it ends the process, by contract as before."""
+    with suppress(ValueError):  # not the main thread of a program that calls us
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(_INTERRUPTED))
 
 
 def _run() -> None:
@@ -181,6 +190,7 @@ def _run() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
+    _end_at_once()
     with suppress(OSError):  # nobody has to listen
         click.echo(visible(message), err=True)
     sys.exit(code)

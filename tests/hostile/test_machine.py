@@ -133,6 +133,21 @@ def test_the_live_page_ends_before_it_is_up(start, tmp_path, number):
     assert (child.returncode, err) == (128 + number, "")
 
 
+@pytest.mark.parametrize("line", ["list gpus", "list nothing"])
+def test_an_interrupt_after_the_answer_ends_by_contract(line):
+    """While a large answer is let go of, say: no KeyboardInterrupt that nobody catches."""
+    code = (
+        "import os, signal, sys\nfrom sim.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "try:\n    main()\nfinally:\n    os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *line.split()], capture_output=True,
+                          text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120,
+                          check=False)  # fmt: skip
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "variables",
     [
