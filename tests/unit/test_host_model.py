@@ -135,7 +135,8 @@ def test_time_never_falls_as_the_cpu_slows():
 
 def test_trainers():
     def seconds(**more):
-        alike = {"parallelism": {"strategy": "fsdp1", "gradient_sync": "every"}}
+        fsdp = {"strategy": "fsdp1", "gradient_sync": "every", "reduce_dtype": "bf16"}
+        alike = {"parallelism": fsdp}
         loaded = load(BOX, JOB | alike | {"gradient_accumulation": 4} | more, [])
         return step(loaded.topology, loaded.workload).time_s
 
