@@ -16,7 +16,7 @@ from sim.engine import check_numbers, kernel
 from sim.engine.compiled import outcome
 from sim.engine.machine import MachineCode, flat, table
 from sim.engine.shared import MOST, KindColumn, LinkColumn, OwnColumn, PacedColumn, grid, same
-from sim.engine.state import GIVES, LAST, State, ends_of_lanes, given_back, prepare, state_of
+from sim.engine.state import GIVES, LAST, State, alike, ends_of_lanes, given_back, prepare, state_of
 from sim.engine.watch import watched
 from sim.errors import EngineError
 from sim.program import Program, Timeline, assemble
@@ -121,7 +121,9 @@ def play(crowd: Crowd, progress: Callable[[int, int], None] | None = None) -> Ti
     if said[2] < crowd.ops:
         message = f"stuck at {said[3]} s with {crowd.ops - said[2]} ops to go"
         raise EngineError(message)
-    np.maximum(ends, 0.0, out=ends)  # of what is no op
+    of_class = ends[: crowd.split].reshape(crowd.kind.size, crowd.stride)
+    for i, kind in enumerate(crowd.kinds):  # what is no op
+        of_class[crowd.kind == i, kind.program.lane.size :] = 0.0
     return Timeline(state.times[0::2], ends, said[4], said[5])
 
 
@@ -201,15 +203,17 @@ def _prepared(crowd: Crowd) -> tuple[Program, State]:
         follower=same(-1),
         n_lanes=n_lanes,
     )
-    times = np.zeros((n, 2))
-    times[: crowd.split, 1] = -1.0  # what is no op waits for ever
-    each = times[: crowd.split, 1].reshape(n_classes, stride)
+    times = np.empty((n, 2))
     ready = []
     for i, own in enumerate(waited[:-1]):
-        mine = np.flatnonzero(crowd.kind == i)
-        each[mine, : own.size] = -own
-        ready.append((mine[:, None] * stride + np.flatnonzero(own == 0)).ravel())
-    times[crowd.split :, 1] = -waited[-1]
+        begins = np.flatnonzero(crowd.kind == i) * stride
+        one = np.zeros((stride, 2))
+        one[:, 1] = -1.0  # what is no op waits for ever
+        one[: own.size, 1] = -own
+        for begin in begins.tolist():  # once over what may be gigabytes
+            times[begin : begin + stride] = one
+        ready.append((begins[:, None] + np.flatnonzero(own == 0)).ravel())
+    times[crowd.split :, 0], times[crowd.split :, 1] = 0.0, -waited[-1]
     widest = [np.diff(state.entry) for state in states]
     lengths = np.diff(crowd.demand_ptr)[crowd.wire_route]
     on_wire = np.zeros(n_lanes - int(lanes[-1]), dtype=np.int32)
@@ -222,12 +226,15 @@ def _prepared(crowd: Crowd) -> tuple[Program, State]:
         curves=program.curves,
         ready_ops=np.sort(np.concatenate(ready)),
     )
+    own_kinds = [
+        s.kind | alike(kind.program, s.kind) for kind, s in zip(kinds_, states, strict=True)
+    ]
     wire_kinds = np.where(ends_of_lanes(crowd.wire_lane), LAST | GIVES, GIVES).astype(np.uint8)
     return program, state._replace(
         times=times.ravel(),
         release_ptr=release_ptr,
         release=released,
-        kind=ops.each(joined([s.kind for s in states], 0, wire_kinds)),
+        kind=ops.each(joined(own_kinds, 0, wire_kinds)),
         n_ops=n,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from sim.engine.state import AHEAD, FREE, LAST, LATENCY, LINKED, RUN, WAKE, WORK, State
+from sim.engine.state import AHEAD, ALIKE, FREE, LAST, LATENCY, LINKED, RUN, WAKE, WORK, State
 from sim.program import Program
 
 INFINITY = math.inf
@@ -122,7 +122,7 @@ def play_run(p: Program, s: State, o: int, at: int, t: float, units: int) -> flo
         s.kind[c] & LINKED
         and times[2 * c + 3] == -1.0
         and times[2 * c + 2] <= t
-        and is_alike(p, s, c, c + 1)
+        and (s.kind[c] & ALIKE or is_alike(p, s, c, c + 1))
     ):
         x = rate_alone(p, c + 1, bound_of(p, s, c + 1, units))
         if not x > 0.0:

@@ -24,6 +24,7 @@ LINKED = 4  # so is the next op of the lane, and it alone waits for this one's e
 STEPPED = 8  # steps, or another op's steps wait for this one
 HOLDS = 16
 GIVES = 32  # its end gives units back
+ALIKE = 64  # linked, and known beforehand to be alike: the next is a work on the same resources
 
 
 class State(NamedTuple):
@@ -151,6 +152,19 @@ def prepare(program: Program, known: Skeleton | None = None) -> State:
 def parted(times: F8) -> tuple[F8, F8]:
     """Starts and ends of a state's `times`, (..., 2 n), each in one piece."""
     return np.ascontiguousarray(times[..., 0::2]), np.ascontiguousarray(times[..., 1::2])
+
+
+def alike(p: Program, kind: U1) -> U1:
+    """Bits of ops whose next is `is_alike`, (n,): for columns that many ranks go through."""
+    found = np.zeros_like(kind)
+    reader = np.where(p.curve >= 0, p.curve_resource, -1)
+    sizes, first = np.diff(p.demand_ptr), np.append(p.demand_resource, -1)[p.demand_ptr[:-1]]
+    # the resource of one demand, no matter how much; of several the route
+    drawn = np.where(sizes == 1, first, np.where(sizes == 0, -1, -2 - np.arange(sizes.size)))
+    drawn = drawn[p.route]
+    same = (kind[:-1] & LINKED != 0) & (drawn[1:] == drawn[:-1]) & (reader[1:] == reader[:-1])
+    found[:-1][same & (p.work[1:] > 0.0) & (p.latency[1:] == 0.0)] = ALIKE
+    return found
 
 
 def ends_of_lanes(lane: I4) -> B1:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from sim.engine import crowd as engine
+from sim.engine.lookahead import is_alike
 from sim.engine.machine import checked
 from sim.engine.shared import MOST, grid
+from sim.engine.state import ALIKE, LINKED, alike, prepare
 from sim.errors import EngineError, InputError
 from sim.inputs.loader import load
 from sim.lowering.crowd import gathered, gathers
@@ -39,6 +41,21 @@ def figures(found, path=""):
             yield from figures(value, f"{path}[{i}]")
     elif isinstance(found, (int, float, str, np.ndarray)):
         yield path, np.asarray(found).tolist()
+
+
+def test_marks_of_alike_ops_are_what_the_kernel_finds():
+    pair = load("dgx-h100", "llama3-8b-sft", ["nodes=2", "model.layers=2"])
+    jittered = Variation(jitter=0.05)
+    ready = ready_of(pair.topology, pair.workload, pair.workload, jittered, "ranks", None)
+    one = gathered(ready.priced).crowd.kinds[0]
+    state = prepare(one.program)
+    marks = alike(one.program, state.kind)
+    linked = np.flatnonzero(state.kind & LINKED)
+    assert not np.delete(marks, linked).any()
+    found = [is_alike(one.program, state, o, o + 1) for o in linked.tolist()]
+    assert (marks[linked] == ALIKE).tolist() == found
+    assert any(found)
+    assert not all(found)
 
 
 SLOW = (Slow("rank", "3", 0.8), Slow("rank", "9", 0.9))
