@@ -14,7 +14,7 @@ from sim.step.pressure import with_retries
 from sim.step.run import run_step
 from sim.step.spans import step_timeline
 from sim.step.step import memory_of, quick, step
-from sim.step.straggle import EACH_BLOCK, EACH_MICRO_STEP, ONCE, _kinds
+from sim.step.straggle import _in_micro_steps
 from sim.strategies.plan import SEGMENT
 from tests.unit import test_fsdp_schedules as fsdp
 
@@ -51,17 +51,14 @@ def test_equal_ranks_wait_for_nobody(job):
     assert step(staged.topology, staged.workload).ranks
 
 
-def test_what_a_step_runs_once_and_what_in_every_block():
-    """Four blocks, three micro-steps: embedding and head in each, the update once."""
+def test_what_micro_steps_run_and_what_the_step_runs_once():
+    """Four blocks, three micro-steps: all but the update in each, block two in the middle."""
     plan = fsdp.plan_of(layers=4, accumulate=3)
-    kinds, units = _kinds(plan)
-    found = {"optimizer": set(), "ends": set(), "blocks": set()}
-    for op, kind in zip(plan.ops, kinds.tolist(), strict=True):
-        if op.kind == SEGMENT:
-            owned = op.name == "optimizer"
-            where = "optimizer" if owned else "blocks" if 1 <= op.block <= 4 else "ends"
-            found[where].add(kind)
-    assert found == {"optimizer": {ONCE}, "ends": {EACH_MICRO_STEP}, "blocks": {EACH_BLOCK}}
+    again, middle, units = _in_micro_steps(plan)
+    for i, op in enumerate(plan.ops):
+        assert again[i] == (op.kind == SEGMENT and op.name != "optimizer")
+        assert middle[i] == (again[i] and op.block == 2)
+    assert any(op.name == "optimizer" for op in plan.ops)
     assert units == 3 * 4
 
 
