@@ -146,7 +146,8 @@ def test_what_is_borrowed_does_not_depend_on_what_ran_before():
 def test_the_band_of_a_gpu_of_ones_own_is_wider_and_what_is_borrowed_is_named():
     own = {"name": "mine-9000", "architecture": "ampere", "memory": "79 GiB",
            "memory_bandwidth": "2.039 TB/s", "sms": 108, "power_limit": "400 W",
-           "peak_bf16": "312 TFLOP/s", "form_factor": "sxm"}  # fmt: skip
+           "peak_bf16": "312 TFLOP/s", "form_factor": "sxm", "nvlink_generation": 3,
+           "nvlink_links": 12}  # fmt: skip
     nvlink = "node.nvlink={generation: 3, links_per_gpu: 12, fabric: nvswitch}"  # no board says it
     found, known = (
         simulate(box(gpu), JOB, overrides=[nvlink], scaling=False, fixes=False)
