@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from os import PathLike
 
 from sim.errors import InputError
-from sim.interop.evidence import MAX_TEXT, read_bytes, text_of
+from sim.interop.evidence import read_bytes, text_of
 
+_MAX_BYTES = 16_000_000  # it prints kilobytes; these are read in 3 s
 _RUNNING = re.compile(r"^Running (\w+?)\.?$")
 _MATRIX = re.compile(r"bandwidth \(GB/s\)")
 _ROW = re.compile(r"^\s*\d+((?:\s+(?:\d+\.\d+|N/A))+)\s*$")
@@ -52,7 +53,7 @@ def read_nvbandwidth(path: str | PathLike[str]) -> CopyRates:
     out = CopyRates(source, "")
     test = ""
     inside = False
-    for line in text_of(read_bytes(path, MAX_TEXT), source).splitlines():
+    for line in text_of(read_bytes(path, _MAX_BYTES), source).splitlines():
         plain = line.strip()
         if len(plain) > 4096:
             continue

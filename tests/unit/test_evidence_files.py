@@ -277,6 +277,12 @@ SUM device_to_device_memcpy_read_ce 780.30
     assert math.isnan(found.median("device_to_host"))
 
 
+def test_what_nvbandwidth_would_never_print_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "Device 0: NVIDIA H100 80GB HBM3\n" * 520_000)
+    with pytest.raises(InputError, match="is larger than 16 MB"):
+        read_nvbandwidth(path)
+
+
 # --- damage --------------------------------------------------------------------------------------
 
 READERS = {"nccl": read_nccl_tests, "kineto": read_kineto, "copies": read_nvbandwidth}
