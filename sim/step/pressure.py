@@ -86,6 +86,8 @@ def with_paging(breakdown: Breakdown, topology: Topology, needed: MemoryReport) 
     which nothing else uses meanwhile. Source: bitsandbytes, optim/optimizer.py, `prefetch_state`.
     """
     lost = paging_s(topology, needed)
+    if not lost:
+        return breakdown
     return replace(breakdown, time_s=breakdown.time_s + lost, host_s=breakdown.host_s + lost)
 
 
