@@ -166,8 +166,7 @@ def _at(spec: Spec, path: str) -> Any:
 
 def by_key(assumed: Iterable[Assumption]) -> dict[str, tuple[Assumption, ...]]:
     """Assumptions by the top-level key that they are about."""
-    out: dict[str, tuple[Assumption, ...]] = {}
+    found: dict[str, list[Assumption]] = {}
     for item in assumed:
-        key = item.path.partition(".")[0]
-        out[key] = (*out.get(key, ()), item)
-    return out
+        found.setdefault(item.path.partition(".")[0], []).append(item)
+    return {key: tuple(items) for key, items in found.items()}
