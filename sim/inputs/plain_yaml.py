@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
+from sim.errors import InputError
+from sim.inputs.tree import MAX_VALUES, Branch, Items, Leaf, Place, Tree
 
-_MOST_LINES = 100_000
 _MOST_DEPTH = 12  # far from where the parser's own limit would tell
 _NOT_PLAIN = re.compile(r"[^\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd]")
 _KEY = r"[A-Za-z_][\w./-]{0,100}"
@@ -49,6 +49,11 @@ def read_plain(text: str, source: str) -> Tree | None:
     -------
     Tree or None
         None for any other text.
+
+    Raises
+    ------
+    InputError
+        More than `MAX_VALUES` values.
     """
     if _NOT_PLAIN.search(text):
         return None
@@ -57,7 +62,7 @@ def read_plain(text: str, source: str) -> Tree | None:
         bare = line.lstrip(" ")
         if bare and not bare.startswith("#"):
             lines.append(_Line(number, len(line) - len(bare), line))
-    if not lines or len(lines) > _MOST_LINES:
+    if not lines:
         return None
     try:
         reader, first = _PlainReader(lines, source), lines[0]
@@ -74,6 +79,15 @@ class _PlainReader:
     def __init__(self, lines: list[_Line], source: str) -> None:
         self.lines, self.source = lines, source
         self.at = 0
+        self.values = 0  # so far
+
+    def place(self, line: _Line, at: int) -> Place:
+        """Where the next value begins, counted."""
+        place = Place(self.source, line.number, at + 1)
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise InputError([place.fault("", f"more than {MAX_VALUES:,} values in one file")])
+        return place
 
     def next_indent(self) -> int:
         return self.lines[self.at].indent if self.at < len(self.lines) else -1
@@ -128,7 +142,7 @@ class _PlainReader:
             return self.below(line, indent, depth)
         if self.next_indent() > indent:
             raise _NotPlain  # more of this value, or nothing that may stand here
-        place = Place(self.source, line.number, at + 1)
+        place = self.place(line, at)
         quoted = _QUOTED.match(text, at)
         if quoted:
             tree: Tree = Leaf(quoted[1] if quoted[2] is None else quoted[2], place, True)
@@ -189,7 +203,7 @@ class _PlainReader:
 
     def inner(self, line: _Line, at: int, depth: int) -> tuple[Tree, int]:
         """A value in brackets."""
-        text, place = line.text, Place(self.source, line.number, at + 1)
+        text, place = line.text, self.place(line, at)
         if text.startswith(("[", "{"), at):
             return self.flow(line, at, depth + 1)
         quoted = _QUOTED.match(text, at)

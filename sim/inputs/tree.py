@@ -20,6 +20,7 @@ from sim.records import dataclass
 STDIN = "<stdin>"  # as faults name it
 MAX_BYTES = 4_000_000  # an explicit graph of 10,000 edges is about 1 MB
 MAX_DEPTH = 24
+MAX_VALUES = 400_000  # after aliases are expanded
 
 
 class Place(NamedTuple):

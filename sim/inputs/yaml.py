@@ -10,9 +10,11 @@ from typing import Any
 
 from sim.errors import Fault, InputError
 from sim.inputs.plain_yaml import read_plain
-from sim.inputs.tree import MAX_DEPTH, Branch, Items, Leaf, Place, Tree
+from sim.inputs.tree import MAX_DEPTH, MAX_VALUES, Branch, Items, Leaf, Place, Tree
 
-MAX_VALUES = 400_000  # after aliases are expanded
+_MOST_FAULTS = 100  # of one text; more than are told, and whoever mends them reads it again
+#: that the parser reads, at 20 us each: an explicit graph of 25,000 edges in JSON
+_MOST_EVENTS = 250_000
 
 
 def from_yaml(text: str, source: str, faults: list[Fault] | None = None) -> Tree:
@@ -31,7 +33,7 @@ def from_yaml(text: str, source: str, faults: list[Fault] | None = None) -> Tree
     Raises
     ------
     InputError
-        Broken syntax, nothing in it, too deep, too many values.
+        Broken syntax, nothing in it, too deep, too many values, too much beyond plain YAML.
     """
     plain = read_plain(text, source)
     if plain is not None:
@@ -83,6 +85,7 @@ class _Builder:
         # anchors of open collections; set when these close, so that none can hold itself
         self.open_anchors: list[tuple[int, str]] = []
         self.documents = 0
+        self.events = 0
 
     def place(self, event: Any) -> Place:
         mark = event.start_mark
@@ -94,9 +97,20 @@ class _Builder:
 
     def fault(self, place: Place, message: str, path: str = "") -> None:
         self.faults.append(place.fault(path, message))
+        if len(self.faults) == _MOST_FAULTS:
+            message = f"has {_MOST_FAULTS} faults up to line {place.line}; it is not read further"
+            raise InputError([*self.faults, Fault(self.source, None, None, "", message)])
 
     def take(self, event: Any) -> None:
         """Take the next event."""
+        self.events += 1
+        if self.events > _MOST_EVENTS:
+            message = (
+                f"this is value, key or bracket {_MOST_EVENTS:,}, and so many are read of plain"
+                " YAML alone: every entry on a line of its own, without anchors, tags, escapes,"
+                " a key written twice or a value over several lines"
+            )
+            raise InputError([*self.faults, self.place(event).fault("", message)])
         kind = type(event).__name__
         if kind == "DocumentStartEvent":
             self.documents += 1

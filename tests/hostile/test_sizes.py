@@ -54,7 +54,7 @@ def test_a_trace_is_not_held_while_it_is_read(name, tmp_path, monkeypatch):
     assert found.mib < 250.0  # 10 bytes a byte of the file, were it whole
 
 
-@pytest.mark.parametrize("name", ["graph"])
+@pytest.mark.parametrize("name", ["graph", "sweep", "workload", "torchtune.yaml", "calibration"])
 def test_yaml_as_large_as_it_may_be_is_answered_or_refused_in_time(name, tmp_path, monkeypatch):
     monkeypatch.setattr("tests.hostile.sizes.FILE_MB", 3)
     found = take(Size(name, (), name), tmp_path)

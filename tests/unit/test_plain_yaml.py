@@ -10,6 +10,7 @@ import pytest
 from sim.errors import InputError
 from sim.inputs import yaml
 from sim.inputs.plain_yaml import read_plain
+from sim.inputs.tree import plain_of
 from sim.inputs.yaml import from_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -108,3 +109,28 @@ def test_slips_are_read_as_the_parser_reads_them_or_not_at_all(seed, monkeypatch
 )  # fmt: skip
 def test_what_only_the_parser_reads(text):
     assert read_plain(text, "x") is None
+
+
+def test_plain_texts_are_read_to_the_last_value_allowed_and_no_further(monkeypatch):
+    monkeypatch.setattr("sim.inputs.plain_yaml.MAX_VALUES", 6)
+    tree = from_yaml("a: [1, 2]\nb:\n  - {c: 1}\n", "x")
+    assert plain_of(tree) == {"a": ["1", "2"], "b": [{"c": "1"}]}
+    with pytest.raises(InputError, match=r"^x:3:16  more than 6 values in one file$"):
+        from_yaml("a: [1, 2]\nb:\n  - {c: 1, d: [2]}\n", "x")
+
+
+def test_a_text_beyond_plain_yaml_is_read_so_far_and_says_where_and_why(monkeypatch):
+    monkeypatch.setattr(yaml, "_MOST_EVENTS", 8)
+    assert plain_of(from_yaml("a: 'it''s'\n", "x")) == {"a": "it's"}
+    # the stream, the document and the mapping begin; a, it's, b, c, d; e is the ninth
+    with pytest.raises(InputError, match=r"^x:3:4  this is value, key or bracket 8, .* anchors"):
+        from_yaml("a: 'it''s'\nb: c\nd: e\n", "x")
+
+
+def test_a_text_of_many_faults_is_read_no_further_than_a_hundred():
+    with pytest.raises(InputError) as caught:
+        from_yaml("a: 1\n" * 5000, "x", [])
+    first, *others = map(str, caught.value.faults)
+    assert first == "x  has 100 faults up to line 101; it is not read further"
+    assert others[0] == "x:2:1  a: written twice; first in line 1"
+    assert len(others) == 100
