@@ -46,8 +46,8 @@ def calibrate(
     fit : sequence of str
         Only these constants; all by default.
     progress : callable, optional
-        Called with megabytes of a trace that were read and all it has, then with predictions made
-        and about how many there will be.
+        Called with megabytes of a trace, or runs, that were read and all there are, then with
+        predictions made and about how many there will be.
 
     Returns
     -------

@@ -18,6 +18,7 @@ from sim.inputs.tree import Branch, Items, Leaf, Tree, plain_of, read_file
 from sim.inputs.workload import Workload
 from sim.inputs.yaml import from_yaml
 from sim.quantities import counted
+from sim.step.variation import Progress, silent
 
 _RUN_KEYS = ("topology", "workload", "set", *KEYS, "name")
 
@@ -33,8 +34,9 @@ class LoggedRun:
 
 
 def read_runs(
-    path: str | PathLike[str], topology: str = "", workload: str = "", sets: Sequence[str] = ()
-) -> list[LoggedRun]:
+    path: str | PathLike[str], topology: str = "", workload: str = "", sets: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> list[LoggedRun]:  # fmt: skip
     """Runs of a YAML list.
 
     Parameters
@@ -46,6 +48,8 @@ def read_runs(
         Of runs that name none.
     sets : sequence of str
         Overrides of all runs, before their own.
+    progress : callable, optional
+        Called with runs read and all there are.
 
     Raises
     ------
@@ -61,7 +65,9 @@ def read_runs(
         raise InputError.single(source, message)
     faults: list[Fault] = []
     runs = []
+    told = progress or silent
     for i, item in enumerate(tree.items):
+        told(i, len(tree.items))
         try:
             runs.append(_run(item, i, Path(path).parent, (topology, workload), sets))
         except InputError as error:
@@ -141,11 +147,13 @@ def _positive(tree: Tree, path: str) -> float:
 def distinct(runs: Sequence[LoggedRun], taken: Sequence[str]) -> list[LoggedRun]:
     """Runs under names of their own: what is left out together is found by name."""
     seen = set(taken)
+    numbers: dict[str, int] = {}  # the next of each name: among many alike none is tried twice
     out = []
     for run in runs:
-        name, i = run.name, 2
+        name = run.name
         while name in seen:
-            name, i = f"{run.name} ({i})", i + 1
+            i = numbers.get(run.name, 2)
+            name, numbers[run.name] = f"{run.name} ({i})", i + 1
         seen.add(name)
         out.append(replace(run, name=name))
     return out

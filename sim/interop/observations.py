@@ -239,7 +239,7 @@ def gather(
     holdout: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> tuple[list[Observation], list[Observation], list[str]]:
-    """Read all evidence of a cluster: to fit, to hold out, and notes; traces with `progress`.
+    """Read all evidence of a cluster: to fit, to hold out, and notes; `progress` as it is read.
 
     Raises
     ------
@@ -266,11 +266,11 @@ def gather(
         more, said = kineto_observations(path, loaded.topology, loaded.workload, progress)
         found, notes = found + more, notes + said
     for path in measured:
-        runs = read_runs(path, topology, workload or "", sets)
+        runs = read_runs(path, topology, workload or "", sets, progress)
         found += [run_observation(run) for run in distinct(runs, [o.group for o in found])]
     held: list[Observation] = []
     for path in holdout:
-        runs = read_runs(path, topology, workload or "", sets)
+        runs = read_runs(path, topology, workload or "", sets, progress)
         held += [run_observation(run) for run in runs]
     return found, held, notes
 

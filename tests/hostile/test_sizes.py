@@ -54,6 +54,15 @@ def test_a_trace_is_not_held_while_it_is_read(name, tmp_path, monkeypatch):
     assert found.mib < 250.0  # 10 bytes a byte of the file, were it whole
 
 
+def test_runs_that_were_timed_are_read_with_progress(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.hostile.sizes.FILE_MB", 3)  # 52,000 of them
+    monkeypatch.setattr("tests.hostile.sizes.LIMIT_S", 4.0)
+    found = take(Size("runs", (), "runs"), tmp_path)
+    assert found.code == 130
+    assert found.progress
+    assert not found.fault
+
+
 @pytest.mark.parametrize("name", ["graph", "sweep", "workload", "torchtune.yaml", "calibration"])
 def test_yaml_as_large_as_it_may_be_is_answered_or_refused_in_time(name, tmp_path, monkeypatch):
     monkeypatch.setattr("tests.hostile.sizes.FILE_MB", 3)

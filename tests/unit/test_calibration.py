@@ -312,7 +312,9 @@ def test_runs(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(json.dumps(JOB), encoding="utf-8")
     path = tmp_path / "runs.yaml"
     path.write_text(RUNS.replace("WORKLOAD", "job.yaml"), encoding="utf-8")  # beside the list
-    first, second = read_runs(path)
+    told: list[tuple[int, int]] = []
+    first, second = read_runs(path, progress=lambda *so_far: told.append(so_far))
+    assert told == [(0, 2), (1, 2)]
     assert (first.step_time_s, first.topology.world_size) == (0.1, 16)
     assert (second.name, second.step_time_s) == ("second", pytest.approx(2 * 2048 / 30000))
     assert batch_on(second.workload).tokens_per_rank == 4096
@@ -399,7 +401,9 @@ def test_predictions_of_a_fit_are_counted(tmp_path: Path) -> None:
     sim.calibrate(
         "dgx-h100", measured=[runs], fit=["gemm_clock"], progress=lambda *at: told.append(at)
     )
+    assert told[:2] == [(0, 2), (1, 2)]  # runs that are read
     # of two runs, before the fit, at 1, and beside it: the first of them at least
+    del told[:2]
     assert [done for done, _ in told] == [*range(len(told))]
     assert len(told) >= 6
     assert all(done <= whole for done, whole in told)
