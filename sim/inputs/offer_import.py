@@ -42,6 +42,7 @@ def import_offers(
     rate = currency_of(currency).usd
     day = today()
     as_of = as_of or day.isoformat()
+    cited = f"{path.name} (SkyPilot catalogue)"
     left_out: dict[str, int] = {}
     dear: dict[str, int] = {}
 
@@ -71,7 +72,7 @@ def import_offers(
         each = rate / count
         return PriceRow(
             provider, instance, gpu, int(count), price * each, spot * each if spot else None,
-            region, place or residency, as_of, f"{path.name} (SkyPilot catalogue)", country,
+            region, place or residency, as_of, cited, country,
             confidence="listed",
         )  # fmt: skip
 

@@ -6,7 +6,7 @@ import csv
 import datetime
 import os
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from sim.data import DATA
@@ -168,6 +168,7 @@ def regions() -> tuple[tuple[str, str, str, str], ...]:
     return tuple(sorted(found, key=lambda row: -len(row[1])))
 
 
+@lru_cache(maxsize=1024)  # of a catalogue's many rows few are of another region
 def whereabouts(provider: str, region: str) -> tuple[str, str]:
     """Country (ISO 3166 alpha-3) and residency of a provider's region; "" where not known."""
     for name, beginning, country, residency in regions():

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
 
 from sim.errors import Fault, InputError
@@ -145,9 +146,8 @@ def to_csv(rows: Iterable[PriceRow]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for row in rows:
-        values = [getattr(row, name) for name in COLUMNS[:-1]] + ["USD"]
-        writer.writerow(
-            ["" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in values]
-        )
+    columns = attrgetter(*COLUMNS[:-1])
+    for row in rows:  # nothing is written as an empty cell
+        values = [f"{v:.6g}" if isinstance(v, float) else v for v in columns(row)]
+        writer.writerow([*values, "USD"])
     return text.getvalue().rstrip("\n")

@@ -63,6 +63,13 @@ def test_runs_that_were_timed_are_read_with_progress(tmp_path, monkeypatch):
     assert not found.fault
 
 
+def test_prices_as_large_as_they_may_be_are_read_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.hostile.sizes.FILE_MB", 30)
+    found = take(Size("skypilot", (), "skypilot"), tmp_path)
+    assert found.code == 0
+    assert not found.fault
+
+
 @pytest.mark.parametrize("name", ["graph", "sweep", "workload", "torchtune.yaml", "calibration"])
 def test_yaml_as_large_as_it_may_be_is_answered_or_refused_in_time(name, tmp_path, monkeypatch):
     monkeypatch.setattr("tests.hostile.sizes.FILE_MB", 3)
