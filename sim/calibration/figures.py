@@ -51,8 +51,6 @@ def _tokens(topology: Topology, workload: Workload) -> float:
 
 def _of_mfu(share: float, topology: Topology, workload: Workload) -> float:
     """Step time of a share of the peak, FLOPs counted as `run` counts them. [s]"""
-    if share > 1.0:  # 41 and 41 % are the same
-        share /= 100.0
     rate = share * peak_of(topology, workload).flops_per_s / token_flops(workload).model
     return _tokens(topology, workload) / rate / topology.world_size
 
@@ -71,6 +69,7 @@ KEYS: dict[str, StepSeconds] = {
     "samples_per_s": _of_samples,
     "mfu": _of_mfu,
 }
+_EITHER = 2.0  # a bare MFU up to this may be a share above the peak or per cent
 _SHORT = re.compile(r"([0-9.]+) ?(s/it|it/s)\Z")
 _SPOKEN = {"s/it": "s_per_it", "it/s": "it_per_s"}
 #: what people call a key, without case and punctuation
@@ -133,9 +132,7 @@ def _figure(
             message = "is a file: a log is read by --log, a profiler's trace by trace diff"
         raise InputError.single(source, message)
     key, number = _key(given[0]), given[0].partition("=")[2]
-    value = _value(key, number)
-    if not (math.isfinite(value) and value > 0):
-        raise InputError.single(source, f"{number!r} is no positive number", key)
+    value = read_value(key, number, lambda said: Fault(source, None, None, key, said))
     changes = [w for w in words if w not in given]
     loaded = load(topology, workload, (*sets, *changes))
     seconds = KEYS[key](value, loaded.topology, loaded.workload)
@@ -152,11 +149,36 @@ def _key(word: str) -> str:
     return key if key in KEYS else _MEANT.get(folded(key), "")
 
 
-def _value(key: str, number: str) -> float:
-    """A number, a share, or a time with its unit; not a number where it is none of them."""
+def read_value(key: str, text: str, fault: Callable[[str], Fault]) -> float:
+    """A number, a share, or a time with its unit, as a key of `KEYS` takes it.
+
+    An MFU is a share of at most 1, written as such or in per cent: 0.41, 41% and 41 are the same.
+
+    Raises
+    ------
+    InputError
+        It is none of them, or more than the peak; `fault` places what is said.
+    """
+    number = text.strip().replace("_", "")
     try:
         if key in ("step_time_s", "s_per_it") and number[-1:].isalpha():
-            return parse(number, "s")
-        return float(number.rstrip("%")) * (0.01 if number.endswith("%") else 1.0)
+            value = parse(number, "s")
+        else:
+            of_100 = key == "mfu" and number.endswith("%")
+            value = float(number.removesuffix("%")) / 100.0 if of_100 else float(number)
     except (UnitError, ValueError):
-        return math.nan
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise InputError([fault(f"{text!r} is no positive number")])
+    if key == "mfu" and value > 1.0 and not number.endswith("%"):
+        if value <= _EITHER:
+            message = f"{text} is more than the peak as a share; {text}% if per cent is meant"
+            raise InputError([fault(message)])
+        value /= 100.0
+    if key == "mfu" and value > 1.0:
+        message = (
+            f"{text} is more than the peak: of which GPU, and dense? It is a share of the dense "
+            "peak of this machine's GPUs"
+        )
+        raise InputError([fault(message)])
+    return value

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from sim.calibration.figures import KEYS
+from sim.calibration.figures import KEYS, read_value
 from sim.errors import Fault, InputError
 from sim.files import is_file
 from sim.inputs.loader import load
@@ -104,7 +103,7 @@ def _run(
         faults.append(tree.place.fault(where, message))
     if faults:
         raise InputError(faults)
-    figure = _positive(tree.entries[given[0]], f"{where}.{given[0]}")
+    figure = _figure(tree.entries[given[0]], f"{where}.{given[0]}", given[0])
     loaded = load(arguments[0], arguments[1], texts)
     seconds = KEYS[given[0]](figure, loaded.topology, loaded.workload)
     named = tree.entries.get("name")
@@ -133,15 +132,9 @@ def _texts(tree: Tree, path: str, faults: list[Fault]) -> list[str]:
     return out
 
 
-def _positive(tree: Tree, path: str) -> float:
-    place = tree.place
-    try:
-        value = float(str(tree.value).replace("_", "")) if isinstance(tree, Leaf) else math.nan
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise InputError([place.fault(path, "is no positive number")])
-    return value
+def _figure(tree: Tree, path: str, key: str) -> float:
+    text = str(tree.value) if isinstance(tree, Leaf) else "a list or mapping"
+    return read_value(key, text, lambda message: tree.place.fault(path, message))
 
 
 def distinct(runs: Sequence[LoggedRun], taken: Sequence[str]) -> list[LoggedRun]:

@@ -324,7 +324,8 @@ def test_runs_in_any_figure_that_diagnose_takes(tmp_path: Path) -> None:
     """64 sequences of 2,048 tokens a step, in 0.1 s."""
     path = tmp_path / "runs.yaml"
     job = "topology: dgx-h100, workload: llama3-8b-lora, set: [sequence_length=2048]"
-    given = ("it_per_s: 10", "s_per_it: 0.1", "tokens_per_s: 1310720", "samples_per_s: 640")
+    given = ("it_per_s: 10", "s_per_it: 0.1", "tokens_per_s: 1310720", "samples_per_s: 640",
+             "step_time_s: 100 ms")  # fmt: skip
     path.write_text("".join(f"- {{{job}, {each}}}\n" for each in given), encoding="utf-8")
     assert [run.step_time_s for run in read_runs(path)] == pytest.approx([0.1] * len(given))
 
@@ -338,6 +339,8 @@ def test_runs_in_any_figure_that_diagnose_takes(tmp_path: Path) -> None:
         ("- {topology: dgx-h100, workload: llama3-8b-sft}", "one of tokens_per_s_per_gpu"),
         ("- {topology: dgx-h100, workload: llama3-8b-sft, step_time_s: -1}", "no positive number"),
         ("- {topology: dgx-h100, workload: llama3-8b-sft, step_time_s: [1]}", "no positive number"),
+        ("- {topology: dgx-h100, workload: llama3-8b-sft, mfu: 110}", r":1:.*mfu: 110 is more"),
+        ("- {topology: dgx-h100, workload: llama3-8b-sft, mfu: 1.2}", "1.2% if per cent is meant"),
         ("- {topology: nowhere, workload: llama3-8b-sft, step_time_s: 1}", "nowhere"),
         ("- {topology: dgx-h100, workload: llama3-8b-sft, set: 5, step_time_s: 1}", "key=value"),
         ("- {topo: dgx-h100, workload: llama3-8b-sft, step_time_s: 1}", "unknown key"),

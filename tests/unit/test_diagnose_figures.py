@@ -52,6 +52,14 @@ def test_mfu_is_counted_as_run_counts_it():
         assert figure.step_time_s == pytest.approx(result.step.time_s, rel=1e-6)
 
 
+def test_an_mfu_is_a_share_or_per_cent():
+    """The whole peak is a hundred times faster than one per cent of it, however it is written."""
+    times = [read_figures("dgx-h100", JOB, SETS, f"mfu={text}")[0].step_time_s
+             for text in ("1", "100%", "100", "1%", "0.01", "4", "0.04")]  # fmt: skip
+    whole = times[0]
+    assert times == pytest.approx([whole] * 3 + [100 * whole] * 2 + [25 * whole] * 2)
+
+
 TQDM = "\r".join(
     f" {i}%|#         | {i}/100 [00:10<01:00, {rate}s/it]"
     for i, rate in enumerate([9.0, 6.0, 2.5, 2.4, 2.6, 2.5, 2.5, 2.4, 2.6, 2.5])
@@ -99,6 +107,12 @@ def test_a_pasted_log():
         (["--log", "/no/such.log"], "no such file"),
         (["--measured", "flops=3"], "give one of tokens_per_s_per_gpu"),
         (["--measured", "mfu=fast"], "is no positive number"),
+        (["--measured", "mfu=101%"], "101% is more than the peak: of which GPU, and dense"),
+        (["--measured", "mfu=110"], "110 is more than the peak"),
+        (["--measured", "mfu=410%"], "410% is more than the peak"),
+        (["--measured", "mfu=1.2"], "more than the peak as a share; 1.2% if per cent is meant"),
+        (["--measured", "mfu=2"], "2% if per cent is meant"),
+        (["--measured", "tokens_per_s_per_gpu=50%"], "is no positive number"),
         (["--measured", "step_time=9parsecs"], "is no positive number"),
         (["--measured", __file__], "a profiler's trace by trace diff"),
     ],
