@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ Overrides = Iterable[str] | Mapping[str, Any]
 Varied = Iterable[str] | Mapping[str, Iterable[Any]]
 
 _OVERRIDES, _VARY = "overrides", "vary"
+_DEEPEST = 128  # of mappings and lists; deeper ones are refused by who reads them
 
 
 def settings(
@@ -57,9 +59,32 @@ def read(
     return load(topology, workload, settings(overrides, calibration, keys))
 
 
+def native(value: Any, depth: int = 0) -> Any:
+    """Numbers, arrays and columns of other libraries as Python's, within mappings and lists too.
+
+    What has numpy's ``tolist`` (its scalars and arrays, pandas' columns, tensors) is what that
+    gives, another number (a fraction, a decimal) an int or a float; all else is left as it is.
+    """
+    if type(value) in (str, bool, int, float) or depth > _DEEPEST:
+        return value
+    if hasattr(type(value), "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: native(inner, depth + 1) for key, inner in value.items()}
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(native(inner, depth + 1) for inner in value)
+    if isinstance(value, bool) or not isinstance(value, Number):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if hasattr(value, "__float__") else value  # a complex number has none
+
+
 def _sets(overrides: Overrides) -> tuple[str, ...]:
     if isinstance(overrides, Mapping):
-        return tuple(f"{key}={_text(value, str(key))}" for key, value in overrides.items())
+        return tuple(
+            f"{key}={_text(value, str(key), _OVERRIDES)}" for key, value in overrides.items()
+        )
     return texts(_OVERRIDES, overrides, "['nodes=2'] or {'nodes': 2}")
 
 
@@ -113,24 +138,24 @@ def axes(vary: Varied) -> tuple[str, ...]:
                 message = f"{values!r} is no list of values; write such as [{values!r}]"
                 raise InputError.single(_VARY, message, str(key))
         return tuple(
-            f"{key}={','.join(_text(value, str(key)) for value in values)}"
+            f"{key}={','.join(_text(value, str(key), _VARY) for value in values)}"
             for key, values in vary.items()
         )
     return texts(_VARY, vary, "['nodes=1,2'] or {'nodes': [1, 2]}")
 
 
-def _text(value: Any, key: str) -> str:
-    """A value as YAML on one line."""
+def _text(value: Any, key: str, argument: str) -> str:
+    """A value of an argument as YAML on one line."""
     from sim.documents import dumps
     from sim.errors import InputError
 
     if isinstance(value, str):
         return value
     try:
-        return dumps(value, None)
+        return dumps(native(value), None)  # an iterator's are met here first
     except (TypeError, ValueError):
         message = f"{type(value).__name__} {value!r} is no text, number, list or mapping"
-        raise InputError.single(_OVERRIDES, message, key) from None
+        raise InputError.single(argument, message, key) from None
 
 
 def several(given: Any) -> Sequence[Any]:

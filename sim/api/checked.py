@@ -9,6 +9,7 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import Any, NamedTuple
 
+from sim.api.arguments import native
 from sim.choices import CHOICES, LIMITS, beyond
 
 
@@ -98,6 +99,8 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
         except TypeError:  # one is missing or unknown: Python says it of the function itself
             return function(*arguments, **keys)
         given = bound.arguments
+        for name, value in given.items():
+            given[name] = native(value)
         for name, takes in kinds.items():
             if name in given:
                 parameter = signature.parameters[name]

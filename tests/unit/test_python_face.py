@@ -3,7 +3,11 @@
 import ast
 import inspect
 import re
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import sim
@@ -129,6 +133,45 @@ def test_one_text_stands_for_a_list_of_it(tmp_path):
     grid = sim.sweep_grid(M, J, vary=["nodes=1,2"], where="nodes>1", require="mfu>0.1")
     assert (grid.where, grid.require) == (("nodes>1",), ("mfu>0.1",))
     assert sim.export(M, J, emit="yaml", folder=tmp_path)
+
+
+def test_numbers_of_numpy_and_pandas_are_numbers():
+    """Grids come from them; values are met alone, in mappings, in lists and from iterators."""
+    whole, column = np.int64(2), pd.DataFrame({"micro_batch": [1, 2]})["micro_batch"]
+    plain = result(micro_batch=2, jitter="5%")
+    for five in (np.float64(0.05), np.float32(0.05), Fraction(1, 20), Decimal("0.05")):
+        found = sim.simulate(
+            M, J, nodes=whole, overrides={"micro_batch": np.uint8(2)}, jitter=five,
+            fixes=np.bool_(False), seed=np.int32(0),
+        )  # fmt: skip
+        assert found.step.time_s == pytest.approx(plain.step.time_s, rel=1e-6)
+    grid = sim.sweep_grid(M, J, vary={"micro_batch": [1, 2]})
+    for two in (np.array([1, 2]), [np.int8(1), whole], column, iter(np.array([1.0, 2.0]))):
+        assert len(sim.sweep_grid(M, J, vary={"micro_batch": two})) == len(grid) == 2
+    machine = {"nodes": np.int64(1), "node": {"gpu": "h100-sxm", "gpus": np.int16(4)}}
+    keys = {key.path: key.value for key in sim.config(machine, J).keys}
+    assert (keys["topology.nodes"], keys["topology.node.gpus"]) == ("1", "4")
+    names = pd.Series([M, "dgx-a100"])
+    assert sim.compare(names, J).to_json() == sim.compare(list(names), J).to_json()
+    line = sim.trace(M, J, ranks=np.arange(2), micro_batch=np.array(1))
+    assert line.to_json() == sim.trace(M, J, ranks=[0, 1], micro_batch=1).to_json()
+
+
+def test_what_no_number_holds_is_still_refused():
+    looped = {}
+    looped["node"] = looped
+    for said, wrong in {
+        "overrides  nodes: complex 1j is no": {"overrides": {"nodes": 1j}},
+        "overrides  nodes: type <class 'numpy.int64'>": {"overrides": {"nodes": np.int64}},
+        "overrides  node: dict": {"overrides": looped},
+        "vary  nodes: float nan": {"vary": {"nodes": np.array([np.nan])}},
+        "vary  nodes: 3 is no list": {"vary": {"nodes": np.array(3)}},
+    }.items():
+        with pytest.raises(sim.InputError) as caught:
+            sim.sweep_grid(M, J, **wrong)
+        assert said in str(caught.value)
+    with pytest.raises(sim.InputError, match="nested deeper"):
+        sim.config(looped, J)
 
 
 def test_tables_of_a_result_are_its_figures():
