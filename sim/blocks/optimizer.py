@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from sim.inputs.workload import Workload
 from sim.records import dataclass
 from sim.units import DTYPE_BYTES
 
@@ -107,3 +110,17 @@ OPTIMIZERS = {
     "adafactor": Optimizer(factored=True, counter_bytes=FP32, passes=14, listed=False),
     "sgd": Optimizer(),
 }
+
+
+def optimizer_of(workload: Workload) -> Optimizer:
+    """The optimizer that a job runs.
+
+    Notes
+    -----
+    bitsandbytes, whose states are the paged ones, makes those that are not quantised in fp32,
+    whatever the parameter's dtype. Source: bitsandbytes, optim/optimizer.py, `init_state`.
+    """
+    kind = OPTIMIZERS[workload.optimizer]
+    if workload.optimizer_paged and kind.moment_bytes is None:
+        return replace(kind, moment_bytes=FP32)
+    return kind

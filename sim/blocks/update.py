@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.blocks.kernels import Kernel
-from sim.blocks.optimizer import OPTIMIZERS
+from sim.blocks.optimizer import optimizer_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.records import dataclass
@@ -84,7 +84,7 @@ def clip_kernels(shard: Shard) -> tuple[Kernel, ...]:
 def optimizer_kernels(workload: Workload, shard: Shard) -> tuple[Kernel, ...]:
     """The optimizer's step; foreach runs each pass over lists of tensors, for-loop over one."""
     p, g, how = shard.parameter_bytes, shard.gradient_bytes, workload.optimizer_implementation
-    kind = OPTIMIZERS[workload.optimizer]
+    kind = optimizer_of(workload)
     fused = kind.one_kernel(how)
     each = kind.step_bytes(p, g) if fused or kind.factored else kind.unfused_bytes(p, g)
     together = kind.listed and (fused or how == "foreach")

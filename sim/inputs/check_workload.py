@@ -145,6 +145,8 @@ def _paged(w: Workload) -> Findings:
     path, message = "optimizer_paged", ""
     if not w.optimizer.startswith("adam"):
         message = f"bitsandbytes pages the states of AdamW, not of {w.optimizer}"
+    elif w.optimizer == "adamw-bf16":
+        message = "bitsandbytes pages states of 32 or 8 bits, not those of adamw-bf16"
     elif w.parallelism.offload != "none":
         message = f"offload: {w.parallelism.offload} keeps what is updated on the host already"
     if message:

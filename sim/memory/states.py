@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sim.blocks.modules import ModelTree
-from sim.blocks.optimizer import OPTIMIZERS
+from sim.blocks.optimizer import optimizer_of
 from sim.blocks.update import updated_bytes
 from sim.data import table
 from sim.inputs.strategy import strategy_of
@@ -23,7 +23,7 @@ def constants() -> dict[str, Any]:
 def optimizer_bytes(workload: Workload, ranks: int) -> float:
     """Optimizer states of one rank. [B]"""
     elements, tensors, _, factors = trainable_elements(workload, ranks)
-    kind, how = OPTIMIZERS[workload.optimizer], workload.optimizer_implementation
+    kind, how = optimizer_of(workload), workload.optimizer_implementation
     return kind.state_bytes(how, updated_bytes(workload), elements, tensors, factors)
 
 
@@ -31,7 +31,7 @@ def optimizer_temporaries(workload: Workload, ranks: int) -> float:
     """What the step allocates and frees again on one rank. [B]"""
     elements, _, largest, _ = trainable_elements(workload, ranks)
     how = workload.optimizer_implementation
-    kind = OPTIMIZERS[workload.optimizer]
+    kind = optimizer_of(workload)
     return kind.scratch_bytes(how, updated_bytes(workload), elements, largest)
 
 

@@ -42,6 +42,7 @@ class MegatronMemory(StepMemory):
         super().__init__(workload, tree, 1, to)
         self.last = len(tree.layers) + 1
         self.numel, self.owned = numel, owned
+        self.share = owned / trainable_elements(workload, 1)[0]
         self.wide = DTYPE_BYTES[self.types.reduce]
         fused = self.knobs.gradient_accumulation_fusion
         self.gradient = 0.0 if fused else self.compute
@@ -54,20 +55,17 @@ class MegatronMemory(StepMemory):
     def begin(self) -> None:
         """What is there all the time."""
         to, total = self.to, sum(self.numel.values())
-        first = not to.log
         master = 4.0 * self.owned if self.types.compute != "fp32" else 0.0
         self.at_rest(
-            self.compute * total, parameters_on_host=False, states_on_host=False, master=master
-        )
-        if first:
-            share = self.owned / trainable_elements(self.workload, 1)[0]
-            to.add(t.STATES, share - 1.0, t.STATE_BYTES)
+            self.compute * total, parameters_on_host=False, states_on_host=False, master=master,
+            share=self.share,
+        )  # fmt: skip
         to.put(t.FULL_GRADIENTS, self.wide * total)
         to.moment = t.FORWARD
 
     def end(self) -> None:
         """The optimizer's step, and a checkpoint after it."""
-        self.ends(self.owned / trainable_elements(self.workload, 1)[0])
+        self.ends(self.share)
 
 
 class MegatronStageMemory(StageMemory):

@@ -48,9 +48,7 @@ class PipelineMemory(FsdpMemory):
         """What is there all the time; `last` is the pipeline's last stage."""
         to = self.to
         shards = sum(self.unit(block).shard for own in stages.values() for block in own)
-        self.at_rest(shards, parameters_on_host=False, states_on_host=False)
-        # states of this rank's part
-        to.add(t.STATES, self.share - 1.0, t.STATE_BYTES)
+        self.at_rest(shards, parameters_on_host=False, states_on_host=False, share=self.share)
         to.add(t.SCALES, self.share - 1.0, t.SCALE_BYTES)
         for stage in stages:
             to.add(t.MESSAGES, float((stage > 0) + (stage < last)), t.RECEIVED)

@@ -59,7 +59,7 @@ class StepMemory:
 
     def at_rest(
         self, parameters: float, *, parameters_on_host: bool, states_on_host: bool,
-        master: float = 0.0,
+        master: float = 0.0, share: float = 1.0,
     ) -> None:  # fmt: skip
         """A step begins; before the first, what is there all the time.
 
@@ -71,6 +71,8 @@ class StepMemory:
             Whether they are offloaded.
         master : float
             Master copy kept with the optimizer's states. [B]
+        share : float
+            Of the elements of `trainable_elements`, those that this rank updates. [1]
         """
         to, layers = self.to, self.tree.layers
         if not to.log:
@@ -83,14 +85,14 @@ class StepMemory:
             to.add(t.SCALES, 1.0, t.SCALE_BYTES)
             to.mark()
             if not states_on_host:
-                to.add(t.STATES, 1.0, t.STATE_BYTES)
+                to.add(t.STATES, share, t.STATE_BYTES)
                 to.add(t.STATES, master)
-                to.keep_on_host("optimizer states", 1.0, t.PAGED_BYTES)
-            self._on_host()
+                to.keep_on_host("optimizer states", share, t.PAGED_BYTES)
+            self._on_host(share)
         # a training loop's batch lives until the next one is assigned to its name
         to.put(t.INPUTS, 1.0, t.INPUT_BYTES)
 
-    def _on_host(self) -> None:
+    def _on_host(self, share: float) -> None:
         p, types, keep = self.knobs, self.types, self.to.keep_on_host
         deepspeed, nvme = strategy_of(self.workload).deepspeed, p.offload_device == "nvme"
         offloads, parameters = p.offload != "none", p.offload in ("parameters", "all")
@@ -124,7 +126,7 @@ class StepMemory:
                 if style.recomputed:
                     keep("activations", 1.0, t.FETCHED, layer)
         if not offloads:
-            keep("checkpoint staging", 1.0, t.STAGED)
+            keep("checkpoint staging", share, t.STAGED)
 
     def _as_loaded(self, stored: float) -> float:
         """Pinned partitions that `zero.Init` made, parameter by parameter. [B]

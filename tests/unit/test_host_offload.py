@@ -11,7 +11,15 @@ from sim.inputs.models import resolve_model
 from sim.inputs.shares import mesh_on
 from sim.inputs.topology import Cpu, Node, Pcie, Topology
 from sim.inputs.trainer import trainer_of
-from sim.inputs.workload import Checkpointing, Method, Parallelism, Precision, Stack, Workload
+from sim.inputs.workload import (
+    Checkpointing,
+    CheckpointSave,
+    Method,
+    Parallelism,
+    Precision,
+    Stack,
+    Workload,
+)
 from sim.job.forecast import checkpoint_bytes
 from sim.memory.report import memory
 from sim.memory.states import optimizer_bytes, trainable_elements
@@ -164,6 +172,17 @@ def test_nvme_leaves_buffers_in_host_memory():
     # four of a sub-group of 1e9 elements in fp32 and five of 1e8 in bf16, on eight ranks
     buffers = 8 * (4 * 4 * 1e9 + 5 * 2 * 1e8)
     assert report.host_terms == {"NVMe buffers": buffers, "process": 8 * 4e9}
+
+
+@pytest.mark.parametrize(("strategy", "stages"), [("fsdp2", 1), ("megatron", 1), ("megatron", 4)])
+def test_ranks_stage_their_own_part_of_a_checkpoint(strategy, stages):
+    """fp32 weights and states; the fullest of four stages has the embedding and 8 of 32 layers."""
+    knobs = Parallelism(strategy=strategy, pipeline_parallel=stages)
+    save = CheckpointSave(asynchronous=True)
+    whole = P if stages == 1 else stages * (128_256 * 4096 + 8 * 218_112_000)
+    report = memory(topology(), workload(parallelism=knobs, checkpoint=save, micro_batch=1,
+                                         gradient_accumulation=4))  # fmt: skip
+    assert report.host_terms["checkpoint staging"] == pytest.approx(12 * whole, rel=1e-4)
 
 
 def test_a_copy_on_every_rank_may_not_fit_the_host():

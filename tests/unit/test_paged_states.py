@@ -1,14 +1,20 @@
 """Optimizer states in managed memory: where they are, what they cost, how files say it."""
 
+import numpy as np
 import pytest
 
 from sim import simulate
+from sim.blocks.parameters import tree_of
 from sim.errors import InputError
 from sim.fabric.links import pcie_rates
 from sim.inputs.loader import load, load_workload
+from sim.inputs.shares import mesh_on
 from sim.interop.roundtrip import lost
+from sim.memory.ledger import read
 from sim.memory.report import memory
+from sim.memory.states import optimizer_bytes
 from sim.step.step import quick
+from sim.strategies import allocations_of
 
 GIB = 2.0**30
 JOB = {
@@ -32,6 +38,39 @@ def test_states_are_managed_memory_and_not_allocated():
     assert paged.host_terms == {"optimizer states": paged.paged_bytes}
     assert paged.evicted_bytes == 0.0
     assert (plain.paged_bytes, plain.host_terms) == (0.0, {})
+
+
+@pytest.mark.parametrize(
+    ("layout", "stages"),
+    [("ddp", 1), ("fsdp1", 1), ("fsdp2", 1), ("fsdp2, wrap: torchtitan", 4), ("zero1", 1),
+     ("zero2", 1), ("zero3", 1), ("megatron", 1), ("megatron", 2), ("megatron", 4)],
+)  # fmt: skip
+def test_a_rank_pages_its_own_states_alone(layout, stages):
+    """What is paged is what the GPU does not hold; all GPUs together page each state once."""
+    each = []
+    for paged in ("false", "true"):
+        sets = [f"parallelism={{strategy: {layout}, pipeline_parallel: {stages}}}"]
+        sets += ["model.tied_embeddings=false", "gradient_accumulation=4"]
+        sets += [f"optimizer_paged={paged}"]
+        job = load("dgx-a100", JOB, sets).workload
+        tree, mesh = tree_of(job), mesh_on(job, 8, 8)
+        logs = [allocations_of(job, tree, mesh, rank) for rank in range(stages)]
+        each.append([read(log, job, tree) for log in logs])
+    on_host = [ledger.host["optimizer states"] for ledger in each[1]]
+    held = np.array([[ledger.peaks["optimizer"].total for ledger in one] for one in each])
+    saved = (held[0] - held[1]).tolist()
+    assert on_host == pytest.approx(saved, rel=1e-9)
+    whole = 2 * 4 * (3_212_749_824 + 128_256 * 3072) * (8 if layout == "ddp" else 1)
+    assert sum(on_host) * 8 / stages == pytest.approx(whole, rel=2e-2)
+
+
+def test_states_are_fp32_whatever_is_updated():
+    """bitsandbytes' are; PyTorch's AdamW has them in the dtype of the parameter."""
+    pure = "precision={bf16: {master: bf16}}"
+    plain, paged = (of(one, "a100-sxm-80gb", pure).workload for one in (False, True))
+    elements = 3_212_749_824
+    assert optimizer_bytes(plain, 1) == pytest.approx(2 * 2 * elements, rel=1e-3)
+    assert optimizer_bytes(paged, 1) == pytest.approx(2 * 4 * elements, rel=1e-3)
 
 
 def test_what_finds_no_room_crosses_pcie_twice_a_step():
@@ -88,6 +127,7 @@ def test_files_that_are_written_page_too():
 @pytest.mark.parametrize(
     ("sets", "said"),
     [(["optimizer=adafactor"], "bitsandbytes pages the states of AdamW, not of adafactor"),
+     (["optimizer=adamw-bf16"], "states of 32 or 8 bits, not those of adamw-bf16"),
      (["parallelism={strategy: zero3, offload: optimizer}"], "on the host already")],
 )  # fmt: skip
 def test_faults(sets, said):

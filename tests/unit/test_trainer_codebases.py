@@ -63,7 +63,7 @@ def test_models_of_torchtune(files, builder, model):
      ("bitsandbytes.optim.Adam8bit", "bf16", "adamw-8bit", ""),
      ("bitsandbytes.optim.PagedAdamW8bit", "bf16", "adamw-8bit", ""),
      ("bitsandbytes.optim.PagedAdam8bit", "bf16", "adamw-8bit", ""),
-     ("bitsandbytes.optim.PagedAdamW", "bf16", "adamw-bf16", ""),
+     ("bitsandbytes.optim.PagedAdamW", "bf16", "adamw", ""),
      ("bitsandbytes.optim.Lion8bit", "fp32", "adamw", "Lion8bit is not modelled: taken as AdamW"),
      ("torch.optim.SGD", "bf16", "sgd", "")],
 )  # fmt: skip

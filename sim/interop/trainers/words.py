@@ -69,9 +69,7 @@ WRITTEN_OPTIMIZERS = {
     "adamw": "adamw_torch_fused", "adamw-bf16": "adamw_torch_fused", "adamw-8bit": "adamw_bnb_8bit",
     "adafactor": "adafactor", "sgd": "sgd",
 }  # fmt: skip
-WRITTEN_PAGED = {
-    "adamw": "paged_adamw_32bit", "adamw-bf16": "paged_adamw", "adamw-8bit": "paged_adamw_8bit",
-}  # fmt: skip
+WRITTEN_PAGED = {"adamw": "paged_adamw_32bit", "adamw-8bit": "paged_adamw_8bit"}
 WRITTEN_ATTENTION = {
     "flash2": "flash_attention_2", "flash3": "flash_attention_3", "sdpa": "sdpa", "eager": "eager",
     "triton": "flex_attention", "cudnn": "sdpa",
@@ -116,10 +114,11 @@ def optimizer_named(keys: Keys, word: str, *names: str, adamw: str = "adamw") ->
     bare = word.lower().replace("_", "")
     ours, how = _OPTIMIZER_OF.get(bare, ("adamw", None))
     like, why = _LIKE_OF.get(bare, (ours, f"{word} is not modelled: taken as AdamW"))
-    keys.put("optimizer", adamw if like == "adamw" else like, *names)
+    paged = bare.startswith("paged")  # bitsandbytes', whose states are fp32 or quantised
+    keys.put("optimizer", adamw if like == "adamw" and not paged else like, *names)
     if how:
         keys.put("optimizer_implementation", how, *names)
-    if bare.startswith("paged"):
+    if paged:
         keys.put("optimizer_paged", True, *names)
     if bare not in _OPTIMIZER_OF:
         keys.matters(why, *names)
