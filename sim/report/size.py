@@ -239,8 +239,8 @@ def _why(contender: Contender, report: SizeReport) -> str:
         return f"{name}: at least {least_said} ({more}), not searched further"
     if contender.nearest is not None:
         return f"{name}: {_miss(contender.nearest, report.target)}"
-    if contender.machine.price is None and report.target.objective == "cost":
-        return f"{name}: has no price"
+    if contender.untried:
+        return f"{name}: {contender.untried}"
     found = contender.likeliest
     if found is None:
         return f"{name}: no cluster of {report.most_gpus} GPUs or fewer divides the batch"
@@ -275,9 +275,13 @@ def _nothing(report: SizeReport) -> list[ViewPart]:
     elif not report.contenders:
         said = "Nothing to choose from: no offer is where and what is wanted."
         why = list(report.left_out[:SHOWN])
+    elif nearest is None and all(c.likeliest is None for c in report.contenders):
+        said = "No plan was tried on any of these machines."
     elif nearest is None:
         sure = percent(1.0 - report.risk, 0)
-        said = f"Nothing fits in memory with {sure} certainty on any of these machines."
+        some = any(c.untried for c in report.contenders)
+        which = "the machines that were tried" if some else "these machines"
+        said = f"Nothing fits in memory with {sure} certainty on any of {which}."
     else:
         miss = f"{nearest.candidate.machine.name}, {_miss(nearest, report.target)}"
         said = f"Nothing meets the target; the nearest miss is {miss}."

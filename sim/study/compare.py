@@ -11,9 +11,7 @@ from sim.errors import Fault, InputError
 from sim.inputs.arguments import Argument
 from sim.inputs.loader import Loaded, load
 from sim.inputs.offers import catalogue as catalogue_of_offers
-from sim.inputs.offers import cheapest, newest
-from sim.inputs.price import PriceRow
-from sim.inputs.topology import Topology
+from sim.inputs.offers import newest
 from sim.quantities import usd
 from sim.result.predict import predict
 from sim.result.result import CostSection
@@ -22,7 +20,7 @@ from sim.study.axes import Grid, from_options
 from sim.study.compared import Comparison, Delta, Variant
 from sim.study.deltas import delta_of, variant_of
 from sim.study.price_pairs import price_pairs
-from sim.study.pricing import matching, offer_settings, pick_offer
+from sim.study.pricing import list_price, offer_settings, pick_offer
 
 _SOURCE = "compare"
 
@@ -74,7 +72,8 @@ def compare(
     loaded, notes = [], []
     for topology, workload, changes in cases:
         one = load(topology, workload, (*base, *changes))
-        row = _offer_for(one.topology, offer, rows)
+        machine = one.topology
+        row = pick_offer(machine, offer, rows) if offer else list_price(machine, rows)
         if row is not None:
             one = load(topology, workload, (*base, *offer_settings(row), *changes))
             rate = f"{usd(row.usd_per_gpu_hour)} per GPU-hour ({row.name}, {row.as_of})"
@@ -96,17 +95,6 @@ def compare(
     )
     summary = _summary(variants, deltas)
     return Comparison(tuple(variants), deltas, summary, tuple(dict.fromkeys(notes)))
-
-
-def _offer_for(topology: Topology, name: str, rows: Iterable[PriceRow]) -> PriceRow | None:
-    """The offer to price a machine at, if not its own."""
-    if name:
-        return pick_offer(topology, name, rows)
-    own = topology.offer
-    if own is not None and own.price_per_gpu_hour is not None:
-        return None
-    found = matching(topology, rows)
-    return cheapest(found)
 
 
 def _labels(loaded: Sequence[Loaded], changes: Sequence[tuple[str, ...]]) -> list[str]:

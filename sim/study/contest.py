@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from sim.errors import InputError
 from sim.inputs.loader import Prepared
+from sim.inputs.topology import Offer
 from sim.job.cost import break_even_price
+from sim.job.energy import carbon_intensity
 from sim.step.step import memory_of
 from sim.study.candidates import SAVING, Candidate, SoundJobs, Space, plans, variants
 from sim.study.layouts import beside
@@ -61,8 +63,9 @@ class Contest:
     def contend(self, machine: Machine, base: Prepared, tally: Counts) -> Searching[Contender]:
         """The best plan of a machine; where none meets the target, the one that misses it least."""
         target, search = self.target, self.search
-        if target.objective == "cost" and machine.price is None:
-            return Contender(machine, None)
+        unjudged = _unjudged(machine, target)
+        if unjudged:
+            return Contender(machine, None, untried=unjudged)
         candidates = self.candidates(machine, base)
         if search.stopped:
             return Contender(machine, None, unfinished=True)
@@ -154,6 +157,21 @@ class Contest:
                 needed = memory_of(smallest.topology, smallest.workload).needed_bytes
             found.append(Beside(layout.axis, layout.value, plan, needed))
         return found
+
+
+def _unjudged(machine: Machine, target: Target) -> str:
+    """What of a machine is not known that its plans are to be judged by; "" where all is."""
+    asks_price = target.objective == "cost" or target.budget_usd is not None
+    if asks_price and machine.price is None:
+        without = "no --budget" if target.objective != "cost" else "--objective time"
+        said = "has no price, and no provider that is wanted lists its kind"
+        return f"{said}; write offer: {{price_per_gpu_hour: 2 USD}}, or {without}"
+    offer = machine.topology.offer or Offer()
+    place = offer.provider, offer.region, offer.country
+    if target.objective == "co2" and carbon_intensity(*place) is None:
+        said = "has no region whose electricity is known"
+        return f"{said}; write offer: {{country: DEU}}, or --objective energy"
+    return ""
 
 
 def broken_even(contender: Contender, winner: Simulated) -> Contender:

@@ -19,13 +19,16 @@ from sim.inputs import catalogue as shipped
 from sim.inputs.arguments import Argument
 from sim.inputs.loader import load_topology
 from sim.inputs.nearest import did_you_mean
-from sim.inputs.offers import catalogue, newest, offer_keys
+from sim.inputs.offers import catalogue, filtered, newest, offer_keys
 from sim.inputs.price import PriceRow
 from sim.inputs.reader import Reader
 from sim.inputs.spoken import gpus_meant
 from sim.inputs.topology import Nics, Offer, Topology
 from sim.inputs.tree import Branch, from_python
+from sim.job.forecast import terms_of
+from sim.quantities import usd
 from sim.step.kept import machine_key
+from sim.study.pricing import list_price
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +64,9 @@ class Machine:
 
     @property
     def price(self) -> float | None:
-        """Per GPU and hour. [USD/h]"""
-        offer = self.topology.offer
-        return offer.price_per_gpu_hour if offer else None
+        """Per GPU and hour, on the terms of its offer. [USD/h]"""
+        terms = terms_of(self.topology.offer)
+        return terms.price_per_gpu_hour_usd if terms else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,8 @@ def machines(
     wanted : Wanted
         Place and kind.
     own : iterable of topology arguments
-        Instead of the catalogue: topologies with their own offers.
+        Instead of the catalogue: topologies, at their own offers; one without a price at the
+        cheapest of its kind that is where and whose is wanted (`list_price`), said in its note.
     prices : Path, optional
         Offers of one's own, over the shipped ones.
     spot : bool
@@ -112,11 +116,13 @@ def machines(
     InputError
         A GPU or provider that no offer has, or a topology that cannot be read.
     """
-    mine = list(own)
+    mine, rows = list(own), newest(catalogue(prices))
     if mine:
-        found = [_own(argument) for argument in mine]
+        there = filtered(
+            rows, region=wanted.region, residency=wanted.residency, provider=wanted.provider
+        )
+        found = [_own(argument, there) for argument in mine]
     else:
-        rows = newest(catalogue(prices))
         _check(wanted, rows)
         found = [m for m in (_offered(row) for row in rows) if m is not None]
     found = _told_apart(found)
@@ -154,9 +160,9 @@ def _told_apart(found: Sequence[Machine]) -> list[Machine]:
 
 
 def set_up(machine: Machine, seconds: float) -> Machine:
-    """The machine with a set-up time, where its offer states none."""
-    offer = machine.topology.offer
-    if offer is None or offer.setup:
+    """The machine with a set-up time, where no offer of it states one."""
+    offer = machine.topology.offer or Offer()
+    if offer.setup:
         return machine
     topology = machine.topology.model_copy(
         update={"offer": offer.model_copy(update={"setup": seconds})}
@@ -202,7 +208,7 @@ def _unwanted(machine: Machine, wanted: MachineFilter) -> str:
     return ""
 
 
-def _own(argument: Argument) -> Machine:
+def _own(argument: Argument, rows: Iterable[PriceRow]) -> Machine:
     topology = load_topology(argument)
     if topology.node is None or topology.graph is not None:
         message = "size varies the number of nodes; describe the machine by `node`, not by a graph"
@@ -210,7 +216,20 @@ def _own(argument: Argument) -> Machine:
     most = topology.nodes if topology.nodes > 1 else MOST_NODES
     if topology.node.nics is None:
         most = 1
-    return Machine(topology.name, topology.model_copy(update={"nodes": 1}), most)
+    row, note = list_price(topology, rows), ""
+    if row is not None:
+        topology = rented(topology, row)
+        rate = f"{usd(row.usd_per_gpu_hour)} per GPU-hour on demand"
+        note = f"it has no price, so that of {row.name}, {row.as_of}: {rate}"
+    return Machine(topology.name, topology.model_copy(update={"nodes": 1}), most, note)
+
+
+def rented(topology: Topology, row: PriceRow) -> Topology:
+    """The machine at an offer of the catalogue, with what its own states beside that."""
+    said = offer_of(row)
+    update = {key: getattr(said, key) for key in offer_keys(row)}
+    offer = (topology.offer or Offer()).model_copy(update=update)
+    return topology.model_copy(update={"offer": offer})
 
 
 def _at_spot(machine: Machine) -> Machine | None:

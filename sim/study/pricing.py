@@ -37,6 +37,16 @@ def matching(topology: Topology, rows: Iterable[PriceRow]) -> list[PriceRow]:
     return [r for r in rows if r.gpu in (gpu.name, gpu.base) and r.gpus_per_node == per_node]
 
 
+def list_price(topology: Topology, rows: Iterable[PriceRow]) -> PriceRow | None:
+    """The offer that a machine without a price is taken at: the cheapest of its kind.
+
+    None where it has a price of its own or is one's own, and where nobody offers it.
+    """
+    if terms_of(topology.offer) is not None:
+        return None
+    return cheapest(matching(topology, rows))
+
+
 def pick_offer(topology: Topology, name: str, rows: Iterable[PriceRow]) -> PriceRow:
     """The cheapest trusted offer of the topology's machine whose name contains `name`.
 

@@ -39,6 +39,8 @@ class Contender(Section):
         is below, however good. [s, USD, kg or J]
     unfinished : bool
         The search ended before it was known that no other plan is better.
+    untried : str
+        Why no plan of it can be judged by what is asked, and what would help; empty where some can.
     """
 
     machine: Machine
@@ -49,6 +51,7 @@ class Contender(Section):
     break_even_usd: float | None = None
     at_least: float | None = None
     unfinished: bool = False
+    untried: str = ""
 
     @property
     def doubt(self) -> str:
@@ -77,6 +80,7 @@ class Contender(Section):
             "break_even_usd_per_gpu_hour": self.break_even_usd,
             "at_least": self.at_least,
             "unfinished": self.unfinished,
+            "untried": self.untried,
         }
 
 

@@ -1,9 +1,15 @@
 """Machines that are searched: by offers, by names that people give, at spot prices."""
 
+import math
+
 import pytest
 
+import sim
 from sim.errors import InputError
-from sim.study.machines import MachineFilter, machines
+from sim.inputs.offers import cheapest, newest, offers
+from sim.report.size import view
+from sim.study.machines import SETUP_S, MachineFilter, machines
+from tests.unit.sizing import HOUR, told
 
 
 def test_offers_stand_on_topologies_of_their_gpu():
@@ -35,3 +41,75 @@ def test_spot_prices_are_machines_of_their_own():
     spot = [m for m in found if m.name.endswith(" spot")]
     assert spot
     assert all(m.topology.offer.capacity == "spot" for m in spot)
+
+
+H100S = {"name": "mine", "node": {"gpu": "H100", "gpus": 8}}
+FIVE = {"name": "odd", "node": {"gpu": "H100", "gpus": 5}}  # nobody rents nodes of five
+OWN = {"own": {"price_per_gpu": "30000 USD"}}
+
+
+def sized(*topologies, **asked):
+    return sim.size("llama3-8b-sft", topologies=list(topologies), **{"max_gpus": 8, **asked})
+
+
+def test_a_machine_without_a_price_is_sized_at_the_price_that_compare_takes():
+    found = sized(H100S)
+    rate = found.winner.candidate.machine.price
+    assert found.winner.figures.cost_usd < math.inf
+    compared = sim.compare([H100S, "dgx-a100"], "llama3-8b-sft")
+    assert compared.variants[0].result.cost.price_per_gpu_hour_usd == rate
+    said = told(view(found))
+    assert f"mine: it has no price, so that of nebius {cheapest_h100().instance}" in said
+    assert f"${rate:.2f} per GPU-hour on demand" in said
+
+
+def cheapest_h100():
+    rows = [r for r in newest(offers()) if (r.gpu, r.gpus_per_node) == ("h100-sxm-80gb", 8)]
+    return cheapest(rows)
+
+
+def test_a_machine_without_a_price_is_taken_where_and_whose_is_wanted():
+    found, _ = machines(MachineFilter(provider=("oci",)), [H100S])
+    assert found[0].topology.offer.provider == "oci"
+    found, left_out = machines(MachineFilter(provider=("oci",)), [FIVE])
+    assert not found
+    assert left_out == ["odd: its provider is not stated"]
+
+
+def test_a_machine_of_ones_own_is_priced_by_what_it_is_written_off_by():
+    mine = {**H100S, "offer": OWN}
+    owned = sized(mine).winner
+    assert owned.figures.cost_usd < sized(H100S).winner.figures.cost_usd
+    cost = sim.compare([mine, "dgx-a100"], "llama3-8b-sft").variants[0].result.cost
+    assert cost.price_kind == "owned"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({}, "has no price, and no provider that is wanted lists its kind; write offer: "
+             "{price_per_gpu_hour: 2 USD}, or --objective time"),
+        ({"objective": "time", "budget": "50 USD"}, "or no --budget"),
+        ({"objective": "co2"}, "has no region whose electricity is known; write offer: "
+                               "{country: DEU}, or --objective energy"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_judged_is_not_said_to_have_no_room(asked, said):
+    found = sized(FIVE, global_batch=60, **asked)
+    assert found.winner is None
+    assert said in found.contenders[0].untried
+    shown = told(view(found))
+    assert "No plan was tried on any of these machines." in shown
+    assert f"odd: {found.contenders[0].untried}" in shown
+    assert sized(FIVE, global_batch=60, objective="time").winner is not None
+
+
+@pytest.mark.parametrize("machine", [H100S, FIVE, {**H100S, "offer": OWN}])
+def test_setting_up_takes_its_time_on_every_machine(machine):
+    def wall_s(**asked):
+        found = sized(machine, objective="time", global_batch=120, **asked)
+        return found.winner.figures.wall_s
+
+    bare = wall_s(setup="0")
+    assert wall_s() == pytest.approx(bare + SETUP_S)
+    assert wall_s(setup="3h") == pytest.approx(bare + 3 * HOUR)
