@@ -8,16 +8,18 @@ from sim.quantities import percent
 from sim.result.parts import told
 from sim.result.result import Bottleneck, Fix, Memory, Step
 
-_DATA_BOUND = 1 / 6  # of the wall time, as for the other bottlenecks
+_BOUND = 1 / 6  # of the step, or of the wall time for data: less than this holds nothing up
+_BOUNDS = {"memory-bandwidth": 1 / 3}  # every step has memory-bound kernels
 
 
 def classify(step: Step, memory: Memory, retries_s: float = 0.0) -> Bottleneck:
     """Name the largest avoidable share of the step, of which the allocator retries `retries_s`.
 
     A step is compute-bound when matrix products and attention take most of it, memory-bound
-    kernels, which every step has, less than a third, and nothing that could be hidden a sixth;
-    otherwise the largest of exposed communication, memory-bound kernels, the host, the allocator
-    and the optimizer is named.
+    kernels, which every step has, less than a third, and nothing that could be hidden a sixth.
+    Otherwise the largest of exposed communication, memory-bound kernels, the host, the allocator
+    and the optimizer is named, of those that take so much where any does; the others that do
+    are told beside it.
     """
     total = step.time_s
     parts = step.breakdown
@@ -31,17 +33,13 @@ def classify(step: Step, memory: Memory, retries_s: float = 0.0) -> Bottleneck:
     if memory.host_bytes_per_node > 0.0:  # the GPU waits for copies and for the CPU's update
         shares["offload"] = parts.get("copies", 0.0) / total + shares.pop("host")
     compute = (parts.get("gemm", 0.0) + parts.get("attention", 0.0)) / total
-    kind, share = max(shares.items(), key=lambda item: item[1])
-    within = all(part < (1 / 3 if name == "memory-bandwidth" else 1 / 6)
-                 for name, part in shares.items())  # fmt: skip
-    if within and compute > 0.5:
-        other = _OTHERS.get(kind, kind)
-        said = _percent(kind, share, step)
-        next_to_it = f"; another {said} goes to {other}" if share > 0.1 else ""
+    past = {name: part for name, part in shares.items() if part >= _BOUNDS.get(name, _BOUND)}
+    kind, share = max((past or shares).items(), key=lambda item: item[1])
+    beside = [name for name in past if name != kind]
+    if not past and compute > 0.5:
+        beside = [kind] if share > 0.1 else []
         kind, share = "compute", compute
-        text = _sentence(kind, share, step, parts) + next_to_it
-    else:
-        text = _sentence(kind, share, step, parts)
+    text = _sentence(kind, share, step, parts) + _beside(beside, shares, step)
     if not memory.fits:
         text = f"memory-bound: it does not fit; were there room, {text}"
         kind = "memory"
@@ -49,12 +47,21 @@ def classify(step: Step, memory: Memory, retries_s: float = 0.0) -> Bottleneck:
 
 
 #: kinds whose name is not what takes the time
-_OTHERS = {"memory-bandwidth": "memory-bound kernels", "allocator": "the allocator's retries"}
+_OTHERS = {"memory-bandwidth": "memory-bound kernels", "allocator": "the allocator's retries",
+           "host": "the host", "optimizer": "the optimizer"}  # fmt: skip
 #: kind -> the parts of the step that it is made of, as the reader sees them
 _MADE_OF = {
     "compute": ("GEMM", "attention"), "communication": ("exposed comm",),
     "memory-bandwidth": ("other kernels",), "optimizer": ("optimizer",),
 }  # fmt: skip
+
+
+def _beside(kinds: list[str], shares: dict[str, float], step: Step) -> str:
+    """What else takes much of a step, the largest first; a clause, or nothing."""
+    ranked = sorted(kinds, key=lambda name: -shares[name])
+    told = [f"{_percent(name, shares[name], step)} goes to {_OTHERS.get(name, name)}"
+            for name in ranked]  # fmt: skip
+    return f"; another {' and '.join(told)}" if told else ""
 
 
 def _percent(kind: str, share: float, step: Step) -> str:
@@ -111,7 +118,7 @@ def data_bottleneck(job: JobForecast | None, found: Bottleneck, memory_bytes: fl
         return found
     idle, stall, pipeline = job.stall.idle_share, job.stall, job.pipeline
     other = 0.0 if found.kind == "compute" else found.share * (1.0 - idle)
-    if idle < max(_DATA_BOUND, other):
+    if idle < max(_BOUND, other):
         return found
     text = f"data-bound: the GPUs wait {percent(idle, 0)} of the time for data; "
     needed = stall.workers_needed
