@@ -31,6 +31,7 @@ from sim.study.pricing import like_for_like
 #: bandwidths are answered to this relative width
 _WIDTH = 0.005
 _SLOWEST, _FASTEST = 1e8, 1e12  # [B/s] of one NIC: 0.8 Gb/s to 8 Tb/s
+_NO_NICS = "it has no NICs; add --set 'node.nics={count: 8, rate: 400 Gb/s}'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,14 @@ def bandwidth_for(
     """
     machine, job, _ = load(topology, workload, sets)
     node = machine.node
-    if machine.nodes < 2 or node is None or node.nics is None:
+    if node is None or machine.graph is not None:
+        message = "needs a machine of one kind of `node`: the rate of its NICs is what is asked for"
+        raise InputError.single(machine.name, message)
+    if node.nics is None:
+        more = " --set nodes=2" if machine.nodes < 2 else ""
+        message = f"needs two nodes with NICs or more; {_NO_NICS}{more}"
+        raise InputError.single(machine.name, message)
+    if machine.nodes < 2:
         message = "needs two nodes with NICs or more; add --set nodes=2"
         raise InputError.single(machine.name, message)
     one = at_nodes(machine, job, 1)
@@ -240,12 +248,15 @@ def gpus_for(
         if fastest is None or estimate.wall_s < fastest[1].wall_s:
             fastest = nodes, estimate
         before = nodes, estimate
+    where, why = f"no size of {machine.name} up to {most_nodes} nodes", ""
+    if machine.node.nics is None:
+        where, why = f"no size of {machine.name}, of which 1 node was tried,", f"; {_NO_NICS}"
     if fastest is None:
-        message = f"{job.name} fits on no size of {machine.name} up to {most_nodes} nodes"
+        message = f"{where} has room for {job.name}{why}"
         raise InfeasibleError(message)
     message = (
-        f"no size up to {most_nodes} nodes ends in {duration(deadline_s)}; the fastest is "
-        f"{counted(fastest[0], 'node')} with {duration(fastest[1].wall_s)}"
+        f"{where} ends in {duration(deadline_s)}; the fastest is {counted(fastest[0], 'node')} "
+        f"with {duration(fastest[1].wall_s)}{why}"
     )
     raise InfeasibleError(message)
 

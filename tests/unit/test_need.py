@@ -103,6 +103,33 @@ def test_a_deadline_that_no_size_meets():
         gpus_for("lambda-8x-h100", "llama3-8b-sft", 60.0)
 
 
+NO_NICS = {"name": "a", "node": {"gpu": "h100", "gpus": 8}}
+NICS = "node.nics={count: 8, rate: 400 Gb/s}"
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        ("llama3-8b-sft", "of which 1 node was tried, ends in 2 h; the fastest is 1 node with"),
+        ("llama3-70b-full", "of which 1 node was tried, has room for llama3-70b-full"),
+    ],
+)
+def test_a_machine_without_nics_is_one_node_and_says_what_gives_more(job, said):
+    with pytest.raises(InfeasibleError, match=said) as refused:
+        gpus_for(NO_NICS, job, 7200.0)
+    assert f"it has no NICs; add --set '{NICS}'" in str(refused.value)
+    assert gpus_for(NO_NICS, "llama3-8b-sft", 7200.0, [NICS]).nodes > 1
+
+
+def test_a_bandwidth_for_a_machine_without_nics_advises_what_works():
+    with pytest.raises(InputError, match="it has no NICs") as refused:
+        bandwidth_for(NO_NICS, "llama3-8b-sft", 0.9)
+    assert f"add --set '{NICS}' --set nodes=2" in str(refused.value)
+    found = bandwidth_for(NO_NICS, "llama3-8b-sft", 0.9, [NICS, "nodes=2"])
+    assert found.rate_bytes_per_s < 50e9
+    assert found.efficiency >= 0.9
+
+
 def test_longest_context_fits_and_one_step_more_does_not():
     found = context_for("dgx-h100", "llama3-8b-sft")
     for length, fits in ((found.value, True), (found.value + 256, False)):
