@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MAX_TEXT = 64 * 1024 * 1024  # a log of nccl-tests has kilobytes
 _MB, _PIECE = 10**6, 1 << 20
 _GZIP = b"\x1f\x8b"
+TOO_EARLY = "; the file ends too early"
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -135,9 +136,13 @@ def json_of(data: bytes, source: str) -> Any:
     try:
         return json.loads(data.decode("utf-8-sig", errors="replace"))
     except json.JSONDecodeError as error:
-        cut = error.pos >= len(error.doc.rstrip()) - 1
-        hint = "; the file ends too early" if cut else ""
+        hint = TOO_EARLY if ends_too_early(error.msg, error.pos, error.doc) else ""
         message = f"is not JSON: line {error.lineno}, column {error.colno}: {error.msg}{hint}"
         raise InputError.single(source, message) from None
     except (RecursionError, ValueError) as error:
         raise InputError.single(source, f"is not JSON: {error}") from None
+
+
+def ends_too_early(message: str, at: int, text: str) -> bool:
+    """Whether what `json` says of a place in a text is that the text should go on."""
+    return message.startswith("Unterminated") or at >= len(text.rstrip())

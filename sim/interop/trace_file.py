@@ -1,16 +1,19 @@
-"""Events of a profiler's trace, read one after the other: no more of the file is held than one."""
+"""Events of a profiler's trace, read one after the other: no more of the file is held than one.
+
+What stands beside the events and nobody needs is passed in pieces.
+"""
 
 from __future__ import annotations
 
 import codecs
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from sim.errors import InputError
-from sim.interop.evidence import chunks
+from sim.interop.evidence import TOO_EARLY, chunks, ends_too_early
 
 if TYPE_CHECKING:
     from sim.step.variation import Progress
@@ -20,14 +23,19 @@ EVENTS = "traceEvents"
 #: what is read of what stands beside the events
 HEAD = ("deviceProperties", "distributedInfo", "microSteps", "pace")
 NO_EVENTS = f'is no profiler trace: it has no list "{EVENTS}"'
-_LONGEST = 1 << 24  # characters of an event, or of what stands beside them
+_LONGEST = 16_000_000  # characters of an event, or of a value that is needed beside them
+_PASSED = 1_000_000  # characters: what nobody needs is passed at once, or if longer, in parts
 _CUT = 16  # characters: an error so near the end of what is held may be that more is to come
 _EXPONENT = 2  # characters: "1e+" is read as 1, and may be a longer number
-_UNTERMINATED = "Unterminated"
+_LONGER = object()
 #: as `json` says it
 _NO_KEY, _EXPECTED = "Expecting property name enclosed in double quotes", "Expecting {!r}"
-_MORE = "Extra data"
+_MORE, _UNTERMINATED, _CONTROL = "Extra data", "Unterminated string", "Invalid control character"
+_ESCAPE = "Invalid \\escape"
 _SOLID = re.compile(r"[^ \t\n\r]")
+#: characters of a text, not too many at once: the pattern keeps a place for each part
+_INSIDE = re.compile(r'(?:[^"\\\x00-\x1f]+|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})){0,1000}')
+_ESCAPED = 6  # characters of the longest escape
 _NEXT = re.compile(r"[ \t\n\r]*,[ \t\n\r]*(?=[^ \t\n\r])")  # the value after it has begun
 
 
@@ -65,7 +73,7 @@ def _events(text: _Pieces, head: dict[str, Any], source: str) -> Iterator[Any]:
     if not begins:
         raise InputError.single(source, "is empty")
     if begins == "[":
-        yield from text.items()
+        yield from text.items(text.value)
     elif begins == "{":
         found = False
         for key in text.members():
@@ -74,15 +82,15 @@ def _events(text: _Pieces, head: dict[str, Any], source: str) -> Iterator[Any]:
                     message = f'has two lists "{EVENTS}"' if found else NO_EVENTS
                     raise InputError.single(source, message)
                 found = True
-                yield from text.items()
+                yield from text.items(text.value)
+            elif key in HEAD:
+                head[key] = text.value()
             else:
-                value = text.value()
-                if key in HEAD:
-                    head[key] = value
+                text.skip()
         if not found:
             raise InputError.single(source, NO_EVENTS)
     else:
-        text.value()
+        text.skip()
         raise InputError.single(source, NO_EVENTS)
     if text.peek():
         raise text.fault(_MORE)
@@ -112,6 +120,47 @@ class _Pieces:
 
     def value(self) -> Any:
         """The value that begins here."""
+        found = self._unless_longer(_LONGEST)
+        if found is _LONGER:
+            message = f"a value of more than {_LONGEST / 1e6:g} million characters"
+            raise InputError.single(self._source, f"{self._place(self._at)}: {message}")
+        return found
+
+    def skip(self) -> None:
+        """Pass the value that begins here, whatever its length."""
+        try:
+            if self._unless_longer(_PASSED) is not _LONGER:
+                return
+            begins = self.peek()
+            if begins == "[":
+                for _ in self.items(self.skip):
+                    pass
+            elif begins == "{":
+                for _ in self.members():
+                    self.skip()
+            elif begins == '"':
+                self._skip_text()
+            else:
+                self.value()
+        except RecursionError as error:
+            raise self.fault(str(error)) from None
+
+    def _skip_text(self) -> None:
+        """Pass a text without holding it whole."""
+        self._at += 1
+        while True:
+            inside = _INSIDE.match(self._held, self._at)
+            if inside and inside.end() > self._at:
+                self._at = inside.end()
+            elif self._held.startswith('"', self._at):
+                self._at += 1
+                return
+            elif len(self._held) - self._at >= _ESCAPED or not self._more():
+                begins = self._held[self._at : self._at + 1]
+                raise self.fault({"": _UNTERMINATED, "\\": _ESCAPE}.get(begins, _CONTROL))
+
+    def _unless_longer(self, most: int) -> Any:
+        """The value that begins here, which is passed; `_LONGER`, and it is not, if it is that."""
         while True:
             try:
                 found, end = self._scan(self._held, self._at)
@@ -120,26 +169,27 @@ class _Pieces:
             except (RecursionError, ValueError) as error:
                 raise self.fault(str(error)) from None
             else:
+                if end - self._at > most:
+                    return _LONGER
                 if end + _EXPONENT < len(self._held) or self._ended:
                     self._at = end
                     return found
                 at, wrong = end, ""
             cut = at > len(self._held) - _CUT or wrong.startswith(_UNTERMINATED)
-            if cut and len(self._held) - self._at > _LONGEST:
-                wrong = f"a value of more than {_LONGEST / 1e6:.0f} million characters"
-                raise self.fault(wrong)
+            if cut and wrong and len(self._held) - self._at > most:
+                return _LONGER
             beyond = at - self._at
             if not (cut and self._more()) and wrong:
                 raise self.fault(wrong, self._at + beyond)
 
-    def items(self) -> Iterator[Any]:
-        """Values of the list that begins here."""
+    def items(self, take: Callable[[], Any]) -> Iterator[Any]:
+        """What is taken of each value of the list that begins here: `value` or `skip`."""
         self._take("[")
         if self.peek() == "]":
             self._take("]")
             return
         while True:
-            yield self.value()
+            yield take()
             following = _NEXT.match(self._held, self._at)
             if following:
                 self._at = following.end()
@@ -200,9 +250,14 @@ class _Pieces:
 
     def fault(self, message: str, at: int | None = None) -> InputError:
         """A fault at a character that is held, here if none is named."""
-        at = self._at if at is None else at
-        cut = at >= len(self._held.rstrip()) - 1 or message.startswith(_UNTERMINATED)
-        hint = "; the file ends too early" if self._ended and cut else ""
+        beyond = 0 if at is None else at - self._at
+        # whether the file ends here is known once nothing but white space follows
+        while ends_too_early(message, self._at + beyond, self._held) and not self._ended:
+            self._more()
+        at = self._at + beyond
+        hint = TOO_EARLY if ends_too_early(message, at, self._held) else ""
+        return InputError.single(self._source, f"is not JSON: {self._place(at)}: {message}{hint}")
+
+    def _place(self, at: int) -> str:
         self._advance(at)
-        place = f"line {self._line}, column {self._column}"
-        return InputError.single(self._source, f"is not JSON: {place}: {message}{hint}")
+        return f"line {self._line}, column {self._column}"

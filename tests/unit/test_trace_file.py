@@ -48,6 +48,9 @@ def test_it_reads_what_json_reads(
     head, found = read(path, pieces)
     assert found == (told if bare else told["traceEvents"])
     assert head == ({} if bare else {key: told[key] for key in ("pace", "microSteps")})
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trace_file, "_PASSED", 0)  # what nobody needs is passed in parts
+        assert read(path, pieces) == (head, found)
 
 
 @pytest.mark.parametrize("pieces", [1, 5, 1000])
@@ -55,14 +58,21 @@ def test_it_reads_what_json_reads(
     ("text", "place", "said"),
     [
         ('[{"ph": "X"},\n {"ph": }]', (2, 9), "Expecting value"),
-        ('[{"ph": "X"},\n\n {"ph": "X}]', (3, 9), "Unterminated string starting at; the file"),
+        (
+            '[{"ph": "X"},\n\n {"ph": "X}]',
+            (3, 9),
+            "Unterminated string starting at; the file ends too early",
+        ),
         ('[{"ph": "X"}\n {"ph": "X"}]', (2, 2), "Expecting ','"),
         ('{"traceEvents": [1, 2],\n "a" 1}', (2, 6), "Expecting ':'"),
         ('{"traceEvents": [1, 2],\n a: 1}', (2, 2), "Expecting property name"),
         ('{"traceEvents": [1, 2', (1, 22), "Expecting ','; the file ends too early"),
         ('{"traceEvents": [1, 2]}\n]', (2, 1), "Extra data"),
         ("[1, tru", (1, 5), "Expecting value"),
+        ("[1, 2,\n", (2, 1), "Expecting value; the file ends too early"),
+        ("[1]]", (1, 4), "Extra data"),
         ("[1,]", (1, 4), "Expecting value"),
+        ("[1\n}  ", (2, 1), "Expecting ','"),
         ('["a\\x", 2]', (1, 4), "Invalid \\escape"),
         ("hello", (1, 1), "Expecting value"),
     ],
@@ -71,8 +81,32 @@ def test_what_is_wrong_has_a_place(tmp_path, text, place, said, pieces):
     path = tmp_path / "t.json"
     path.write_text(text)
     where = "line {}, column {}: ".format(*place)
-    with pytest.raises(InputError, match=re.escape(where + said)):
+    with pytest.raises(InputError, match=re.escape(where + said)) as error:
         read(path, pieces)
+    assert ("ends too early" in str(error.value)) == ("ends too early" in said)
+
+
+@pytest.mark.parametrize("pieces", [1, 5, 1000])
+@pytest.mark.parametrize(
+    ("beside", "column", "said"),
+    [
+        ('["a", "b', 14, "Unterminated string; the file ends too early"),
+        ('["a\\u00e9\\n\\x"]', 17, "Invalid \\escape"),
+        ('"a\tb"', 8, "Invalid control character"),
+        ('"a"', 9, "Expecting ','; the file ends too early"),
+        ('{"a": [1, 2}', 17, "Expecting ','"),
+        ('{"a" 1}', 11, "Expecting ':'"),
+    ],
+)
+def test_what_is_wrong_where_nobody_looks_has_a_place(
+    tmp_path, monkeypatch, beside, column, said, pieces
+):
+    monkeypatch.setattr(trace_file, "_PASSED", 0)
+    path = tmp_path / "t.json"
+    path.write_text('{"a":' + beside)
+    with pytest.raises(InputError) as error:
+        read(path, pieces)
+    assert str(error.value) == f"{path}  is not JSON: line 1, column {column}: {said}"
 
 
 @pytest.mark.parametrize(
@@ -90,12 +124,43 @@ def test_what_is_no_trace_is_refused(tmp_path, text, said):
         read(path, 1 << 20)
 
 
-def test_an_event_without_end_is_not_held_whole(tmp_path, monkeypatch):
+@pytest.mark.parametrize("pieces", [10_000, 1 << 22])
+def test_an_event_is_as_long_as_is_said(tmp_path, monkeypatch, pieces):
+    monkeypatch.setattr(trace_file, "_LONGEST", 200_000)
+    path = tmp_path / "t.json"
+    longest = "a" * (200_000 - 2)
+    path.write_text(f'["{longest}", 1]')
+    assert read(path, pieces) == ({}, [longest, 1])
+    for longer in ("a", "a" * 2_000_000):
+        path.write_text(f'[1,\n "{longest}{longer}", 1]')
+        with pytest.raises(InputError) as error:
+            read(path, pieces)
+        said = "line 2, column 2: a value of more than 0.2 million characters"
+        assert str(error.value) == f"{path}  {said}"
+
+
+def test_what_nests_without_end_where_nobody_looks_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "t.json"
+    path.write_text('{"a":' + '{"a":' * 100_000)
+    for passed in (0, 1_000_000):
+        monkeypatch.setattr(trace_file, "_PASSED", passed)
+        with pytest.raises(InputError, match=r"is not JSON: .*maximum recursion depth exceeded"):
+            read(path, 4)
+
+
+@pytest.mark.parametrize("one", ["a\n\u00e9" * 400_000, [[0.5, "a"]] * 400_000])
+def test_what_nobody_needs_is_not_held(tmp_path, monkeypatch, one):
+    monkeypatch.setattr(trace_file, "_PASSED", 100_000)
     monkeypatch.setattr(trace_file, "_LONGEST", 100_000)
     path = tmp_path / "t.json"
-    path.write_text('[{"name": "' + "a" * 2_000_000 + '"}]')
-    with pytest.raises(InputError, match="more than 0 million characters"):
-        read(path, 10_000)
+    path.write_text(json.dumps({"traceEvents": [1, 2], "other": {"of": one}, "pace": 3}))
+    assert path.stat().st_size > 3_600_000
+    tracemalloc.start()
+    found = read(path, 1 << 16)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == ({"pace": 3}, [1, 2])
+    assert peak < 1_800_000
 
 
 def test_a_large_file_takes_little_memory_and_says_how_far_it_is(tmp_path):
