@@ -101,7 +101,7 @@ def profile_of(
     Raises
     ------
     InputError
-        No kernels; no steps marked and none said; a part of a step alone.
+        No kernels, or none that takes time; no steps marked and none said; a part of a step alone.
     """
     found = Recording(events)
     shown = head.get("microSteps")
@@ -123,6 +123,8 @@ def profile_of(
     mine = work.where(here)
     count = len(found.marks) or steps or 1
     begin, end = _span(mine, found)
+    if end <= begin:
+        raise InputError.single(source, "its kernels take no time")
     filled = stretches(mine, main, begin, end)
     unsized = int((collectives.key == UNSIZED).sum())
     notes = [f"{unsized} collectives without their size"] if unsized else []

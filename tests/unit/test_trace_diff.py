@@ -180,6 +180,7 @@ def test_a_rank_of_a_pipeline_is_compared_with_its_own_stage() -> None:
         (["{ours}", "{ours}", "--steps", "2"], "marks 1 step itself"),
         (["{unmarked}", "{ours}"], "say with --steps how many"),
         (["{empty}", "{ours}"], "has no GPU kernels"),
+        (["{nought}", "{ours}", "--steps", "1"], "its kernels take no time"),
         (["{cut}", "{ours}"], "has 3 of 16 micro-steps"),
         (["{far}", "dgx-h100", "mistral-7b-lora"], "12 is none of ranks 0 to 7"),
         (["dgx-h100", "mistral-7b-lora"], "is a machine; name the recorded trace"),
@@ -191,6 +192,7 @@ def test_wrong_arguments_say_what_would_be_right(tmp_path, ours, arguments, said
         "text": "hello",
         "unmarked": json.dumps(unmarked),
         "empty": json.dumps([e for e in step(1, 0.0) if e["cat"] != "kernel"]),
+        "nought": json.dumps([event("gemm", "kernel", (0, 7), 5.0, 0.0)]),
         "cut": json.dumps({"microSteps": {"shown": 3, "of": 16}, "traceEvents": step(1, 0.0)}),
         "far": json.dumps({"distributedInfo": {"rank": 12}, "traceEvents": step(1, 0.0)}),
     }
