@@ -274,8 +274,8 @@ class Workload(Spec):
     precision: Precision = Precision.model_construct()
     optimizer: Literal["adamw", "adamw-bf16", "adamw-8bit", "adafactor", "sgd"] = "adamw"
     optimizer_implementation: Literal["foreach", "fused", "for-loop"] = "fused"
-    # states in managed memory (bitsandbytes' paged AdamW): on the GPU while there is room beside
-    # what a step needs, the rest paged in and out each step
+    # states in managed memory (bitsandbytes' paged AdamW): on the GPU while there is room for all
+    # beside the allocator's pools, else paged in and out each step
     optimizer_paged: bool = False
     parallelism: Parallelism = Parallelism.model_construct()
     activation_checkpointing: Checkpointing = Checkpointing.model_construct()

@@ -113,8 +113,17 @@ class MemoryReport:
 
     @property
     def evicted_bytes(self) -> float:
-        """Of `paged_bytes`, what a GPU has no room for beside the rest of a step. [B]"""
-        return min(self.paged_bytes, max(0.0, self.paged_bytes - self.headroom_bytes))
+        """Of `paged_bytes`, what leaves a GPU each step: all, or none where all find room. [B]
+
+        Notes
+        -----
+        The allocator's pools grow over managed pages before any allocation of theirs fails. Of
+        states that do not fit beside them, those that were touched least recently leave; an update
+        touches them in the same order each step, so these are the very ones that it needs next.
+        Assumed: pages leave in that order strictly. To keep some would move twice the rest alone.
+        """
+        room = max(0.0, -self.verdict.missing_bytes)
+        return self.paged_bytes if self.paged_bytes > room else 0.0
 
     @property
     def fits(self) -> bool:

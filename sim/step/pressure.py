@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sim.fabric.links import pcie_rates
+import numpy as np
+
+from sim.fabric import Fabric, compile_fabric
 from sim.inputs.architecture import facts_of
 from sim.inputs.notes import Message
 from sim.inputs.strategy import strategy_of
@@ -82,8 +84,9 @@ def with_paging(breakdown: Breakdown, topology: Topology, needed: MemoryReport) 
 
     Notes
     -----
-    They come for the update, and make room again for the next forward: twice over the host's link,
-    which nothing else uses meanwhile. Source: bitsandbytes, optim/optimizer.py, `prefetch_state`.
+    A parameter's come right before its update, in place of others: over the host's links and
+    back. All GPUs page then, and nothing else uses the links.
+    Source: bitsandbytes, optim/optimizer.py, `prefetch_state`.
     """
     lost = paging_s(topology, needed)
     if not lost:
@@ -95,15 +98,20 @@ def paging_s(topology: Topology, needed: MemoryReport) -> float:
     """What paging of optimizer states costs a step. [s]"""
     if not needed.evicted_bytes:
         return 0.0
-    return 2.0 * needed.evicted_bytes / min(host_link_bytes_per_s(topology))
+    fabric = compile_fabric(topology)
+    ways = (host_copy_bytes_per_s(fabric, way) for way in ("to-device", "to-host"))
+    return sum(needed.evicted_bytes / rate for rate in ways)
 
 
-def host_link_bytes_per_s(topology: Topology) -> list[float]:
-    """What a copy between a GPU and its host gets, by kind of node. [B/s]"""
-    links = [(group.node.pcie.generation, group.node.pcie.lanes) for group in topology.groups]
-    return [
-        pcie_rates(*link).capacity for link in links or [(topology.first_gpu.pcie_generation, 16)]
-    ]
+def host_copy_bytes_per_s(fabric: Fabric, direction: str) -> float:
+    """What the slowest GPU gets while all copy, ``to-host`` or ``to-device``. [B/s]"""
+    load = np.zeros(fabric.n_resources)
+    for node in np.unique(fabric.shape_number, return_index=True)[1].tolist():
+        for rank in fabric.ranks_of(node):
+            route = fabric.offload_route(rank, direction)
+            load[route.resource] += route.demand
+    used = load > 0.0
+    return float(np.min(fabric.capacity[used] / load[used]))
 
 
 def paging_warnings(topology: Topology, needed: MemoryReport) -> tuple[Message, ...]:
@@ -112,8 +120,8 @@ def paging_warnings(topology: Topology, needed: MemoryReport) -> tuple[Message, 
     if lost <= 0.0:
         return ()
     text = (
-        f"{gib(needed.evicted_bytes)} of paged optimizer states find no room on a GPU beside"
-        f" the rest: they come and go each step, {duration(lost)} of it"
+        f"{gib(needed.evicted_bytes)} of paged optimizer states do not all find room on a GPU"
+        f" beside the rest: they come and go each step, {duration(lost)} of it"
     )
     hint = "more gradient_accumulation, so that it is paid less often, or a smaller micro_batch"
     return (Message("paged-states", "optimizer_paged", text, hint),)
