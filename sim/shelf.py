@@ -40,8 +40,10 @@ class Shelf(Generic[_T]):
         return found
 
     def keep(self, key: tuple[object, ...], thing: _T) -> _T:
-        """Keep a thing by a key that nothing is kept by, in place of those used longest ago."""
+        """Keep a thing by a key, in place of another thread's and of those used longest ago."""
         size = self.entries(thing)
+        if (old := self.of.pop(key, None)) is not None:
+            self.held -= self.entries(old)
         if size <= self.most or self.larger:
             self.held += size
             while self.of and self.held > self.most:

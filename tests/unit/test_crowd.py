@@ -148,7 +148,6 @@ def test_an_interrupt_is_heard(monkeypatch, large):
     code = engine.machine()
     code.load()
     monkeypatch.setattr(engine, "machine", lambda: Slowly(code))
-    threading.Timer(0.3, _thread.interrupt_main).start()
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run_replicas(*large, Variation(), every_rank=False)
@@ -156,12 +155,13 @@ def test_an_interrupt_is_heard(monkeypatch, large):
 
 
 class Slowly:
-    """An engine that takes its time."""
+    """An engine that takes its time, and is interrupted in it."""
 
     def __init__(self, code):
         self.like, self.load = code.like, code.load
 
     def __call__(self, where):
+        threading.Timer(0.3, _thread.interrupt_main).start()
         time.sleep(10.0)
         return np.zeros((1, 6))
 

@@ -96,7 +96,8 @@ def test_the_best_is_found_among_few_and_has_room(measure, less):
 
     said = Screen(LEVELS, POINTS, measure, less, ask).run(len(POINTS))
     fitting = [row[measure] for row in ROWS if row is not None and row["fits"]]
-    assert ROWS[said.winner][measure] == (min if less else max)(fitting)
+    best = (min if less else max)(fitting)  # several points are as good but for the last digit
+    assert ROWS[said.winner][measure] == pytest.approx(best, rel=1e-12)
     assert ROWS[said.winner]["fits"]
     assert said.open == 0
     assert said.exact == len(asked) == len(set(asked)) < len(POINTS) // 3

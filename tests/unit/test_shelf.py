@@ -39,3 +39,10 @@ def test_what_could_not_be_made_is_made_again():
         shelf.get(("key",), lambda: "x" * (1 // 0))
     assert (shelf.of, shelf.held) == ({}, 0)
     assert shelf.get(("key",), lambda: "x") == "x"
+
+
+def test_what_two_make_at_once_counts_once():
+    """As two threads do that find nothing and both keep."""
+    shelf = Shelf(10, len)
+    assert shelf.get(("key",), lambda: shelf.keep(("key",), "xxx") + "") == "xxx"
+    assert (shelf.of, shelf.held) == ({("key",): "xxx"}, 3)

@@ -344,7 +344,9 @@ def test_a_script_without_a_guard_may_sweep(tmp_path):
     path.write_text(
         "import sim\n"
         "found = sim.sweep('dgx-h100', 'mistral-7b-lora', vary=['micro_batch=1,2'], processes=2)\n"
-        "print([row.status for row in found.rows], __spec__, __file__[-9:])\n"
+        "print([row.status for row in found.rows], found.computed, __spec__, __file__[-9:])\n"
     )
-    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=300)
-    assert (done.stdout, done.stderr) == ("['ok', 'ok'] None script.py\n", "")
+    done = subprocess.run(
+        [sys.executable, path], capture_output=True, text=True, timeout=300, cwd=tmp_path
+    )
+    assert (done.stdout, done.stderr) == ("['ok', 'ok'] 2 None script.py\n", "")
