@@ -39,6 +39,11 @@ class Shelf(Generic[_T]):
             self.of[key] = found  # the last used stands last
         return found
 
+    def clear(self) -> None:
+        """Keep nothing of what there is."""
+        self.of.clear()
+        self.held = 0
+
     def keep(self, key: tuple[object, ...], thing: _T) -> _T:
         """Keep a thing by a key, in place of another thread's and of those used longest ago."""
         size = self.entries(thing)

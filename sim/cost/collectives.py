@@ -26,6 +26,7 @@ from sim.cost.nccl.timing import duration
 from sim.cost.nccl.tuner import choose
 from sim.errors import InputError
 from sim.fabric.fabric import Fabric
+from sim.fabric.held import goes_with_machines
 from sim.fabric.shape import HBM, NETWORK, NVLINK
 from sim.mesh import Sisters
 from sim.records import dataclass
@@ -252,6 +253,10 @@ def _lowered(
             place = places[np.argmin(ratio[places])]
             limits.append(_Tight(int(demand.resource[place]), float(ratio[place]), crosses))
     return _Way(float(np.min(fabric.raw[demand.resource] / demand.amount)), tuple(limits))
+
+
+goes_with_machines(_plan.cache_clear)
+goes_with_machines(_lowered.cache_clear)
 
 
 def _check(what: str, value: str | None, known: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ from sim.cost.nccl.communicator import Communicator, Nccl, constants, generation
 from sim.errors import InputError
 from sim.fabric.alike import LikeNodes, nodes_of
 from sim.fabric.fabric import Fabric
+from sim.fabric.held import goes_with_machines
 from sim.inputs.gpu import Gpu
 
 SOURCE = "collective"
@@ -64,6 +65,9 @@ def communicator(fabric: Fabric, ranks: tuple[int, ...], nccl: str | Nccl) -> Co
         version=parsed,
         path=library.path,
     )
+
+
+goes_with_machines(communicator.cache_clear)
 
 
 class _NodeSeen(NamedTuple):

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sim.cost.nccl import loads
 from sim.cost.nccl.algorithms import algorithm_named
 from sim.fabric.fabric import Fabric
+from sim.fabric.held import goes_with_machines
 from sim.fabric.sisters import moved, sisters
 from sim.mesh import Sisters
 from sim.shelf import Shelf
@@ -23,6 +24,9 @@ _shelf = Shelf[loads.Demand](_MOST, lambda demand: demand.resource.size)
 _TOGETHER = 1 << 15  # ranks of a machine up to which sister groups of all stages are kept
 #: of sister groups: costs ask for them, and classes of ranks
 _sisters = Shelf[loads.Demands](1_000_000, lambda every: every.resource.size, larger=False)
+
+goes_with_machines(_shelf.clear)
+goes_with_machines(_sisters.clear)
 
 #: groups that run the same collective at the same time
 Others = Sisters | tuple[tuple[int, ...], ...]

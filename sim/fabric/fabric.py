@@ -12,6 +12,7 @@ import numpy as np
 from sim.errors import InputError
 from sim.fabric.explicit import parts_of
 from sim.fabric.folding import classes_of_ranks
+from sim.fabric.held import goes_with_machines, hold
 from sim.fabric.links import nic_rates, staging_range
 from sim.fabric.network import Plane, shorthand_plane
 from sim.fabric.rings import Hops, Load, Rings, find_rings, ring_hops
@@ -98,7 +99,15 @@ class Fabric(Wiring):
 
 @functools.lru_cache(maxsize=64)
 def _compile(key: _FabricKey) -> Fabric:
-    topology = key.topology
+    found = _compiled(key.topology)
+    hold(found.n_resources)
+    return found
+
+
+goes_with_machines(_compile.cache_clear)
+
+
+def _compiled(topology: Topology) -> Fabric:
     if topology.graph is not None:
         parts = parts_of(topology, topology.graph)
         return Fabric(topology, parts.shapes, parts.plane, parts.labels)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sim.fabric.held import goes_with_machines
 from sim.fabric.traffic import Ports, ports_of
 from sim.fabric.wiring import Wiring
 
@@ -68,6 +69,10 @@ def never_full(fabric: Wiring) -> B1:
         )
         found |= (below > 0.0) & (below <= fabric.capacity * (1.0 + _ROUNDING))
     return found
+
+
+goes_with_machines(leaves_of.cache_clear)
+goes_with_machines(never_full.cache_clear)
 
 
 def sisters(fabric: Wiring, groups: I8) -> Iterator[I8]:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.fabric import paths
+from sim.fabric.held import goes_with_machines
 from sim.fabric.wiring import Wiring
 
 F8 = npt.NDArray[np.float64]
@@ -118,6 +119,9 @@ def ports_of(fabric: Wiring) -> Ports | None:
     if min(above.min(), below.min()) < plane.n_ports:
         return None
     return Ports(plane.base + out, plane.base + into, above, below)
+
+
+goes_with_machines(ports_of.cache_clear)
 
 
 Loads = tuple[tuple[int, float], ...]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from sim.cost.collectives import CollectiveCost, plan_collective
 from sim.cost.demands import demands_of_sisters
 from sim.cost.nccl.communicator import ASKED, LATEST, Nccl
 from sim.fabric.fabric import Fabric
+from sim.fabric.held import goes_with_machines
 from sim.fabric.sisters import never_full
 from sim.inputs.workload import Stack
 from sim.lowering.classes import Compiled, Key, compile_classes
@@ -72,8 +74,22 @@ class Agreed(NamedTuple):
     algorithms: Mapping[str, tuple[str, ...]]  # see `algorithms_of`
 
 
-_Kept = tuple[Agreed, Fabric, Sequence[Plan]]
 MAX_KEPT = 8  # of a plan
+
+
+class _Kept(dict[object, tuple[Agreed, Fabric, Sequence[Plan]]]):
+    """What is agreed of a plan; it goes with the plan, or with its machines."""
+
+
+_of_plans: WeakValueDictionary[int, _Kept] = WeakValueDictionary()
+
+
+def _let_go() -> None:
+    for kept in list(_of_plans.values()):
+        kept.clear()
+
+
+goes_with_machines(_let_go)
 
 
 class StepCollectives:
@@ -113,7 +129,8 @@ class StepCollectives:
         """What collectives cost, and classes of ranks."""
         pace = b"" if speed is None else speed.tobytes()
         key = (level, nccl, pace, id(self.fabric), *map(id, self.plans))
-        kept: dict[object, _Kept] = self.plans[0].derived.setdefault("collectives", {})
+        kept: _Kept = self.plans[0].derived.setdefault("collectives", _Kept())
+        _of_plans[id(kept)] = kept
         if capacity is not None or key not in kept:
             costs: dict[Name, CollectiveCost] = {}
             compiled = self._compile(costs, nccl, level, pace, speed, capacity)
@@ -219,3 +236,7 @@ def _classes(
         draws[key] = draws[key].on_nothing()
     fewer = compile_classes(fabric, level, draws, roles, copies=copies, speed=pace)
     return fewer if len(fewer.classes.ranks) < len(found.classes.ranks) else found
+
+
+goes_with_machines(cost_of.cache_clear)
+goes_with_machines(_classes.cache_clear)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.fabric.fabric import Fabric
+from sim.fabric.held import goes_with_machines
 from sim.fabric.role import Role, Roles
 from sim.lowering.teams import Team
 from sim.strategies.plan import Plan
@@ -185,6 +186,9 @@ def roles_of(fabric: Fabric, stages: int = 1) -> Roles:
             known[key] = [index.setdefault(role, len(index)) for role in roles]
         of += known[key]
     return Roles(tuple(index), tuple(of))
+
+
+goes_with_machines(roles_of.cache_clear)
 
 
 #: where all ranks are one class

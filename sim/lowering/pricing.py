@@ -28,6 +28,7 @@ from sim.cost.host import agreement_s, host_model, launch_stack, pace_of
 from sim.cost.host_update import host_rate, update_s
 from sim.cost.kernel_cost import CostModel, cost_model
 from sim.fabric.fabric import Fabric
+from sim.fabric.held import goes_with_machines
 from sim.fabric.role import Role
 from sim.inputs.base import fields_but
 from sim.inputs.trainer import trainer_of
@@ -316,6 +317,9 @@ MAX_PRICINGS, MAX_FIXED, MAX_KNOWN = 256, 64, 4096  # that are kept; plans and o
 def forget() -> None:
     """Forget all prices: for who changes a table of constants while the program runs."""
     _pricings.clear()
+
+
+goes_with_machines(forget)
 
 
 def pricing_of(step: StepCollectives, workload: Workload, role: Role, index: int) -> Pricing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,9 @@ MANY = 400
 EVERY_S = 0.1
 #: configurations that are computed together
 TOGETHER = 512
+#: and of their machines at most so many, at some 1 kB each
+MOST_GPUS = 131_072
+Job = tuple[Topology, Workload]
 Context = tuple[dict[Pair, Prepared], bool]  # base pairs, and whether there is much to do
 
 
@@ -127,8 +131,24 @@ def compute_many(
             loaded.append(_loaded(context, payload))
         except Exception as fault:  # of this one alone
             loaded.append(fault)
-    found = iter(measures_of([one for one in loaded if isinstance(one, tuple)]))
+    jobs = [one for one in loaded if isinstance(one, tuple)]
+    found = itertools.chain.from_iterable(map(measures_of, _at_once(jobs)))
     return [next(found) if isinstance(one, tuple) else one for one in loaded]
+
+
+def _at_once(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Jobs whose machines may be held together, in order."""
+    some: list[Job] = []
+    gpus = 0
+    for topology, workload in jobs:
+        if not some or some[-1][0] is not topology:
+            gpus += topology.world_size
+            if some and gpus > MOST_GPUS:
+                yield some
+                some, gpus = [], topology.world_size
+        some.append((topology, workload))
+    if some:
+        yield some
 
 
 def _loaded(context: Context, payload: tuple[Pair, Changes]) -> tuple[Topology, Workload]:
