@@ -9,7 +9,7 @@ from sim.inputs.check_rows import padding_said
 from sim.inputs.check_workload import too_old
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.gpu import Gpu
-from sim.inputs.modelling import experts
+from sim.inputs.modelling import FLASH_SINCE, experts, with_kernels
 from sim.inputs.shares import batch_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -25,6 +25,7 @@ def findings(topology: Topology, workload: Workload) -> Findings:
         yield from _dtypes(gpu, workload)
         yield from _attention(gpu, workload)
         yield from _software(gpu, workload)
+    yield from _groups_of_heads(topology, workload)
     yield from _alone(topology, workload)
     yield from _groups(topology, workload)
     yield from _batch(topology, workload)
@@ -66,12 +67,32 @@ def _attention(gpu: Gpu, w: Workload) -> Findings:
     if w.attention == "flash3" and "flash3" not in facts_of(gpu).attention:
         message = f"FlashAttention-3 runs on Hopper only, not on {gpu.name}"
         yield fault("flash3", "workload", "attention", message, "write flash2")
-    if w.attention == "flash2" and gpu.compute_capability < 8.0:
+    if w.attention == "flash2" and gpu.compute_capability < FLASH_SINCE:
         message = f"FlashAttention-2 needs Ampere or newer, not {gpu.name}"
         yield fault("flash2", "workload", "attention", message, "write sdpa")
     if w.attention == "cudnn" and gpu.compute_capability < 8.0:
         message = f"cuDNN attention needs Ampere or newer, not {gpu.name}"
         yield fault("cudnn", "workload", "attention", message, "write sdpa")
+
+
+def _groups_of_heads(t: Topology, w: Workload) -> Findings:
+    """PyTorch's own attention where it falls back on plain products."""
+    if with_kernels(t, w) is w:
+        return
+    old = [gpu.name for gpu in t.gpu_counts if gpu.compute_capability < FLASH_SINCE]
+    why = f"FlashAttention does not run on {old[0]}" if old else "FlashAttention has no FP32"
+    p = w.parallelism
+    if p.context_parallel > 1 and p.context_parallel_kind == "ring":
+        message = f"a ring needs a fused kernel, and sdpa asked for groups has none: {why}"
+        hint = "write context_parallel_kind: all-gather or ulysses"
+        yield fault("ring", "workload", "attention", message, hint)
+        return
+    message = (
+        f"this code asks sdpa for groups of heads (enable_gqa), and {why}: products that keep all"
+        f" {w.sequence_length} x {w.sequence_length} scores are taken, as eager has them"
+    )
+    hint = "code that repeats heads (stack.transformers: 4.53) has the memory-efficient kernel"
+    yield warning("sdpa-groups", "workload", "attention", message, hint)
 
 
 def _software(gpu: Gpu, w: Workload) -> Findings:

@@ -6,7 +6,10 @@ method. Who needs to know asks here; results say what was taken.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from sim.inputs.strategy import strategy_of
+from sim.inputs.topology import Topology
 from sim.inputs.trainer import reduces_each, trainer_named, trainer_of
 from sim.inputs.versions import older
 from sim.inputs.workload import Stack, Workload
@@ -148,18 +151,56 @@ def repeats_heads(workload: Workload) -> bool:
     """Whether keys and values are copied to every query head before attention.
 
     FlashAttention and cuDNN read groups of heads as they are; so does PyTorch's own where it is
-    asked to (``enable_gqa``, without a mask), as code of PyTorch's time does or does not where no
-    version of transformers is said.
+    asked to.
     """
-    if workload.attention in NATIVE_GROUPS:
-        return False
+    return workload.attention not in NATIVE_GROUPS and not asks_groups(workload)
+
+
+def asks_groups(workload: Workload) -> bool:
+    """Whether the code asks PyTorch's own attention for groups of heads.
+
+    ``enable_gqa``, without a mask; code of PyTorch's time does or does not where no version of
+    transformers is said.
+    """
     used, torch = workload.stack.transformers, workload.stack.torch
     since = modelling_of(workload).groups_since
     if used is not None:
         asks = not older(used, "4.54") and not older(torch, "2.5")
     else:
         asks = bool(since) and not older(torch, since)
-    return not (asks and workload.attention == "sdpa" and workload.attention_padding == "none")
+    return asks and workload.attention == "sdpa" and workload.attention_padding == "none"
+
+
+#: compute capability from which PyTorch has FlashAttention
+FLASH_SINCE = 8.0
+
+
+def keeps_scores(workload: Workload, capability: float) -> bool:
+    """Whether PyTorch's own attention has every score in memory on such a GPU.
+
+    Asked for groups of heads it has two kernels: FlashAttention, of 16-bit numbers and from Ampere
+    on, and plain products, which `eager` is. The memory-efficient one takes no groups.
+
+    Source: torch.nn.functional.scaled_dot_product_attention, ``enable_gqa``: "currently works only
+    for Flash_attention and math kernel on CUDA tensor".
+    """
+    model = workload.model
+    grouped = model.kv_heads < model.heads and not model.kv_lora_rank
+    flash = capability >= FLASH_SINCE and compute_dtype(workload) != "fp32"
+    return grouped and not flash and asks_groups(workload)
+
+
+def with_kernels(topology: Topology, workload: Workload) -> Workload:
+    """The job with the attention that its library falls back on, where one GPU makes it."""
+    if workload.attention != "sdpa":  # asked for often
+        return workload
+    least = min(gpu.compute_capability for gpu in topology.gpu_counts)
+    return _written_out(workload) if keeps_scores(workload, least) else workload
+
+
+@lru_cache(maxsize=256)
+def _written_out(workload: Workload) -> Workload:
+    return workload.model_copy(update={"attention": "eager"})
 
 
 def taken(workload: Workload) -> dict[str, str]:

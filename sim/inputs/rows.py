@@ -12,7 +12,9 @@ from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING, TypeVar
 
+from sim.inputs.modelling import with_kernels
 from sim.inputs.strategy import strategy_of
+from sim.inputs.topology import Topology
 from sim.inputs.trainer import reduces_each
 from sim.inputs.workload import Data, SampleLengths, Workload
 
@@ -83,6 +85,16 @@ def sample_length(workload: Workload) -> float:
     if said.mean is not None and said.mean <= cut and (said.maximum or 0) <= cut:
         return said.mean  # none is cut
     return distribution(said, cut).mean
+
+
+def run_on(topology: Topology, workload: Workload) -> Workload:
+    """The job as a machine's step runs it: its kernels there, and rows as long as a step is."""
+    return as_run(with_kernels(topology, workload), topology.world_size)
+
+
+def longest_on(topology: Topology, workload: Workload, world: int | None = None) -> Workload:
+    """The job as its memory on a machine is of it; `world` ranks of it, all by default."""
+    return at_longest(with_kernels(topology, workload), world or topology.world_size)
 
 
 def as_run(workload: Workload, world: int) -> Workload:

@@ -11,7 +11,7 @@ from sim.blocks.setting import Setting
 from sim.blocks.tensor import workspace_bytes
 from sim.inputs.check_mesh import blocks_of, shape_of
 from sim.inputs.notes import Message
-from sim.inputs.rows import at_longest
+from sim.inputs.rows import longest_on
 from sim.inputs.shares import mesh_on
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Node, Topology
@@ -202,7 +202,7 @@ def memory(
     tree = tree or tree_of(workload)
     capacity, gpus, host = machine(topology)
     world = world or gpus
-    workload = at_longest(workload, world)
+    workload = longest_on(topology, workload, world)
     mesh = mesh_on(workload, world, topology.gpus_per_node)
     ledger = walk(workload, tree, mesh)
     moment = ledger.highest

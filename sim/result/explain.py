@@ -16,7 +16,7 @@ from sim.blocks.parameters import count_parameters, tree_of
 from sim.blocks.unroll import PHASES, Templates, unroll
 from sim.cost.kernel_cost import cost_model
 from sim.documents import SCHEMAS, Document
-from sim.inputs.rows import as_run
+from sim.inputs.rows import run_on
 from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Method, Workload
@@ -119,7 +119,7 @@ def explain(topology: Topology, workload: Workload) -> MethodComparison:
 def _cost(topology: Topology, workload: Workload, report: StepReport) -> MethodCost:
     steps = workload.gradient_accumulation
     parts = dict.fromkeys(PARTS, 0.0)
-    run = as_run(workload, topology.world_size)
+    run = run_on(topology, workload)
     for name, seconds in _kernels(topology, unroll(run), run):
         parts[name] += steps * seconds
     whole = report.breakdown

@@ -11,6 +11,7 @@ from typing import Any
 from sim.blocks.flops import token_flops
 from sim.blocks.parameters import count_parameters
 from sim.fabric import Fabric, compile_fabric
+from sim.inputs.modelling import with_kernels
 from sim.inputs.shares import batch_of, batch_on
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -205,7 +206,8 @@ def memory_section(report: MemoryReport) -> Memory:
 def throughput_section(topology: Topology, workload: Workload, step_s: float) -> Throughput:
     """Rates of the job on all its GPUs."""
     tokens = batch_of(topology, workload).tokens
-    flops, run = token_flops(workload), token_flops(workload, "run")
+    flops = token_flops(workload)
+    run = token_flops(with_kernels(topology, workload), "run")
     masked = token_flops(workload, "causal")
     peak = peak_of(topology, workload)
     per_gpu = tokens / step_s / topology.world_size

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from sim.documents import SCHEMAS, Document, dumps
 from sim.errors import InputError
-from sim.inputs.rows import as_run
+from sim.inputs.rows import run_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.lower import Lowered, RankView
@@ -199,7 +199,7 @@ def traced(
     if beyond:
         raise InputError.single(_SOURCE, f"{beyond[0]} is none of ranks 0 to {world - 1}", "ranks")
     level = "ranks" if ranks and level is None else variation.level(level)
-    job = as_run(workload, world)
+    job = run_on(topology, workload)
     outcome = run_step(
         topology, job, level=level, all_micro_steps=bool(all_micro_steps), variation=variation,
         progress=progress,

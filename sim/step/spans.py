@@ -14,7 +14,7 @@ import numpy as np
 
 from sim.blocks.parameters import tree_of
 from sim.documents import SCHEMAS, Document
-from sim.inputs.rows import as_run
+from sim.inputs.rows import run_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.lower import Lowered, RankView
@@ -116,7 +116,7 @@ def step_timeline(
     variation: Variation | None = None,
 ) -> StepTimeline:  # fmt: skip
     """Simulate a step and put its drawing together."""
-    job, varied = as_run(workload, topology.world_size), variation or Variation()
+    job, varied = run_on(topology, workload), variation or Variation()
     outcome = run_step(
         topology, job, level=varied.level(None), all_micro_steps=all_micro_steps, variation=varied
     )

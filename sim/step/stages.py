@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
 from sim.inputs.check_mesh import blocks_of, shape_of
-from sim.inputs.rows import as_run
+from sim.inputs.rows import run_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.lower import RankView
@@ -92,7 +92,7 @@ def stage_chart(topology: Topology, workload: Workload, title: str) -> StageChar
     if workload.parallelism.pipeline_parallel == 1:
         message = "nothing to draw: the job has no pipeline; write 2 or more"
         raise InputError.single(workload.name, message, "parallelism.pipeline_parallel")
-    job = as_run(workload, topology.world_size)
+    job = run_on(topology, workload)
     outcome = run_step(topology, job, all_micro_steps=True)
     runs = tuple(stage_runs(outcome, job))
     shape = shape_of(job)

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from sim.inputs.rows import as_run, at_longest
+from sim.inputs.rows import longest_on, run_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.report import MemoryReport, elsewhere, memory, sizes
@@ -100,7 +100,7 @@ def step(
     if level == "folded":
         return steps([(topology, workload)], engine=engine, progress=progress)[0]
     needed = memory_of(topology, workload)
-    workload = as_run(workload, topology.world_size)
+    workload = run_on(topology, workload)
     outcome, times = run_replicas(
         topology, workload, variation, engine=engine, level=level, progress=progress,
         every_rank=False,
@@ -135,7 +135,7 @@ def steps(
         As from `step`, of any of them.
     """
     needed = [memory_of(topology, workload) for topology, workload in jobs]
-    run = _as_run(jobs)
+    run = [(topology, run_on(topology, workload)) for topology, workload in jobs]
     found, asked = [], AskedOf(engine, causes, waits)
     for job, memory_, one in zip(run, needed, measures_kept(run, asked, progress), strict=True):
         times = np.array([one.whole.breakdown.time_s])
@@ -158,13 +158,12 @@ def micro_steps(jobs: Sequence[tuple[Topology, Workload]]) -> list[WindowMeasure
         As for `steps`, without a pipeline; their own number of micro-steps does not matter.
     """
     many = {"gradient_accumulation": SHARED}
-    longer = [(topology, workload.model_copy(update=many)) for topology, workload in jobs]
-    found = measures_kept(_as_run(longer), AskedOf("auto", False, True))
+    longer = [
+        (topology, run_on(topology, workload.model_copy(update=many)))
+        for topology, workload in jobs
+    ]
+    found = measures_kept(longer, AskedOf("auto", False, True))
     return [one.middle for one in found if one.middle is not None]
-
-
-def _as_run(jobs: Sequence[tuple[Topology, Workload]]) -> list[tuple[Topology, Workload]]:
-    return [(topology, as_run(workload, topology.world_size)) for topology, workload in jobs]
 
 
 def _report(
@@ -180,7 +179,7 @@ def _report(
 
 def memory_of(topology: Topology, workload: Workload) -> MemoryReport:
     """`memory(topology, workload)`, kept: one walk for all machines of the same sizes."""
-    workload = at_longest(workload, topology.world_size)
+    workload = longest_on(topology, workload)
     steps = micro_steps_walked(workload)
     if steps != workload.gradient_accumulation:
         workload = workload.model_copy(update={"gradient_accumulation": steps})

@@ -35,7 +35,7 @@ from sim.cost.host import pace_of
 from sim.cost.host_update import host_rate, update_s
 from sim.cost.kernel_cost import cost_model
 from sim.inputs.check_mesh import blocks_of, shape_of
-from sim.inputs.rows import as_run
+from sim.inputs.rows import run_on
 from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -267,7 +267,7 @@ def _micro(candidate: Candidate) -> _Micro:
 
 def _runs(topology: Topology, workload: Workload) -> dict[tuple[str, int], float]:
     """Kernels of a micro-step, each alone on its GPU, by kind and row of `CostModel.curves`. [s]"""
-    templates = unroll(as_run(workload, topology.world_size))
+    templates = unroll(run_on(topology, workload))
     model = cost_model(topology.first_gpu, topology.calibration)
     found: dict[tuple[str, int], float] = {}
     for (kind, phase), times in templates.runs().items():

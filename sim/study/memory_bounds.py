@@ -21,6 +21,7 @@ from sim.blocks.footprint import checkpoint_policy, layer_footprint
 from sim.blocks.parameters import tree_of
 from sim.inputs.base import fields_but
 from sim.inputs.check_mesh import blocks_of, shape_of
+from sim.inputs.modelling import with_kernels
 from sim.inputs.rows import at_longest
 from sim.inputs.shares import mesh_on
 from sim.inputs.topology import Topology
@@ -65,6 +66,7 @@ class MemoryBounds:
     def needed(self, topology: Topology, workload: Workload) -> float:
         """Bytes of a GPU that a job needs at the least; 0 where nothing is known. [B]"""
         world, per_node = topology.world_size, topology.gpus_per_node
+        workload = with_kernels(topology, workload)
         key = (workload, world, per_node)
         if key not in self._known:
             job = at_longest(workload, world)
