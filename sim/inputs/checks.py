@@ -69,7 +69,9 @@ def finish_pair(
     if workload.precision.kind == "fp32" and "attention" not in given and not whole:
         workload = workload.model_copy(update={"attention": "sdpa"})
     if topology.world_size == 1 and "parallelism" not in given and not whole:
-        workload = workload.model_copy(update={"parallelism": ONE_GPU})
+        clips = workload.parallelism.clip_gradients
+        one = ONE_GPU if clips else ONE_GPU.model_copy(update={"clip_gradients": False})
+        workload = workload.model_copy(update={"parallelism": one})
     if workload.global_batch is None or "gradient_accumulation" in given:
         return workload
     steps, rest = batch_of(topology, workload).accumulated(workload.global_batch)

@@ -122,16 +122,29 @@ def _in_order(read: dict[Side, Given | None]) -> dict[Side, Given | None]:
     return read
 
 
+#: what a file says of groups of GPUs without saying that one of them is a group
+_OF_GROUPS = frozenset(
+    f"parallelism.{key}"
+    for key in ("reduce_dtype", "reshard_after_forward", "wrap", "sequence_parallel",
+                "loss_parallel")
+)  # fmt: skip
+_EITHER_WAY = _OF_GROUPS | {"parallelism.clip_gradients"}
+
+
 def _open(given: Mapping[str, Place]) -> frozenset[str]:
     """Keys that another tool's files leave open: their tool's default stands for several GPUs."""
-    spread = [place for path, place in given.items() if path.startswith("parallelism.")]
-    return frozenset({"parallelism"} if spread and all(map(is_default, spread)) else ())
+    spread = {path: place for path, place in given.items() if path.startswith("parallelism.")}
+    supposed = {path for path, place in spread.items() if is_default(place)}
+    written = {path for path, place in spread.items() if place.line is not None}
+    left = supposed and spread.keys() <= supposed | (written & _EITHER_WAY)
+    return frozenset({"parallelism"} if left else ())
 
 
 def _checked(topology: Half, workload: Half) -> Prepared:
     """A pair that passed its checks."""
     machine, job = cast(Topology, topology.spec), cast(Workload, workload.spec)
     whole = isinstance(workload.tree, Leaf)  # a spec says it all
+    read = workload
     given = workload.given.keys() - _open(workload.given)
     finished = checks.finish_pair(machine, job, given=given, whole=whole)
     if finished is not job:
@@ -146,7 +159,7 @@ def _checked(topology: Half, workload: Half) -> Prepared:
     faults = _faults_of(findings, {"topology": topology, "workload": workload})
     if faults:
         raise InputError(faults)
-    return Prepared(topology, workload, findings)
+    return Prepared(topology, workload, findings, read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +169,7 @@ class Prepared:
     topology: Half
     workload: Half
     findings: tuple[checks.Finding, ...]
+    read: Half  # the job before what follows from the machine, which a variation may change
 
     def loaded(self) -> Loaded:
         """The specs and their notes."""
@@ -163,7 +177,11 @@ class Prepared:
         silent = check_workload.silent_keys(cast(Workload, self.workload.spec))
         job = cast(Workload, self.workload.spec)
         followed = [] if job.trainer else [Assumption("workload.trainer", trainer_of(job).name)]
-        notes = Notes(warnings, (self.topology, self.workload), silent, tuple(followed))
+        theirs = self.workload
+        if job.parallelism.strategy == "single" and _open(theirs.given):  # which has none of these
+            kept = {path: at for path, at in theirs.given.items() if path not in _OF_GROUPS}
+            theirs = replace(theirs, given=kept)
+        notes = Notes(warnings, (self.topology, theirs), silent, tuple(followed))
         return Loaded(cast(Topology, self.topology.spec), job, notes)
 
     def vary(self, changes: Mapping[str, Any] | Iterable[str]) -> Prepared:
@@ -185,7 +203,7 @@ class Prepared:
         else:
             settings = overrides.parse_all(changes, faults)
         routed = overrides.route(settings, faults)
-        halves = {"topology": self.topology, "workload": self.workload}
+        halves = {"topology": self.topology, "workload": self.read}
         for side, half in halves.items():
             if routed[side] and not faults:
                 halves[side] = half.varied(tuple(routed[side]), faults)

@@ -107,3 +107,15 @@ def test_a_sweep_over_gpus_of_a_node_is_as_single_runs(tmp_path, monkeypatch):
         for n in counts
     ]
     assert times == pytest.approx(alone, rel=1e-12)
+
+
+def test_what_one_gpu_makes_of_a_job_is_not_kept_for_more():
+    """Nothing is said of parallelism: one GPU shards nothing, several take the default."""
+    job = {"model": "llama-3.1-8b", "micro_batch": 1, "sequence_length": 2048}
+    swept = sim.sweep("h100-x1", job, vary={"node.gpus": [1, 8, 1]}).records()
+    alone = [
+        sim.simulate("h100-x1", job, overrides=[f"node.gpus={n}"], scaling=False, fixes=False)
+        for n in (1, 8, 1)
+    ]
+    times = [row["step_time_s"] for row in swept]
+    assert times == pytest.approx([a.step.time_s for a in alone], rel=1e-9)

@@ -103,6 +103,50 @@ def test_what_a_tool_does_on_several_gpus_is_not_done_on_one(
     assert alone is (machine == "a100-x1" and strategy == "fsdp2" and not more)
 
 
+TITAN_ONE = """\
+[model]
+name = "llama3"
+flavor = "8B"
+[training]
+local_batch_size = 1
+seq_len = 2048
+mixed_precision_reduce = "bfloat16"
+max_norm = 0
+[parallelism]
+fsdp_reshard_after_forward = "never"
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "machine", "sets", "strategy"),
+    [("data_parallel_shard_degree = -1", "h100-x1", [], "single"), ("", "h100-x1", [], "single"),
+     ("data_parallel_shard_degree = 1", "h100-x1", [], "single"),
+     ("data_parallel_shard_degree = -1", "dgx-h100", [], "fsdp2"),
+     ("", "h100-x1", ["parallelism.reduce_dtype=fp32"], "fsdp2")],
+)  # fmt: skip
+def test_torchtitan_wraps_nothing_on_one_gpu(tmp_path, more, machine, sets, strategy):
+    """dp_shard is 1 there, and keys of its groups say nothing; clipping is of any number."""
+    path = tmp_path / "train.toml"
+    path.write_text(TITAN_ONE + more + "\n", encoding="utf-8")
+    found = load(machine, path, sets)
+    p = found.workload.parallelism
+    assert (p.strategy, p.clip_gradients) == (strategy, False)
+    assert p.reshard_after_forward is (strategy == "single")
+    alone = any(w.code == "shards-alone" for w in found.notes.warnings)
+    assert alone is (machine == "h100-x1" and strategy == "fsdp2")
+    rows = {row["path"]: row for row in sim.config(machine, path, overrides=sets).records()}
+    said = rows["workload.parallelism.reshard_after_forward"]["origin"]
+    assert (said == "default") is (strategy == "single")
+
+
+def test_a_torchtitan_file_that_says_how_many_shard_is_held_to_it(tmp_path):
+    path = tmp_path / "train.toml"
+    path.write_text(TITAN_ONE + "data_parallel_shard_degree = 8\n", encoding="utf-8")
+    assert load("dgx-h100", path, ["nodes=1"]).workload.parallelism.shard == 8
+    with pytest.raises(InputError, match="shard 8 x replicate 1 is not 1 GPUs"):
+        load("h100-x1", path)
+
+
 @pytest.mark.parametrize(
     ("layers", "wrap", "told"),
     [("[tok_embeddings, output]", "torchtitan", False), ("[output]", "block+root", True),

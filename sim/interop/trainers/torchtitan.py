@@ -131,7 +131,10 @@ def _parallelism(mesh: Keys) -> None:
     ddp = shard == 1 and sizes["data_parallel_replicate_degree"] > 1
     place = mesh.place("data_parallel_shard_degree")
     strategy = "ddp" if ddp else "fsdp2"
-    job.take("parallelism.strategy", strategy, place, mesh.named("data_parallel_shard_degree"))
+    if ddp or (shard or 1) > 1:
+        job.take("parallelism.strategy", strategy, place, mesh.named("data_parallel_shard_degree"))
+    else:  # over as many as are left, and over one it wraps nothing
+        job.suppose("parallelism.strategy", strategy, "what is left of several GPUs shards")
     for name, ours in _AXES:
         if not (ddp and ours == "replicate"):
             mesh.put_degree(f"parallelism.{ours}", name)
