@@ -104,9 +104,10 @@ def _architecture(gpu: Gpu, path: str) -> Findings:
 
 def _nvlink(node: Node) -> Findings:
     link, gpu, path = node.nvlink, node.gpu, "node.nvlink"
-    if link is None and gpu.form_factor == "sxm" and gpu.nvlink_links and node.gpus > 1:
+    if link is None and gpu.form_factor != "pcie" and gpu.nvlink_links and node.gpus > 1:
         message = f"{node.gpus} {gpu.name} have no NVLink here, and all goes over PCIe"
-        hint = "write nvlink: {fabric: nvswitch}, or a graph of its links; nvlink: none if so"
+        fabric = "mesh" if gpu.form_factor == "oam" else "nvswitch"
+        hint = f"write nvlink: {{fabric: {fabric}}}, or a graph of its links; nvlink: none if so"
         yield warning("nvlink-unsaid", "topology", path, message, hint)
     if link is None or link.fabric == "none":
         return

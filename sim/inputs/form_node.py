@@ -9,6 +9,9 @@ from sim.inputs.gpu import Gpu
 from sim.inputs.scalars import described
 from sim.inputs.tree import Branch, Leaf, Tree, from_python
 
+#: boards whose GPUs have a link to each other one, without a switch
+#: Source: OCP, OAM Universal Base Board; AMD Instinct MI300X platform, seven links a GPU
+_OAM = "oam"
 #: GPUs of a board that NVLink joins each to each without a switch (HGX A100 and H100 of four)
 _MESH_UP_TO = 4
 #: the first generation of NVLink whose eight GPUs sit on NVSwitches as a rule (HGX A100); before,
@@ -24,7 +27,7 @@ _GPUS = 8  # of a node that does not say, as `sim.inputs.topology.Node` has it
 
 
 def node(reader: Binder, tree: Tree, path: str) -> Branch | None:
-    """A mapping; ``pcie`` and, of an SXM board, ``nvlink`` that it leaves out are its GPU's own.
+    """A mapping; ``pcie`` and, of SXM or OAM, ``nvlink`` that it leaves out are its GPU's own.
 
     Keys of either that are left out are the GPU's too.  ``nvlink: none`` says that there is none.
     """
@@ -69,9 +72,11 @@ def _nvlink(gpu: Gpu, gpus: int, written: bool) -> dict[str, Any]:
     links = {"generation": gpu.nvlink_generation, "links_per_gpu": gpu.nvlink_links}
     if written:
         return links
+    if gpu.form_factor not in ("sxm", _OAM) or gpus < 2:
+        return {}  # bridges of cards are bought apart; a superchip's links are its rack's
+    if gpu.form_factor == _OAM:
+        return {**links, "fabric": "mesh"} if gpus <= gpu.nvlink_links + 1 else {}
     switched = gpus > _MESH_UP_TO
-    if gpu.form_factor != "sxm" or gpus < 2:
-        return {}
     if switched and gpu.nvlink_generation < _SWITCHED_FROM:
         return {}
     fabric = "nvswitch" if switched else "mesh"

@@ -10,7 +10,7 @@ class Gpu(Spec):
 
     name: str
     architecture: str = "hopper"  # volta | turing | ampere | ada | hopper | blackwell
-    form_factor: str = "sxm"  # sxm | pcie | superchip
+    form_factor: str = "sxm"  # sxm | oam | pcie | superchip
     compute_capability: float = 9.0
     sms: Positive = 132
     boost_clock: Hertz = 1.83e9  # [Hz] clock at which the dense peaks are quoted

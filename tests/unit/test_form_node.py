@@ -29,9 +29,12 @@ def node_of(tmp_path, text):
         ("gpu: {base: h100-sxm-80gb, nvlink_links: 8}, gpus: 8", (4, 8, "nvswitch", True)),
         ("gpu: a100-sxm-80gb, gpus: 8, nvlink: {fabric: mesh}", (3, 12, "mesh", False)),
         ("gpu: a100-pcie-80gb, gpus: 8, nvlink: {fabric: pairs}", (3, 12, "pairs", False)),
+        ("gpu: mi300x-192gb, gpus: 8", (4, 7, "mesh", False)),
+        ("gpu: mi325x-256gb, gpus: 4", (4, 7, "mesh", False)),
+        ("gpu: mi250x-128gb, gpus: 8", (3, 7, "mesh", False)),
     ],
 )
-def test_boards_of_sxm_gpus_and_keys_left_out(tmp_path, text, links):
+def test_boards_of_gpus_and_keys_left_out(tmp_path, text, links):
     link = node_of(tmp_path, text).nvlink
     assert (link.generation, link.links_per_gpu, link.fabric, link.sharp) == links
 
@@ -43,6 +46,9 @@ def test_boards_of_sxm_gpus_and_keys_left_out(tmp_path, text, links):
         "gpu: a100-pcie-80gb, gpus: 8",  # its bridges are bought apart
         "gpu: a40-pcie-48gb, gpus: 4",
         "gpu: h100-sxm-80gb, gpus: 8, nvlink: null",
+        "gpu: mi300x-192gb, gpus: 16",  # seven links reach no fifteen
+        "gpu: gb200-186gb, gpus: 4",  # a rack of 72, or a part of it
+        "gpu: gh200-96gb, gpus: 4",
     ],
 )
 def test_no_nvlink_is_supposed(tmp_path, text):
@@ -55,6 +61,8 @@ def test_a_board_left_out_is_the_one_written(tmp_path):
     short = node_of(tmp_path, "gpu: H100, nics: {count: 8, rate: 400 Gb/s}")
     assert short == node_of(tmp_path, f"{text}, {nvlink}")
     assert node_of(tmp_path, f"{text}, nvlink: none").nvlink.fabric == "none"
+    mesh = node_of(tmp_path, "gpu: mi300x, gpus: 8, nvlink: {fabric: mesh}")
+    assert node_of(tmp_path, "gpu: mi300x, gpus: 8") == mesh
 
 
 @pytest.mark.parametrize(
@@ -66,11 +74,18 @@ def test_a_board_left_out_is_the_one_written(tmp_path):
         ("gpu: h100-sxm-80gb", False),
         ("gpu: a100-pcie-80gb", False),
         ("gpu: v100-sxm-32gb, gpus: 1", False),
+        ("gpu: mi300x-192gb, gpus: 16", True),
+        ("gpu: mi300x-192gb, gpus: 8, nvlink: null", True),
+        ("gpu: mi300x-192gb, gpus: 8", False),
+        ("gpu: gb200-186gb, gpus: 4", True),
+        ("gpu: gh200-96gb, gpus: 4", True),
+        ("gpu: gh200-96gb, gpus: 1", False),
     ],
 )
-def test_sxm_gpus_over_pcie_alone_are_warned_of(tmp_path, text, warned):
+def test_board_gpus_over_pcie_alone_are_warned_of(tmp_path, text, warned):
+    stack = ["stack.torch=2.7", "stack.cuda=12.8", "stack.nccl=2.26"] * ("gb200" in text)
     notes = load(
-        machine(tmp_path, text), "mistral-7b-lora", ["precision=fp16", "attention=sdpa"]
+        machine(tmp_path, text), "mistral-7b-lora", ["precision=fp16", "attention=sdpa", *stack]
     ).notes
     assert ("nvlink-unsaid" in {w.code for w in notes.warnings}) is warned
 
