@@ -37,7 +37,8 @@ def view(answer: MemoryAnswer) -> View:
     bound = [*map(_bound, answer.bounds), *answer.unbounded]
     sections: list[ViewPart] = [
         Lines([_verdict(report)]), Remarks(_warnings(report), apart=False),
-        Lines(_host(report), apart=False), Lines(bound), _moments(report), _fixes(answer.fixes),
+        Lines(_host(report), apart=False), Lines(bound), _moments(report),
+        _fixes(answer.fixes, report.fits),
     ]  # fmt: skip
     return View(answer.title, sections, answer)
 
@@ -125,7 +126,7 @@ def _size(size: float) -> Cell:
     return _gib(size) if size >= 0.005 * GIB else Cell("-", size, "B")
 
 
-def _fixes(fixes: tuple[MemoryFix, ...]) -> Table:
+def _fixes(fixes: tuple[MemoryFix, ...], fits: bool) -> Table:
     columns = [
         left("change"), Column("saves", width=10, before="  -"),
         Column("needs then", width=10, before=" -> "), left("verdict", width=12),
@@ -140,6 +141,8 @@ def _fixes(fixes: tuple[MemoryFix, ...]) -> Table:
         for f in fixes
     ]  # fmt: skip
     heading = "Fixes, those that make it fit first, cheapest in GPU time a token first"
+    if fits:
+        heading = "What would save memory, cheapest in GPU time a token first"
     return Table(columns, rows, heading, headed=False)
 
 

@@ -438,3 +438,13 @@ def test_zero3_steps_a_sub_group_at_a_time():
     ]
     # the square root and the fp32 gradient, 4 B each
     assert peaks[0] - peaks[1] == pytest.approx(8 * (8_030_261_248 / 8 - 1e8), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"), [(1, "What would save memory, cheapest"), (64, "Fixes, those that make it")]
+)
+def test_only_a_job_that_does_not_fit_is_made_to(batch, said):
+    args = ["a100-x1", "mistral-7b-lora", "--set", f"micro_batch={batch}"]
+    text = CliRunner().invoke(command, args).output
+    assert said in text
+    assert ("Does not fit" in text) is ("make it fit" in text) is (batch == 64)
