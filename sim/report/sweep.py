@@ -64,7 +64,10 @@ def _chosen(outcome: SweepOutcome) -> tuple[list[int], str]:
     """Rows for people, and what they are."""
     if outcome.grid.pareto:
         names = " and ".join(outcome.grid.pareto)
-        return list(outcome.front), f"Pareto front of {names}: {len(outcome.front)} configurations"
+        found = counted(len(outcome.front), "configuration")
+        if not outcome.front:
+            found = f"none of {len(outcome.rows):,} configurations fits and meets what is asked"
+        return list(outcome.front), f"Pareto front of {names}: {found}"
     said = outcome.screening
     if said is not None:
         best = [i for i, row in enumerate(outcome.rows) if row.measures.get("fits")]

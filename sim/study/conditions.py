@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sim.errors import Fault, InputError
@@ -79,3 +79,30 @@ def meets(row: StoredRow, conditions: list[Condition], bases: Bases) -> bool:
         return row.measures[name] if name in MEASURES else input_of(name, row.changes, bases)
 
     return row.status == "ok" and all(c.holds(lookup) for c in conditions)
+
+
+#: what a measure takes that not every job and machine states
+_TAKES = {
+    "cost_usd": "it takes offer: {price_per_gpu_hour: 2 USD} and the job's tokens",
+    "co2_kg": "it takes offer: {country: DEU} and the job's tokens",
+}
+_TAKES |= {"usd_per_million_tokens": _TAKES["cost_usd"]}
+_TAKES |= dict.fromkeys(("wall_clock_s", "goodput", "energy_j"), "it takes the job's tokens")
+
+
+def check_measured(option: str, measure: str, rows: Sequence[StoredRow]) -> None:
+    """Refuse to look for the best by a measure that none of some configurations has.
+
+    Raises
+    ------
+    InputError
+        There are configurations, and none has it.
+    """
+    if not rows or any(row.measures.get(measure) is not None for row in rows):
+        return
+    errors = [row.error for row in rows if row.error]
+    why = f"; {_TAKES[measure]}" if measure in _TAKES else ""
+    if len(errors) == len(rows):
+        why = f"; the first of them: {errors[0]}"
+    message = f"none of {len(rows):,} configurations has one, so that none can be the best{why}"
+    raise InputError.single(option, message, measure)

@@ -25,8 +25,8 @@ from sim.quantities import counted, duration, gib, percent
 from sim.step.step import memory_of, step
 from sim.step.variation import Progress, silent
 from sim.study.candidates import NODES
-from sim.study.machines import offer_of
-from sim.study.pricing import like_for_like
+from sim.study.machines import rented
+from sim.study.pricing import like_for_like, list_price
 
 #: bandwidths are answered to this relative width
 _WIDTH = 0.005
@@ -282,7 +282,8 @@ def price_for(
 ) -> PriceNeeded:  # fmt: skip
     """The price at which the first machine costs as much as the other for a job.
 
-    Machines that state no price are rented like for like (`sim.study.pricing.like_for_like`).
+    A machine that has no price is taken at the cheapest of its kind, as `compare` does
+    (`sim.study.pricing.list_price`); `like_for_like` has both at one provider.
     `progress` is called with machines simulated, of two.
 
     Raises
@@ -311,10 +312,10 @@ def price_for(
     def at(offers: tuple[PriceRow | None, PriceRow | None]) -> PriceNeeded:
         return _between(*(_rented(one, row) for one, row in zip(loaded, offers, strict=True)))
 
-    found = at(like_for_like(*machines, rows))
+    found = at((list_price(machines[0], rows), list_price(machines[1], rows)))
     if found.alike:
         return found
-    same = like_for_like(*machines, rows, own=False)
+    same = like_for_like(*machines, rows)
     if same[0] is None or same[1] is None or same[0].provider != same[1].provider:
         return found
     return replace(found, like_for_like=at(same))
@@ -323,7 +324,7 @@ def price_for(
 def _rented(job: Loaded, row: PriceRow | None) -> Loaded:
     if row is None:
         return job
-    return job._replace(topology=job.topology.model_copy(update={"offer": offer_of(row)}))
+    return job._replace(topology=rented(job.topology, row))
 
 
 def _between(first: Loaded, other: Loaded) -> PriceNeeded:

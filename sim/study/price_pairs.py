@@ -85,7 +85,7 @@ def price_pairs(
     own = _own(a, b, machines)
     if own.alike or machines[0].gpu_counts == machines[1].gpu_counts:
         return (own,)
-    first, other = like_for_like(*machines, rows, own=False)
+    first, other = like_for_like(*machines, rows)
     if first is None or other is None or first.provider != other.provider:
         return (own,)
     costs = cost_at(results[0], first), cost_at(results[1], other)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from sim.documents import SCHEMAS, Listing, Section, plain
 from sim.errors import Fault, InputError
@@ -78,7 +78,7 @@ def pick_offer(topology: Topology, name: str, rows: Iterable[PriceRow]) -> Price
 
 
 def like_for_like(
-    first: Topology, other: Topology, rows: Iterable[PriceRow], *, own: bool = True
+    first: Topology, other: Topology, rows: Iterable[PriceRow]
 ) -> tuple[PriceRow | None, PriceRow | None]:
     """Offers to compare two machines at: those of one provider, in one region if it has both there.
 
@@ -88,46 +88,28 @@ def like_for_like(
         The machines.
     rows : iterable of PriceRow
         The catalogue.
-    own : bool
-        A machine that states its own price keeps it, and is compared at its provider's.
 
     Returns
     -------
     PriceRow or None, twice
         The cheapest pair of one provider; the cheapest of each where none has both. Prices that
-        are not trusted (`PriceRow.trusted`) only where there are no others. None for a machine with
-        a price of its own, or that nobody offers.
+        are not trusted (`PriceRow.trusted`) only where there are no others. None where
+        nobody offers one of them.
     """
     known, day = tuple(rows), today()
-    options = [_own_or_offers(machine, known, own) for machine in (first, other)]
-    pairs = [(a, b) for a in options[0] for b in options[1]]
+    pairs = [(a, b) for a in matching(first, known) for b in matching(other, known)]
     if not pairs:
         return None, None
 
-    def distance(pair: tuple[_Option, _Option]) -> tuple[bool, bool, int, float]:
+    def distance(pair: tuple[PriceRow, PriceRow]) -> tuple[bool, bool, int, float]:
         a, b = pair
         elsewhere = regions_differ(a.region, b.region)
         apart = a.provider.lower() != b.provider.lower()
-        doubtful = sum(o.row is not None and not o.row.trusted(day) for o in pair)
-        return apart, apart or elsewhere, doubtful, a.price + b.price
+        doubtful = sum(not row.trusted(day) for row in pair)
+        total = a.usd_per_gpu_hour + b.usd_per_gpu_hour
+        return apart, apart or elsewhere, doubtful, total
 
-    a, b = min(pairs, key=distance)
-    return a.row, b.row
-
-
-class _Option(NamedTuple):
-    provider: str
-    region: str
-    price: float
-    row: PriceRow | None
-
-
-def _own_or_offers(machine: Topology, rows: Iterable[PriceRow], own: bool) -> list[_Option]:
-    offer = machine.offer
-    if own and offer is not None and offer.price_per_gpu_hour is not None:
-        return [_Option(offer.provider, offer.region, offer.price_per_gpu_hour, None)]
-    found = matching(machine, rows)
-    return [_Option(r.provider, r.region, r.usd_per_gpu_hour, r) for r in found]
+    return min(pairs, key=distance)
 
 
 def offer_settings(row: PriceRow) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from sim.errors import Fault, InputError
 from sim.step.variation import Progress
 from sim.study.axes import SIDES, Changes, Grid
 from sim.study.bases import Bases, check_keys, read_bases
-from sim.study.conditions import conditions, input_of, meets, passes
+from sim.study.conditions import check_measured, conditions, input_of, meets, passes
 from sim.study.executors import Task, run_here
 from sim.study.expressions import Condition
 from sim.study.measures import MEASURES, RANKED
@@ -217,11 +217,7 @@ def screened(
             lambda place, _: meets(rows[place], requires, bases), asked, may,
         )  # fmt: skip
         said = search.run(most)
-    if all(row.measures.get(measure) is None for row in rows.values()):
-        errors = [row.error for row in rows.values() if row.error]
-        why = f"; the first of them: {errors[0]}" if len(errors) == len(rows) else ""
-        message = f"none of {len(rows):,} configurations has one, so that none can be the best{why}"
-        raise InputError.single(_SCREEN, message, measure)
+    check_measured(_SCREEN, measure, tuple(rows.values()))
     met = {place: meets(row, requires, bases) for place, row in rows.items()}
     order = sorted(rows, key=lambda place: _rank(rows[place], met[place], measure))
     return SweepOutcome(

@@ -16,7 +16,7 @@ from sim.inputs.workload import Workload
 from sim.step.variation import Progress
 from sim.study.axes import SIDES, Changes, Grid
 from sim.study.bases import Bases, Pair, check_keys, read_bases
-from sim.study.conditions import conditions, meets, passes
+from sim.study.conditions import check_measured, conditions, meets, passes
 from sim.study.executors import LocalPool, Task, TaskOutcome, run_here
 from sim.study.measures import MEASURES, measures, measures_of
 from sim.study.pareto import pareto_front
@@ -193,7 +193,8 @@ def sweep(
     Raises
     ------
     InputError
-        A fault of the grid or its bases. Faults of single configurations become rows.
+        A fault of the grid or its bases, or a measure of ``pareto`` that no configuration has.
+        Faults of single configurations become rows.
     """
     began = time.perf_counter()
     bases = read_bases(grid, sets)
@@ -225,6 +226,8 @@ def sweep(
                 progress(done, len(points))
         known |= opened.get(dict.fromkeys(key for key in keys if key not in known))
     found = tuple(known[key] for key in keys)
+    for name in grid.pareto:
+        check_measured("--pareto", name, found)
     met = tuple(meets(row, requires, bases) for row in found)
     return SweepOutcome(
         grid, found, met, _front(grid, found, met), len(todo), reused,

@@ -5,6 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+import sim
 from sim.cli import group
 from sim.errors import InfeasibleError, InputError
 from sim.inputs.loader import load, load_topology
@@ -171,16 +172,16 @@ def test_offers_are_paired_by_provider_then_region_then_price():
         row("c", "h100-sxm-80gb", 3.0, "x"), row("c", a_name, 2.0, "y"),
         row("c", "h100-sxm-80gb", 4.0, "y"),
     ]  # fmt: skip
-    assert [r.usd_per_gpu_hour for r in like_for_like(h100, a100, rows, own=False)] == [4.0, 2.0]
-    assert [r.usd_per_gpu_hour for r in like_for_like(h100, a100, rows[:4], own=False)] == [
+    assert [r.usd_per_gpu_hour for r in like_for_like(h100, a100, rows)] == [4.0, 2.0]
+    assert [r.usd_per_gpu_hour for r in like_for_like(h100, a100, rows[:4])] == [
         3.0,
         2.0,
     ]
-    assert [r.usd_per_gpu_hour for r in like_for_like(h100, a100, rows[:2], own=False)] == [
+    assert [r.usd_per_gpu_hour for r in like_for_like(h100, a100, rows[:2])] == [
         1.0,
         0.5,
     ]
-    assert like_for_like(h100, a100, rows[:1], own=False) == (None, None)
+    assert like_for_like(h100, a100, rows[:1]) == (None, None)
 
 
 def test_a_machine_that_nobody_offers_is_refused():
@@ -201,3 +202,14 @@ def test_commands_answer_in_words_and_json(arguments, said):
     assert result.exit_code == 0, result.output
     assert said in result.stdout
     assert json.loads(CliRunner().invoke(group, ["need", *arguments, "--json"]).stdout)
+
+
+def test_a_machine_without_a_price_is_taken_at_the_price_that_compare_takes():
+    mine = {"name": "mine", "node": {"gpu": "H100", "gpus": 8}}
+    found = price_for(mine, "dgx-a100", "llama3-8b-sft")
+    compared = sim.compare([mine, "dgx-a100"], "llama3-8b-sft")
+    costs = [variant.result.cost for variant in compared.variants]
+    assert found.now_usd == costs[0].price_per_gpu_hour_usd
+    assert found.other_job.cost.price_per_gpu_hour_usd == costs[1].price_per_gpu_hour_usd
+    [same, _] = compared.deltas[0].prices
+    assert found.like_for_like.now_usd == same.first_rate_usd

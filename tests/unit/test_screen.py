@@ -192,6 +192,9 @@ def test_a_condition_of_columns_says_what_it_cannot_compare():
         (["--screen", "mfu", "--vary", "steps=1..999", "--vary", "sequence_length=1..999"],
          "takes 6,000 exact configurations, and 2,000 may be computed"),
         (["--screen", "cost_usd", "--set", "offer=null"], "cost_usd: none of 2 configurations has"),
+        (["--pareto", "mfu,cost_usd", "--set", "offer=null"],
+         "--pareto  cost_usd: none of 2 configurations has one, so that none can be the best; it "
+         "takes offer: {price_per_gpu_hour: 2 USD}"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_screened_is_refused(options, said, tmp_path, monkeypatch):
