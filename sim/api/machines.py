@@ -228,17 +228,22 @@ def prices_job(
     progress : callable, optional
         Called with simulations done and all there are.
     """
-    from sim.inputs.offers import catalogue, filtered, newest
+    from sim.errors import InputError
+    from sim.inputs.offers import catalogue, filtered, newest, unknown_places
     from sim.study.pricing import price_everywhere
 
-    rows = filtered(
-        newest(catalogue(path(prices))), provider=tuple(provider),
-        region=tuple(region), residency=tuple(residency),
-    )  # fmt: skip
+    known = newest(catalogue(path(prices)))
+    places = {
+        "provider": tuple(provider), "region": tuple(region), "residency": tuple(residency),
+    }  # fmt: skip
+    faults = unknown_places(known, **places)
+    if faults:
+        raise InputError(faults)
+    rows = filtered(known, **places)
     return price_everywhere(
         several(topologies), workload, rows,
         overrides=settings(overrides, calibration), spot=spot, setup_hours=setup_hours,
-        progress=progress,
+        progress=progress, elsewhere=known,
     )  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 from sim import units
 from sim.documents import SCHEMAS, Listing
+from sim.errors import Fault, InputError
+from sim.inputs.nearest import did_you_mean
 from sim.inputs.price import PRICES, PriceRow, today
 from sim.inputs.price_files import COLUMNS, read_offers
 from sim.records import dataclass
@@ -63,6 +65,31 @@ def filtered(
     )  # fmt: skip
 
 
+def unknown_places(
+    rows: Iterable[PriceRow], *, region: Sequence[str] = (), residency: Sequence[str] = (),
+    provider: Sequence[str] = (),
+) -> list[Fault]:  # fmt: skip
+    """Faults of places that no offer has, which are slips: arguments as of `filtered`."""
+    rows, faults = tuple(rows), []
+    asked = {"provider": provider, "residency": residency, "region": region}
+    for key, values in asked.items():
+        names = {getattr(row, key).lower() for row in rows} - {"", "any"}
+        for value in values:
+            low = value.lower()
+            beginnings = [n for n in names if n.startswith(low) and key == "region"]
+            if low not in names and low != "any" and not beginnings:
+                faults.append(no_such(f"--{key}", value, names))
+    return faults
+
+
+def no_such(option: str, value: str, names: Iterable[str]) -> Fault:
+    """No offer has such a value: the nearest there is, or all."""
+    known = sorted(names)
+    hint = did_you_mean(value.lower(), known)
+    listed = hint if hint.startswith("; did") else f"; there are {', '.join(known)}"
+    return Fault(option, None, None, "", f"no offer has {value!r}{listed}")
+
+
 def cheapest(rows: Iterable[PriceRow], day: datetime.date | None = None) -> PriceRow | None:
     """The cheapest offer on demand of those that are trusted; of all, where none is."""
     day = day or today()
@@ -87,8 +114,19 @@ def list_offers(
         Older prices of the same offer too.
     provider, region, residency : sequence of str
         As for `filtered`.
+
+    Raises
+    ------
+    InputError
+        A place or GPU that no offer has.
     """
     rows = catalogue(own) if all_dates else newest(catalogue(own))
+    faults = unknown_places(rows, region=region, residency=residency, provider=provider)
+    gpus = {row.gpu for row in rows}
+    if not any(gpu.lower() in known for known in gpus):
+        faults.append(no_such("--gpu", gpu, gpus))
+    if faults:
+        raise InputError(faults)
     chosen = (
         row for row in filtered(rows, region=region, residency=residency, provider=provider)
         if name.lower() in row.name.lower()

@@ -59,7 +59,8 @@ def offers_view(found: Offers, currency: Currency = DOLLAR) -> View:
         for r in found.rows
     ]  # fmt: skip
     table = Table([left(head) for head in heads], rows, indent=2)
-    return View("", [table, _remarks(found.rows, found.today, currency)], found)
+    title = "" if found.rows else "No offer is all that was asked for; leave a filter out"
+    return View(title, [table, _remarks(found.rows, found.today, currency)], found)
 
 
 def priced_view(found: PricedJobs, today: datetime.date, currency: Currency = DOLLAR) -> View:

@@ -14,12 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import cast
 
-from sim.errors import Fault, InputError
+from sim.errors import InputError
 from sim.inputs import catalogue as shipped
 from sim.inputs.arguments import Argument
 from sim.inputs.loader import load_topology
-from sim.inputs.nearest import did_you_mean
-from sim.inputs.offers import catalogue, filtered, newest, offer_keys
+from sim.inputs.offers import catalogue, filtered, newest, no_such, offer_keys, unknown_places
 from sim.inputs.price import PriceRow
 from sim.inputs.reader import Reader
 from sim.inputs.spoken import gpus_meant
@@ -170,25 +169,13 @@ def set_up(machine: Machine, seconds: float) -> Machine:
     return replace(machine, topology=topology)
 
 
-def _check(wanted: MachineFilter, rows: Iterable[PriceRow]) -> None:
+def _check(wanted: MachineFilter, rows: Sequence[PriceRow]) -> None:
     """A name that no offer has is a slip."""
-    faults = []
-    known = {
-        "gpu": {r.gpu for r in rows},
-        "provider": {r.provider.lower() for r in rows},
-        "residency": {r.residency.lower() for r in rows if r.residency},
-    }
-    for key, names in known.items():
-        for value in getattr(wanted, key):
-            matches = [n for n in names if n.lower() == value.lower()]
-            if key == "gpu":
-                matches = gpus_meant(value, names)
-            if not matches:
-                hint = did_you_mean(value.lower(), sorted(names))
-                listed = (
-                    hint if hint.startswith("; did") else f"; there are {', '.join(sorted(names))}"
-                )
-                faults.append(Fault(f"--{key}", None, None, "", f"no offer has {value!r}{listed}"))
+    gpus = {row.gpu for row in rows}
+    faults = [no_such("--gpu", gpu, gpus) for gpu in wanted.gpu if not gpus_meant(gpu, gpus)]
+    faults += unknown_places(
+        rows, region=wanted.region, residency=wanted.residency, provider=wanted.provider
+    )
     if faults:
         raise InputError(faults)
 

@@ -218,6 +218,7 @@ def price_everywhere(
     spot: bool = False,
     setup_hours: float | None = None,
     progress: Progress | None = None,
+    elsewhere: Iterable[PriceRow] = (),
 ) -> PricedJobs:
     """Simulate the job on each machine and price it at every offer of the machine's GPU.
 
@@ -236,6 +237,8 @@ def price_everywhere(
     progress : callable, optional
         Called with simulations done and all there are (a machine's with spot capacity is another),
         first with none.
+    elsewhere : iterable of PriceRow
+        Offers of all places, named where `rows` has none of the machines.
 
     Returns
     -------
@@ -249,14 +252,16 @@ def price_everywhere(
     """
     rows, priced = tuple(rows), []
     changes = tuple(overrides)
-    gpus = []
+    kinds: list[Topology] = []
+    if not topologies:
+        raise InputError([Fault("prices", None, None, "topologies", "no topology given")])
     told, capacities = progress or silent, ("on-demand", "spot") if spot else ("on-demand",)
     done, most = itertools.count(1), len(topologies) * len(capacities)
     told(0, most)
     for argument in topologies:
         loaded = load(argument, workload, changes)
         topology = loaded.topology
-        gpus.append(topology.first_gpu.name)
+        kinds.append(topology)
         fitting = matching(topology, rows)
         own = topology.offer or Offer()
         hours = own.setup / HOUR_S if setup_hours is None else setup_hours
@@ -273,9 +278,17 @@ def price_everywhere(
                     priced.append(_owned(result, topology, own, hours))
             told(next(done), most)
     if not priced:
-        message = f"no offer of {' or '.join(dict.fromkeys(gpus))} in nodes of that size"
-        raise InputError([Fault("prices", None, None, "", message)])
+        raise InputError([Fault("prices", None, None, "", _nobody(kinds, elsewhere))])
     return PricedJobs(_ranked(priced))
+
+
+def _nobody(machines: Sequence[Topology], elsewhere: Iterable[PriceRow]) -> str:
+    """That none of some machines is offered, and where else one is."""
+    known = tuple(elsewhere)
+    kinds = dict.fromkeys(f"{m.first_gpu.name} in nodes of {m.gpus_per_node}" for m in machines)
+    places = sorted({row.place for m in machines for row in matching(m, known)})
+    there = f" is of that provider, region and residency; there are {', '.join(places)}"
+    return f"no offer of {' or '.join(kinds)}" + (there if places else "")
 
 
 def cost_at(

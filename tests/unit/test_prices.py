@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from ruamel.yaml import YAML
 
+import sim
 from sim.cli import group
 from sim.errors import InputError
 from sim.inputs import catalogue as shipped
@@ -352,3 +353,31 @@ def test_the_verbs(tmp_path):
     no_offer = ["job", "workstation-4x4090", "data-starved"]
     for words in (["show", "no-such"], ["job", "dgx-h100"], no_offer):
         assert isinstance(run(*words).exception, InputError)
+
+
+@pytest.mark.parametrize("verb", [["list"], ["job", "dgx-h100", "llama3-8b-sft"]])
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--provider", "nebious"], "no offer has 'nebious'; did you mean \"nebius\"?"),
+        (["--residency", "mars"], "no offer has 'mars'; "),
+        (["--region", "mars"], "no offer has 'mars'; "),
+    ],
+)
+def test_a_place_that_no_offer_has_is_named(verb, asked, said):
+    result = CliRunner().invoke(group, ["prices", *verb, *asked])
+    assert isinstance(result.exception, InputError)
+    assert f"{asked[0]}  {said}" in str(result.exception)
+
+
+def test_where_a_machine_is_offered_is_told_where_it_is_not_as_asked():
+    with pytest.raises(InputError) as caught:
+        sim.prices_job("dgx-h100", "llama3-8b-sft", provider=["oci"], region=["eu-north1"],
+                       residency=["EU"])  # fmt: skip
+    said = str(caught.value)
+    assert "no offer of h100-sxm-80gb in nodes of 8 is of that provider, region and" in said
+    assert "nebius eu-north1" in said
+    with pytest.raises(InputError, match="no topology given"):
+        sim.prices_job([], "llama3-8b-sft")
+    result = CliRunner().invoke(group, ["prices", "list", "--provider", "oci", "--residency", "EU"])
+    assert "No offer is all that was asked for" in result.output
