@@ -10,7 +10,7 @@ from sim.interop.trace_diff import GAPS, CollectivePair, StepPart, TraceDifferen
 from sim.quantities import brief, counted, duration, percent, signed_duration
 from sim.report.view import Cell, Column, Fact, Facts, Remarks, Row, Table, View, ViewPart, left
 
-_TELLS = 0.002  # of the recorded step: parts that differ by less are summed up
+_TELLS = 0.002  # of the simulated step: parts that differ by less are summed up
 _SHOWN, _NAMED = 12, 5
 _WIDTH = 44  # of a kernel's name
 
@@ -41,13 +41,13 @@ def sentence(found: TraceDifference) -> str:
     same = theirs >= ours
     most = [p for p in found.parts if (p.difference_s > 0.0) == same and _tells(p, found)][:2]
     if not most:
-        return f"{head}; no part differs by more than {percent(_TELLS)} of the step"
+        return f"{head}; no part differs by more than {percent(_TELLS)} of the simulated step"
     told = ", ".join(f"{p.name} {signed_duration(p.difference_s)}" for p in most)
     return f"{head}; most of it {told}"
 
 
 def _tells(part: StepPart, found: TraceDifference) -> bool:
-    return abs(part.difference_s) > _TELLS * found.recorded.step_s
+    return abs(part.difference_s) > _TELLS * found.simulated.step_s
 
 
 def _said(profile: Profile) -> str:
@@ -58,18 +58,18 @@ def _said(profile: Profile) -> str:
 
 def _parts(found: TraceDifference) -> Table:
     """Parts by how much they differ; what differs little in one row, then the whole."""
-    step = found.recorded.step_s
+    step = found.simulated.step_s  # of which the first line tells the difference too
     shown = [p for p in found.parts if _tells(p, found)][:_SHOWN]
     rest = [p for p in found.parts if p not in shown]
     columns = [
         left("part of the step"), Column("recorded"), Column("simulated"), Column("difference"),
-        Column("of the step"), Column("calls"),
+        Column("of the simulated"), Column("calls"),
     ]  # fmt: skip
     rows: list[Row] = [[*_row(p.name, p.recorded_s, p.simulated_s, step), _calls(p)] for p in shown]
     if rest:
         sums = sum(p.recorded_s for p in rest), sum(p.simulated_s for p in rest)
         rows.append([*_row(f"{counted(len(rest), 'part')} that differ less", *sums, step), ""])
-    rows.append([*_row("the step", step, found.simulated.step_s, step), ""])
+    rows.append([*_row("the step", found.recorded.step_s, step, step), ""])
     return Table(columns, rows, "where the difference is")
 
 

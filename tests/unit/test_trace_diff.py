@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from sim.cli import group
 from sim.interop.profile import profile_of
 from sim.interop.trace_diff import compared, recorded_profile
 from sim.interop.trace_file import read_trace
+from sim.report.formats import rendered
+from sim.report.trace_diff import sentence, view
 
 MAIN, ENGINE, STREAM, WIRE = (7, 7), (7, 8), (0, 20), (0, 21)
 GEMM, FLASH = "nvjet_hsh_128x256", "flash_fwd_kernel<Traits>(int)"
@@ -108,6 +111,18 @@ def test_differences_add_up_and_the_largest_comes_first() -> None:
     off = found.recorded.step_s - found.simulated.step_s
     assert sum(part.difference_s for part in found.parts) == pytest.approx(off)
     assert off == pytest.approx(60e-6)
+
+
+def test_shares_are_of_the_simulated_step_in_the_sentence_and_the_table() -> None:
+    """950 us simulated: twice as long, and half, are +100 % and -50 % of it."""
+    for ratio, said in ((2.0, "+100.0 %"), (0.5, "-50.0 %")):
+        theirs, ours = recorded(), recorded()
+        found = compared(replace(theirs, step_s=ratio * ours.step_s), ours)
+        text = rendered(view(found), "table")
+        assert sentence(found).split(": ")[1].startswith(said)
+        (whole,) = [line for line in text.splitlines() if line.strip().startswith("the step ")]
+        assert said in whole
+        assert "of the simulated" in text
 
 
 def test_without_launches_phases_are_one() -> None:
