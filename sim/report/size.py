@@ -10,6 +10,7 @@ from sim.quantities import counted, duration, gib, percent, usd
 from sim.report.size_layouts import layout, layout_of, layouts_beside, tuned
 from sim.report.view import Cell, Column, Lines, Row, Table, View, ViewPart, borrowed, left
 from sim.step.step import memory_of
+from sim.study.machines import Machine
 from sim.study.phases import idle_cost
 from sim.study.search import Simulated
 from sim.study.sized import Contender, SizeReport
@@ -166,7 +167,7 @@ def _verdict(report: SizeReport, winner: Simulated) -> list[str]:
     for plan, word in ((report.more, "More"), (report.fewer, "Fewer")):
         size = winner.candidate.gpus if plan is None else plan.candidate.gpus
         if plan is None:
-            known = not report.exact and not report.stopped
+            known = report.exact_gpus is None and not report.stopped
             if word == "Fewer" and known and winner.candidate.topology.nodes > 1:
                 lines.append(f"Fewer GPUs: fewer than {size} do not fit, whatever the layout")
             continue
@@ -243,7 +244,7 @@ def _why(contender: Contender, report: SizeReport) -> str:
         return f"{name}: {contender.untried}"
     found = contender.likeliest
     if found is None:
-        return f"{name}: no cluster of {report.most_gpus} GPUs or fewer divides the batch"
+        return f"{name}: {_no_cluster(contender.machine, report)}"
     memory = memory_of(found.topology, found.workload)
     v = memory.verdict
     at = f"{_cluster(found.topology)} ({layout_of(found)})"
@@ -255,6 +256,20 @@ def _why(contender: Contender, report: SizeReport) -> str:
         return f"{name}: does not fit, {at} needs {need} of a host's {have}"
     need, have = gib(v.needed_bytes), gib(v.capacity_bytes)
     return f"{name}: does not fit, {at} needs {need} of a GPU's {have}"
+
+
+def _no_cluster(machine: Machine, report: SizeReport) -> str:
+    """Why not one plan of a machine was listed."""
+    if report.exact_gpus is None:
+        return f"no cluster of {report.most_gpus} GPUs or fewer divides the batch"
+    assert machine.topology.node is not None
+    gpus, per_node = counted(report.exact_gpus, "GPU"), machine.topology.node.gpus
+    if report.exact_gpus % per_node:
+        return f"{gpus} (--gpus) cannot be cut into nodes of {per_node}"
+    most = machine.most_nodes * per_node
+    if report.exact_gpus > most:
+        return f"{gpus} (--gpus): it has at most {counted(most, 'GPU')}"
+    return f"{gpus} (--gpus) do not divide the batch"
 
 
 def _miss(plan: Simulated, target: Target) -> str:

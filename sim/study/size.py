@@ -156,7 +156,7 @@ def size(
     return SizeReport(
         target, job.name, batch, assumed, tuple(contenders), tally, tuple(left_out), fewer, more,
         time.perf_counter() - began, search.risk, space.most_gpus,
-        gpus is not None, tuple(phases), tuple(next_to), search.stopped,
+        gpus, tuple(phases), tuple(next_to), search.stopped,
         len(taking_part) - len(contenders), decided,
     )  # fmt: skip
 

@@ -142,8 +142,8 @@ class SizeReport(Document):
         Probability of running out of memory that a plan may have. [1]
     most_gpus : int
         Largest cluster that was considered. [1]
-    exact : bool
-        It was the only size asked for: nothing is known of others.
+    exact_gpus : int or None
+        The only size asked for, where one was: nothing is known of others. [1]
     beside : tuple of Beside
         Where layouts were searched: those next to the winner's.
     phases : tuple of PhasePlan
@@ -170,7 +170,7 @@ class SizeReport(Document):
     seconds: float
     risk: float
     most_gpus: int
-    exact: bool = False
+    exact_gpus: int | None = None
     phases: tuple[PhasePlan, ...] = ()
     beside: tuple[Beside, ...] = ()
     stopped: bool = False

@@ -113,3 +113,20 @@ def test_setting_up_takes_its_time_on_every_machine(machine):
     bare = wall_s(setup="0")
     assert wall_s() == pytest.approx(bare + SETUP_S)
     assert wall_s(setup="3h") == pytest.approx(bare + 3 * HOUR)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "said"),
+    [
+        (12, "12 GPUs (--gpus) cannot be cut into nodes of 8"),
+        (1024, "1,024 GPUs (--gpus): it has at most 8 GPUs"),
+        (8, "8 GPUs (--gpus) do not divide the batch"),
+        (None, "no cluster of 4 GPUs or fewer divides the batch"),
+    ],
+)
+def test_a_size_that_a_machine_has_not_is_laid_to_gpus_not_to_the_batch(gpus, said):
+    """Without NICs it is one node."""
+    found = sim.size("mistral-7b-lora", topologies=[H100S], gpus=gpus, global_batch=12,
+                     objective="time", max_gpus=256 if gpus else 4)  # fmt: skip
+    assert found.winner is None
+    assert f"mine: {said}" in told(view(found))
