@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 
 from sim.blocks.kernels import STREAMED
 from sim.calibration.observation import Observation, run_observation
-from sim.calibration.runs import distinct, read_runs
+from sim.calibration.runs import LoggedRun, distinct, read_runs
 from sim.cost.collectives import DEFAULT_NCCL, plan_collective
 from sim.cost.nccl.communicator import COLLECTIVES
-from sim.errors import InputError
+from sim.errors import Fault, InputError
 from sim.fabric.fabric import Fabric, compile_fabric
 from sim.files import is_file
 from sim.inputs.calibration import Calibration
@@ -34,6 +35,7 @@ TRACED_ERROR = 0.25  # of a collective beside other work, waiting for peers
 COPY_ERROR = 0.05
 EQUIVALENTS = 8  # rows of one log count as so many independent ones at most
 _FEW_BYTES = 1024 * 1024
+_WORD = re.compile(r"\w+")
 _LARGEST_LATENCY = 4096.0  # rows below this size all measure the same latency
 _GPU_FAMILY = re.compile(r"(?:^|[^A-Z0-9])(GB200|GB300|[ABHV]\d{2,3}|L40S?|L4|4090|GH200)(?![0-9])")
 
@@ -85,6 +87,10 @@ def _parts(argument: str) -> tuple[str, str, int]:
     head, equals, rest = argument.partition("=")
     if equals and head in COLLECTIVES:
         op, argument = head, rest
+    elif equals and _WORD.fullmatch(head) and not is_file(Path(argument.partition("#")[0])):
+        near = get_close_matches(head, COLLECTIVES, 1)
+        meant = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(COLLECTIVES)}"
+        raise InputError.single(argument, f"no operation is called {head}; {meant}")
     path, mark, number = argument.rpartition("#")
     if (
         mark
@@ -265,14 +271,39 @@ def gather(
         loaded = load(topology, str(workload), sets)
         more, said = kineto_observations(path, loaded.topology, loaded.workload, progress)
         found, notes = found + more, notes + said
+    fitted: list[LoggedRun] = []
     for path in measured:
         runs = read_runs(path, topology, workload or "", sets, progress)
+        fitted += runs
         found += [run_observation(run) for run in distinct(runs, [o.group for o in found])]
     held: list[Observation] = []
     for path in holdout:
         runs = read_runs(path, topology, workload or "", sets, progress)
+        _apart(runs, fitted, path)
         held += [run_observation(run) for run in runs]
     return found, held, notes
+
+
+def _apart(held: Sequence[LoggedRun], fitted: Sequence[LoggedRun], source: str) -> None:
+    """Refuse to hold out what is fitted: the error there would be the fit's own.
+
+    Raises
+    ------
+    InputError
+        With every such run.
+    """
+    known: dict[float, list[LoggedRun]] = {}
+    for run in fitted:
+        known.setdefault(run.step_time_s, []).append(run)
+    message = "is among the runs of --measured too: what is fitted is not held out"
+    faults = [
+        Fault(source, None, None, f"[{i}]", f"{run.name} {message}")
+        for i, run in enumerate(held)
+        if any(run.workload == other.workload and run.topology == other.topology
+               for other in known.get(run.step_time_s, ()))
+    ]  # fmt: skip
+    if faults:
+        raise InputError(faults)
 
 
 def _of_topology(text: str) -> bool:

@@ -25,7 +25,7 @@ from sim.fabric import compile_fabric
 from sim.inputs.calibration import CONSTANTS, Calibration, read_calibration, written
 from sim.inputs.loader import load, load_topology
 from sim.inputs.shares import batch_on
-from sim.interop.observations import kineto_observations, nccl_observations
+from sim.interop.observations import gather, kineto_observations, nccl_observations
 from sim.report.calibration import view
 from sim.report.formats import rendered
 from sim.step.chrome_trace import Trace
@@ -328,6 +328,35 @@ def test_runs_in_any_figure_that_diagnose_takes(tmp_path: Path) -> None:
              "step_time_s: 100 ms")  # fmt: skip
     path.write_text("".join(f"- {{{job}, {each}}}\n" for each in given), encoding="utf-8")
     assert [run.step_time_s for run in read_runs(path)] == pytest.approx([0.1] * len(given))
+
+
+def test_what_is_fitted_is_not_held_out(tmp_path: Path) -> None:
+    """Whatever it is called there; the same job in another time is another run."""
+    job = "topology: dgx-h100, workload: llama3-8b-lora, step_time_s"
+    fitted, other, same = (tmp_path / name for name in ("fitted", "other", "same"))
+    fitted.write_text(f"- {{{job}: 1}}\n- {{{job}: 2}}\n", encoding="utf-8")
+    other.write_text(f"- {{{job}: 3}}\n", encoding="utf-8")
+    same.write_text(f"- {{{job}: 3}}\n- {{{job}: 2.0, name: x}}\n", encoding="utf-8")
+    measured = [str(fitted)]
+    _, held, _ = gather("dgx-h100", None, [], measured=measured, holdout=[str(other)])
+    assert [o.measured for o in held] == [3.0]
+    with pytest.raises(InputError, match="x is among the runs of --measured too") as refused:
+        gather("dgx-h100", None, [], measured=measured, holdout=[str(same)])
+    assert [fault.path for fault in refused.value.faults] == ["[1]"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("all_foo", "no operation is called all_foo; known are all_gather"),
+        ("all_gathr", 'called all_gathr; did you mean "all_gather"'),
+    ],
+)
+def test_an_operation_that_nobody_knows(tmp_path: Path, name: str, said: str) -> None:
+    log = tmp_path / "log"
+    log.touch()
+    with pytest.raises(InputError, match=said):
+        nccl_observations(f"{name}={log}", machine(1))
 
 
 @pytest.mark.parametrize(
