@@ -82,7 +82,7 @@ def _remedy(loaded: Loaded) -> str:
     """Cheapest change with which the job fits."""
     best = smaller(loaded.topology, loaded.workload)[0]
     if best.fits:
-        return f"{best.description}, time {100 * best.time_cost:+.0f} %"
+        return f"{best.description}, time {percent(best.time_cost, 0, '+')}"
     offloaded = loaded.workload.parallelism.model_copy(update={"offload": "all"})
     job = loaded.workload.model_copy(update={"parallelism": offloaded})
     host = memory(loaded.topology, job)

@@ -67,8 +67,8 @@ def gib(value: float) -> str:
 
 
 def percent(share: float, digits: int = 1, sign: str = "") -> str:
-    """A share as a percentage; `sign` is ``+`` where a rise should show."""
-    return f"{100.0 * share:{sign}.{digits}f} %"
+    """A share as a percentage; `sign` is ``+`` where a rise should show. Nothing is never -0 %."""
+    return f"{100.0 * share:{sign}z.{digits}f} %"
 
 
 def whole_percents(shares: Sequence[float]) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from sim.calibration.calibrate import CalibrationReport, Compared, Constant, mean_error
+from sim.quantities import percent
 from sim.report.view import Cell, Column, Lines, Remarks, Row, Table, View, ViewPart, left
 
 _KINDS = {
@@ -85,4 +86,4 @@ def _runs(report: CalibrationReport) -> list[ViewPart]:
 
 
 def _share(value: float, sign: str = "") -> Cell:
-    return Cell(f"{100 * value:{sign}.1f} %", value)
+    return Cell(percent(value, sign=sign), value)

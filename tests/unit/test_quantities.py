@@ -25,6 +25,8 @@ def test_counts_bytes_shares_and_dollars():
     assert [percent(0.0336), percent(-0.25, 0, "+"), percent(0.25, 0, "+")] == [
         "3.4 %", "-25 %", "+25 %",
     ]  # fmt: skip
+    nothing = [percent(-0.0004), percent(-0.004, 0), percent(-0.004, 0, "+")]
+    assert nothing == ["0.0 %", "0 %", "+0 %"]
     sums = [usd(x) for x in (2.949, 99.994, 1068.2, float("inf"))]
     assert sums == ["$2.95", "$99.99", "$1,068", "-"]
 
