@@ -68,8 +68,20 @@ def figures(answer: Document) -> dict[str, Any]:
 
 
 def _held(condition: Condition, known: Mapping[str, Any]) -> Requirement:
+    for name, word in condition.compared:
+        if isinstance(_get(name, known), str) and not isinstance(_get(word, known), str):
+            message = f'{name} is a word, and words stand in quotes: {name} == "{word}"'
+            raise InputError.single(REQUIRE, message, condition.text)
     values = {name: known[_key(name, known, condition.text)] for name in condition.names}
     return Requirement(condition.text, condition.holds(values.__getitem__), values)
+
+
+def _get(name: str, known: Mapping[str, Any]) -> Any:
+    """The value of a name; None where it stands for no figure, or for several."""
+    try:
+        return known[_key(name, known, "")]
+    except InputError:
+        return None
 
 
 def _key(name: str, known: Mapping[str, Any], text: str) -> str:

@@ -60,6 +60,16 @@ class Condition:
     names: tuple[str, ...]
     body: ast.expr
 
+    @property
+    def compared(self) -> list[tuple[str, str]]:
+        """Names that are asked to be equal, or unequal, to another name."""
+        pairs = [
+            (_dotted(node.left), _dotted(node.comparators[0]))
+            for node in ast.walk(self.body)
+            if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq | ast.NotEq)
+        ]
+        return [(left, right) for left, right in pairs if left and right]
+
     def holds(self, lookup: Lookup) -> bool:
         """Whether it holds; a name without a value (None) makes it false."""
         try:

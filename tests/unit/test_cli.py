@@ -149,6 +149,17 @@ def test_other_ends(call, monkeypatch, error, code, says):
     assert call(*QUICK) == (code, "", says)
 
 
+@pytest.mark.parametrize("word", ["fits", "loose"])  # a figure of the answer, and none
+def test_a_word_without_quotes_is_told_to_have_them(call, word):
+    code, _, err = call("memory", *PAIR, "--require", f"verdict == {word}")
+    assert code == 2
+    assert f'verdict is a word, and words stand in quotes: verdict == "{word}"' in err
+    code, _, err = call("memory", *PAIR, "--require", f'verdict == "{word}"')
+    assert (code, err.startswith("requirement not met")) == (
+        (0, False) if word == "fits" else (4, True)
+    )
+
+
 def test_requirements(call):
     code, out, err = call(*QUICK, "--require", "fits", "--require", "mfu>0.1")
     assert (code, err) == (0, "")
