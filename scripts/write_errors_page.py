@@ -29,7 +29,7 @@ runs, and a test holds it to them.
 | 2 | bad input |
 | 3 | the question has no answer: nothing fits, or nothing meets the deadline |
 | 4 | a `--require` does not hold; the result is printed all the same |
-| 130 | interrupted |
+| 130 | interrupted; `serve`, which runs until Ctrl-C, is then done: 0 |
 | 143 | ended by SIGTERM |
 
 Results go to stdout, everything else to stderr. A reader that stops early (`| head`) is no error.
