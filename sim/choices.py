@@ -6,6 +6,7 @@ holds callers to it, `sim.commands.asked` makes an option of it, `sim.serve.requ
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple, get_args
@@ -74,10 +75,13 @@ LIMITS: dict[str, tuple[type, Field]] = {name: get_args(kind) for name, kind in 
 
 
 def beyond(value: float, bounds: Field) -> str:
-    """What a number is not that it should be, such as ``at least 1``; empty where it is within."""
+    """What a number is not that it should be, such as ``at least 1``; empty where it is within.
+
+    Without end is within no bounds.
+    """
     for name, limit in bounds._asdict().items():
         if limit is not None:
             words, holds = BOUNDS[name]
             if not holds(value, limit):
                 return f"{words} {limit:,}"
-    return ""
+    return "" if abs(value) < math.inf else "finite"

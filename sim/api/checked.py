@@ -10,7 +10,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 from sim.api.arguments import native
-from sim.choices import CHOICES, LIMITS, beyond
+from sim.choices import CHOICES, LIMITS, Field, beyond
 
 
 class ArgumentKind(NamedTuple):
@@ -77,6 +77,7 @@ ELSEWHERE = frozenset({
     "Any", "Argument", "Document", "Iterable[BoundQuantity]", "Overrides", "Sequence[Argument]",
     "Sequence[Policy]", "Varied",
 })  # fmt: skip
+_BOUNDS = {"float": Field()} | {name: bounds for name, (_, bounds) in LIMITS.items()}
 _LISTED = frozenset({"Iterable[str]", "Sequence[str]", "Sequence[Policy]"})
 
 
@@ -131,7 +132,7 @@ def _check(function: str, name: str, value: Any, parts: list[str]) -> None:
         else:
             message = f"takes {words}, not {type(value).__name__} {value!r:.80}"
     else:
-        beyonds = [beyond(value, LIMITS[part][1]) for part in fitting if part in LIMITS]
+        beyonds = [beyond(value, _BOUNDS[part]) for part in fitting if part in _BOUNDS]
         if not any(beyonds):
             return
         message = f"{value!r} is not {' or '.join(beyonds)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +17,18 @@ _SHARES = ("Portion", "Efficiency")  # which may be written as 95%
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class ShareRange(click.FloatRange):
+class FiniteRange(click.FloatRange):
+    """A number in a range, which has an end on either side."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; a usage error where it is none, out of range, not finite."""
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is not finite", param, ctx)
+        return found
+
+
+class ShareRange(FiniteRange):
     """A share in a range, as ``0.95`` or ``95%``."""
 
     name = "share"
@@ -74,7 +86,7 @@ def _kind(name: str) -> click.ParamType[Any] | None:
         return click.Choice(CHOICES[name])
     if name in LIMITS:
         kind, bounds = LIMITS[name]
-        number: Any = click.IntRange if kind is int else click.FloatRange
+        number: Any = click.IntRange if kind is int else FiniteRange
         if name in _SHARES:
             number = ShareRange
         above = bounds.gt is not None

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import sim
 from sim import cli
@@ -300,3 +301,10 @@ def test_a_search_ends_on_ctrl_c_with_what_it_found():
     assert err == "ending with what was found; Ctrl-C again ends at once\n"
     assert "the best so far, others may be better" in " ".join(out.split())
     assert "-> " in out
+
+
+@pytest.mark.parametrize("written", ["inf", "nan"])
+def test_a_number_has_an_end(written: str) -> None:
+    done = CliRunner().invoke(cli.group, ["size", "llama3-8b-lora", "--throughput", written])
+    assert done.exit_code == 2
+    assert f"'--throughput': {written} is not finite" in done.output

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import math
 import re
 from decimal import Decimal
 from fractions import Fraction
@@ -38,6 +39,7 @@ WRONG = {
     "max_gpus: takes a whole number": lambda: sim.size(J, max_gpus="x"),
     "efficiency: -1.0 is not more than 0": lambda: sim.need_bandwidth(M, J, efficiency=-1.0),
     "on_time: 1.5 is not at most 1": lambda: sim.plan(M, FLEET, on_time=1.5),
+    "throughput: inf is not finite": lambda: sim.size(J, throughput=math.inf),
     "throughput: -1 is not more than 0": lambda: sim.size(J, throughput=-1),
     "setup_hours: -2 is not at least 0": lambda: sim.prices_job(M, J, setup_hours=-2),
     "processes: 0 is not at least 1": lambda: sim.sweep(M, J, processes=0),
