@@ -64,6 +64,10 @@ class Document(Section):
         """Its rows; a document that is no table is one row of dotted keys."""
         return [flatten(self.to_dict())]
 
+    def heads(self) -> Sequence[str]:
+        """Keys of its rows where it may have none; empty where they are known by its rows alone."""
+        return ()
+
     def to_dict(self) -> dict[str, Any]:
         """The document as plain mappings, numbers rounded to 12 significant digits."""
         found: dict[str, Any] = plain({"schema": self.schema, **self.content()})

@@ -77,7 +77,10 @@ def emit(text: str | Iterable[str], output: Path | None) -> None:
     A name that ends in ``.gz`` is packed. Of a text in parts no more than one is held.
     """
     parts = (text,) if isinstance(text, str) else text
-    if output is None:
+    if text == "":  # no row of JSON lines: an empty line would be none of them
+        if output is not None:
+            _write(output, ())
+    elif output is None:
         say(parts)
     else:
         _write(output, chain(map(visible, parts), "\n"))

@@ -29,7 +29,7 @@ from sim.step.breakdown import Breakdown
 from sim.step.critical import critical_path
 from sim.step.outcome import StepOutcome
 from sim.step.run import run_step
-from sim.step.trace_collectives import collective_rows, wires
+from sim.step.trace_collectives import COLLECTIVE_KEYS, collective_rows, wires
 from sim.step.trace_events import event, lanes_of
 from sim.step.trace_marks import marks
 from sim.step.trace_slices import kernels, pipeline, titles
@@ -181,6 +181,10 @@ class Trace(Document):
     def records(self) -> Sequence[Mapping[str, Any]]:
         """Collectives of the slowest rank in the order of issue; bytes are per rank, times in s."""
         return collective_rows(self.outcome)
+
+    def heads(self) -> Sequence[str]:
+        """As its records have them."""
+        return COLLECTIVE_KEYS
 
 
 def traced(

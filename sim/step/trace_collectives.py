@@ -84,6 +84,12 @@ def _described(op: PlanOp, cost: CollectiveCost, label: str) -> dict[str, Any]:
     }
 
 
+COLLECTIVE_KEYS = (
+    "order", "op", "phase", "unit", "bytes_in", "bytes_out", "dtype", "group", "group_size",
+    "algorithm", "protocol", "start_s", "end_s", "alone_s",
+)  # fmt: skip
+
+
 def collective_rows(outcome: StepOutcome) -> Sequence[dict[str, Any]]:
     """Collectives of the slowest rank in the order of issue; bytes are per rank, times in s."""
     lowered, timeline = outcome.lowered, outcome.timeline
@@ -92,21 +98,12 @@ def collective_rows(outcome: StepOutcome) -> Sequence[dict[str, Any]]:
     def row(k: int) -> dict[str, Any]:
         op = view.plan.ops[int(view.comm_plan[k])]
         cost = outcome.priced.cost_of(view.plan, op)
-        return {
-            "order": k,
-            "op": op.collective,
-            "phase": op.phase,
-            "unit": op.unit,
-            "bytes_in": op.bytes_in,
-            "bytes_out": op.bytes_out,
-            "dtype": op.dtype,
-            "group": op.group,
-            "group_size": cost.ranks,
-            "algorithm": cost.algorithm,
-            "protocol": cost.protocol,
-            "start_s": float(timeline.start[int(view.comm_begin[k])]),
-            "end_s": float(timeline.end[int(view.comm_end[k])]),
-            "alone_s": cost.time_s,
-        }
+        begin, end = (int(at[k]) for at in (view.comm_begin, view.comm_end))
+        said = (
+            k, op.collective, op.phase, op.unit, op.bytes_in, op.bytes_out, op.dtype, op.group,
+            cost.ranks, cost.algorithm, cost.protocol, float(timeline.start[begin]),
+            float(timeline.end[end]), cost.time_s,
+        )  # fmt: skip
+        return dict(zip(COLLECTIVE_KEYS, said, strict=True))
 
     return OneByOne(len(view.comm_kind), row)

@@ -353,3 +353,15 @@ def test_a_timeline_beyond_memory_is_refused(monkeypatch) -> None:
     monkeypatch.setattr("sim.step.chrome_trace.most_bytes", lambda needed: needed / 2)
     with pytest.raises(sim.InputError, match=r"needs .* or some of its ranks"):
         found.to_json()
+
+
+def test_one_gpu_has_no_collectives_to_list(tmp_path) -> None:
+    job = ["trace", "h100-x1", "llama3-8b-lora"]
+    path = tmp_path / "none.jsonl"
+    for words, said in (("--format csv", "order,op,phase,"), ("--format jsonl", "")):
+        done = CliRunner().invoke(group, [*job, *words.split()])
+        assert done.exit_code == 0
+        assert done.stdout.startswith(said)
+        assert done.stdout.count("\n") == bool(said)
+    assert CliRunner().invoke(group, [*job, "-o", str(path)]).exit_code == 0
+    assert path.read_bytes() == b""

@@ -13,17 +13,19 @@ from sim.report.view import View
 
 def render(view: View) -> str:
     """Comma-separated values: a line of keys, then a line a row, what the notes say last."""
-    return csv_of(view.noted(map(plain, view.document.records()))).rstrip("\n")
+    document = view.document
+    return csv_of(view.noted(map(plain, document.records())), document.heads()).rstrip("\n")
 
 
-def csv_of(rows: Iterable[Mapping[str, Any]]) -> str:
-    """A line of keys, then a line a row, numbers in full."""
+def csv_of(rows: Iterable[Mapping[str, Any]], heads: Iterable[str] = ()) -> str:
+    """A line of keys, then a line a row, numbers in full; `heads` are the keys of no row."""
     names: dict[str, None] = {}
     lines: list[tuple[str, int]] = []  # and how many names were known by then
     for row in rows:
         found = flat(row)
         names |= dict.fromkeys(found)
         lines.append((_line([found.get(name, "") for name in names]), len(names)))
+    names = names or dict.fromkeys(heads)
     parts = [_line(names), *(line + "," * (len(names) - known) for line, known in lines)]
     return "\n".join([*parts, ""])
 
