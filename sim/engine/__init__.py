@@ -21,8 +21,6 @@ from sim.engine.state import State, parted, prepare
 from sim.errors import EngineError
 from sim.program import Program, Timeline, check_acyclic
 
-ENGINES = CHOICES["EngineName"]
-
 # Measured in bench (CPU time): the plain loop does about 0.3 M ops a second; loading the compiled
 # one takes 0.003 s, compiling it and `account` 11 s, once after installation.
 OPS_PER_SECOND = 300_000
@@ -74,7 +72,7 @@ def run(
 
         return reference.run(program)
     if engine != "python":
-        message = f"no engine {engine!r}; there are {', '.join(ENGINES)}"
+        message = f"no engine {engine!r}; there are {', '.join(CHOICES['EngineName'])}"
         raise EngineError(message)
     began = time.process_time()
     columns: Any = _Lists(program)

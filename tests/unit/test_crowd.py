@@ -25,7 +25,7 @@ from sim.step.run import run_replicas
 from sim.step.step import step
 from sim.step.variation import Slow, Variation
 
-pytestmark = pytest.mark.skipif(checked(), reason="the compiled engine alone has crowds")
+crowds = pytest.mark.skipif(checked(), reason="the compiled engine alone has crowds")
 
 
 def figures(found, path=""):
@@ -61,6 +61,7 @@ def test_marks_of_alike_ops_are_what_the_kernel_finds():
 SLOW = (Slow("rank", "3", 0.8), Slow("rank", "9", 0.9))
 
 
+@crowds
 @pytest.mark.parametrize(
     ("machine", "job", "sets", "variation"),
     [
@@ -134,6 +135,7 @@ def large(monkeypatch):
     return pair.topology, pair.workload
 
 
+@crowds
 def test_a_large_step_says_how_far_it_is(large):
     said = []
     outcome, _ = run_replicas(
@@ -144,6 +146,7 @@ def test_a_large_step_says_how_far_it_is(large):
     assert outcome.ops > 15 * ops
 
 
+@crowds
 def test_an_interrupt_is_heard(monkeypatch, large):
     code = engine.machine()
     code.load()
@@ -172,12 +175,14 @@ def test_too_many_are_refused_with_the_figure():
         run_replicas(pair.topology, pair.workload, Variation(), every_rank=False)
 
 
+@crowds
 def test_what_cannot_be_counted_is_refused(monkeypatch, large):
     monkeypatch.setattr(engine, "MOST_OPS", 100)
     with pytest.raises(EngineError, match="ops are more than 1e"):
         run_replicas(*large, Variation(), every_rank=False)
 
 
+@crowds
 def test_seventy_thousand_ranks_in_one_collective():
     # each computes for 1 s, the last for 3; 20 B over a link of 10 B/s from then on; 0.5 s more
     ranks = 70_000
