@@ -169,6 +169,7 @@ class Slowly:
         return np.zeros((1, 6))
 
 
+@crowds
 def test_too_many_are_refused_with_the_figure():
     pair = load("dgx-h100", "llama3-70b-full", ["nodes=8192", "gradient_accumulation=1"])
     with pytest.raises(InputError, match=r"65,536 ranks .* 6e\+08 ops, which need 13\.4 GiB"):
