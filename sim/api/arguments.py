@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Number
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,9 +166,9 @@ def several(given: Any) -> Sequence[Any]:
     return given if isinstance(given, list | tuple) else [given]
 
 
-def names(files: Iterable[File]) -> list[str]:
-    """Names of files."""
-    return [str(file) for file in files]
+def names(files: File | Iterable[File]) -> list[str]:
+    """Names of one file or several."""
+    return [str(file) for file in ((files,) if isinstance(files, str | PathLike) else files)]
 
 
 def path(file: File | None) -> Path | None:

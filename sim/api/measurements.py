@@ -23,11 +23,11 @@ def calibrate(
     topology: str,
     workload: str | None = None,
     *,
-    nccl_tests: Iterable[File] = (),
-    measured: Iterable[File] = (),
-    kineto: Iterable[File] = (),
-    nvbandwidth: Iterable[File] = (),
-    holdout: Iterable[File] = (),
+    nccl_tests: File | Iterable[File] = (),
+    measured: File | Iterable[File] = (),
+    kineto: File | Iterable[File] = (),
+    nvbandwidth: File | Iterable[File] = (),
+    holdout: File | Iterable[File] = (),
     fit: Sequence[str] = (),
     overrides: Overrides = (),
     progress: Progress | None = None,
@@ -38,10 +38,10 @@ def calibrate(
     ----------
     topology, workload, overrides
         As for `simulate`; the job is that of `kineto`.
-    nccl_tests, measured, kineto, nvbandwidth : iterables of paths
+    nccl_tests, measured, kineto, nvbandwidth : path or iterable of paths
         Output of nccl-tests (``[OP=]FILE[#N]``), YAML lists of runs, traces of PyTorch's profiler,
         output of nvbandwidth.
-    holdout : iterable of paths
+    holdout : path or iterable of paths
         Runs as `measured`, predicted before and after but not fitted.
     fit : sequence of str
         Only these constants; all by default.

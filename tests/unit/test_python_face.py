@@ -56,7 +56,7 @@ WRONG = {
     "'x' is not one of 'fifo'": lambda: sim.plan(M, FLEET, policy="x"),
     "'x' is not one of 'all', 'training'": lambda: sim.validate("x"),
     "measured: takes a text": lambda: sim.diagnose(M, J, measured=3),
-    "nccl_tests: takes a list of paths": lambda: sim.calibrate(M, nccl_tests=3),
+    "nccl_tests: takes a path or a list of paths": lambda: sim.calibrate(M, nccl_tests=3),
     "emit: takes a list of texts": lambda: sim.export(M, J, emit=3),
     "files: takes a path": lambda: sim.import_job("a.yaml", 3),
     "'pie' is none of 'step-parts', 'memory-peak'": lambda: sim.plot(result(), "pie"),
@@ -135,6 +135,15 @@ def test_one_text_stands_for_a_list_of_it(tmp_path):
     grid = sim.sweep_grid(M, J, vary=["nodes=1,2"], where="nodes>1", require="mfu>0.1")
     assert (grid.where, grid.require) == (("nodes>1",), ("mfu>0.1",))
     assert sim.export(M, J, emit="yaml", folder=tmp_path)
+
+
+def test_one_path_stands_for_a_list_of_it(tmp_path):
+    runs, held = tmp_path / "runs.yaml", tmp_path / "held.yaml"
+    for file, seconds in ((runs, 4.1), (held, 4.2)):
+        file.write_text(f"- {{topology: {M}, workload: {J}, step_time_s: {seconds}}}\n")
+    several = sim.calibrate(M, measured=[runs], holdout=(held,))
+    assert len(several.records()) > 0
+    assert sim.calibrate(M, measured=runs, holdout=str(held)).to_json() == several.to_json()
 
 
 def test_numbers_of_numpy_and_pandas_are_numbers():
