@@ -48,8 +48,10 @@ StepCount = Annotated[int, Field(ge=1, le=10_000)]
 ReplicaCount = Annotated[int, Field(ge=0, le=1000)]
 ProcessCount = Annotated[int, Field(ge=1, le=512)]
 ConfigurationCount = Annotated[int, Field(ge=1)]
-Portion = Annotated[float, Field(ge=0, le=1)]
-Efficiency = Annotated[float, Field(gt=0, le=1.5)]
+#: 0.05, ``5%`` or ``5 %``: `share_of` reads it
+WrittenShare = str | float
+Portion = Annotated[WrittenShare, Field(ge=0, le=1)]
+Efficiency = Annotated[WrittenShare, Field(gt=0, le=1.5)]
 TokenRate = Annotated[float, Field(gt=0)]
 Hours = Annotated[float, Field(ge=0)]
 
@@ -67,11 +69,25 @@ _NUMBERS = {
     "ConfigurationCount": ConfigurationCount, "Portion": Portion, "Efficiency": Efficiency,
     "TokenRate": TokenRate, "Hours": Hours,
 }  # fmt: skip
+#: shares within bounds, by the name of their type
+SHARES = frozenset({"Portion", "Efficiency"})
 #: words by the name of their type
 CHOICES: dict[str, tuple[str, ...]] = {name: get_args(kind) for name, kind in _WORDS.items()}
 CHOICES["BoundQuantity"] = CHOICES["LargestOf"] + CHOICES["FewestOf"]
-#: int or float, and bounds, by the name of their type
-LIMITS: dict[str, tuple[type, Field]] = {name: get_args(kind) for name, kind in _NUMBERS.items()}
+#: int, float or `WrittenShare`, and bounds, by the name of their type
+LIMITS: dict[str, tuple[Any, Field]] = {name: get_args(kind) for name, kind in _NUMBERS.items()}
+
+
+def share_of(said: WrittenShare) -> float:
+    """A share as a number, 0.05 of ``5%``. [1]
+
+    Raises
+    ------
+    ValueError
+        A text that is none.
+    """
+    text = str(said).strip()
+    return float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
 
 
 def beyond(value: float, bounds: Field) -> str:

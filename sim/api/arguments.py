@@ -124,11 +124,6 @@ def chosen(name: str, given: Any, among: Sequence[Any]) -> None:
         raise InputError.single(name, f"{given!r} is not one of {known}")
 
 
-def share(given: str | float) -> str:
-    """A share as the command line has it: ``5%``, or a number such as 0.05."""
-    return given if isinstance(given, str) else repr(given)
-
-
 def axes(vary: Varied) -> tuple[str, ...]:
     """``key=a,b`` texts."""
     if isinstance(vary, Mapping):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sim.choices import WrittenShare
     from sim.files import File
     from sim.inputs.codes import Code
     from sim.inputs.doctor import Checkup
@@ -63,14 +64,14 @@ def init(machine: str = "dgx-h100", job: str = "llama3-8b-sft") -> Starter:
     return starter(machine, job)
 
 
-def diff(before: File, after: File, *, tolerance: str = "0.1%") -> Difference:
+def diff(before: File, after: File, *, tolerance: WrittenShare = "0.1%") -> Difference:
     """Figures of two results (`to_json`) that differ.
 
     Parameters
     ----------
     before, after : paths
         JSON of two documents of one kind.
-    tolerance : str
+    tolerance : str or float
         Relative changes up to it are none.
     """
     from sim.errors import InputError
@@ -78,7 +79,7 @@ def diff(before: File, after: File, *, tolerance: str = "0.1%") -> Difference:
     from sim.units import UnitError, parse
 
     try:
-        share = parse(tolerance, "1")
+        share = parse(str(tolerance), "1")
     except UnitError as no:
         option = "--tolerance"
         raise InputError.single(option, str(no)) from None

@@ -10,7 +10,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 from sim.api.arguments import native
-from sim.choices import CHOICES, LIMITS, Field, beyond
+from sim.choices import CHOICES, LIMITS, SHARES, Field, beyond, share_of
 
 
 class ArgumentKind(NamedTuple):
@@ -43,6 +43,17 @@ def _number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def _share(value: Any) -> bool:
+    if not _text(value):
+        return _number(value)
+    try:
+        share_of(value)
+    except ValueError:
+        return False
+    return True
+
+
+_A_SHARE = "a share such as 5% or 0.05"
 #: annotations of the face; others are the checks' of whoever takes them (`ELSEWHERE`)
 KINDS = {
     "None": ArgumentKind("None", lambda value: value is None),
@@ -50,6 +61,7 @@ KINDS = {
     "int": ArgumentKind("a whole number", _whole),
     "float": ArgumentKind("a number", _number),
     "str": ArgumentKind("a text", _text),
+    "WrittenShare": ArgumentKind(_A_SHARE, lambda value: _text(value) or _number(value)),
     "File": ArgumentKind("a path", _file),
     "Iterable[str]": ArgumentKind("a list of texts", lambda value: _many(value, _text)),
     "Iterable[File]": ArgumentKind(
@@ -68,7 +80,10 @@ KINDS = {
     "Progress": ArgumentKind("a function", callable),
     "Stop": ArgumentKind("a function", callable),
 }  # fmt: skip
-KINDS |= {name: KINDS[kind.__name__] for name, (kind, _) in LIMITS.items()}
+KINDS |= {
+    name: ArgumentKind(_A_SHARE, _share) if name in SHARES else KINDS[kind.__name__]
+    for name, (kind, _) in LIMITS.items()
+}
 KINDS |= {
     name: ArgumentKind(f"one of {', '.join(map(repr, words))}", words.__contains__)
     for name, words in CHOICES.items()
@@ -132,7 +147,11 @@ def _check(function: str, name: str, value: Any, parts: list[str]) -> None:
         else:
             message = f"takes {words}, not {type(value).__name__} {value!r:.80}"
     else:
-        beyonds = [beyond(value, _BOUNDS[part]) for part in fitting if part in _BOUNDS]
+        beyonds = [
+            beyond(share_of(value) if part in SHARES else value, _BOUNDS[part])
+            for part in fitting
+            if part in _BOUNDS
+        ]
         if not any(beyonds):
             return
         message = f"{value!r} is not {' or '.join(beyonds)}"

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from sim.api.arguments import Overrides, chosen, path, read, settings, share, texts
+from sim.api.arguments import Overrides, chosen, path, read, settings, texts
 from sim.choices import CHOICES
 
 if TYPE_CHECKING:
-    from sim.choices import BoundQuantity, EngineName, StepLevel
+    from sim.choices import BoundQuantity, EngineName, StepLevel, WrittenShare
     from sim.files import File
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
@@ -37,7 +37,7 @@ def simulate(
     prices: File | None = None,
     engine: EngineName = "auto",
     level: StepLevel | None = None,
-    jitter: str | float = "0%",
+    jitter: WrittenShare = "0%",
     slow: Iterable[str] = (),
     seed: int = 0,
     replicas: int = 1,
@@ -105,7 +105,7 @@ def simulate(
     from sim.step.variation import read_variation
 
     slowed = texts("slow", slow, "['rank:3=0.9']")
-    varied = read_variation(share(jitter), slowed, seed, replicas)
+    varied = read_variation(jitter, slowed, seed, replicas)
     found = predict(
         loaded.topology, loaded.workload, loaded.notes, engine=engine, level=varied.level(level),
         scaling=scaling, fixes=fixes, variation=varied, progress=progress,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sim.api.arguments import Overrides, settings
+from sim.choices import share_of
 
 if TYPE_CHECKING:
     from sim.choices import Efficiency
@@ -31,7 +32,7 @@ def need_bandwidth(
     ----------
     topology, workload, overrides, calibration
         As for `simulate`.
-    efficiency : float
+    efficiency : str or float
         Throughput over nodes x that of one node.
     progress : callable, optional
         Called with steps simulated and all there will be.
@@ -44,7 +45,7 @@ def need_bandwidth(
     from sim.study.inverse import bandwidth_for
 
     sets = settings(overrides, calibration)
-    return bandwidth_for(topology, workload, efficiency, sets, progress)
+    return bandwidth_for(topology, workload, share_of(efficiency), sets, progress)
 
 
 def need_gpus(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.api.arguments import Overrides, Varied, axes, settings, several
+from sim.choices import share_of
 
 if TYPE_CHECKING:
     from sim.choices import Policy, Portion, ReplicaCount
@@ -43,7 +44,7 @@ def plan(
         Who goes first; priority preempts.
     smallest : bool
         Find the fewest nodes instead of using the cluster's.
-    on_time : float
+    on_time : str or float
         Share of deadlines that `smallest` must meet.
     replicas : int
         Times to play failures, for the odds of deadlines; 0: none.
@@ -56,7 +57,7 @@ def plan(
     listed = jobs if isinstance(jobs, Mapping) else Path(jobs)
     if smallest:
         return fewest(
-            cluster, listed, policy=policy, share=on_time, sets=sets, replicas=replicas,
+            cluster, listed, policy=policy, share=share_of(on_time), sets=sets, replicas=replicas,
             progress=progress,
         )  # fmt: skip
     return plan(cluster, listed, policy=policy, sets=sets, replicas=replicas, progress=progress)
@@ -97,7 +98,7 @@ def compare_plans(
     return compare_plans(
         several(clusters), Path(jobs), policies=policies, vary=axes(vary),
         growths=try_growth(growth) if isinstance(growth, str) else growth, fewest=smallest,
-        share=on_time, sets=settings(overrides, calibration), progress=progress,
+        share=share_of(on_time), sets=settings(overrides, calibration), progress=progress,
     )  # fmt: skip
 
 

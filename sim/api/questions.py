@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Objective,
         ProcessCount,
         TokenRate,
+        WrittenShare,
     )
     from sim.files import File
     from sim.inputs.arguments import Argument
@@ -97,8 +98,8 @@ def size(
     gpus: GpuCount | None = None,
     global_batch: BatchSize | None = None,
     vary: Varied = (),
-    risk: str | float = "5 %",
-    slack: str | None = None,
+    risk: WrittenShare = "5 %",
+    slack: WrittenShare | None = None,
     setup: str = "15 min",
     as_written: bool = False,
     exhaustive: bool = False,
@@ -135,7 +136,7 @@ def size(
         Also choose these keys; ``layout`` cuts the model in every way that goes.
     risk : str or float
         Probability of running out of memory that a plan may have.
-    slack : str, optional
+    slack : str or float, optional
         Share of what is least by which a smaller cluster may be worse; 5 %, or 0 for the fastest.
     setup : str
         Paid for on every node before the first step, where its offer states none.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from sim.api.arguments import Overrides, read, settings, share, texts
+from sim.api.arguments import Overrides, read, settings, texts
 
 if TYPE_CHECKING:
-    from sim.choices import StepCount, TraceLevel
+    from sim.choices import StepCount, TraceLevel, WrittenShare
     from sim.files import File
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
@@ -30,7 +30,7 @@ def trace(
     level: TraceLevel | None = None,
     all_micro_steps: bool | None = None,
     ranks: Iterable[int] = (),
-    jitter: str | float = "0%",
+    jitter: WrittenShare = "0%",
     slow: Iterable[str] = (),
     seed: int = 0,
     progress: Progress | None = None,
@@ -64,7 +64,7 @@ def trace(
     from sim.step.variation import read_variation
 
     slowed = texts("slow", slow, "['rank:3=0.9']")
-    varied = read_variation(share(jitter), slowed, seed, 1)
+    varied = read_variation(jitter, slowed, seed, 1)
     return traced(machine, job, varied, level, all_micro_steps, tuple(ranks), progress)
 
 

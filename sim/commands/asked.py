@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 import click
 
 from sim.api.checked import parts_of
-from sim.choices import CHOICES, LIMITS
+from sim.choices import CHOICES, LIMITS, SHARES, share_of
 
-_SHARES = ("Portion", "Efficiency")  # which may be written as 95%
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -35,11 +34,8 @@ class ShareRange(FiniteRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The share as a number; a usage error where it is none or out of range."""
-        said = str(value).strip()
-        if not said.endswith("%"):
-            return super().convert(value, param, ctx)
         try:
-            share = float(said[:-1]) / 100.0
+            share = share_of(value)
         except ValueError:
             self.fail(f"{value!r} is no share; write 95% or 0.95", param, ctx)
         return super().convert(share, param, ctx)
@@ -87,7 +83,7 @@ def _kind(name: str) -> click.ParamType[Any] | None:
     if name in LIMITS:
         kind, bounds = LIMITS[name]
         number: Any = click.IntRange if kind is int else FiniteRange
-        if name in _SHARES:
+        if name in SHARES:
             number = ShareRange
         above = bounds.gt is not None
         found: click.ParamType[Any] = number(

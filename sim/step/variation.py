@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.choices import WrittenShare, share_of
 from sim.errors import InputError
 from sim.fabric.fabric import Fabric
 from sim.fabric.role import Role
@@ -82,7 +83,9 @@ class Variation:
         return asked or ("ranks" if self.needs_every_rank else "folded")
 
 
-def read_variation(jitter: str, slow: Iterable[str], seed: int, replicas: int) -> Variation:
+def read_variation(
+    jitter: WrittenShare, slow: Iterable[str], seed: int, replicas: int
+) -> Variation:
     """Read ``5%``, ``rank:3=0.9`` and ``link:NAME=0.5``.
 
     Raises
@@ -100,14 +103,13 @@ def read_variation(jitter: str, slow: Iterable[str], seed: int, replicas: int) -
     return Variation(_share(jitter), tuple(_slow(text) for text in slow), seed, replicas)
 
 
-def _share(text: str) -> float:
-    number, percent = (text[:-1], 0.01) if text.endswith("%") else (text, 1.0)
+def _share(jitter: WrittenShare) -> float:
     try:
-        value = float(number) * percent
+        value = share_of(jitter)
     except ValueError:
-        raise InputError.single(JITTER, "cannot read it; write 5% or 0.05", text) from None
+        raise InputError.single(JITTER, "cannot read it; write 5% or 0.05", str(jitter)) from None
     if not 0.0 <= value <= LARGEST_JITTER:
-        raise InputError.single(JITTER, "is not between 0 and 100%", text)
+        raise InputError.single(JITTER, "is not between 0 and 100%", str(jitter))
     return value
 
 

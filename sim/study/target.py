@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
-from sim.choices import Objective
+from sim.choices import Objective, WrittenShare, share_of
 from sim.errors import Fault, InputError
 from sim.study.search import Estimate
 from sim.units import UnitError, parse
@@ -67,7 +67,7 @@ SLACK = 0.05
 
 def target_of(
     objective: str, deadline: str | None = None, budget: str | None = None,
-    throughput: float | None = None, slack: str | None = None,
+    throughput: float | None = None, slack: WrittenShare | None = None,
 ) -> Target:  # fmt: skip
     """A target from what a command line says.
 
@@ -85,13 +85,13 @@ def target_of(
         0.0 if objective == "time" else SLACK,
     )
     if slack is not None:
-        target = replace(target, slack=share_of("--slack", slack, faults))
+        target = replace(target, slack=_share("--slack", slack, faults))
     if faults:
         raise InputError(faults)
     return target
 
 
-def settings_of(risk: str | float, setup: str) -> tuple[float, float]:
+def settings_of(risk: WrittenShare, setup: str) -> tuple[float, float]:
     """A risk, and the seconds of a set-up.
 
     Raises
@@ -100,7 +100,7 @@ def settings_of(risk: str | float, setup: str) -> tuple[float, float]:
         One that cannot be read.
     """
     faults: list[Fault] = []
-    share = share_of("--risk", risk, faults)
+    share = _share("--risk", risk, faults)
     seconds = 0.0 if setup.strip() == "0" else _limit("--setup", setup, "s", faults)
     if faults:
         raise InputError(faults)
@@ -122,11 +122,10 @@ def _limit(
     return value
 
 
-def share_of(option: str, text: str | float, faults: list[Fault]) -> float:
+def _share(option: str, text: WrittenShare, faults: list[Fault]) -> float:
     """A share such as ``5 %`` or ``0.05``; a fault where it is none from 0 to 1."""
     try:
-        said = str(text).strip()
-        value = float(said.removesuffix("%")) / (100.0 if said.endswith("%") else 1.0)
+        value = share_of(text)
     except ValueError:
         value = math.nan
     if not 0.0 <= value <= 1.0:

@@ -13,7 +13,7 @@ import pytest
 
 import sim
 from sim.api.checked import ELSEWHERE, KINDS, parts_of
-from sim.choices import CHOICES
+from sim.choices import CHOICES, SHARES
 from sim.commands.size import command as sizing
 
 M, J = "dgx-h100", "mistral-7b-lora"
@@ -25,7 +25,7 @@ WRONG = {
     "scaling: takes True or False, not str": lambda: sim.simulate(M, J, scaling="no"),
     "offer: takes a text, not int 3": lambda: sim.simulate(M, J, offer=3),
     "prices: takes a path, not int 3": lambda: sim.simulate(M, J, prices=3),
-    "jitter: takes a text or a number": lambda: sim.simulate(M, J, jitter=None),
+    "jitter: takes a share such as 5% or 0.05": lambda: sim.simulate(M, J, jitter=None),
     "takes a path or a Calibration, not dict": lambda: sim.simulate(M, J, calibration={"x": 1}),
     "overrides  int 4 is no list of texts": lambda: sim.simulate(M, J, overrides=4),
     "did you mean \"micro_batch\"": lambda: sim.simulate(M, J, micro_bacth=2),
@@ -38,6 +38,11 @@ WRONG = {
     "'x' is not one of 'cost', 'time'": lambda: sim.size(J, objective="x"),
     "max_gpus: takes a whole number": lambda: sim.size(J, max_gpus="x"),
     "efficiency: -1.0 is not more than 0": lambda: sim.need_bandwidth(M, J, efficiency=-1.0),
+    "efficiency: '151%' is not at most 1.5": lambda: sim.need_bandwidth(M, J, efficiency="151%"),
+    "efficiency: takes a share such as 5% or 0.05, not str 'x%'":
+        lambda: sim.need_bandwidth(M, J, efficiency="x%"),
+    "on_time: '101 %' is not at most 1": lambda: sim.plan(M, FLEET, on_time="101 %"),
+    "some is no share; write 5 % or 0.05": lambda: sim.size(J, slack="some"),
     "on_time: 1.5 is not at most 1": lambda: sim.plan(M, FLEET, on_time=1.5),
     "throughput: inf is not finite": lambda: sim.size(J, throughput=math.inf),
     "throughput: -1 is not more than 0": lambda: sim.size(J, throughput=-1),
@@ -144,6 +149,33 @@ def test_one_path_stands_for_a_list_of_it(tmp_path):
     several = sim.calibrate(M, measured=[runs], holdout=(held,))
     assert len(several.records()) > 0
     assert sim.calibrate(M, measured=runs, holdout=str(held)).to_json() == several.to_json()
+
+
+def test_a_share_is_a_number_or_a_text_in_every_function(tmp_path):
+    """All that take one name its type, so that none reads less than another."""
+    taken = {
+        (name, parameter.name)
+        for name in sim.__all__
+        if inspect.isfunction(function := getattr(sim, name))
+        for parameter in inspect.signature(function).parameters.values()
+        if {"WrittenShare", *SHARES}.intersection(parts_of(parameter.annotation))
+    }
+    assert taken == {
+        ("simulate", "jitter"), ("trace", "jitter"), ("size", "risk"), ("size", "slack"),
+        ("diff", "tolerance"), ("need_bandwidth", "efficiency"), ("plan", "on_time"),
+        ("compare_plans", "on_time"),
+    }  # fmt: skip
+    sets = ["nodes=2"]
+    needs = [sim.need_bandwidth(M, J, efficiency=e, overrides=sets) for e in (0.9, "90%", " 90 %")]
+    assert len({found.to_json() for found in needs}) == 1
+    sizes = [sim.size(J, max_gpus=8, gpu="H100", slack=s, risk=s) for s in (0.05, "5%", " 5 %")]
+    assert len({found.to_json() for found in sizes}) == 1
+    plans = [sim.plan(M, FLEET, smallest=True, on_time=s, replicas=0) for s in (0.95, "95%")]
+    assert plans[0].to_json() == plans[1].to_json()
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(plans[0].to_json())
+    one, other = (sim.diff(tmp_path / "a", tmp_path / "b", tolerance=t) for t in (0.3, "30 %"))
+    assert one == other
 
 
 def test_numbers_of_numpy_and_pandas_are_numbers():
