@@ -55,6 +55,11 @@ Efficiency = Annotated[WrittenShare, Field(gt=0, le=1.5)]
 TokenRate = Annotated[float, Field(gt=0)]
 Hours = Annotated[float, Field(ge=0)]
 
+#: kinds of entries of the catalogue; `entry_kind` knows what else they are called
+ENTRY_KINDS = ("models", "gpus", "machines", "jobs", "strategies", "offers", "formats", "codes")
+_PLURALS = {"topology": "topologies", "strategy": "strategies"}
+_ALIASES = {"topologies": "machines", "workloads": "jobs", "prices": "offers"}  # as arguments are
+
 #: how far a search goes that somebody waits for, at a page or in a conversation [GPUs]
 PROMPT_GPUS = 64
 
@@ -101,3 +106,12 @@ def beyond(value: float, bounds: Field) -> str:
             if not holds(value, limit):
                 return f"{words} {limit:,}"
     return "" if abs(value) < math.inf else "finite"
+
+
+def entry_kind(said: str) -> str | None:
+    """The kind of `ENTRY_KINDS` of its name, its singular or what else it is called, if any."""
+    word = said.lower()
+    for name in (word, _PLURALS.get(word, f"{word}s")):
+        if (named := _ALIASES.get(name, name)) in ENTRY_KINDS:
+            return named
+    return None

@@ -22,7 +22,7 @@ def entries(kind: str, word: str = "") -> Entries:
     ----------
     kind : str
         ``models``, ``gpus``, ``machines``, ``jobs``, ``strategies``, ``offers``, ``formats`` or
-        ``codes``.
+        ``codes``; also in the singular, and ``topologies``, ``workloads`` and ``prices``.
     word : str
         Only entries with it in any column, whatever its case and punctuation.
     """

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import click
 
+from sim.choices import ENTRY_KINDS, entry_kind
 from sim.commands.options import Answer, answered
-
-_KINDS = ("models", "gpus", "machines", "jobs", "strategies", "offers", "formats", "codes")
-
-
-#: what else they are called, as the arguments of other verbs are
-_ALIASES = {"topologies": "machines", "workloads": "jobs", "prices": "offers"}
 
 
 class _CatalogueKind(click.Choice[str]):
@@ -18,17 +13,11 @@ class _CatalogueKind(click.Choice[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The kind's own name."""
-        said = value.lower()
-        plural = {"topology": "topologies", "strategy": "strategies"}.get(said, f"{said}s")
-        for name in (said, plural):
-            named = _ALIASES.get(name, name)
-            if named in _KINDS:
-                return named
-        return super().convert(value, param, ctx)
+        return super().convert(entry_kind(value) or value, param, ctx)
 
 
 @click.command("list")
-@click.argument("kind", type=_CatalogueKind(_KINDS))
+@click.argument("kind", type=_CatalogueKind(ENTRY_KINDS))
 @click.argument("word", default="")
 @answered()
 def command(kind: str, word: str) -> Answer:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
+from sim.choices import entry_kind
 from sim.documents import SCHEMAS, Document, Listing
 from sim.errors import InputError
 from sim.inputs import catalogue, models, offers
@@ -169,7 +170,7 @@ def entries(kind: str, word: str = "") -> Entries:
     Parameters
     ----------
     kind : str
-        A key of `KINDS`.
+        A key of `KINDS`, its singular or what else it is called.
     word : str
         Only entries with it in any of their columns, whatever its case and punctuation.
 
@@ -178,12 +179,13 @@ def entries(kind: str, word: str = "") -> Entries:
     InputError
         No such kind.
     """
-    if kind not in KINDS:
+    known = entry_kind(kind)
+    if known is None:
         raise InputError.single(_LIST, f'"{kind}" is not one of {", ".join(KINDS)}')
-    rows = KINDS[kind]()
+    rows = KINDS[known]()
     if word:
         rows = [r for r in rows if any(folded(word) in folded(str(v)) for v in r.values())]
-    return Entries(kind, word, tuple(rows))
+    return Entries(known, word, tuple(rows))
 
 
 def entry(name: str) -> Entry:

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import sim
+from sim.choices import ENTRY_KINDS, entry_kind
 from sim.cli import VERBS, group
 from sim.errors import InputError
 from sim.inputs import catalogue, models
@@ -40,6 +41,14 @@ def test_every_kind_is_listed_and_filtered(kind):
 )
 def test_kinds_are_listed_by_what_else_they_are_called(said, kind):
     assert call("list", said).stdout == call("list", kind).stdout != ""
+    assert sim.entries(said).to_json() == sim.entries(kind).to_json()
+
+
+def test_kinds_that_can_be_named_are_those_that_there_are():
+    assert tuple(KINDS) == ENTRY_KINDS == tuple(map(entry_kind, ENTRY_KINDS))
+    for none in ("", "s", "gpuss"):
+        with pytest.raises(sim.InputError, match=f'"{none}" is not one of models, gpus'):
+            sim.entries(none)
 
 
 def test_lists_have_everything():
