@@ -17,9 +17,10 @@ _MESH_UP_TO = 4
 #: the first generation of NVLink whose eight GPUs sit on NVSwitches as a rule (HGX A100); before,
 #: they do (DGX-2) or are a hybrid cube mesh (DGX-1), and a file must say so
 _SWITCHED_FROM = 3
-#: keys that a class requires and a node's GPU lends
+#: keys that a node's GPU lends where they are left out, though their class requires them or, of
+#: ``nvlink``, has another default
 LENT = {
-    "Node": ("pcie",),
+    "Node": ("pcie", "nvlink"),
     "Pcie": ("generation",),
     "NvLink": ("generation", "links_per_gpu"),
 }

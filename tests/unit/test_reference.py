@@ -16,3 +16,6 @@ def test_every_verb_and_every_key_stands_there():
     told = "peer-to-peer over PCIe allowed (false on GeForce)"
     assert f"| `p2p` | boolean | `true` | {told} |" in keys
     assert "asked for often" not in keys
+    # left out, a node's links are those of its GPU's board: null is what one writes for none
+    assert "| `nvlink` | null \\| NvLink | its GPU's | " in keys
+    assert "| `pcie` | Pcie | its GPU's | " in keys
