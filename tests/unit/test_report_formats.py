@@ -9,6 +9,7 @@ from functools import cache
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from click.testing import CliRunner
@@ -55,7 +56,9 @@ VERBS = {
 def view_of(command):
     """What a command would print, before it is put into a format."""
     shown = []
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
+        if command.startswith("sweep"):
+            patch.chdir(folder)  # where it keeps its results
         patch.setattr(output, "rendered", lambda view, _: shown.append(view) or "")
         result = CliRunner().invoke(group, command.split())
     assert result.exit_code == 0, result.output
