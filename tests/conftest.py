@@ -3,6 +3,7 @@
 import os
 import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A loaded machine takes longer: no test fails by the clock. CI judges a commit: the same commit
@@ -19,3 +20,12 @@ os.environ["SOURCE_DATE_EPOCH"] = "1795910400"
 # would the processes be that our tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _interrupts_of_its_own():
+    """A test that calls `sim.cli.main` leaves Ctrl-C to end the process, which tests share."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    if signal.getsignal(signal.SIGINT) is not before:
+        signal.signal(signal.SIGINT, before)

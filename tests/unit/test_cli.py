@@ -27,14 +27,11 @@ def call(monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["scaling-sim", *map(str, arguments)])
-        before = signal.getsignal(signal.SIGINT)
         try:
             cli.main()
             code = 0
         except SystemExit as stop:
             code = stop.code or 0
-        finally:
-            signal.signal(signal.SIGINT, before)
         out = capsys.readouterr()
         return code, out.out, out.err
 
