@@ -158,8 +158,11 @@ def _others() -> Iterator[Size]:
         yield Size(name, tuple(argv))
 
 
-def take(case: Size, folder: Path) -> Taken:
-    """Run a case in a folder, at a terminal of its own for what it says beside its answer."""
+def take(case: Size, folder: Path, until_progress: bool = False) -> Taken:
+    """Run a case in a folder, at a terminal of its own for what it says beside its answer.
+
+    Ctrl-C ends it at the limit, or as soon as it says how far it is.
+    """
     argv = case.argv
     (folder / "job.yaml").write_text(WORKLOAD)
     if case.reader:
@@ -174,7 +177,7 @@ def take(case: Size, folder: Path) -> Taken:
     if not pid:
         _become(argv, folder, slave)
     os.close(slave)
-    return _watch(case, pid, master)
+    return _watch(case, pid, master, until_progress)
 
 
 def _grow(path: Path, good: str) -> None:
@@ -208,7 +211,7 @@ def _become(argv: tuple[str, ...], folder: Path, terminal: int) -> None:
     os.execve(sys.executable, [sys.executable, "-m", "sim", *argv], environment)
 
 
-def _watch(case: Size, pid: int, terminal: int) -> Taken:
+def _watch(case: Size, pid: int, terminal: int, until_progress: bool) -> Taken:
     said, progress, asked, peak = b"", False, 0.0, 0.0
     began = time.monotonic()
     while True:
@@ -222,7 +225,8 @@ def _watch(case: Size, pid: int, terminal: int) -> Taken:
         if ended:
             break
         cpu = _cpu_s(pid)
-        if not asked and (cpu > LIMIT_S * 1.2 or time.monotonic() - began > HANG_S):
+        late = cpu > LIMIT_S * 1.2 or time.monotonic() - began > HANG_S
+        if not asked and (late or (progress and until_progress)):
             asked = cpu
             os.kill(pid, signal.SIGINT)
         elif asked and cpu > asked + STOPS_S:
