@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,3 +30,24 @@ def _interrupts_of_its_own():
     yield
     if signal.getsignal(signal.SIGINT) is not before:
         signal.signal(signal.SIGINT, before)
+
+
+# Where tests run, and whose files they run: what a verb writes beside its input lands here.
+_CHECKOUT = Path(__file__).parents[1]
+_WATCHED = [_CHECKOUT / name for name in (".", "docs/examples", "topologies", "workloads")]
+
+
+def _files():
+    return {
+        entry.path for folder in _WATCHED for entry in os.scandir(folder)
+        if not entry.name.startswith((".", "__"))
+    }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind():
+    """A test writes to its own folder: what it leaves in the checkout answers for the next one."""
+    before = _files()
+    yield
+    left = _files() - before
+    assert not left, f"the test left {', '.join(sorted(left))}"

@@ -23,13 +23,6 @@ from sim.serve.requests import BODIES
 from tests.unit.serving import JOB, Server
 
 
-@pytest.fixture(scope="module")
-def server():
-    made = Server()
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def hasty():
     """A server that ends a request after three seconds."""

@@ -15,14 +15,7 @@ from sim.cli import group
 from sim.page.sections.lead import lead_of
 from sim.quantities import duration
 from tests.unit.browser import CHROMIUM, WITHOUT, Page, looked_at, visited
-from tests.unit.serving import JOB, Server
-
-
-@pytest.fixture(scope="module")
-def server():
-    made = Server()
-    yield made
-    made.close()
+from tests.unit.serving import JOB
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
