@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sim.engine import crowd as engine
+from sim.engine.kernel import simulate
 from sim.engine.lookahead import is_alike
 from sim.engine.machine import checked
 from sim.engine.shared import MOST, grid
@@ -92,6 +93,41 @@ def test_every_figure_is_the_same(monkeypatch, machine, job, sets, variation):
     apart, together = (dict(figures(report)) for report in reports)
     assert len(apart) > 100
     assert together == apart
+
+
+class _Bounded(np.ndarray):
+    """An array whose indices do not count from the end."""
+
+    def __getitem__(self, i):
+        assert 0 <= i < len(self)
+        return super().__getitem__(i)
+
+
+class _Shared:
+    """A shared column as plain Python: what its `item` says at an index."""
+
+    def __init__(self, column):
+        arrays = {k: v for k, v in column._asdict().items() if isinstance(v, np.ndarray)}
+        self.column = column._replace(**{k: v.view(_Bounded) for k, v in arrays.items()})
+
+    def __getitem__(self, i):
+        return self.column.item(int(i))
+
+
+def _as_python(columns):
+    named = columns._asdict().items()
+    shared = {k: _Shared(v) for k, v in named if isinstance(v, tuple) and hasattr(v, "item")}
+    return columns._replace(**shared)
+
+
+def test_shared_columns_are_read_within_their_bounds():
+    """Compiled, they are bare addresses, which no mode of numba's checks."""
+    pair = load("dgx-h100", "llama3-8b-sft", ["nodes=2", "model.layers=2"])
+    variation = Variation(slow=SLOW)
+    ready = ready_of(pair.topology, pair.workload, pair.workload, variation, "ranks", None)
+    crowd = gathered(ready.priced).crowd
+    said = simulate(*map(_as_python, engine._prepared(crowd)))
+    assert said[2] == crowd.ops
 
 
 def test_the_slow_are_kinds_of_their_own():
