@@ -126,6 +126,12 @@ def chosen(name: str, given: Any, among: Sequence[Any]) -> None:
 
 def axes(vary: Varied) -> tuple[str, ...]:
     """``key=a,b`` texts."""
+    if hasattr(type(vary), "columns"):  # a table of pandas or another library
+        from sim.errors import InputError
+
+        message = "a table's rows or all combinations of its columns? Write a mapping of lists"
+        message += ", as its to_dict('list') is; with zipped=True a sweep takes it row by row"
+        raise InputError.single(_VARY, message)
     if isinstance(vary, Mapping):
         for key, values in vary.items():
             if isinstance(values, str) or not isinstance(values, Iterable):

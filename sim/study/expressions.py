@@ -51,6 +51,9 @@ _QUANTITY = re.compile(
 )
 
 
+_ASSIGNS = re.compile(r"(?<![<>=!:])=(?!=)")
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """A parsed condition; `names` are the dotted names in it."""
@@ -102,7 +105,7 @@ def parse_condition(text: str, source: str, known: set[str] | None = None) -> Co
     Parameters
     ----------
     text : str
-        Such as ``"fits and mfu > 0.4"``; ``name=value`` is read as ``name == value``.
+        Such as ``"fits and mfu > 0.4"``.
     source : str
         Named in faults.
     known : set of str, optional
@@ -118,7 +121,10 @@ def parse_condition(text: str, source: str, known: set[str] | None = None) -> Co
     try:
         body = ast.parse(_in_si(text.strip(), source), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        message = 'cannot be read; write for example "fits and mfu > 0.4"'
+        if _ASSIGNS.search(text):
+            message = 'what is equal is written with ==, words in quotes: verdict == "fits"'
+        else:
+            message = 'cannot be read; write for example "fits and mfu > 0.4"'
         raise InputError.single(source, message, text) from None
     names: list[str] = []
     _check(body, names, source, text)

@@ -113,7 +113,7 @@ def test_a_collective_is_called_as_people_call_it(call, spoken):
         ((*QUICK, "--set", "micro_bach=2"), 'did you mean "micro_batch"?'),
         ((*QUICK, "--set", "micro_batch"), "micro_batch"),
         ((*QUICK, "--set", "nodes=0"), "0 is not at least 1"),
-        ((*QUICK, "--require", "mfu=0.4"), "cannot be read"),
+        ((*QUICK, "--require", "verdict=fits"), 'words in quotes: verdict == "fits"'),
         ((*QUICK, "--require", "mfu>.."), "cannot be read"),
         ((*QUICK, "-o", "no/such/folder/x"), "cannot write: No such file or directory"),
         ((*QUICK, "-o", "."), "cannot write: Is a directory"),

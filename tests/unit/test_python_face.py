@@ -209,6 +209,7 @@ def test_what_no_number_holds_is_still_refused():
         "overrides  node: dict": {"overrides": looped},
         "vary  nodes: float nan": {"vary": {"nodes": np.array([np.nan])}},
         "vary  nodes: 3 is no list": {"vary": {"nodes": np.array(3)}},
+        "vary  a table's rows or all": {"vary": pd.DataFrame({"nodes": [1, 2]})},
     }.items():
         with pytest.raises(sim.InputError) as caught:
             sim.sweep_grid(M, J, **wrong)
