@@ -56,6 +56,44 @@ def test_the_readme_names_every_verb():
     assert [verb for verb in VERBS if f"`scaling-sim {verb}" not in table] == []
 
 
+#: a row of the README's table of errors, and where its figures are from: a page's row, its columns
+HELD = {
+    "training runs": [
+        ("validation", "all | complete rows", (0, 3, 2)),
+        ("validation", "whole sources | all sources", (2, 1)),
+    ],
+    "fine-tuning": [
+        ("validation", "all | the table, no flag", (0, 3, 2)),
+        ("validation", "all | 916 | whole models", (1, 0)),
+    ],
+    "layouts": [
+        ("validation-mesh", "all | not at odds with others", (0, 3, 2)),
+        ("validation-mesh", "held back | all not at odds", (3, 2)),
+    ],
+}
+
+
+@pytest.mark.parametrize("what", HELD)
+def test_the_readme_is_as_right_as_the_pages_say(what):
+    row = re.search(rf"^\| [^|]*{what}[^|]* \|(.*)\|$", (ROOT / "README.md").read_text(), re.M)
+    said = [cell.strip().removesuffix(" %") for cell in row[1].split("|")]
+    found = []
+    for page, key, columns in HELD[what]:
+        line = f"\n| {key} |"
+        text = (ROOT / "docs" / f"{page}.md").read_text()
+        assert text.count(line) == 1
+        cells = text.partition(line)[2].partition("\n")[0].split("|")
+        found += [cells[column].strip() for column in columns]
+    assert said == found
+
+
+def test_the_readme_says_of_memory_what_the_page_says():
+    page = (ROOT / "docs" / "validation.md").read_text()
+    said = re.search(r"^Memory: (.*?), (.*?)\.", (ROOT / "README.md").read_text(), re.M)
+    assert said[1] in page
+    assert said[2] in page
+
+
 def test_every_page_stands_in_the_index():
     index = (ROOT / "docs" / "README.md").read_text()
     pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "decisions").glob("*.md")]
