@@ -26,6 +26,7 @@ HBM traffic depends on its algorithm; add it on ``fabric.hbm(rank)``).
     fabric.nvlink_ports(rank) -> (out resources, in resources)
     fabric.nvswitch(ranks) -> bool          # all on one NVSwitch fabric (NVLS possible)
     fabric.offload_route(rank, "to-host" | "to-device") -> Route
+    fabric.copies_bandwidth("to-host" | "to-device") -> B/s of the slowest GPU while all copy
     fabric.hbm(rank) -> resource
 
 Rings: C channel rings over a group, each leaving its node on another rail. All ranks of a ring pass

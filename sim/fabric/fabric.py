@@ -63,6 +63,16 @@ class Fabric(Wiring):
         given = self.capacity if capacity is None else capacity
         return float(np.min(given[load.resource] / load.demand))
 
+    def copies_bandwidth(self, direction: str) -> float:
+        """What the slowest GPU gets while all copy, ``to-host`` or ``to-device``. [B/s]"""
+        load = np.zeros(self.n_resources)
+        for node in np.unique(self.shape_number, return_index=True)[1].tolist():
+            for rank in self.ranks_of(node):
+                route = self.offload_route(rank, direction)
+                load[route.resource] += route.demand
+        used = load > 0.0
+        return float(np.min(self.capacity[used] / load[used]))
+
     def bottleneck(self, load: Load | Route, capacity: F8 | None = None) -> int:
         """Tightest resource of a load, by `capacity` or the machine's own; -1 if it has none."""
         if not len(load.resource):

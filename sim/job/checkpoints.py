@@ -50,7 +50,7 @@ def checkpoint_cost(
     asynchronous : bool
         Training goes on once the state is in host memory.
     host_link_bytes_per_s : float
-        Device to host, per GPU. [B/s]
+        Device to host, of each GPU that writes. [B/s]
     storage_write_bytes_per_s, storage_read_bytes_per_s : float
         Per node. [B/s]
     gather_bytes_per_s : float
@@ -88,7 +88,7 @@ def memory_copy(
     nodes, gpus_per_node, peers : int
         Machine, and copies on other nodes.
     host_link_bytes_per_s : float
-        Device to host, per GPU. [B/s]
+        Device to host, of each GPU while all copy. [B/s]
     network_bytes_per_s : float
         Of a node's NICs. [B/s]
 

@@ -29,7 +29,6 @@ from sim.job.hazards import job_spec
 from sim.job.outcome import JobOutcome, simulate_job
 from sim.job.pipeline import Pipeline, Stall, simulate_stall
 from sim.job.spec import JobSpec
-from sim.lowering.parts import roles_of
 from sim.memory.states import optimizer_bytes
 from sim.records import dataclass
 from sim.step.breakdown import Breakdown
@@ -93,19 +92,18 @@ class Links(NamedTuple):
     """What a checkpoint travels over. [B/s]"""
 
     network: float  # at which one rank can receive from all others (full checkpoints)
-    host: float  # device to host, per GPU
+    host: float  # device to host, of the first GPU while the others do not copy
+    together: float  # device to host, of the slowest GPU while all copy
 
 
 @lru_cache(maxsize=256)
 def links_of(topology: Topology) -> Links:
     """Rates of the machine's links, as its fabric has them."""
     fabric = compile_fabric(topology)
-    roles, of = roles_of(fabric)
-    host = min(
-        fabric.bandwidth(fabric.offload_route(of.index(i), "to-host")) for i in range(len(roles))
-    )
+    host = fabric.bandwidth(fabric.offload_route(0, "to-host"))
     apart = fabric.n_nodes > 1
-    return Links(fabric.bandwidth(fabric.route(fabric.n_ranks - 1, 0)) if apart else host, host)
+    network = fabric.bandwidth(fabric.route(fabric.n_ranks - 1, 0)) if apart else host
+    return Links(network, host, fabric.copies_bandwidth("to-host"))
 
 
 @lru_cache(maxsize=512)
@@ -154,7 +152,7 @@ def terms_of(offer: Offer | None) -> Terms | None:
     return Terms(
         price_per_gpu_hour_usd=price,
         kind=kind,
-        setup_hours=offer.setup / HOUR_S,
+        setup_hours=(offer.setup or 0.0) / HOUR_S,
         least_hours=offer.commitment / HOUR_S,
         storage_usd_per_gb_month=offer.storage_per_gb_month,
         egress_usd_per_gb=offer.egress_per_gb,
@@ -177,11 +175,12 @@ def pipeline_of(topology: Topology, workload: Workload) -> Pipeline:
 def save_of(topology: Topology, workload: Workload, links: Links) -> CheckpointCost:
     """One checkpoint of the job on the machine; reading it back includes a frozen base."""
     nodes, storage = max(1, topology.node_count), topology.storage
+    sharded = workload.checkpoint.mode == "sharded"
     save = checkpoint_cost(
         checkpoint_bytes(workload), nodes, max(1, topology.world_size // nodes),
-        sharded=workload.checkpoint.mode == "sharded",
+        sharded=sharded,
         asynchronous=workload.checkpoint.asynchronous,
-        host_link_bytes_per_s=links.host,
+        host_link_bytes_per_s=links.together if sharded else links.host,
         storage_write_bytes_per_s=storage.write,
         storage_read_bytes_per_s=storage.read,
         gather_bytes_per_s=links.network,
@@ -204,7 +203,7 @@ def copy_of(topology: Topology, workload: Workload, links: Links) -> CheckpointC
     return memory_copy(
         checkpoint_bytes(workload), nodes, max(1, topology.world_size // nodes),
         workload.checkpoint.peers,
-        host_link_bytes_per_s=links.host,
+        host_link_bytes_per_s=links.together,
         network_bytes_per_s=min(rates) if rates else links.network,
     )  # fmt: skip
 

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
-from sim.fabric import Fabric, compile_fabric
+from sim.fabric import compile_fabric
 from sim.inputs.architecture import facts_of
 from sim.inputs.notes import Message
 from sim.inputs.strategy import strategy_of
@@ -99,19 +97,8 @@ def paging_s(topology: Topology, needed: MemoryReport) -> float:
     if not needed.evicted_bytes:
         return 0.0
     fabric = compile_fabric(topology)
-    ways = (host_copy_bytes_per_s(fabric, way) for way in ("to-device", "to-host"))
-    return sum(needed.evicted_bytes / rate for rate in ways)
-
-
-def host_copy_bytes_per_s(fabric: Fabric, direction: str) -> float:
-    """What the slowest GPU gets while all copy, ``to-host`` or ``to-device``. [B/s]"""
-    load = np.zeros(fabric.n_resources)
-    for node in np.unique(fabric.shape_number, return_index=True)[1].tolist():
-        for rank in fabric.ranks_of(node):
-            route = fabric.offload_route(rank, direction)
-            load[route.resource] += route.demand
-    used = load > 0.0
-    return float(np.min(fabric.capacity[used] / load[used]))
+    rates = (fabric.copies_bandwidth(way) for way in ("to-device", "to-host"))
+    return sum(needed.evicted_bytes / rate for rate in rates)
 
 
 def paging_warnings(topology: Topology, needed: MemoryReport) -> tuple[Message, ...]:

@@ -15,7 +15,7 @@ from sim.job.checkpoints import (
     young_interval,
 )
 from sim.job.estimate import estimate_job
-from sim.job.forecast import Links, forecast_job
+from sim.job.forecast import Links, forecast_job, links_of, save_of
 from sim.job.hazards import mean_time_between_failures
 from sim.job.outcome import simulate_job
 from sim.job.pipeline import Pipeline, simulate_stall
@@ -91,7 +91,7 @@ def test_the_llama3_405b_run():
     steps = int(0.92 * 54 * DAY / step_s)
     job = load_workload("llama3-405b-54-days", [f"steps={steps}"])
     report = forecast_job(
-        machine, job, Breakdown(step_s, kernels={"gemm": step_s}), links=Links(50e9, 50e9),
+        machine, job, Breakdown(step_s, kernels={"gemm": step_s}), links=Links(50e9, 50e9, 50e9),
         replicas=8,
     )  # fmt: skip
     assert report is not None
@@ -152,6 +152,25 @@ def test_asynchronous_saves_block_for_the_copy_to_the_host_only():
     assert background.blocking_s == pytest.approx(0.56)
     assert blocking.blocking_s == pytest.approx(0.56 + 28.0)
     assert background.write_s == blocking.write_s
+
+
+def test_gpus_that_save_together_share_the_way_to_the_host():
+    """Two A100s behind one PCIe switch get half of its uplink each; who writes alone has all."""
+    pairs, own = (
+        links_of(load_topology("dgx-a100", [f"node.pcie.gpus_per_switch={n}"])) for n in (2, 1)
+    )
+    assert pairs.host == own.host == own.together
+    assert pairs.together == pytest.approx(pairs.host / 2)
+    machine = load_topology("dgx-a100")
+    job = {"name": "w", "model": "llama-3.1-8b", "sequence_length": 8192, "steps": 10}
+    saves = {
+        mode: save_of(machine, load_workload({**job, "checkpoint": {"mode": mode}}), pairs)
+        for mode in ("sharded", "full")
+    }
+    size, disk = saves["full"].size_bytes, machine.storage.write
+    assert saves["sharded"].write_s == pytest.approx(size / 8 / pairs.together + size / disk)
+    alone = size * (7 / 8 / pairs.network + 1 / pairs.host) + size / disk
+    assert saves["full"].write_s == pytest.approx(alone)
 
 
 def test_same_seed_same_run():

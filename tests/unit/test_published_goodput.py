@@ -48,7 +48,7 @@ def played(nodes, days, *sets, job=()):
     machine = load_topology("dgx-h100", [f"nodes={nodes}", *rates, *sets])
     work = load_workload("llama3-405b-54-days", [f"steps={int(days * DAY / 18)}", *job])
     found = forecast_job(
-        machine, work, Breakdown(18.0, kernels={"gemm": 18.0}), links=Links(50e9, 50e9),
+        machine, work, Breakdown(18.0, kernels={"gemm": 18.0}), links=Links(50e9, 50e9, 50e9),
         replicas=8,
     )  # fmt: skip
     assert found is not None
