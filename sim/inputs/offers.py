@@ -56,13 +56,19 @@ def filtered(
 
     An offer that is the same anywhere is in every region, and of no stated residency.
     """
-    regions, places, names = ([x.lower() for x in xs] for xs in (region, residency, provider))
+    places, names = ([x.lower() for x in xs] for xs in (residency, provider))
     return tuple(
         row for row in rows
-        if (not regions or row.region.lower().startswith(tuple(regions)) or row.region == "any")
+        if (not region or lies_in(row.region, region))
         and (not places or row.residency.lower() in places)
         and (not names or row.provider.lower() in names)
     )  # fmt: skip
+
+
+def lies_in(region: str, wanted: Sequence[str]) -> bool:
+    """Whether a region is one of those by its beginning, without case; ``any`` is all of them."""
+    low = region.lower()
+    return low == "any" or low.startswith(tuple(w.lower() for w in wanted))
 
 
 def unknown_places(

@@ -22,7 +22,7 @@ from sim.inputs.base import (
     Spec,
 )
 from sim.inputs.calibration import Calibration
-from sim.inputs.gpu import Gpu
+from sim.inputs.gpu import GPUS_A_NODE, Gpu
 from sim.units import DAY_S
 
 EfaGeneration = Annotated[int, Field(ge=1, le=4)]
@@ -102,7 +102,7 @@ class Node(Spec):
     """One node."""
 
     gpu: Gpu
-    gpus: Positive = 8
+    gpus: Positive = GPUS_A_NODE
     nvlink: NvLink | None = None  # left out: the board's of an SXM GPU; "none": PCIe alone
     pcie: Pcie  # left out: the slot of its GPU, a switch each
     cpu: Cpu = Cpu.model_construct()
@@ -164,7 +164,8 @@ class Offer(Spec):
     preemption_notice: Seconds = 0.0  # [s] warning before a node is taken
     commitment_discount: Fraction = 0.0  # off the on-demand price
     commitment: Seconds = 0.0  # [s] paid for at the least
-    setup: Seconds = 0.0  # [s] paid for before the first step
+    # [s] paid for before the first step; None: 0, and what `size --setup` says
+    setup: Seconds | None = None
     storage_per_gb_month: Dollars = 0.0
     energy_per_kwh: Dollars = 0.0  # where electricity is paid apart, as for a machine of one's own
     pue: Factor | None = None  # power usage effectiveness of the site; None: see energy.toml

@@ -18,7 +18,15 @@ from sim.errors import InputError
 from sim.inputs import catalogue as shipped
 from sim.inputs.arguments import Argument
 from sim.inputs.loader import load_topology
-from sim.inputs.offers import catalogue, filtered, newest, no_such, offer_keys, unknown_places
+from sim.inputs.offers import (
+    catalogue,
+    filtered,
+    lies_in,
+    newest,
+    no_such,
+    offer_keys,
+    unknown_places,
+)
 from sim.inputs.price import PriceRow
 from sim.inputs.reader import Reader
 from sim.inputs.spoken import gpus_meant
@@ -161,7 +169,7 @@ def _told_apart(found: Sequence[Machine]) -> list[Machine]:
 def set_up(machine: Machine, seconds: float) -> Machine:
     """The machine with a set-up time, where no offer of it states one."""
     offer = machine.topology.offer or Offer()
-    if offer.setup:
+    if offer.setup is not None:
         return machine
     topology = machine.topology.model_copy(
         update={"offer": offer.model_copy(update={"setup": seconds})}
@@ -189,8 +197,7 @@ def _unwanted(machine: Machine, wanted: MachineFilter) -> str:
         return f"its provider is {offer.provider or 'not stated'}"
     if wanted.residency and offer.residency.lower() not in map(str.lower, wanted.residency):
         return f"its residency is {offer.residency or 'not stated'}"
-    region = offer.region.lower()
-    if wanted.region and not any(region.startswith(r.lower()) for r in wanted.region):
+    if wanted.region and not lies_in(offer.region, wanted.region):
         return f"its region is {offer.region or 'not stated'}"
     return ""
 

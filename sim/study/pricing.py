@@ -13,7 +13,7 @@ from sim.documents import SCHEMAS, Listing, Section, plain
 from sim.errors import Fault, InputError
 from sim.inputs.arguments import Argument
 from sim.inputs.loader import load
-from sim.inputs.offers import catalogue, cheapest, newest, offer_keys
+from sim.inputs.offers import catalogue, cheapest, filtered, newest, offer_keys
 from sim.inputs.price import TERMS, PriceRow, regions_differ, today
 from sim.inputs.topology import Offer, Topology
 from sim.job.cost import Cost, Terms, break_even_price, break_even_tokens, total_cost
@@ -40,11 +40,15 @@ def matching(topology: Topology, rows: Iterable[PriceRow]) -> list[PriceRow]:
 def list_price(topology: Topology, rows: Iterable[PriceRow]) -> PriceRow | None:
     """The offer that a machine without a price is taken at: the cheapest of its kind.
 
+    That is of the provider, region and residency that its own ``offer`` names, should it name one.
     None where it has a price of its own or is one's own, and where nobody offers it.
     """
     if terms_of(topology.offer) is not None:
         return None
-    return cheapest(matching(topology, rows))
+    said = topology.offer or Offer()
+    named = {"provider": said.provider, "region": said.region, "residency": said.residency}
+    there = filtered(rows, **{key: (name,) for key, name in named.items() if name})
+    return cheapest(matching(topology, there))
 
 
 def pick_offer(topology: Topology, name: str, rows: Iterable[PriceRow]) -> PriceRow:
@@ -264,7 +268,7 @@ def price_everywhere(
         kinds.append(topology)
         fitting = matching(topology, rows)
         own = topology.offer or Offer()
-        hours = own.setup / HOUR_S if setup_hours is None else setup_hours
+        hours = (own.setup or 0.0) / HOUR_S if setup_hours is None else setup_hours
         for capacity in capacities:
             kept = [SPOT] if capacity == "spot" else [ON_DEMAND, *RESERVED]
             chosen = [(row, t) for row in fitting for t in kept if row.price(t) is not None]

@@ -372,7 +372,7 @@ def _rough(candidate: Candidate, step_s: float) -> Estimate:
 def _setup_s(candidate: Candidate) -> float:
     """What passes, and is paid for, before the first step. [s]"""
     offer = candidate.topology.offer
-    return offer.setup if offer else 0.0
+    return (offer.setup or 0.0) if offer else 0.0
 
 
 def _figures(candidate: Candidate, job: JobEstimate, step_s: float) -> Estimate:

@@ -8,7 +8,7 @@ import sim
 from sim.errors import InputError
 from sim.inputs.offers import cheapest, newest, offers
 from sim.report.size import view
-from sim.study.machines import SETUP_S, MachineFilter, machines
+from sim.study.machines import SETUP_S, MachineFilter, machines, set_up
 from tests.unit.sizing import HOUR, told
 
 
@@ -76,6 +76,26 @@ def test_a_machine_without_a_price_is_taken_where_and_whose_is_wanted():
     assert left_out == ["odd: its provider is not stated"]
 
 
+def test_a_machine_that_names_its_provider_is_taken_at_nobody_elses_price():
+    said = {**H100S, "offer": {"provider": "OCI"}}
+    (found,), _ = machines(MachineFilter(), [said])
+    assert found.topology.offer.provider == "oci"
+    assert found.price > cheapest_h100().usd_per_gpu_hour
+    (found,), _ = machines(MachineFilter(), [{**H100S, "offer": {"provider": "me"}}])
+    assert (found.topology.offer.provider, found.price) == ("me", None)
+    (found,), _ = machines(MachineFilter(), [{**H100S, "offer": {"residency": "US"}}])
+    assert found.topology.offer.residency == "US"
+
+
+def test_what_is_the_same_anywhere_is_in_every_region():
+    """OCI lists one price for all regions: `prices list --region` has it, and so has `size`."""
+    everywhere, _ = machines(MachineFilter(provider=("oci",)))
+    found, left_out = machines(MachineFilter(region=("eu-north1",)))
+    assert {m.name for m in everywhere} <= {m.name for m in found}
+    assert not [text for text in left_out if text.startswith("oci")]
+    assert [text for text in left_out if text.endswith("its region is us-east-1")]
+
+
 def test_a_machine_of_ones_own_is_priced_by_what_it_is_written_off_by():
     mine = {**H100S, "offer": OWN}
     owned = sized(mine).winner
@@ -113,6 +133,13 @@ def test_setting_up_takes_its_time_on_every_machine(machine):
     bare = wall_s(setup="0")
     assert wall_s() == pytest.approx(bare + SETUP_S)
     assert wall_s(setup="3h") == pytest.approx(bare + 3 * HOUR)
+
+
+@pytest.mark.parametrize(("stated", "taken"), [("0 s", 0.0), ("1 h", HOUR), (None, SETUP_S)])
+def test_an_offer_that_states_its_set_up_keeps_it_also_if_it_is_none(stated, taken):
+    offer = {"price_per_gpu_hour": "2 USD"} | ({"setup": stated} if stated else {})
+    (machine,), _ = machines(MachineFilter(), [{**H100S, "offer": offer}])
+    assert set_up(machine, SETUP_S).topology.offer.setup == taken
 
 
 @pytest.mark.parametrize(
