@@ -27,6 +27,7 @@ from sim.calibration.undeclared import UNDECLARED
 from sim.cost.kernel_cost import cost_model
 from sim.fabric.links import socket_core_rate
 from sim.inputs.checks import check
+from sim.inputs.rows import run_on
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Network, Nics, Node, Topology
 from sim.inputs.workload import Checkpointing, Precision, Workload
@@ -193,7 +194,8 @@ def _other_attention(kernel: str, faster: bool = True) -> Effect:
 
 def _attention_s(topology: Topology, workload: Workload) -> float:
     """Seconds of attention in a layer, forward and backward."""
-    templates, model = unroll(workload), cost_model(topology.slowest_gpu)
+    run, model = run_on(topology, workload), cost_model(topology.slowest_gpu)
+    templates = unroll(run)
     kinds = dict.fromkeys(templates.layer_kinds)
     kernels = [k for kind in kinds for p in PHASES for k in templates.of(kind, p)]
     return sum(model.cost(k).time_s for k in kernels if k.role is OpRole.ATTENTION)
