@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sim.inputs.bind import Assumption, Binder
-from sim.inputs.gpu import Gpu
+from sim.inputs.gpu import GPUS_A_NODE, Gpu
 from sim.inputs.scalars import described
 from sim.inputs.tree import Branch, Leaf, Tree, from_python
 
@@ -24,7 +24,6 @@ LENT = {
     "Pcie": ("generation",),
     "NvLink": ("generation", "links_per_gpu"),
 }
-_GPUS = 8  # of a node that does not say, as `sim.inputs.topology.Node` has it
 
 
 def node(reader: Binder, tree: Tree, path: str) -> Branch | None:
@@ -58,8 +57,8 @@ def _settled(tree: Branch) -> Branch:
 def _count(tree: Branch) -> int:
     """GPUs of the node; what is no number is told where the field is read."""
     said = tree.entries.get("gpus")
-    text = str(said.value) if isinstance(said, Leaf) else str(_GPUS)
-    return int(text) if text.isdecimal() else _GPUS
+    text = str(said.value) if isinstance(said, Leaf) else str(GPUS_A_NODE)
+    return int(text) if text.isdecimal() else GPUS_A_NODE
 
 
 def _pcie(gpu: Gpu) -> dict[str, Any]:
@@ -68,11 +67,16 @@ def _pcie(gpu: Gpu) -> dict[str, Any]:
 
 def _nvlink(gpu: Gpu, gpus: int, written: bool) -> dict[str, Any]:
     """What the GPU says of NVLink, and of its board where the node has no word of it."""
+    if not written or gpu.nvlink_generation is None:
+        return board_links(gpu, gpus)
+    return {"generation": gpu.nvlink_generation, "links_per_gpu": gpu.nvlink_links}
+
+
+def board_links(gpu: Gpu, gpus: int) -> dict[str, Any]:
+    """NVLink of the board that so many of a GPU are sold on, as keys of it; none where unknown."""
     if gpu.nvlink_generation is None:
         return {}
     links = {"generation": gpu.nvlink_generation, "links_per_gpu": gpu.nvlink_links}
-    if written:
-        return links
     if gpu.form_factor not in ("sxm", _OAM) or gpus < 2:
         return {}  # bridges of cards are bought apart; a superchip's links are its rack's
     if gpu.form_factor == _OAM:

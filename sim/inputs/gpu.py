@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from sim.inputs.base import Flops, Hertz, MemorySize, NotNegative, Positive, Rate, Spec, Watts
 
+GPUS_A_NODE = 8  # of a node that does not say
+
 
 class Gpu(Spec):
     """One GPU model."""

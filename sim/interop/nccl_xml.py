@@ -7,6 +7,7 @@ DTD or an entity ends the reading before anything is expanded.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from xml.parsers import expat
 
 from sim.errors import Fault, InputError
 from sim.fabric.links import constants
+from sim.inputs.form_node import board_links
 from sim.inputs.gpu import Gpu
 from sim.interop.host import ImportedNode, Nic
 from sim.units import BITS_PER_BYTE
@@ -281,13 +283,21 @@ class _NodeReader:
         """A seed file: the links that machines of this GPU have."""
         host, gpu, n = self.host, self.gpu, len(self.gpus)
         host.seed = True
-        if gpu.nvlink_generation is None or gpu.form_factor != "sxm" or n < 2:
-            host.assumed.append("no NVLink: the file is a seed and names none")
-        elif gpu.nvlink_generation == 2 and n == 8:
+        fabric = board_links(gpu, n).get("fabric", "none")
+        second = gpu.nvlink_generation == 2 and gpu.form_factor == "sxm"  # no board says which
+        if second and n == 8:
             host.nvlinks = {(a, b): c for a, b, c in constants()["hybrid_cube_mesh"]["links"]}
             host.assumed.append("NVLinks as in a DGX-1 (hybrid cube mesh): the file names none")
-        else:
+        elif fabric == "nvswitch" or (second and n > 8):
             host.nvswitch_links = gpu.nvlink_links
             host.assumed.append(
                 f"{gpu.nvlink_links} NVLinks a GPU through NVSwitch: the file is a seed, names none"
             )
+        elif fabric == "mesh":
+            each = gpu.nvlink_links // (n - 1)
+            host.nvlinks = dict.fromkeys(itertools.combinations(range(n), 2), each)
+            host.assumed.append(
+                f"{each} NVLinks between each two GPUs: the file is a seed, names none"
+            )
+        else:
+            host.assumed.append("no NVLink: the file is a seed and names none")

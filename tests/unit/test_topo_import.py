@@ -97,6 +97,34 @@ def test_ranks_follow_the_dump(tmp_path):
     assert host.nvlinks == {(0, 2): 12, (1, 2): 12, (2, 3): 12}
 
 
+@pytest.mark.parametrize(
+    ("gpu", "count", "links"),
+    [
+        ("h100-sxm-80gb", 8, {"fabric": "nvswitch", "links_per_gpu": 18}),
+        ("h100-sxm-80gb", 4, {"fabric": "mesh", "links_per_gpu": 18}),
+        ("a100-sxm-80gb", 4, {"fabric": "mesh", "links_per_gpu": 12}),
+        ("v100-sxm-32gb", 16, {"fabric": "nvswitch", "links_per_gpu": 6}),
+        ("a100-pcie-80gb", 4, None),
+    ],
+)
+def test_a_seed_has_the_links_of_the_board_that_a_topology_of_that_gpu_has(
+    tmp_path, gpu, count, links
+):
+    """A board of four joins each to each; one of eight has NVSwitches."""
+    path = tmp_path / "seed.xml"
+    path.write_text("<system><cpu>" + "<pci class='0x030200'/>" * count + "</cpu></system>")
+    topology, assumed = imported(tmp_path, path, gpu)
+    found = topology.node.nvlink
+    assert any("seed" in text for text in assumed)
+    if links is None:
+        assert found is None
+        return
+    assert {key: getattr(found, key) for key in links} == links
+    if count <= 8:
+        written = load_topology({"name": "m", "node": {"gpu": gpu, "gpus": count}}).node.nvlink
+        assert (written.fabric, written.links_per_gpu) == (found.fabric, found.links_per_gpu)
+
+
 LAUGHS = """<?xml version="1.0"?>
 <!DOCTYPE lolz [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">
 <!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;&b;&b;">]>
