@@ -13,7 +13,7 @@ _KINDS = {
     "optimizer": ("optimizer",),
     "slowest rank": ("waiting",),
     "exposed comm": ("exposed_communication",),
-    "host and copies": ("host", "copies", "idle"),
+    "host and copies": ("host", "copies"),
 }
 
 

@@ -64,6 +64,8 @@ def test_models_of_torchtune(files, builder, model):
      ("bitsandbytes.optim.PagedAdamW8bit", "bf16", "adamw-8bit", ""),
      ("bitsandbytes.optim.PagedAdam8bit", "bf16", "adamw-8bit", ""),
      ("bitsandbytes.optim.PagedAdamW", "bf16", "adamw", ""),
+     ("bitsandbytes.optim.AdamW", "bf16", "adamw-bf16", "half as many bytes"),
+     ("bitsandbytes.optim.AdamW", "fp32", "adamw", ""),
      ("bitsandbytes.optim.Lion8bit", "fp32", "adamw", "Lion8bit is not modelled: taken as AdamW"),
      ("torch.optim.SGD", "bf16", "sgd", "")],
 )  # fmt: skip

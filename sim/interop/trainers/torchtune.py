@@ -88,10 +88,17 @@ def _model(keys: Keys) -> None:
     keys.rest("torchtune")
 
 
+#: bitsandbytes' optimizers that are AdamW with states of 32 bits on the GPU
+_STATES_OF_32_BITS = ("Adam", "Adam32bit", "AdamW", "AdamW32bit")
+
+
 def _optimizer(keys: Keys, kind: str) -> None:
     adamw = "adamw-bf16" if kind == "bf16" else "adamw"
-    word = keys.text("_component_").rpartition(".")[2]
+    module, _, word = keys.text("_component_").rpartition(".")
     words.optimizer_named(keys, word, "_component_", adamw=adamw)
+    if module.startswith("bitsandbytes") and kind == "bf16" and word in _STATES_OF_32_BITS:
+        why = "bitsandbytes keeps its states in fp32: taken as bf16, half as many bytes"
+        keys.matters(why, "_component_")
     keys.suppose("optimizer", adamw)
     keys.put_on("optimizer_implementation", "fused", value="fused")
 
