@@ -51,3 +51,13 @@ def _nothing_left_behind():
     yield
     left = _files() - before
     assert not left, f"the test left {', '.join(sorted(left))}"
+
+
+@pytest.fixture(scope="session")
+def compiled():
+    """What numba compiles once after an installation, 11 s, is no part of what a test takes."""
+    from sim.inputs.loader import load
+    from sim.step.run import run_step
+
+    found = load("dgx-h100", "llama3-8b-sft", ["model.layers=2"])
+    run_step(found.topology, found.workload, engine="compiled")

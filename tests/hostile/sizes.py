@@ -24,12 +24,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.clock import HANG_S, pace
 from tests.hostile.corpus import WORKLOAD, readers
 
 ADDRESS_SPACE = 4_000_000 * 1024  # as `ulimit -v 4000000`
 LIMIT_S, LIMIT_MIB = 10.0, 1024.0
 STOPS_S = 5.0  # of CPU, from Ctrl-C to the end
-HANG_S = 900.0  # of wall clock: other work shares the machine
 #: no errors: done, bad input, no answer, a requirement that fails
 BY_CONTRACT = (0, 2, 3, 4)
 FILE_MB = 200
@@ -70,7 +70,7 @@ class Size(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What a case took, and how it ended."""
+    """What a case took, and how it ended; seconds are those of a usual core."""
 
     case: Size
     cpu_s: float
@@ -161,7 +161,7 @@ def _others() -> Iterator[Size]:
 def take(case: Size, folder: Path, until_progress: bool = False) -> Taken:
     """Run a case in a folder, at a terminal of its own for what it says beside its answer.
 
-    Ctrl-C ends it at the limit, or as soon as it says how far it is.
+    Ctrl-C ends it at the limit; or, then alone, as soon as it says how far it is.
     """
     argv = case.argv
     (folder / "job.yaml").write_text(WORKLOAD)
@@ -213,7 +213,7 @@ def _become(argv: tuple[str, ...], folder: Path, terminal: int) -> None:
 
 def _watch(case: Size, pid: int, terminal: int, until_progress: bool) -> Taken:
     said, progress, asked, peak = b"", False, 0.0, 0.0
-    began = time.monotonic()
+    slow, began = pace(), time.monotonic()
     while True:
         ready, _, _ = select.select([terminal], [], [], 0.1)
         if ready:
@@ -225,17 +225,18 @@ def _watch(case: Size, pid: int, terminal: int, until_progress: bool) -> Taken:
         if ended:
             break
         cpu = _cpu_s(pid)
-        late = cpu > LIMIT_S * 1.2 or time.monotonic() - began > HANG_S
-        if not asked and (late or (progress and until_progress)):
+        hangs = time.monotonic() - began > HANG_S
+        late = hangs or (progress if until_progress else cpu > LIMIT_S * slow * 1.2)
+        if not asked and late:
             asked = cpu
             os.kill(pid, signal.SIGINT)
-        elif asked and cpu > asked + STOPS_S:
+        elif asked and cpu > asked + STOPS_S * slow:
             os.kill(pid, signal.SIGKILL)
             asked = float("inf")
     os.close(terminal)
     words = [line for line in said.decode(errors="replace").splitlines() if line.strip()]
     return Taken(
-        case, used.ru_utime + used.ru_stime, peak,
+        case, (used.ru_utime + used.ru_stime) / max(slow, pace()), peak,
         os.waitstatus_to_exitcode(status), progress, words[-1].strip() if words else "",
     )  # fmt: skip
 

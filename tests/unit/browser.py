@@ -11,6 +11,8 @@ import time
 from html import unescape
 from pathlib import Path
 
+from tests.clock import HANG_S
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WITHOUT = "there is no chromium here (Debian: apt-get install chromium)"
 _FLAGS = (
@@ -31,7 +33,7 @@ def visited(address: str, folder: Path) -> tuple[str, list[str]]:
     flags = [flag.replace("4000", "30000") for flag in _FLAGS]
     done = subprocess.run(
         [str(CHROMIUM), *flags, f"--user-data-dir={folder / 'profile'}", "--dump-dom", address],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=HANG_S, check=True,
     )  # fmt: skip
     return done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
 
@@ -51,7 +53,7 @@ def looked_at(text: str, folder: Path, width: int, theme: str) -> tuple[dict, li
     done = subprocess.run(
         [str(CHROMIUM), *_FLAGS, f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000",
          "--dump-dom", outer.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=HANG_S, check=True,
     )  # fmt: skip
     told = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.S)
     assert told is not None, done.stderr[-2000:]
@@ -97,7 +99,7 @@ class Page:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(HANG_S)
         os.close(self._in)
         os.close(self._out)
 
@@ -118,7 +120,7 @@ class Page:
 
     def _next(self) -> dict:
         while b"\0" not in self._waiting:
-            ready, _, _ = select.select([self._in], [], [], 60)
+            ready, _, _ = select.select([self._in], [], [], HANG_S)
             assert ready, "Chromium says nothing"
             self._waiting += os.read(self._in, 1 << 16)
         line, self._waiting = self._waiting.split(b"\0", 1)
@@ -131,7 +133,7 @@ class Page:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 60.0) -> None:
+    def until(self, expression: str, seconds: float = HANG_S) -> None:
         """Wait until an expression holds."""
         end = time.monotonic() + seconds
         while not self.ask(expression):

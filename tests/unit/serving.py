@@ -1,11 +1,14 @@
 """A server of the live page, as the command line starts it."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+
+from tests.clock import HANG_S
 
 JOB = {"topology": "dgx-h100", "workload": "mistral-7b-lora"}
 
@@ -13,11 +16,11 @@ JOB = {"topology": "dgx-h100", "workload": "mistral-7b-lora"}
 class Server:
     """A server of its own, as the command line starts it."""
 
-    def __init__(self, limit_s: int = 60) -> None:
+    def __init__(self, limit_s: int = 300, **variables: str) -> None:
         """Its limit is far from what a request takes where other programs have the processor."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "sim", "serve", "--port", "0", "--limit", str(limit_s)],
-            stdout=subprocess.PIPE, text=True,
+            stdout=subprocess.PIPE, text=True, env={**os.environ, **variables},
         )  # fmt: skip
         self.address = self.process.stdout.readline().strip()
         self.base, _, self.token = self.address.partition("/?token=")
@@ -31,7 +34,7 @@ class Server:
         known |= {key.replace("_", "-"): value for key, value in headers.items()}
         request = urllib.request.Request(self.base + path, data, known)
         try:
-            with urllib.request.urlopen(request, timeout=90) as answer:
+            with urllib.request.urlopen(request, timeout=HANG_S) as answer:
                 return answer.status, answer.headers, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.headers, error.read().decode()
@@ -44,5 +47,5 @@ class Server:
         """Stop it."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-            self.process.wait(60)
+            self.process.wait(HANG_S)
         self.process.stdout.close()

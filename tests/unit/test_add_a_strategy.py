@@ -14,6 +14,7 @@ from sim.inputs.loader import load
 from sim.inputs.registry import STRATEGIES, Registry
 from sim.inputs.strategy import COMMON, Strategy, having, register, strategy_named
 from sim.inputs.workload import Parallelism
+from tests.clock import HANG_S
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "add-a-strategy.md").read_text()
@@ -68,7 +69,7 @@ def python(site, *words):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(site), str(ROOT)))}
     return subprocess.run(
         [sys.executable, "-W", "error", *words], capture_output=True, text=True,
-        env=environment, cwd=ROOT, timeout=120, check=False,
+        env=environment, cwd=ROOT, timeout=HANG_S, check=False,
     )  # fmt: skip
 
 

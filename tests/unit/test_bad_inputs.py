@@ -1,7 +1,6 @@
 """Whatever a person feeds in: a list of faults with places, never a traceback, always quickly."""
 
 import io
-import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 from sim.errors import InputError
 from sim.inputs import loader
 from sim.inputs.yaml import from_yaml
+from tests.clock import within
 
 GOOD = """\
 name: box
@@ -140,10 +140,9 @@ def test_traps(write, old, new, line, says):
     ],
 )
 def test_files_that_are_no_topology(write, content, says):
-    start = time.process_time()
-    found = faults_of(write(content))
+    with within(2.0):
+        found = faults_of(write(content))
     assert any(says in f.message for f in found), [str(f) for f in found]
-    assert time.process_time() - start < 2.0
 
 
 def test_byte_order_mark_is_no_fault(write):
@@ -159,9 +158,9 @@ def test_alias_bomb(write):
     rows = ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
     for before, after in zip("abcdefgh", "bcdefghi", strict=True):
         rows.append(f"{after}: &{after} [" + ", ".join([f"*{before}"] * 10) + "]")
-    start = time.process_time()
-    assert any("aliases expand" in f.message for f in faults_of(write("\n".join(rows))))
-    assert time.process_time() - start < 2.0
+    with within(2.0):
+        found = faults_of(write("\n".join(rows)))
+    assert any("aliases expand" in f.message for f in found)
 
 
 def test_alias_of_itself(write):
@@ -179,9 +178,9 @@ def test_huge_file(tmp_path):
     path = tmp_path / "huge.yaml"
     with path.open("wb") as stream:
         stream.truncate(100_000_000)
-    start = time.process_time()
-    assert "larger than 4 MB" in faults_of(str(path))[0].message
-    assert time.process_time() - start < 0.5
+    with within(0.5):
+        found = faults_of(str(path))
+    assert "larger than 4 MB" in found[0].message
 
 
 def test_endless_device():

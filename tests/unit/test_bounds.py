@@ -1,7 +1,5 @@
 """Work is reckoned before it is done, and refused where it is absurd."""
 
-import time
-
 import pytest
 
 from sim.errors import InputError
@@ -10,6 +8,7 @@ from sim.step import bounds
 from sim.step.bounds import MAX_BYTES, OP_BYTES, ops_of, spare_bytes
 from sim.step.run import run_step
 from sim.step.variation import Variation
+from tests.clock import within
 
 
 def job(nodes):
@@ -39,10 +38,8 @@ FEW = Variation(jitter=0.05)
     ],
 )
 def test_too_much_is_refused_at_once(nodes, how, says):
-    began = time.process_time()
-    with pytest.raises(InputError, match=says):
+    with within(5.0), pytest.raises(InputError, match=says):
         run_step(*job(nodes), **how)
-    assert time.process_time() - began < 5.0
 
 
 def test_a_machine_with_little_memory_is_not_filled(monkeypatch):
@@ -55,10 +52,9 @@ def test_a_machine_with_little_memory_is_not_filled(monkeypatch):
 def test_a_pipeline_that_only_fills_is_refused_before_it_is_recorded():
     sets = ["nodes=1", "parallelism={pipeline_parallel: 4, pipeline_schedule: gpipe}"]
     found = load("dgx-h100", "llama3-8b-sft", [*sets, "gradient_accumulation=65536"])
-    began = time.process_time()
-    with pytest.raises(InputError, match=r"ops, which need .* write fewer, or pipeline_schedule"):
+    says = r"ops, which need .* write fewer, or pipeline_schedule"
+    with within(5.0), pytest.raises(InputError, match=says):
         run_step(found.topology, found.workload)
-    assert time.process_time() - began < 5.0
 
 
 def test_the_reckoning_is_what_the_program_has():

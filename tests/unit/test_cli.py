@@ -15,6 +15,7 @@ from click.testing import CliRunner
 import sim
 from sim import cli
 from sim.errors import EngineError, InfeasibleError
+from tests.clock import HANG_S
 
 ROOT = Path(__file__).parents[2]
 PAIR = ("dgx-h100", "mistral-7b-lora")
@@ -42,7 +43,7 @@ def process(*arguments, cwd=ROOT, **environment):
     """Run it in a process of its own."""
     return subprocess.run(
         [sys.executable, "-c", "from sim.cli import main; main()", *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=60, check=False,
+        cwd=cwd, capture_output=True, text=True, timeout=HANG_S, check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", **environment},
     )  # fmt: skip
 
@@ -221,21 +222,23 @@ def test_a_reader_that_stops_early_is_no_error():
     assert child.returncode == 0
 
 
+#: as a terminal sends it, at the moment that a test is about
+CTRL_C = "import os, signal\ndef ctrl_c():\n    os.kill(os.getpid(), signal.SIGINT)\n"
+
+
+def interrupted(code, *arguments):
+    """The program, begun by some code that interrupts it: exit code, standard output and error."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{CTRL_C}{code}\nfrom sim.cli import main\nmain()", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
 def test_ctrl_c_exits_with_130():
-    code = (
-        "import sim, time\n"
-        "sim.simulate = lambda *a, **k: (print('ready', flush=True), time.sleep(60))\n"
-        "from sim.cli import main\nmain()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *QUICK],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as child:  # fmt: skip
-        assert child.stdout.readline() == "ready\n"
-        child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=20)
-    assert child.returncode == 130
-    assert err == "\ninterrupted\n"
+    code = "import sim\nsim.simulate = lambda *a, **k: ctrl_c()"
+    assert interrupted(code, *QUICK) == (130, "", "\ninterrupted\n")
 
 
 def test_the_program_alone_begins_with_questions_that_run(call):
@@ -254,47 +257,33 @@ def test_the_program_alone_begins_with_questions_that_run(call):
 def test_replicas_stop_on_ctrl_c():
     """Between two of them, and not only once all are drawn."""
     code = (
+        "import itertools\n"
         "import sim.step.run as run\n"
-        "once = run.jittered\n"
-        "def drawn(*a):\n    print('ready', flush=True)\n    return once(*a)\n"
+        "once, count = run.jittered, itertools.count(1)\n"
+        "def drawn(*a):\n"
+        "    at = next(count)\n"
+        "    assert at < 4, 'another is drawn'\n"
+        "    if at == 3:\n        ctrl_c()\n"
+        "    return once(*a)\n"
         "run.jittered = drawn\n"
-        "from sim.cli import main\nmain()"
     )
     arguments = ("run", "dgx-h100", "llama3-8b-sft", "--jitter", "5%", "--replicas", "5000")
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as child:  # fmt: skip
-        for _ in range(3):  # numpy.random, loaded by the first, swallows interrupts while it loads
-            assert child.stdout.readline() == "ready\n"
-        child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=60)
-    assert child.returncode == 130
-    assert err == "\ninterrupted\n"
+    assert interrupted(code, *arguments) == (130, "", "\ninterrupted\n")
 
 
 def test_a_search_ends_on_ctrl_c_with_what_it_found():
     code = (
         "from sim.study.search import Searcher\n"
         "once = Searcher.plan\n"
-        "def plan(*a):\n    print('ready', flush=True)\n    return once(*a)\n"
+        "def plan(*a):\n"
+        "    Searcher.plan = once\n"
+        "    ctrl_c()\n"
+        "    return once(*a)\n"
         "Searcher.plan = plan\n"
-        "together = Searcher.together\n"
-        "import time\n"
-        "def slow(self, searches, moved=None):\n"
-        "    return together(self, searches, lambda: time.sleep(0.3))\n"
-        "Searcher.together = slow\n"
-        "from sim.cli import main\nmain()"
     )
     arguments = ("size", "llama3-8b-sft", "--topology", "dgx-h100", "--max-gpus", "64")
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as child:  # fmt: skip
-        assert child.stdout.readline() == "ready\n"
-        child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
-    assert child.returncode == 130
+    code, out, err = interrupted(code, *arguments)
+    assert code == 130
     assert err == "ending with what was found; Ctrl-C again ends at once\n"
     assert "the best so far, others may be better" in " ".join(out.split())
     assert "-> " in out

@@ -2,7 +2,6 @@
 
 import _thread
 import threading
-import time
 from dataclasses import fields, is_dataclass
 
 import numpy as np
@@ -25,6 +24,7 @@ from sim.step.ready import ready_of
 from sim.step.run import run_replicas
 from sim.step.step import step
 from sim.step.variation import Slow, Variation
+from tests.clock import HANG_S
 
 crowds = pytest.mark.skipif(checked(), reason="the compiled engine alone has crowds")
 
@@ -186,22 +186,25 @@ def test_a_large_step_says_how_far_it_is(large):
 def test_an_interrupt_is_heard(monkeypatch, large):
     code = engine.machine()
     code.load()
-    monkeypatch.setattr(engine, "machine", lambda: Slowly(code))
-    began = time.monotonic()
+    endless = Endless(code)
+    monkeypatch.setattr(engine, "machine", lambda: endless)
     with pytest.raises(KeyboardInterrupt):
         run_replicas(*large, Variation(), every_rank=False)
-    assert time.monotonic() - began < 8.0
+    assert not endless.end.is_set()  # it was not waited for
+    endless.end.set()
 
 
-class Slowly:
-    """An engine that takes its time, and is interrupted in it."""
+class Endless:
+    """An engine that runs on, and is interrupted in it."""
 
     def __init__(self, code):
         self.like, self.load = code.like, code.load
+        self.end = threading.Event()
 
     def __call__(self, where):
-        threading.Timer(0.3, _thread.interrupt_main).start()
-        time.sleep(10.0)
+        _thread.interrupt_main()
+        self.end.wait(HANG_S)
+        self.end.set()
         return np.zeros((1, 6))
 
 

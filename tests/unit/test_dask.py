@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from sim.errors import InputError
+from sim.study.dask_executor import CHUNK, CONNECT_S, DaskPool
 from sim.study.executors import Task
 from sim.study.grid import grid_of
 from sim.study.sweep import sweep
+from tests.clock import HANG_S
 
 pytest.importorskip("distributed", reason="Dask is not installed: scaling-sim[distributed]")
 # what Dask's own tear-down warns of is not ours to mend
@@ -25,19 +27,16 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 JOB = "{name: small, model: gpt2, sequence_length: 512, tokens: 1e8, parallelism: fsdp2}"
-SLOW = """
+#: a worker answers a chunk, and then waits until one of them was killed
+SLOW = f"""
 import os, time
-def work(context, payload):
-    time.sleep(0.01)
+answered = []
+def work(killed, payload):
+    while len(answered) >= {CHUNK} and not os.path.exists(killed):
+        time.sleep(0.01)
+    answered.append(payload)
     return payload, os.getpid()
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Cluster:
@@ -45,9 +44,8 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.address = f"tcp://127.0.0.1:{free_port()}"
-        port = self.address.rsplit(":", 1)[1]
-        self.processes = [self.start("scheduler", "--host", "127.0.0.1", "--port", port,
+        self.known = folder / "scheduler.json"  # where it is, written by itself
+        self.processes = [self.start("scheduler", "--host", "127.0.0.1", "--port", "0",
                                      "--dashboard-address", ":0")]  # fmt: skip
         self.workers: list[subprocess.Popen[bytes]] = []
         for _ in range(2):
@@ -55,14 +53,15 @@ class Cluster:
 
     def start(self, kind: str, *arguments: str) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            [sys.executable, "-m", "distributed.cli.dask_" + kind, *arguments],
+            [sys.executable, "-m", "distributed.cli.dask_" + kind, *arguments,
+             "--scheduler-file", str(self.known)],
             cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": f"{ROOT}:{self.folder}"}, start_new_session=True,
         )  # fmt: skip
 
     def add_worker(self) -> None:
         worker = self.start(
-            "worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard",
+            "worker", "--nthreads", "1", "--no-nanny", "--no-dashboard",
             "--local-directory", str(self.folder),
         )  # fmt: skip
         self.workers.append(worker)
@@ -82,10 +81,16 @@ def cluster(tmp_path_factory):
     running = Cluster(folder)
     from distributed import Client
 
-    with Client(running.address, timeout=60) as client:
-        client.wait_for_workers(2, timeout=60)
-    yield running
-    running.close()
+    try:
+        while not running.known.exists():
+            assert running.processes[0].poll() is None
+            time.sleep(0.02)
+        with Client(scheduler_file=str(running.known), timeout=HANG_S) as client:
+            running.address = client.scheduler.address
+            client.wait_for_workers(2, timeout=HANG_S)
+        yield running
+    finally:
+        running.close()
 
 
 def grid(folder, *varied):
@@ -103,25 +108,25 @@ def test_a_scheduler_gives_the_rows_of_one_process(cluster, tmp_path):
     assert spread.failed == 6
 
 
-def test_a_worker_killed_in_the_middle_loses_nothing(cluster, monkeypatch):
-    from sim.study.dask_executor import DaskPool
-
+def test_a_worker_killed_in_the_middle_loses_nothing(cluster, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(cluster.folder))
     import slow_work
 
-    pool = DaskPool(slow_work.work, None, scheduler=cluster.address)
+    killed = tmp_path / "killed"
+    pool = DaskPool(slow_work.work, str(killed), scheduler=cluster.address)
     answers, victim = {}, None
     for answer in pool.run(Task(i, i) for i in range(600)):
         answers[answer.place] = answer
-        if victim is None:  # the one that answered first, so that both have worked
+        if victim is None:  # the one that answered first
             victim = next(w for w in cluster.workers if w.pid == answer.value[1])
             cluster.workers.remove(victim)
             os.kill(victim.pid, signal.SIGKILL)
             victim.wait()
+            killed.touch()
     assert sorted(answers) == list(range(600))
     assert all(a.status == "ok" and a.value[0] == i for i, a in answers.items())
     pids = [a.value[1] for a in answers.values()]
-    assert 0 < pids.count(victim.pid) < 300
+    assert pids.count(victim.pid) == CHUNK
     assert len(set(pids)) == 2
     cluster.add_worker()
 
@@ -133,18 +138,15 @@ def test_an_embedded_cluster_works_too(tmp_path):
 
 
 def test_a_scheduler_that_is_not_there_is_bad_input(monkeypatch):
+    assert CONNECT_S <= 10
     monkeypatch.setattr("sim.study.dask_executor.CONNECT_S", 0.5)
-    from sim.study.dask_executor import DaskPool
-
-    began = time.monotonic()
-    with pytest.raises(InputError, match="no Dask scheduler answers"):
-        DaskPool(len, None, scheduler=f"tcp://127.0.0.1:{free_port()}")
-    assert time.monotonic() - began < 20
+    with socket.socket() as deaf:  # bound, so that no other program listens there
+        deaf.bind(("127.0.0.1", 0))
+        with pytest.raises(InputError, match=r"no Dask scheduler answers .* 0\.5 s"):
+            DaskPool(len, None, scheduler=f"tcp://127.0.0.1:{deaf.getsockname()[1]}")
 
 
 def test_without_dask_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    from sim.study.dask_executor import DaskPool
-
     with pytest.raises(InputError, match=r"pip install 'scaling-sim\[distributed\]'"):
         DaskPool(len, None, scheduler="tcp://127.0.0.1:1")

@@ -18,7 +18,7 @@ from sim import engine
 from sim.engine import compiled, image, kernel, machine, objects, run
 from sim.engine.state import State
 from sim.program import Program, assemble
-from tests.unit.clock import least
+from tests.clock import least
 
 #: with bounds checks numba runs the loop itself, and nothing is kept
 kept_only = pytest.mark.skipif(

@@ -16,7 +16,7 @@ from sim.fabric import KINDS, compile_fabric
 from sim.fabric.links import constants
 from sim.fabric.paths import printed_class
 from sim.inputs.topology import Edge, Graph, Topology, Vertex
-from tests.unit.clock import least
+from tests.clock import least
 from tests.unit.machines import H100, dgx_a100, dgx_h100, pcie_box
 
 

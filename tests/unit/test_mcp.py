@@ -9,6 +9,7 @@ import pytest
 
 from sim.commands import mcp as door
 from sim.report.brief import LONGEST
+from tests.clock import HANG_S
 
 CALLS = {
     "run": {"topology": "dgx-h100", "workload": "mistral-7b-lora",
@@ -89,7 +90,7 @@ def served():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_though_a_thread_waits_for_input(served, number):
     served.send_signal(number)
-    assert served.wait(180) == 128 + number
+    assert served.wait(HANG_S) == 128 + number
     assert served.stderr.read() == ""
 
 
@@ -97,5 +98,5 @@ def test_an_assistant_that_goes_is_no_fault_of_ours(served):
     served.stdout.close()
     served.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 2, "method": "tools/list"}) + "\n")
     served.stdin.close()
-    assert served.wait(180) == 0
+    assert served.wait(HANG_S) == 0
     assert "internal error, a fault" not in served.stderr.read()

@@ -75,8 +75,9 @@ def test_nothing_is_shown_where_no_terminal_is(line):
 @pytest.mark.parametrize(
     "line",
     [
-        "validate finetune",
-        "improve dgx-h100 llama3-8b-sft --set nodes=1024 --set parallelism.tensor_parallel=2",
+        "validate",  # each works on for six seconds after its bar has come
+        "improve dgx-h100 llama3-8b-sft --set nodes=1024 --set gradient_accumulation=64"
+        " --set parallelism.tensor_parallel=2 --set parallelism.pipeline_parallel=8",
     ],
 )
 def test_a_terminal_shows_a_bar_and_ctrl_c_ends_it(line, tmp_path):

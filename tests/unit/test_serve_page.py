@@ -95,7 +95,7 @@ def test_limits_move_over_what_was_found(server, tmp_path):
         page.ask("document.getElementById('maxgpus').value = 8;"
                  "document.getElementById('provider').value = 'nebius';"
                  "document.getElementById('find').click()")  # fmt: skip
-        page.until("!document.getElementById('front').hidden", 120)
+        page.until("!document.getElementById('front').hidden")
         free = page.ask("document.getElementById('front-said').textContent")
         page.ask("document.getElementById('front-time').focus()")
         page.press("Home")  # as fast as anything is
@@ -129,7 +129,7 @@ def test_a_trace_that_is_dropped_is_set_beside_the_step(server, tmp_path):
               new DragEvent("drop", {{ dataTransfer: t, bubbles: true }}));
             }})()"""
         )
-        page.until("document.getElementById('trace-found').querySelector('figure') !== null", 120)
+        page.until("document.getElementById('trace-found').querySelector('figure') !== null")
         said = page.ask("document.getElementById('diagnose-said').textContent")
         assert said.startswith("rank0.json.gz: 1 step, ")
         # what was sent is less than the file, and says the same

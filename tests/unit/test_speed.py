@@ -5,7 +5,7 @@ import sys
 
 from sim.inputs.loader import prepare
 from sim.step.step import step
-from tests.unit.clock import least
+from tests.clock import least
 
 
 def test_a_configuration_of_a_sweep_takes_milliseconds():

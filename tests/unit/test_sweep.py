@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from sim.study.export import write_parquet
 from sim.study.grid import grid_of
 from sim.study.measures import measures
 from sim.study.sweep import sweep
+from tests.clock import HANG_S
 
 ROOT = Path(__file__).parents[2]
 JOB = {
@@ -241,51 +242,56 @@ def test_tasks_can_be_run_here():
 
 # --- killed and interrupted ----------------------------------------------------------------------
 
+#: at so many rows in the store, something happens to the sweep
+AT_ROWS = """
+import os, signal
+from sim.cli import main
+from sim.study.store import Store
 
-def start(folder: Path, *options: str) -> "subprocess.Popen[str]":
+def put(store, rows):
+    usual(store, rows)
+    (count,), = store._db.execute("select count(*) from results")
+    if count >= {rows}:
+        Store.put = usual
+        {event}
+
+usual, Store.put = Store.put, put
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    main()
+"""
+
+
+def start(
+    folder: Path, rows: int = 0, event: str = "pass", processes: int = 2
+) -> "subprocess.Popen[str]":
     job_file(folder)
-    code = "from sim.cli import main\nif __name__ == '__main__': main()"
     script = folder / "cli.py"
-    script.write_text(code)
+    script.write_text(AT_ROWS.format(rows=rows, event=event))
     return subprocess.Popen(
         [sys.executable, str(script), "sweep", "dgx-h100", "small.yaml", "--vary", "nodes=1..12",
          "--vary", "micro_batch=1..6", "--vary", "gradient_accumulation=1..10",
-         "--store", "s.sqlite", "-o", "out.csv", *options],
+         "--store", "s.sqlite", "-o", "out.csv", "-j", str(processes)],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
 
 
-def wait_for_rows(path: Path, count: int, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        if path.exists() and len(stored(path)) >= count:
-            return
-        time.sleep(0.02)
-    pytest.fail(f"no {count} rows in time: {process.communicate()}")
-
-
 def stored(path: Path) -> dict[str, float]:
     """Key and seconds of every row: a row computed twice would have another time."""
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    try:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
         return dict(db.execute("select key, seconds from results"))
-    except sqlite3.OperationalError:
-        return {}
-    finally:
-        db.close()
 
 
 def test_killed_with_9_it_resumes_and_repeats_nothing(tmp_path):
     store = tmp_path / "s.sqlite"
-    first = start(tmp_path, "-j", "2")
-    wait_for_rows(store, 10, first)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.communicate()
+    first = start(tmp_path, 10, "os.killpg(0, signal.SIGKILL)")
+    first.communicate(timeout=HANG_S)
+    assert first.returncode == -signal.SIGKILL
     before = stored(store)
     assert 10 <= len(before) < 720
-    second = start(tmp_path, "-j", "2")
-    _, notes = second.communicate(timeout=120)
+    second = start(tmp_path)
+    _, notes = second.communicate(timeout=HANG_S)
     assert second.returncode == 0
     assert f"{720 - len(before)} computed, {len(before)} from" in notes
     after = stored(store)
@@ -295,28 +301,19 @@ def test_killed_with_9_it_resumes_and_repeats_nothing(tmp_path):
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path):
-    first = start(tmp_path, "-j", "2")
-    wait_for_rows(tmp_path / "s.sqlite", 4, first)
-    os.kill(first.pid, signal.SIGKILL)  # the parent alone
-    first.wait()
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(first.pid, 0)  # is anyone of its group left?
-        except ProcessLookupError:
-            break
-        time.sleep(0.05)
-    else:
+    first = start(tmp_path, 4, "os.kill(os.getpid(), signal.SIGKILL)")  # the parent alone
+    try:  # whoever is left holds the other ends of these pipes
+        first.communicate(timeout=HANG_S)
+    except subprocess.TimeoutExpired:
         os.killpg(first.pid, signal.SIGKILL)
         pytest.fail("workers outlived their parent")
-    first.communicate()
+    assert first.returncode == -signal.SIGKILL
 
 
-def test_ctrl_c_keeps_what_is_done(tmp_path):
-    first = start(tmp_path, "-j", "1")
-    wait_for_rows(tmp_path / "s.sqlite", 5, first)
-    os.killpg(first.pid, signal.SIGINT)
-    _, notes = first.communicate(timeout=30)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_keeps_what_is_done(tmp_path, processes):
+    first = start(tmp_path, 5, "os.killpg(0, signal.SIGINT)", processes)
+    _, notes = first.communicate(timeout=HANG_S)
     assert first.returncode == 130
     assert "Traceback" not in notes
     assert 5 <= len(stored(tmp_path / "s.sqlite")) < 720
@@ -347,6 +344,6 @@ def test_a_script_without_a_guard_may_sweep(tmp_path):
         "print([row.status for row in found.rows], found.computed, __spec__, __file__[-9:])\n"
     )
     done = subprocess.run(
-        [sys.executable, path], capture_output=True, text=True, timeout=300, cwd=tmp_path
+        [sys.executable, path], capture_output=True, text=True, timeout=HANG_S, cwd=tmp_path
     )
     assert (done.stdout, done.stderr) == ("['ok', 'ok'] 2 None script.py\n", "")
