@@ -22,20 +22,21 @@ from sim.report.view import (
 )
 
 _STYLE = """
+:root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem;
-  padding: 0 1rem; color: #1a1a1a; background: #fff; }
+  padding: 0 1rem; }
 h1 { font-size: 1.3rem; } h2, h3 { font-size: 1.1rem; margin-top: 2rem; }
 h3 { font-size: 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid #ccc; text-align: left;
+th, td { padding: .2rem .7rem; border-bottom: 1px solid #8886; text-align: left;
   vertical-align: top; }
-thead th { border-bottom: 2px solid #555; } .n { text-align: right; white-space: nowrap; }
+thead th { border-bottom: 2px solid #888; } .n { text-align: right; white-space: nowrap; }
 .note { border-left: 4px solid #d55e00; padding-left: .7rem; }
 .facts td { overflow-wrap: anywhere; }
 .wide, pre { overflow-x: auto; } svg { width: 100%; max-width: 48rem; } svg.bar { height: 1.6rem; }
 .key, svg { print-color-adjust: exact; }
 .key { display: inline-block; width: .8em; height: .8em; margin-right: .3em; }
-@media print { body { margin: 0; max-width: none; font-size: 10pt; } .wide { overflow: visible; }
+@media print { :root { color-scheme: light; } body { margin: 0; max-width: none; font-size: 10pt; } .wide { overflow: visible; }
   table, svg { break-inside: avoid; } thead { display: table-header-group; } }
 """
 
