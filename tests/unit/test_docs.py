@@ -9,6 +9,9 @@ import pytest
 
 from sim.cli import VERBS
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import write_errors_page
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SNIPPETS = [
@@ -48,6 +51,10 @@ def test_the_site_builds_strictly_and_fetches_nothing(tmp_path):
     assert len(built) > 50
     fetched = re.compile(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"(?:https?:)?//")
     assert [page.name for page in built if fetched.search(page.read_text())] == []
+
+
+def test_bad_input_gets_what_the_page_says():
+    assert write_errors_page.page() == write_errors_page.PAGE.read_text(encoding="utf-8")
 
 
 def test_the_readme_names_every_verb():
