@@ -8,6 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sim.errors import InputError
+
 if TYPE_CHECKING:
     from sim.files import File
     from sim.inputs.arguments import Argument
@@ -97,8 +99,6 @@ def texts(name: str, given: Any, example: str) -> tuple[str, ...]:
     InputError
         It is something else.
     """
-    from sim.errors import InputError
-
     if isinstance(given, str):
         return (given,)
     found = tuple(given) if isinstance(given, Iterable) else None
@@ -117,8 +117,6 @@ def chosen(name: str, given: Any, among: Sequence[Any]) -> None:
     InputError
         It is none of them.
     """
-    from sim.errors import InputError
-
     if given not in among:
         known = ", ".join(map(repr, among))
         raise InputError.single(name, f"{given!r} is not one of {known}")
@@ -127,16 +125,12 @@ def chosen(name: str, given: Any, among: Sequence[Any]) -> None:
 def axes(vary: Varied) -> tuple[str, ...]:
     """``key=a,b`` texts."""
     if hasattr(type(vary), "columns"):  # a table of pandas or another library
-        from sim.errors import InputError
-
         message = "a table's rows or all combinations of its columns? Write a mapping of lists"
         message += ", as its to_dict('list') is; with zipped=True a sweep takes it row by row"
         raise InputError.single(_VARY, message)
     if isinstance(vary, Mapping):
         for key, values in vary.items():
             if isinstance(values, str) or not isinstance(values, Iterable):
-                from sim.errors import InputError
-
                 message = f"{values!r} is no list of values; write such as [{values!r}]"
                 raise InputError.single(_VARY, message, str(key))
         return tuple(
@@ -149,7 +143,6 @@ def axes(vary: Varied) -> tuple[str, ...]:
 def _text(value: Any, key: str, argument: str) -> str:
     """A value of an argument as YAML on one line."""
     from sim.documents import dumps
-    from sim.errors import InputError
 
     if isinstance(value, str):
         return value

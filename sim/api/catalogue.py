@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sim.errors import InputError
+
 if TYPE_CHECKING:
     from sim.choices import WrittenShare
     from sim.files import File
@@ -74,7 +76,6 @@ def diff(before: File, after: File, *, tolerance: WrittenShare = "0.1%") -> Diff
     tolerance : str or float
         Relative changes up to it are none.
     """
-    from sim.errors import InputError
     from sim.study.difference import difference
     from sim.units import UnitError, parse
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from sim.api.arguments import native
 from sim.choices import CHOICES, LIMITS, SHARES, Field, beyond, share_of
+from sim.errors import InputError
 
 
 class ArgumentKind(NamedTuple):
@@ -155,7 +156,5 @@ def _check(function: str, name: str, value: Any, parts: list[str]) -> None:
         if not any(beyonds):
             return
         message = f"{value!r} is not {' or '.join(beyonds)}"
-    from sim.errors import InputError
-
     source = f"sim.{function}"
     raise InputError.single(source, message, name)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.api.arguments import Overrides, read
+from sim.errors import InputError
 
 if TYPE_CHECKING:
     from sim.files import File
@@ -77,7 +78,6 @@ def schema(side: str) -> FileSchema:
     side : str
         ``topology`` or ``workload``.
     """
-    from sim.errors import InputError
     from sim.inputs.schema import SIDES, file_schema
 
     if side not in SIDES:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.api.arguments import Overrides, Varied, axes, path, settings, several
+from sim.errors import InputError
 
 _SIZES = "sizes"
 if TYPE_CHECKING:
@@ -122,7 +123,6 @@ def collective(
         The second where something is varied.
     """
     from sim.cost.nccl.communicator import collective_named
-    from sim.errors import InputError
     from sim.fabric.fabric import compile_fabric
     from sim.inputs.loader import load_topology
     from sim.study.axes import from_options
@@ -186,7 +186,6 @@ def prices_show(instance: str, *, prices: File | None = None) -> Offers:
     InputError
         There is no such offer.
     """
-    from sim.errors import InputError
     from sim.inputs.offers import list_offers
 
     found = list_offers(path(prices), name=instance, all_dates=True)
@@ -228,7 +227,6 @@ def prices_job(
     progress : callable, optional
         Called with simulations done and all there are.
     """
-    from sim.errors import InputError
     from sim.inputs.offers import catalogue, filtered, newest, unknown_places
     from sim.study.pricing import price_everywhere
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from sim.api.arguments import Overrides, read, settings, texts
+from sim.errors import InputError
 
 if TYPE_CHECKING:
     from sim.choices import StepCount, TraceLevel, WrittenShare
@@ -97,7 +98,6 @@ def trace_diff(
     InputError
         Faults of the inputs; a file that is no trace; a rank that the machine has not.
     """
-    from sim.errors import InputError
     from sim.interop.trace_diff import compared, recorded_profile, simulated_profile
 
     sets = settings(overrides, calibration, keys)

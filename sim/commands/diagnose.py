@@ -9,6 +9,7 @@ from sim.api.measurements import diagnose as diagnose_run
 from sim.commands.asked import asks
 from sim.commands.complete import MACHINES
 from sim.commands.options import Answer, answered, job, sets
+from sim.errors import InputError
 from sim.page.asked import Asked
 
 _asks = asks(diagnose_run)
@@ -41,7 +42,6 @@ def command(
 
     Example: diagnose dgx-h100 llama3-8b-sft --set nodes=8 --measured tokens_per_s_per_gpu=1000
     """
-    from sim.errors import InputError
     from sim.report import confusion as confused
     from sim.report import diagnose
     from sim.report.progress import progress_bar

@@ -12,6 +12,7 @@ from sim.commands.asked import asks
 from sim.commands.complete import GPUS, INPUTS, JOBS
 from sim.commands.options import FORMS, Answer, F, answered, own_prices, sets
 from sim.commands.output import emit, tell
+from sim.errors import InputError
 
 _lists, _prices, _imports = asks(prices_list), asks(prices_job), asks(prices_import)
 _output = click.option(
@@ -113,7 +114,6 @@ def job(
     overrides: tuple[str, ...], prices: Path | None,
 ) -> Answer:  # fmt: skip
     """Price WORKLOAD on each TOPOLOGY at every offer of its GPU, cheapest first."""
-    from sim.errors import InputError
     from sim.inputs.arguments import split_inputs
     from sim.inputs.price import currency_of, today
     from sim.report.prices import priced_view

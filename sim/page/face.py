@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.api.arguments import Overrides, settings
+from sim.errors import InputError
 
 if TYPE_CHECKING:
     from sim.documents import Document
@@ -96,7 +97,6 @@ class Plot:
             Another suffix.
         """
         from sim.documents import plain
-        from sim.errors import InputError
         from sim.files import write_whole
         from sim.report.formats.csv import csv_of
 
@@ -130,7 +130,6 @@ def plot(document: Document, *names: str) -> Plot:
         A document without charts, or no chart of a name.
     """
     from sim.documents import Document
-    from sim.errors import InputError
     from sim.page.plots import charts_of
 
     if not isinstance(document, Document):

@@ -36,7 +36,8 @@ thead th { border-bottom: 2px solid #888; } .n { text-align: right; white-space:
 .wide, pre { overflow-x: auto; } svg { width: 100%; max-width: 48rem; } svg.bar { height: 1.6rem; }
 .key, svg { print-color-adjust: exact; }
 .key { display: inline-block; width: .8em; height: .8em; margin-right: .3em; }
-@media print { :root { color-scheme: light; } body { margin: 0; max-width: none; font-size: 10pt; } .wide { overflow: visible; }
+@media print { :root { color-scheme: light; } .wide { overflow: visible; }
+  body { margin: 0; max-width: none; font-size: 10pt; }
   table, svg { break-inside: avoid; } thead { display: table-header-group; } }
 """
 
