@@ -191,6 +191,7 @@ def _common(reader: HfReader) -> dict[str, Any]:
     same_heads = "num_key_value_heads" in reader.values  # an explicit null means: as many as heads
     kv_heads = reader.count("num_key_value_heads", default=h if kv is None or same_heads else kv)
     return {
+        "ffn": "swiglu",
         "layers": reader.count(
             "num_hidden_layers", "n_layer", "n_layers", "num_layers", default=layers
         ),

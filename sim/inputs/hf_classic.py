@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from sim.inputs.hf_kinds import GPT, gpt2, llama
-from sim.inputs.hf_parts import late_window, turned
+from sim.inputs.hf_parts import Fields, KindReader, late_window, mixture, turned
 from sim.inputs.hf_reader import HfReader
 
 
-def _opt(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _opt(reader: HfReader, fields: Fields) -> Fields:
     width = fields["hidden_size"]
     if reader.count("word_embed_proj_dim", default=width) != width:
         reader.fault("word_embed_proj_dim", "embeddings of another width are not modelled")
     for key in ("do_layer_norm_before", "enable_bias", "layer_norm_elementwise_affine"):
-        if not reader.flag(key, True):
-            reader.fault(key, f"opt without {key} is not modelled")
+        reader.refuse(key, f"without {key}", given=False)
     return {
         **GPT, "positions": "learned", "bias": True,
         "ffn_size": reader.count("ffn_dim", default=3072),
@@ -24,11 +20,7 @@ def _opt(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _bloom(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    return {**GPT, "positions": "alibi", "bias": True, "embedding_norm": True, "fused_qkv": True}
-
-
-def _gptj(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _gptj(reader: HfReader, fields: Fields) -> Fields:
     """Attention without biases beside an FFN with them, behind one norm."""
     head = max(1, fields["hidden_size"] // fields["heads"])
     columns = reader.count("rotary_dim", default=64)
@@ -39,35 +31,29 @@ def _gptj(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _gpt_bigcode(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    kv = 1 if reader.flag("multi_query", True) else fields["heads"]
-    return {**gpt2(reader, fields), "kv_heads": kv}
-
-
-def _stablelm(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    if reader.flag("qk_layernorm", False):
-        reader.fault("qk_layernorm", "stablelm with norms of each head of its own is not modelled")
+def _stablelm(reader: HfReader, fields: Fields) -> Fields:
+    reader.refuse("qk_layernorm", "with norms of each head of its own")
     aside = reader.flag("use_parallel_residual", False)
     return {
-        "ffn": "swiglu", "norm": "layernorm", "norm_bias": True,
+        "norm": "layernorm", "norm_bias": True,
         "qkv_bias": reader.flag("use_qkv_bias", False), "rope_fraction": turned(reader, 0.25),
         "parallel_block": aside, "norms_per_layer": 1 if aside else 2,
     }  # fmt: skip
 
 
-def _olmo(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _olmo(reader: HfReader, fields: Fields) -> Fields:
     if reader.values.get("clip_qkv") is not None:
         reader.fault("clip_qkv", "olmo with clipped q, k and v is not modelled")
     note = "its norms have no parameters: counted with a weight for each column"
     return {**llama(reader, fields), "norm": "layernorm", "norm_bias": False, "notes": (note,)}
 
 
-def _dbrx(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _dbrx(reader: HfReader, fields: Fields) -> Fields:
     attention, ffn = reader.within("attn_config"), reader.within("ffn_config")
     clips = attention.has("clip_qkv")
     columns = ffn.count("ffn_hidden_size", default=3584)
     return {
-        "ffn": "swiglu", "norm": "layernorm", "norm_bias": False, "fused_qkv": True,
+        "norm": "layernorm", "norm_bias": False, "fused_qkv": True,
         "kv_heads": attention.count("kv_n_heads", default=1), "ffn_size": columns,
         "experts": ffn.count("moe_num_experts", default=4),
         "experts_per_token": ffn.count("moe_top_k", default=1), "expert_ffn_size": columns,
@@ -75,7 +61,7 @@ def _dbrx(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _qwen2_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _qwen2_moe(reader: HfReader, fields: Fields) -> Fields:
     """A shared expert several times as wide as a routed one, behind a gate of its own."""
     if reader.values.get("mlp_only_layers"):
         reader.fault("mlp_only_layers", "dense layers beside the regular ones are not modelled")
@@ -86,10 +72,8 @@ def _qwen2_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
         reader.fault("shared_expert_intermediate_size", message)
     note = "the shared expert's gate, a number a token, is left out"
     return {
-        "ffn": "swiglu", "qkv_bias": True, **late_window(reader, fields["layers"]),
-        "experts": reader.count("num_experts", default=60),
-        "experts_per_token": reader.count("num_experts_per_tok", default=4),
-        "shared_experts": shared // columns, "expert_ffn_size": columns,
+        "qkv_bias": True, **late_window(reader, fields["layers"]),
+        **mixture(reader, 60, 4, columns), "shared_experts": shared // columns,
         "mixture_every": reader.count("decoder_sparse_step", default=1), "notes": (note,),
     }  # fmt: skip
 
@@ -97,7 +81,7 @@ def _qwen2_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
 _SQUARED = "squared ReLU is counted as GELU"
 
 
-def _nemotron(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _nemotron(reader: HfReader, fields: Fields) -> Fields:
     """Nemotron-4, Minitron: a FFN of two matrices, biased LayerNorms, half the columns turned."""
     bias = reader.flag("attention_bias", False)
     return {
@@ -107,19 +91,24 @@ def _nemotron(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _arcee(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    return {**llama(reader, fields), "ffn": "gelu", "notes": (_SQUARED,)}
-
-
-CLASSIC: dict[str, Callable[[HfReader, dict[str, Any]], dict[str, Any]]] = {
+CLASSIC: dict[str, KindReader] = {
     "opt": _opt,
-    "bloom": _bloom,
+    "bloom": lambda *_: {
+        **GPT,
+        "positions": "alibi",
+        "bias": True,
+        "embedding_norm": True,
+        "fused_qkv": True,
+    },
     "gptj": _gptj,
-    "gpt_bigcode": _gpt_bigcode,
+    "gpt_bigcode": lambda r, f: {
+        **gpt2(r, f),
+        "kv_heads": 1 if r.flag("multi_query", True) else f["heads"],
+    },
     "stablelm": _stablelm,
     "olmo": _olmo,
     "dbrx": _dbrx,
     "qwen2_moe": _qwen2_moe,
     "nemotron": _nemotron,
-    "arcee": _arcee,
+    "arcee": lambda r, f: {**llama(r, f), "ffn": "gelu", "notes": (_SQUARED,)},
 }

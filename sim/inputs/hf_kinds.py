@@ -2,242 +2,173 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from sim.inputs.hf_parts import every_fourth, late_window, turned, windowed
+from sim.inputs.hf_parts import (
+    Fields,
+    KindReader,
+    biased,
+    every_fourth,
+    late_window,
+    turned,
+    windowed,
+)
 from sim.inputs.hf_reader import HfReader
 
 
-def llama(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def llama(reader: HfReader, fields: Fields) -> Fields:
     """Biases of attention and of the FFN, where the file has them."""
-    bias = reader.flag("attention_bias", False)
-    return {
-        "ffn": "swiglu",
-        "qkv_bias": bias,
-        "output_bias": bias,
-        "mlp_bias": reader.flag("mlp_bias", False),
-    }
+    return {**biased(reader), "mlp_bias": reader.flag("mlp_bias", False)}
 
 
-def _mistral(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    return {"ffn": "swiglu", **windowed(reader, 4096)}
-
-
-def _qwen2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    return {"ffn": "swiglu", "qkv_bias": True, **late_window(reader, fields["layers"])}
-
-
-def qwen3(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def qwen3(reader: HfReader, fields: Fields) -> Fields:
     """Norms of each head."""
-    bias = reader.flag("attention_bias", False)
-    window = late_window(reader, fields["layers"])
-    return {"ffn": "swiglu", "qk_norm": True, "qkv_bias": bias, "output_bias": bias, **window}
+    return {"qk_norm": True, **biased(reader), **late_window(reader, fields["layers"])}
 
 
-def _gemma(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    bias = reader.flag("attention_bias", False)
-    return {"ffn": "geglu", "qkv_bias": bias, "output_bias": bias}
-
-
-def _gemma2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _gemma2(reader: HfReader, fields: Fields) -> Fields:
     window = windowed(reader, 4096)
     if "layer_types" not in reader.values and window:
         window["sliding_window_pattern"] = 2
-    return {**_gemma(reader, fields), "norms_per_layer": 4, **window}
+    return {"ffn": "geglu", **biased(reader), "norms_per_layer": 4, **window}
 
 
-def _gemma3(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _gemma3(reader: HfReader, fields: Fields) -> Fields:
     window = windowed(reader, 4096)
     if "layer_types" not in reader.values and window:
         window["sliding_window_pattern"] = reader.count("sliding_window_pattern", default=6)
-    return {**_gemma(reader, fields), "norms_per_layer": 4, "qk_norm": True, **window}
+    return {"ffn": "geglu", **biased(reader), "norms_per_layer": 4, "qk_norm": True, **window}
 
 
 GPT = {"ffn": "gelu", "norm": "layernorm"}
 
 
-def gpt2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def gpt2(reader: HfReader, fields: Fields) -> Fields:
     """Learned positions, biases everywhere, q, k and v from one matrix."""
     inner = reader.count("n_inner", default=4 * fields["hidden_size"])
     return {**GPT, "positions": "learned", "bias": True, "fused_qkv": True, "ffn_size": inner}
 
 
-def _gpt_neox(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    if not reader.flag("attention_bias", True):
-        reader.fault("attention_bias", "gpt_neox without attention biases is not modelled")
-    return {
-        **GPT,
-        "bias": True,
-        "fused_qkv": True,
-        "rope_fraction": turned(reader, 0.25),
-        "parallel_block": reader.flag("use_parallel_residual", True),
-    }
+def _gpt_neox(reader: HfReader, fields: Fields) -> Fields:
+    reader.refuse("attention_bias", "without attention biases", given=False)
+    aside = reader.flag("use_parallel_residual", True)
+    turns = turned(reader, 0.25)
+    return {**GPT, "bias": True, "fused_qkv": True, "rope_fraction": turns, "parallel_block": aside}
 
 
-def _phi(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    if reader.flag("qk_layernorm", False):
-        reader.fault("qk_layernorm", "phi with qk_layernorm is not modelled")
+def _phi(reader: HfReader, fields: Fields) -> Fields:
+    reader.refuse("qk_layernorm", "with qk_layernorm")
     return {
-        **GPT,
-        "bias": True,
-        "head_bias": True,
-        "norms_per_layer": 1,
-        "parallel_block": True,
+        **GPT, "bias": True, "head_bias": True, "norms_per_layer": 1, "parallel_block": True,
         "rope_fraction": turned(reader, 0.5),
-    }
+    }  # fmt: skip
 
 
-def _phi3(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _phi3(reader: HfReader, fields: Fields) -> Fields:
     fused = {"fused_qkv": True, "fused_gate_up": True}
-    return {"ffn": "swiglu", **fused, "rope_fraction": turned(reader), **windowed(reader)}
+    return {**fused, "rope_fraction": turned(reader), **windowed(reader)}
 
 
-def _mpt(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _mpt(reader: HfReader, fields: Fields) -> Fields:
     nested = reader.within("attn_config")
-    if nested.values.get("attn_type", "multihead_attention") not in (
-        "multihead_attention",
-        "grouped_query_attention",
-        "multiquery_attention",
-    ):
-        reader.fault("attn_config.attn_type", f"{nested.values['attn_type']!r} is not modelled")
+    attention = nested.values.get("attn_type", "multihead_attention")
+    shared = attention == "multiquery_attention"
+    if not shared and attention not in ("multihead_attention", "grouped_query_attention"):
+        reader.fault("attn_config.attn_type", f"{attention!r} is not modelled")
     if nested.flag("qk_ln", False):
         reader.fault("attn_config.qk_ln", "mpt with qk_ln is not modelled")
     positions = "alibi" if nested.flag("alibi", True) else "learned"
     if nested.flag("rope", False):
         positions = "rope"
-    kv = fields["heads"]
-    if nested.values.get("attn_type") == "multiquery_attention":
-        kv = 1
     ratio = reader.number("expansion_ratio", default=4.0, most=1e3)
     if ratio * fields["hidden_size"] % 1 or not ratio:
         reader.fault("expansion_ratio", f"{ratio} times the width is no width")
     return {
-        **GPT,
-        "positions": positions,
-        "bias": not reader.flag("no_bias", True),
-        "fused_qkv": True,
-        "kv_heads": nested.count("kv_n_heads", default=kv),
+        **GPT, "positions": positions, "bias": not reader.flag("no_bias", True), "fused_qkv": True,
+        "kv_heads": nested.count("kv_n_heads", default=1 if shared else fields["heads"]),
         "ffn_size": int(ratio * fields["hidden_size"]),
-    }
+    }  # fmt: skip
 
 
-def _starcoder2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    if reader.values.get("norm_type", "layer_norm") != "layer_norm":
-        reader.fault("norm_type", f"{reader.values['norm_type']!r} is not modelled")
-    if reader.values.get("mlp_type", "default") != "default":
-        reader.fault("mlp_type", f"{reader.values['mlp_type']!r} is not modelled")
+def _starcoder2(reader: HfReader, fields: Fields) -> Fields:
+    for key, usual in (("norm_type", "layer_norm"), ("mlp_type", "default")):
+        if (found := reader.values.get(key, usual)) != usual:
+            reader.fault(key, f"{found!r} is not modelled")
     bias = reader.flag("use_bias", True)
     return {**GPT, "bias": bias, "norm_bias": True, **windowed(reader)}
 
 
-def _falcon(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _falcon(reader: HfReader, fields: Fields) -> Fields:
     new = reader.flag("new_decoder_architecture", False)
     parallel = reader.flag("parallel_attn", True)
-    kv = 1 if reader.flag("multi_query", True) else fields["heads"]
+    kv, norms = 1 if reader.flag("multi_query", True) else fields["heads"], 1 if parallel else 2
     if new:
         kv = reader.count("num_kv_heads", "n_head_kv", default=fields["heads"])
-    norms = 1 if parallel and not new else 2
-    if new:
         norms = reader.count("num_ln_in_parallel_attn", default=2)
     return {
-        **GPT,
-        "positions": "alibi" if reader.flag("alibi", False) else "rope",
-        "bias": reader.flag("bias", False),
-        "norm_bias": True,
-        "fused_qkv": True,
-        "kv_heads": kv,
-        "parallel_block": parallel or new,
-        "norms_per_layer": norms,
+        **GPT, "positions": "alibi" if reader.flag("alibi", False) else "rope",
+        "bias": reader.flag("bias", False), "norm_bias": True, "fused_qkv": True, "kv_heads": kv,
+        "parallel_block": parallel or new, "norms_per_layer": norms,
         "ffn_size": reader.count("ffn_hidden_size", default=4 * fields["hidden_size"]),
-    }
+    }  # fmt: skip
 
 
-def _qwen(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _qwen(reader: HfReader, fields: Fields) -> Fields:
     """First-generation Qwen: intermediate_size counts the gate and up halves together."""
-    if not reader.flag("no_bias", True):
-        reader.fault("no_bias", "qwen with biases everywhere is not modelled")
-    half = fields["ffn_size"] // 2
-    return {"ffn": "swiglu", "qkv_bias": True, "fused_qkv": True, "ffn_size": half}
+    reader.refuse("no_bias", "with biases everywhere", given=False)
+    return {"qkv_bias": True, "fused_qkv": True, "ffn_size": fields["ffn_size"] // 2}
 
 
-def internlm(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    """One key for the biases of attention."""
-    bias = reader.flag("bias", True)
-    return {"ffn": "swiglu", "qkv_bias": bias, "output_bias": bias}
-
-
-def _olmo2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _olmo2(reader: HfReader, fields: Fields) -> Fields:
     """Norms behind attention and FFN instead of before them; q and k normed over all heads."""
     return {**llama(reader, fields), "qk_norm_whole": True}
 
 
-def _olmo3(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    return {**_olmo2(reader, fields), **every_fourth(reader)}
-
-
-def _cohere(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _cohere(reader: HfReader, fields: Fields) -> Fields:
     """One LayerNorm without bias before attention and FFN side by side."""
-    if reader.flag("use_qk_norm", False):
-        reader.fault("use_qk_norm", "cohere with norms of each head of its own is not modelled")
-    bias = reader.flag("attention_bias", False)
-    return {
-        "ffn": "swiglu", "norm": "layernorm", "norm_bias": False, "norms_per_layer": 1,
-        "parallel_block": True, "qkv_bias": bias, "output_bias": bias,
-    }  # fmt: skip
+    reader.refuse("use_qk_norm", "with norms of each head of its own")
+    norm = {"norm": "layernorm", "norm_bias": False, "norms_per_layer": 1}
+    return {**norm, "parallel_block": True, **biased(reader)}
 
 
-def _cohere2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    return {**_cohere(reader, fields), **every_fourth(reader)}
-
-
-def _smollm3(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    if reader.flag("use_sliding_window", False):
-        reader.fault("use_sliding_window", "smollm3 with windows is not modelled")
+def _smollm3(reader: HfReader, fields: Fields) -> Fields:
+    reader.refuse("use_sliding_window", "with windows")
     note = "layers without RoPE (every fourth, as released) are counted as if they had it"
     return {**llama(reader, fields), "notes": (note,)}
 
 
-def _seed_oss(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _seed_oss(reader: HfReader, fields: Fields) -> Fields:
     return {
-        "ffn": "swiglu",
         "qkv_bias": reader.flag("attention_bias", True),
         "output_bias": reader.flag("attention_out_bias", False),
         "mlp_bias": reader.flag("mlp_bias", False),
     }
 
 
-def _ernie4_5(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    bias = reader.flag("use_bias", False)
-    return {"ffn": "swiglu", "qkv_bias": bias, "output_bias": bias, "mlp_bias": bias}
+def _ernie4_5(reader: HfReader, fields: Fields) -> Fields:
+    bias = biased(reader, "use_bias")
+    return {**bias, "mlp_bias": bias["qkv_bias"]}
 
 
-def _hunyuan(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    bias = reader.flag("attention_bias", False)
-    norms = reader.flag("use_qk_norm", True)
-    return {"ffn": "swiglu", "qk_norm": norms, "qkv_bias": bias, "output_bias": bias}
+def hunyuan(reader: HfReader, fields: Fields) -> Fields:
+    """Norms of each head, unless the file says otherwise."""
+    return {"qk_norm": reader.flag("use_qk_norm", True), **biased(reader)}
 
 
-def exaone4(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def exaone4(reader: HfReader, fields: Fields) -> Fields:
     """Norms of each head; windows in all but every fourth layer, which has no RoPE."""
     window = every_fourth(reader)
     note = "layers without RoPE (those without a window) are counted as if they had it"
-    return {"ffn": "swiglu", "qk_norm": True, **window, "notes": (note,) if window else ()}
+    return {"qk_norm": True, **window, "notes": (note,) if window else ()}
 
 
-def _glm(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _glm(reader: HfReader, fields: Fields) -> Fields:
     """Half the columns turned, gate and up in one; GLM-4-0414 has norms behind, too."""
     return {
-        "ffn": "swiglu", "qkv_bias": reader.flag("attention_bias", True), "fused_gate_up": True,
+        "qkv_bias": reader.flag("attention_bias", True), "fused_gate_up": True,
         "norms_per_layer": 4 if reader.kind == "glm4" else 2, "rope_fraction": turned(reader, 0.5),
     }  # fmt: skip
 
 
-def _ministral(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    return {"ffn": "swiglu", **windowed(reader, 4096 if reader.kind == "ministral" else None)}
-
-
-def _granitemoehybrid(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _granitemoehybrid(reader: HfReader, fields: Fields) -> Fields:
     """Those of attention alone and of one FFN a layer, gate and up in one."""
     types = reader.values.get("layer_types") or reader.values.get("layers_block_type")
     known = {"attention", "full_attention"}
@@ -252,14 +183,14 @@ def _granitemoehybrid(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any
     return {**llama(reader, fields), "fused_gate_up": True, "ffn_size": width}
 
 
-DENSE: dict[str, Callable[[HfReader, dict[str, Any]], dict[str, Any]]] = {
+DENSE: dict[str, KindReader] = {
     "llama": llama,
-    "mistral": _mistral,
-    "ministral": _ministral,
-    "ministral3": _ministral,
-    "qwen2": _qwen2,
+    "mistral": lambda r, _: windowed(r, 4096),
+    "ministral": lambda r, _: windowed(r, 4096),
+    "ministral3": lambda r, _: windowed(r),
+    "qwen2": lambda r, f: {"qkv_bias": True, **late_window(r, f["layers"])},
     "qwen3": qwen3,
-    "gemma": _gemma,
+    "gemma": lambda r, _: {"ffn": "geglu", **biased(r)},
     "gemma2": _gemma2,
     "gemma3_text": _gemma3,
     "gpt2": gpt2,
@@ -270,17 +201,17 @@ DENSE: dict[str, Callable[[HfReader, dict[str, Any]], dict[str, Any]]] = {
     "starcoder2": _starcoder2,
     "falcon": _falcon,
     "qwen": _qwen,
-    "internlm": internlm,
+    "internlm": lambda r, _: biased(r, "bias", default=True),
     "olmo2": _olmo2,
-    "olmo3": _olmo3,
+    "olmo3": lambda r, f: {**_olmo2(r, f), **every_fourth(r)},
     "granite": llama,
     "granitemoehybrid": _granitemoehybrid,
     "cohere": _cohere,
-    "cohere2": _cohere2,
+    "cohere2": lambda r, f: {**_cohere(r, f), **every_fourth(r)},
     "smollm3": _smollm3,
     "seed_oss": _seed_oss,
     "ernie4_5": _ernie4_5,
-    "hunyuan_v1_dense": _hunyuan,
+    "hunyuan_v1_dense": hunyuan,
     "exaone4": exaone4,
     "glm": _glm,
     "glm4": _glm,

@@ -2,52 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from sim.inputs.hf_kinds import exaone4, llama, qwen3
-from sim.inputs.hf_parts import alike, leading_dense, turned, windowed
+from sim.inputs.hf_kinds import exaone4, hunyuan, llama, qwen3
+from sim.inputs.hf_parts import (
+    Fields,
+    KindReader,
+    alike,
+    biased,
+    leading_dense,
+    mixture,
+    turned,
+    windowed,
+)
 from sim.inputs.hf_reader import HfReader
 
 
-def _mixtral(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "ffn": "swiglu",
-        "experts": reader.count("num_local_experts", default=8),
-        "experts_per_token": reader.count("num_experts_per_tok", default=2),
-        "expert_ffn_size": fields["ffn_size"],
-        **windowed(reader),
-    }
-
-
-def _qwen3_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _qwen3_moe(reader: HfReader, fields: Fields) -> Fields:
     dense = reader.values.get("mlp_only_layers") or []
     if not isinstance(dense, list) or dense != list(range(len(dense))):
         reader.fault("mlp_only_layers", "dense layers are modelled only before all mixtures")
         dense = []
     return {
         **qwen3(reader, fields),
-        "experts": reader.count("num_experts", "num_local_experts", default=128),
-        "experts_per_token": reader.count("num_experts_per_tok", default=8),
-        "expert_ffn_size": reader.count("moe_intermediate_size", default=768),
+        **mixture(reader, 128, 8, reader.count("moe_intermediate_size", default=768)),
         "dense_layers": len(dense),
         "mixture_every": reader.count("decoder_sparse_step", default=1),
     }
 
 
-def _gpt_oss(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _gpt_oss(reader: HfReader, fields: Fields) -> Fields:
     window = windowed(reader, 128)
     if "layer_types" not in reader.values and window:
         window["sliding_window_pattern"] = 2
-    bias = reader.flag("attention_bias", True)
-    return {
-        "ffn": "swiglu", "qkv_bias": bias, "output_bias": bias, "mlp_bias": True,
-        "router_bias": True, "attention_sinks": True,
-        "experts": reader.count("num_local_experts", default=128),
-        "experts_per_token": reader.count("num_experts_per_tok", "experts_per_token", default=4),
-        "expert_ffn_size": fields["ffn_size"],
-        **window,
-    }  # fmt: skip
+    biases = {**biased(reader, default=True), "mlp_bias": True, "router_bias": True}
+    experts = mixture(reader, 128, 4, fields["ffn_size"])
+    return {**biases, "attention_sinks": True, **experts, **window}
 
 
 #: latent attention's columns (direct, turned and value of a head, latents of k and v and of q) and
@@ -65,15 +53,13 @@ LATENT = {
 }
 
 
-def latent(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def latent(reader: HfReader, fields: Fields) -> Fields:
     """Latent attention (DeepSeek-V2 and V3, and kinds that took it over) and a dense FFN."""
-    if reader.flag("attention_bias", False):
-        reader.fault("attention_bias", "latent attention with biases is not modelled")
+    reader.refuse("attention_bias", "with biases of its latent attention")
     direct, turned, value, kv, q, *_ = LATENT[reader.kind]
     turned = reader.count("qk_rope_head_dim", default=turned)
     at_once = "q_lora_rank" in reader.values and reader.values["q_lora_rank"] is None
     return {
-        "ffn": "swiglu",
         "kv_heads": fields["heads"],
         "head_dim": reader.count("qk_nope_head_dim", default=direct) + turned,
         "rope_head_dim": turned,
@@ -83,7 +69,7 @@ def latent(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _deepseek(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _deepseek(reader: HfReader, fields: Fields) -> Fields:
     """Latent attention (plain, where the file says so) and routed experts."""
     if reader.count("moe_layer_freq", default=1) != 1:
         reader.fault("moe_layer_freq", "dense layers are modelled only before all mixtures")
@@ -91,7 +77,7 @@ def _deepseek(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     return {**attention(reader, fields), **routed(reader, *LATENT[reader.kind][5:])}
 
 
-def _indexed(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _indexed(reader: HfReader, fields: Fields) -> Fields:
     """DeepSeek-V3.2 and GLM-5: an indexer chooses the positions that a query attends to."""
     most = reader.count("index_topk", default=2048)
     note = f"attention to {most:,} positions that an indexer chooses is counted in full, without it"
@@ -99,13 +85,9 @@ def _indexed(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def routed(
-    reader: HfReader,
-    experts: int | None,
-    of_token: int | None,
-    shared: int,
-    columns: int | None,
+    reader: HfReader, experts: int | None, of_token: int | None, shared: int, columns: int | None,
     dense: int,
-) -> dict[str, Any]:
+) -> Fields:  # fmt: skip
     """Routed and shared experts of one width behind dense layers, with what each is by default."""
     return {
         "experts": reader.count("n_routed_experts", "num_experts", default=experts),
@@ -118,37 +100,22 @@ def routed(
     }
 
 
-def _granitemoe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    bias = reader.flag("attention_bias", False)
-    return {
-        "ffn": "swiglu", "qkv_bias": bias, "output_bias": bias,
-        "experts": reader.count("num_local_experts", default=8),
-        "experts_per_token": reader.count("num_experts_per_tok", default=2),
-        "expert_ffn_size": fields["ffn_size"],
-    }  # fmt: skip
-
-
-def _llama4(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _llama4(reader: HfReader, fields: Fields) -> Fields:
     """A mixture with a shared expert in every layer (Scout) or every second one (Maverick)."""
     step = reader.count("interleave_moe_layer_step", default=1)
     mixtures = reader.values.get("moe_layers")
     if mixtures is not None and mixtures != list(range(step - 1, fields["layers"], step)):
         reader.fault("moe_layers", f"mixtures that are not every {step} layers are not modelled")
     chunk = reader.count("attention_chunk_size", default=8192)
-    bias = reader.flag("attention_bias", False)
     return {
-        "ffn": "swiglu", "qkv_bias": bias, "output_bias": bias,
-        "experts": reader.count("num_local_experts", default=16),
-        "experts_per_token": reader.count("num_experts_per_tok", default=1),
-        "shared_experts": 1, "expert_ffn_size": fields["ffn_size"],
+        **biased(reader), **mixture(reader, 16, 1, fields["ffn_size"]), "shared_experts": 1,
         "ffn_size": reader.count("intermediate_size_mlp", default=16384), "mixture_every": step,
         "notes": (f"three of four layers attend within {chunk:,} tokens: counted in full",),
     }  # fmt: skip
 
 
-def _glm4_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _glm4_moe(reader: HfReader, fields: Fields) -> Fields:
     return {
-        "ffn": "swiglu",
         "qkv_bias": reader.flag("attention_bias", False),
         "qk_norm": reader.flag("use_qk_norm", False),
         "rope_fraction": turned(reader, 0.5),
@@ -156,49 +123,30 @@ def _glm4_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _solar_open(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    bias = reader.flag("attention_bias", False)
-    mixture = routed(reader, 128, 8, 1, 1280, 0)
-    return {"ffn": "swiglu", "qkv_bias": bias, "rope_fraction": turned(reader), **mixture}
-
-
-def _dots1(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    bias = reader.flag("attention_bias", False)
-    slides = reader.values.get("sliding_window", 4096) is not None
+def _dots1(reader: HfReader, fields: Fields) -> Fields:
+    slides, window = reader.values.get("sliding_window", 4096) is not None, {}
     if "layer_types" in reader.values:
         window = windowed(reader, 4096)
     elif slides and reader.count("max_window_layers", default=62, least=0) < fields["layers"]:
         reader.fault("max_window_layers", "a window in the last layers alone is not modelled")
-        window = {}
-    else:
-        window = {}
-    return {
-        "ffn": "swiglu", "qk_norm": True, "qkv_bias": bias, "output_bias": bias, **window,
-        **routed(reader, None, None, 0, 1408, 0),
-    }  # fmt: skip
+    experts = routed(reader, None, None, 0, 1408, 0)
+    return {"qk_norm": True, **biased(reader), **window, **experts}
 
 
-def _exaone_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    return {**exaone4(reader, fields), **routed(reader, 64, 8, 1, 1024, 1)}
-
-
-def _hy_v3(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    mixture = routed(reader, 192, 8, 1, 1536, 1)
+def _hy_v3(reader: HfReader, fields: Fields) -> Fields:
+    experts = routed(reader, 192, 8, 1, 1536, 1)
     note = "routed and shared experts are summed in the compute dtype, not in fp32"
     notes = (note,) if reader.flag("enable_moe_fp32_combine", True) else ()
-    return {**llama(reader, fields), "qk_norm": True, "notes": notes, **mixture}
+    return {**llama(reader, fields), "qk_norm": True, "notes": notes, **experts}
 
 
-def _hunyuan_v1_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _hunyuan_v1_moe(reader: HfReader, fields: Fields) -> Fields:
     """One shared expert beside the routed ones in every layer; its file gives a value a layer."""
     reader = alike(reader)
     for key in ("use_cla", "use_mla"):
-        if reader.flag(key, False):
-            reader.fault(key, "hunyuan with attention shared by layers or latent is not modelled")
-    bias = reader.flag("attention_bias", False)
+        reader.refuse(key, "with attention shared by layers or latent")
     return {
-        "ffn": "swiglu", "qk_norm": reader.flag("use_qk_norm", True),
-        "qkv_bias": bias, "output_bias": bias,
+        **hunyuan(reader, fields),
         "experts": reader.count("num_experts", default=1),
         "experts_per_token": reader.count("moe_topk", "num_experts_per_tok", default=1),
         "shared_experts": reader.count("num_shared_expert", default=1, least=0),
@@ -206,15 +154,13 @@ def _hunyuan_v1_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _ernie4_5_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    if reader.flag("use_bias", False):
-        reader.fault("use_bias", "ernie4_5_moe with biases is not modelled")
+def _ernie4_5_moe(reader: HfReader, fields: Fields) -> Fields:
+    reader.refuse("use_bias", "with biases")
     layers = fields["layers"]
     last = reader.values.get("moe_layer_end_index", -1)
     if last not in (-1, None, layers - 1):
         reader.fault("moe_layer_end_index", "dense layers are modelled only before all mixtures")
     return {
-        "ffn": "swiglu",
         "experts": reader.count("moe_num_experts", "num_experts", default=64),
         "experts_per_token": reader.count("moe_k", "num_experts_per_tok", default=6),
         "shared_experts": reader.count("moe_num_shared_experts", default=2, least=0),
@@ -224,7 +170,7 @@ def _ernie4_5_moe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _minimax_m2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _minimax_m2(reader: HfReader, fields: Fields) -> Fields:
     types = reader.values.get("attn_type_list")
     if isinstance(types, list) and any(t != 1 for t in types):
         reader.fault("attn_type_list", "layers without softmax attention (0) are not modelled")
@@ -233,42 +179,31 @@ def _minimax_m2(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
     head = fields["head_dim"]
     columns = reader.count("rotary_dim", default=head)
     return {
-        "ffn": "swiglu", "qk_norm_whole": True,
+        "qk_norm_whole": True,
         "rope_fraction": turned(reader, min(1.0, columns / head)),
-        "experts": reader.count("num_local_experts", default=256),
-        "experts_per_token": reader.count("num_experts_per_tok", default=8),
-        "expert_ffn_size": fields["ffn_size"],
-    }  # fmt: skip
+        **mixture(reader, 256, 8, fields["ffn_size"]),
+    }
 
 
-def _olmoe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
+def _olmoe(reader: HfReader, fields: Fields) -> Fields:
     """Mixtures in every layer, q and k normed over all heads; FlexOlmo's norms stand behind."""
     if reader.values.get("clip_qkv") is not None:
         reader.fault("clip_qkv", f"{reader.kind} with clipped q, k and v is not modelled")
-    bias = reader.flag("attention_bias", False)
-    few, of_token = (7, 5) if reader.kind == "flex_olmo" else (64, 8)
-    return {
-        "ffn": "swiglu", "qkv_bias": bias, "output_bias": bias, "qk_norm_whole": True,
-        "experts": reader.count("num_experts", "num_local_experts", default=few),
-        "experts_per_token": reader.count("num_experts_per_tok", default=of_token),
-        "expert_ffn_size": fields["ffn_size"],
-    }  # fmt: skip
+    usual = (7, 5) if reader.kind == "flex_olmo" else (64, 8)
+    return {**biased(reader), "qk_norm_whole": True, **mixture(reader, *usual, fields["ffn_size"])}
 
 
-def _phimoe(reader: HfReader, fields: dict[str, Any]) -> dict[str, Any]:
-    bias = reader.flag("attention_bias", False)
+def _phimoe(reader: HfReader, fields: Fields) -> Fields:
     note = "its router's sparse mixer is counted as a softmax over the experts"
     return {
-        "ffn": "swiglu", "norm": "layernorm", "norm_bias": True,
-        "qkv_bias": bias, "output_bias": bias, "head_bias": reader.flag("lm_head_bias", False),
-        "experts": reader.count("num_local_experts", default=16),
-        "experts_per_token": reader.count("num_experts_per_tok", default=2),
-        "expert_ffn_size": fields["ffn_size"], **windowed(reader), "notes": (note,),
+        "norm": "layernorm", "norm_bias": True, **biased(reader),
+        "head_bias": reader.flag("lm_head_bias", False), **windowed(reader),
+        **mixture(reader, 16, 2, fields["ffn_size"]), "notes": (note,),
     }  # fmt: skip
 
 
-MIXTURES: dict[str, Callable[[HfReader, dict[str, Any]], dict[str, Any]]] = {
-    "mixtral": _mixtral,
+MIXTURES: dict[str, KindReader] = {
+    "mixtral": lambda r, f: {**mixture(r, 8, 2, f["ffn_size"]), **windowed(r)},
     "qwen3_moe": _qwen3_moe,
     "gpt_oss": _gpt_oss,
     "deepseek": _deepseek,
@@ -279,12 +214,16 @@ MIXTURES: dict[str, Callable[[HfReader, dict[str, Any]], dict[str, Any]]] = {
     "glm4_moe_lite": _deepseek,
     "mistral4": _deepseek,
     "youtu": latent,
-    "granitemoe": _granitemoe,
+    "granitemoe": lambda r, f: {**biased(r), **mixture(r, 8, 2, f["ffn_size"])},
     "llama4_text": _llama4,
     "glm4_moe": _glm4_moe,
-    "solar_open": _solar_open,
+    "solar_open": lambda r, _: {
+        "qkv_bias": r.flag("attention_bias", False),
+        "rope_fraction": turned(r),
+        **routed(r, 128, 8, 1, 1280, 0),
+    },
     "dots1": _dots1,
-    "exaone_moe": _exaone_moe,
+    "exaone_moe": lambda r, f: {**exaone4(r, f), **routed(r, 64, 8, 1, 1024, 1)},
     "hy_v3": _hy_v3,
     "hunyuan_v1_moe": _hunyuan_v1_moe,
     "ernie4_5_moe": _ernie4_5_moe,

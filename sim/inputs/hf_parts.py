@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sim.inputs.hf_reader import HfReader
 
+#: keys of `Model` so far, and those that a kind adds; its FFN is SwiGLU unless it says otherwise
+Fields = dict[str, Any]
+KindReader = Callable[[HfReader, Fields], Fields]
 
-def windowed(reader: HfReader, default: int | None = None) -> dict[str, Any]:
+
+def biased(reader: HfReader, key: str = "attention_bias", *, default: bool = False) -> Fields:
+    """One key for the biases of attention."""
+    bias = reader.flag(key, default)
+    return {"qkv_bias": bias, "output_bias": bias}
+
+
+def mixture(reader: HfReader, experts: int, of_token: int, columns: int) -> Fields:
+    """Routed experts: how many by default, how many of a token, columns of each."""
+    return {
+        "experts": reader.count("num_local_experts", "num_experts", default=experts),
+        "experts_per_token": reader.count(
+            "num_experts_per_tok", "experts_per_token", default=of_token
+        ),
+        "expert_ffn_size": columns,
+    }
+
+
+def windowed(reader: HfReader, default: int | None = None) -> Fields:
     """Sliding window of kinds that slide in every layer, or as `layer_types` says."""
     window = reader.count("sliding_window", default=0 if default is None else default, least=1)
     if "sliding_window" in reader.values and reader.values["sliding_window"] is None:
@@ -37,7 +58,7 @@ def turned(reader: HfReader, default: float = 1.0) -> float:
     return reader.number("partial_rotary_factor", "rotary_pct", default=default, most=1.0)
 
 
-def late_window(reader: HfReader, layers: int) -> dict[str, Any]:
+def late_window(reader: HfReader, layers: int) -> Fields:
     """Qwen slides in the layers from max_window_layers on, if at all."""
     if not reader.flag("use_sliding_window", False):
         return {}
@@ -49,7 +70,7 @@ def late_window(reader: HfReader, layers: int) -> dict[str, Any]:
     return {"sliding_window": reader.count("sliding_window", default=4096)}
 
 
-def every_fourth(reader: HfReader) -> dict[str, Any]:
+def every_fourth(reader: HfReader) -> Fields:
     """A window of 4,096 in all but every fourth layer, unless the file says otherwise."""
     window = windowed(reader, 4096)
     if "layer_types" not in reader.values and window:

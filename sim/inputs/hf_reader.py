@@ -75,6 +75,11 @@ class HfReader:
             return default
         return value
 
+    def refuse(self, key: str, what: str, *, given: bool = True) -> None:
+        """Note a fault where a flag, else the opposite, is `given`, and so the kind has `what`."""
+        if self.flag(key, not given) is given:
+            self.fault(key, f"{self.kind} {what} is not modelled")
+
     def done(self) -> None:
         """Raise what was found wrong."""
         if self.faults:
