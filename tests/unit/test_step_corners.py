@@ -1,11 +1,13 @@
 """Corners of a simulated step: what its measures and timelines say where no table looks."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from sim.inputs.loader import load
+from sim.lowering.parts import CATEGORIES
 from sim.step.breakdown import Breakdown
 from sim.step.chrome_trace import Trace
 from sim.step.depth import DEEP, of_layers, pace_of
@@ -15,6 +17,7 @@ from sim.step.run import run_step
 from sim.step.spans import step_timeline
 from sim.step.step import memory_of, quick, step
 from sim.step.straggle import _in_micro_steps
+from sim.step.waiting import WaitingGroup, _add
 from sim.strategies.plan import SEGMENT
 from tests.unit import test_fsdp_schedules as fsdp
 
@@ -101,3 +104,17 @@ def test_a_trace_says_how_long_a_collective_waits():
         longest.append(max(waits))
     assert longest[0] > 1000.0
     assert longest[1] < longest[0] / 5
+
+
+def test_a_class_that_nobody_keeps_waiting():
+    """Eight seconds: kernels of 2 and 2, data moves in one of the four between them, none waits."""
+    lane = SimpleNamespace(alone_s=np.array([2.0, 2.0, 0.0]),
+                           category=np.array([0, 0, CATEGORIES.index("collective")]))  # fmt: skip
+    timeline = SimpleNamespace(start=np.array([0.0, 3.0, 6.0, 2.0, 2.5]),
+                               end=np.array([2.0, 5.0, 7.0, 2.5, 3.5]))  # fmt: skip
+    view = SimpleNamespace(compute=slice(0, 3), comm_begin=np.array([3]), comm_end=np.array([4]))
+    group = WaitingGroup(None, 1.0, (0, 1))
+    _add(group, 0.5, lane, timeline, view, None, (0.0, 8.0))
+    assert (group.compute_s, group.waiting_s) == (2.0, 0.0)
+    assert (group.communication_s, group.idle_s) == (0.5, 1.5)
+    assert group.waiting_for == group.slowed_for == {}

@@ -9,7 +9,9 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -138,6 +140,22 @@ def test_parquet_holds_the_rows(tmp_path):
     outcome = sweep(small(tmp_path, "nodes=1,2"), tmp_path / "s.sqlite")
     write_parquet(outcome, tmp_path / "a.parquet")
     assert parquet.read_table(tmp_path / "a.parquet").to_pylist() == list(outcome.records())
+
+
+def test_parquet_is_handed_the_rows(tmp_path, monkeypatch):
+    """By a stand-in for pyarrow; where there are no rows, a table without columns."""
+    stand_in = SimpleNamespace(
+        Table=SimpleNamespace(from_pylist=json.dumps), table=json.dumps,
+        parquet=SimpleNamespace(write_table=lambda table, out: out.write(table.encode())),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "pyarrow", stand_in)
+    outcome = sweep(small(tmp_path, "nodes=1,2"), tmp_path / "s.sqlite")
+    write_parquet(outcome, tmp_path / "a.parquet")
+    rows = json.loads((tmp_path / "a.parquet").read_text())
+    assert [row["nodes"] for row in rows] == ["1", "2"]
+    assert rows == list(outcome.records())
+    write_parquet(replace(outcome, rows=()), tmp_path / "none.parquet")
+    assert (tmp_path / "none.parquet").read_text() == "{}"
 
 
 # --- workers -------------------------------------------------------------------------------------
