@@ -240,7 +240,6 @@ dtype: bf16
 compile: True
 enable_activation_checkpointing: True
 enable_activation_offloading: True
-optimizer_in_bwd: True
 """
 
 FILES = {

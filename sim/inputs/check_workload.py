@@ -32,6 +32,7 @@ def findings(workload: Workload) -> Findings:
     yield from _offload(workload.parallelism)
     yield from strategy_of(workload).findings(workload)
     yield from _paged(workload)
+    yield from _in_backward(workload)
     yield from _method(workload)
     yield from check_model.findings(workload.model)
     yield from _positions(workload)
@@ -151,6 +152,32 @@ def _paged(w: Workload) -> Findings:
         message = f"offload: {w.parallelism.offload} keeps what is updated on the host already"
     if message:
         yield fault("paged", "workload", path, message, "leave it out")
+
+
+def _in_backward(w: Workload) -> Findings:
+    """What needs all gradients, or those of several micro-steps, has none to wait for.
+
+    Source: torchtune, recipes/full_finetune_single_device.py and full_finetune_distributed.py,
+    which refuse accumulation and clipping.
+    """
+    if not w.optimizer_in_backward:
+        return
+    p, message, hint = w.parallelism, "", "leave it out"
+    if not strategy_of(w).steps_in_backward:
+        message = f"{p.strategy} reduces gradients for a step after backward"
+        hint = "write single or fsdp2, or leave it out"
+    elif p.offload != "none":
+        message = f"offload: {p.offload} steps on the host, after backward"
+    elif p.tensor_parallel > 1 or p.pipeline_parallel > 1:
+        message = "it is modelled without tensor and pipeline parallelism alone"
+    elif w.gradient_accumulation > 1:
+        message = "a gradient is gone before the next micro-step could add to it"
+        hint = "write gradient_accumulation: 1"
+    elif p.clip_gradients:
+        message = "the norm of all gradients is known only after each has been used"
+        hint = "write parallelism.clip_gradients: false"
+    if message:
+        yield fault("in-backward", "workload", "optimizer_in_backward", message, hint)
 
 
 def _method(w: Workload) -> Findings:

@@ -128,12 +128,18 @@ _OF_GROUPS = frozenset(
     for key in ("reduce_dtype", "reshard_after_forward", "wrap", "sequence_parallel",
                 "loss_parallel")
 )  # fmt: skip
-_EITHER_WAY = _OF_GROUPS | {"parallelism.clip_gradients"}
+_OF_ONE = frozenset(("parallelism.clip_gradients",))  # says nothing of groups at all
+_EITHER_WAY = _OF_GROUPS | _OF_ONE
 
 
 def _open(given: Mapping[str, Place]) -> frozenset[str]:
-    """Keys that another tool's files leave open: their tool's default stands for several GPUs."""
+    """Keys that are left open: nothing of them is said, or what another tool does on several GPUs.
+
+    Other tools' files say what they do there whether or not there are several.
+    """
     spread = {path: place for path, place in given.items() if path.startswith("parallelism.")}
+    if spread and spread.keys() <= _OF_ONE:
+        return frozenset({"parallelism"})
     supposed = {path for path, place in spread.items() if is_default(place)}
     written = {path for path, place in spread.items() if place.line is not None}
     left = supposed and spread.keys() <= supposed | (written & _EITHER_WAY)

@@ -110,6 +110,8 @@ class Strategy:
     gathers_fp8 = False
     #: checkpointed inputs of blocks can go to host memory
     offloads_inputs = False
+    #: a hook may step each parameter as soon as backward has its gradient
+    steps_in_backward = False
     #: DeepSpeed runs it: flat fp32 partitions of the optimizer, a ds_config.json
     deepspeed = False
     #: version of `fully_shard`'s family: 1 `FullyShardedDataParallel`, 2 `fully_shard`, 0 neither

@@ -277,6 +277,9 @@ class Workload(Spec):
     # states in managed memory (bitsandbytes' paged AdamW): on the GPU while there is room for all
     # beside the allocator's pools, else paged in and out each step
     optimizer_paged: bool = False
+    # each parameter is stepped within backward, as soon as its gradient is there, which is then
+    # freed (torchtune's optimizer_in_bwd)
+    optimizer_in_backward: bool = False
     parallelism: Parallelism = Parallelism.model_construct()
     activation_checkpointing: Checkpointing = Checkpointing.model_construct()
     attention: Literal["eager", "sdpa", "flash2", "flash3", "triton", "cudnn"] = "flash2"

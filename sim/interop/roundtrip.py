@@ -88,7 +88,10 @@ def _paths(workload: Workload) -> list[str]:
         spec: Spec = getattr(workload, name)
         fields = type(spec).model_fields
         found += [f"{name}.{k}" for k, f in fields.items() if getattr(spec, k) != f.default]
-    for key in ("optimizer", "optimizer_paged", "attention", "compile", "loss", "fused_kernels"):
+    for key in (
+        "optimizer", "optimizer_paged", "optimizer_in_backward", "attention", "compile", "loss",
+        "fused_kernels",
+    ):  # fmt: skip
         if getattr(workload, key) != Workload.model_fields[key].default:
             found.append(key)
     return found

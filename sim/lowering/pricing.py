@@ -21,6 +21,7 @@ from sim.blocks.update import (
     host_update_bytes,
     optimizer_kernels,
     shard_of,
+    updated_bytes,
 )
 from sim.cost.collectives import CollectiveCost
 from sim.cost.gemm import MEMORY_SATURATION
@@ -42,6 +43,7 @@ from sim.lowering.templates import Segment, Segments, segments_of, template_rows
 from sim.strategies.exchanges import COPYING
 from sim.strategies.pipeline_play import messages_in
 from sim.strategies.plan import COLLECTIVE, HOST, OWNED, SEGMENT, Calls, Plan, PlanOp
+from sim.strategies.tail import ALONE
 
 _MESSAGES = ("send", "send_recv")  # between two ranks, on which nobody agrees first
 #: kernels that move a value at a time: `torch.cat` of 2-byte values, which its wide loads leave out
@@ -69,6 +71,10 @@ def segment_kernels(
 
 
 def _owned_kernels(workload: Workload, plan: Plan, op: PlanOp) -> tuple[Kernel, ...]:
+    if one_by_one := int(dict(op.calls).get(ALONE, 0)):
+        shard = shard_of(workload, op.bytes / updated_bytes(workload), 1)
+        kernels = optimizer_kernels(workload, shard)
+        return tuple(k._replace(launches=one_by_one * k.launches) for k in kernels)
     shard = shard_of(workload, plan.owned_numel, plan.owned_tensors)
     return clip_kernels(shard) if op.name == "clip" else optimizer_kernels(workload, shard)
 

@@ -30,6 +30,8 @@ def optimizer_bytes(workload: Workload, ranks: int) -> float:
 def optimizer_temporaries(workload: Workload, ranks: int) -> float:
     """What the step allocates and frees again on one rank. [B]"""
     elements, _, largest, _ = trainable_elements(workload, ranks)
+    if workload.optimizer_in_backward:  # one tensor at a time
+        elements = largest
     how = workload.optimizer_implementation
     kind = optimizer_of(workload)
     return kind.scratch_bytes(how, updated_bytes(workload), elements, largest)

@@ -19,7 +19,7 @@ from sim.mesh import Mesh
 from sim.strategies.activation_copies import copies_of
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.replicated_memory import Gathered, ReplicatedMemory
-from sim.strategies.tail import clip_and_step, loss_all_reduce
+from sim.strategies.tail import clip_and_step, loss_all_reduce, step_within
 from sim.strategies.units import SOURCE, dtypes, tree_blocks
 from sim.units import DTYPE_BYTES, MIB
 
@@ -78,6 +78,7 @@ class _DdpRun:
             False, *checkpointed_layers(workload.activation_checkpointing, layers), False
         )  # fmt: skip
         self.copies = copies_of(workload, tree)
+        self.within = workload.optimizer_in_backward
         self.grad_bytes = DTYPE_BYTES[types.master]
         narrow = DTYPE_BYTES[types.reduce] < self.grad_bytes
         self.wire = types.reduce if narrow else types.master  # narrower: a compression hook
@@ -106,6 +107,9 @@ class _DdpRun:
         frozen = DTYPE_BYTES[types.frozen] > DTYPE_BYTES[types.compute]
         self.elements = [_elements(b, trainable=not frozen) for b in self.blocks]
         self.learning = [_elements(b, trainable=True) for b in self.blocks]
+        self.tensors = [
+            sum(p.trainable for m in b.modules for p in m.parameters) for b in self.blocks
+        ]
 
     def step(self) -> None:
         """All micro-steps of one optimizer step, then clipping and the optimizer."""
@@ -121,7 +125,10 @@ class _DdpRun:
             self.memory.done()
         self.memory.step()
         loss_all_reduce(r, self.knobs, self.mesh)
-        clip_and_step(r, self.knobs, self.grad_bytes, norm_bytes=0.0)
+        if self.within:
+            r.read_loss()
+        else:
+            clip_and_step(r, self.knobs, self.grad_bytes, norm_bytes=0.0)
         r.end()
 
     def forward(self) -> None:
@@ -142,6 +149,9 @@ class _DdpRun:
     def _gradients(self, number: int) -> None:
         """Gradients of a block to the master dtype, and onto those of the micro-steps before."""
         self._cast(number, "backward", self.learning[number])
+        if self.within:
+            size = self.learning[number] * self.grad_bytes
+            step_within(self.recorder, "compute", "", number, size, self.tensors[number])
         if self.recorder.micro_step and self.learning[number]:
             traffic = 3.0 * self.grad_bytes * self.learning[number]
             self.recorder.kernel("compute", "accumulate", "backward", traffic, "", number)
@@ -268,6 +278,7 @@ class Single(Ddp):
     family = ("single", "fsdp2")
     spreads_as = "fsdp2"
     tools = frozenset({"accelerate", "axolotl"})
+    steps_in_backward = True
     measured_as = "ddp"  # which on one GPU is the same
 
 

@@ -94,7 +94,10 @@ class Hooks:
         self.indices: list[list[int]] = [[] for _ in range(n)]
         self.done = [False] * n  # post-backward has run
         self.reduce_grads = self.reshard_after_backward = True
-        self.gradients = GradientReducer(knobs, mesh, self.types, self.units, self.ranks, recorder)
+        self.gradients = GradientReducer(
+            knobs, mesh, self.types, self.units, self.ranks, recorder,
+            workload.optimizer_in_backward,
+        )  # fmt: skip
         self.forward_targets, self.backward_targets = prefetch_targets(knobs, layout)
 
     def own(self, units: Iterable[Unit], times: int = 1) -> None:
@@ -129,6 +132,9 @@ class Hooks:
 
     def finish(self, update_bytes: float) -> None:
         """Clipping and the optimizer."""
+        if self.workload.optimizer_in_backward:
+            self.recorder.read_loss()
+            return
         width = DTYPE_BYTES[self.types.master]
         clip_and_step(self.recorder, self.knobs, width, update_bytes=update_bytes)
 

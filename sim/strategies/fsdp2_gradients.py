@@ -8,6 +8,7 @@ from sim.inputs.workload import Parallelism
 from sim.mesh import Mesh
 from sim.strategies.plan import Event, Recorder
 from sim.strategies.reduced import across_replicas, in_master_dtype
+from sim.strategies.tail import step_within
 from sim.strategies.units import Dtypes, Unit
 from sim.units import DTYPE_BYTES
 
@@ -27,12 +28,15 @@ class GradientReducer:
         That share a unit, by its group.
     recorder : Recorder
         Where it is written down.
+    within : bool
+        Hooks step parameters as soon as their gradients are there.
     """
 
     def __init__(
         self, knobs: Parallelism, mesh: Mesh, types: Dtypes, units: Sequence[Unit],
-        ranks: Mapping[str, int], recorder: Recorder,
+        ranks: Mapping[str, int], recorder: Recorder, within: bool = False,
     ) -> None:  # fmt: skip
+        self._within = within
         self._knobs, self._mesh, self._types = knobs, mesh, types
         self._units, self._ranks, self._recorder = units, ranks, recorder
         self._apart = ".reduce_scatter" * knobs.separate_reduce_scatter_group
@@ -145,6 +149,8 @@ class GradientReducer:
                 r.host("accumulate", PRE_BACKWARD, 3 * stored)
             elif self._knobs.pin_memory:
                 self._offloaded[unit].append(r.record(stream))
+        elif self._within:
+            step_within(r, stream, u.name, u.block, stored, u.grad_tensors)
         elif self.has_grad[unit]:
             r.kernel(stream, "accumulate", PRE_BACKWARD, 3 * stored, u.name, u.block)
         self.has_grad[unit] = True

@@ -324,7 +324,8 @@ class FsdpMemory(StepMemory):
             # autograd still holds the head's gradients when the output is allocated (recorded)
             output = unit.reduced if unit is self.head else 0.0
             to.mark(gradient, (t.RECOMPUTED, output))
-        if self.offload or (self.accumulating and self.reduces_each):
+        passing = self.offload or self.workload.optimizer_in_backward
+        if passing or (self.accumulating and self.reduces_each):
             to.mark((t.GRADIENTS, unit.reduced))
         else:
             to.add(t.GRADIENTS, unit.reduced)

@@ -81,6 +81,7 @@ class Fsdp2(Strategy):
     gathers_blocks = blocks_alike = casts_inputs = context_parallel = True
     tensor_parallel = pipeline_parallel = expert_parallel = True
     gathers_fp8 = offloads_inputs = accumulates_on_host = traceable = True
+    steps_in_backward = True
 
     def replicates(self, knobs: Parallelism) -> bool:
         """Never: shards are what it is for."""

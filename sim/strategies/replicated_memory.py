@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sim.blocks.modules import ModelTree
+from sim.blocks.modules import Block, ModelTree
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.strategies import terms as t
@@ -28,6 +28,12 @@ class Gathered(NamedTuple):
     buckets: float = 0.0  # of gradients, that are reduced
 
 
+def _largest(block: Block) -> float:
+    """Elements of a block's largest trainable parameter."""
+    sizes = [p.numel for m in block.modules for p in m.parameters if p.trainable]
+    return float(max(sizes, default=0))
+
+
 class ReplicatedMemory(StepMemory):
     """Under ``ddp``, ``zero1``, ``zero2`` or ``zero3``, which gathers what `gathered` says."""
 
@@ -44,6 +50,13 @@ class ReplicatedMemory(StepMemory):
         self.states_on_host = p.offload in ("optimizer", "all")
         width = self.compute if self.stage else DTYPE_BYTES[types.master]
         self.kept = width * self.elements  # gradients
+        self.within = workload.optimizer_in_backward
+        if self.within:  # a gradient lives until its parameter is stepped
+            self.kept = 0.0
+        kinds = {b.kind: b for b in (tree.embedding, *tree.layers, tree.head)}
+        self.passing = {k: self.within * width * _largest(b) for k, b in kinds.items()}
+        if tree.tied:  # the head's is of the embedding's table
+            self.passing[tree.head.kind] = self.passing[tree.embedding.kind]
         if self.stage >= 2:
             self.kept = 0.0 if self.states_on_host else self.kept / ranks
         self.buckets = self.gathered.buckets
@@ -114,6 +127,13 @@ class ReplicatedMemory(StepMemory):
         to.put(t.SCATTERS, self.buckets)
         self.loss_backward()
         to.put(t.LOGITS, 1.0, t.HELD)
+        if self.within:
+            gradient = self.passing[self.tree.head.kind]
+            to.mark(
+                (t.FULL_GRADIENTS, gradient), (t.SCRATCH, 1.0, t.SCRATCH_BYTES),
+                (t.LOGIT_GRADIENTS, 1.0, t.HEAD_BACKWARD),
+            )  # fmt: skip
+            to.put(t.WAITING, gradient * self.tree.tied)  # until the embedding's is there too
 
     def _backward(self, layer: int) -> None:
         to, gathered = self.to, self.gathered
@@ -126,6 +146,7 @@ class ReplicatedMemory(StepMemory):
             (t.SAVED, 2.0 if layer > 1 else 1.0, t.FETCHED, layer),  # its input, and the next one's
             (t.RECOMPUTED, 1.0, t.HIDDEN),
             (t.RECOMPUTED, 1.0, t.LAYER_BACKWARD, layer),
+            (t.FULL_GRADIENTS, self.passing[self.tree.layers[layer - 1].kind]),
         )
         to.add(t.SAVED, -1.0, t.RESIDENT, layer)
         to.add(t.GRADIENTS if self.stage >= 2 else t.FULL_GRADIENTS, self.gained)
@@ -133,8 +154,10 @@ class ReplicatedMemory(StepMemory):
     def done(self) -> None:
         """Backward has ended."""
         self.reach(0, forward=False)
-        self.to.mark((t.RECOMPUTED, 1.0, t.HIDDEN))
+        gradient = self.passing[self.tree.embedding.kind]
+        self.to.mark((t.RECOMPUTED, 1.0, t.HIDDEN), (t.FULL_GRADIENTS, gradient))
         self.to.put(t.LOGITS)
+        self.to.put(t.WAITING)
 
     def step(self) -> None:
         """The optimizer's step, and a checkpoint after it."""

@@ -8,6 +8,38 @@ from sim.inputs.workload import Parallelism
 from sim.mesh import Mesh
 from sim.strategies.plan import SEGMENT, Recorder
 
+#: what the CPU does for a tensor that a hook of its own steps, within backward
+ALONE = "optimizer.alone"
+
+
+def step_within(
+    r: Recorder, stream: str, unit: str, block: int, size: float, tensors: int
+) -> None:  # fmt: skip
+    """Hooks step the parameters whose gradients `stream` has just made, one by one.
+
+    Parameters
+    ----------
+    r : Recorder
+        Where it is written down.
+    stream : str
+        On which autograd or FSDP2 calls them.
+    unit, block : str, int
+        Of these parameters.
+    size : float
+        Their bytes on this rank, as they are kept. [B]
+    tensors : int
+        How many. [1]
+
+    Source: PyTorch, tutorial "How to save memory by fusing the optimizer step into the backward
+    pass" (``register_post_accumulate_grad_hook``); torchtune, ``OptimizerInBackwardWrapper``;
+    FSDP2 calls those of a sharded parameter on the stream that reduced its gradient
+    (``_fsdp_collectives.py``, ``foreach_reduce``).
+    """
+    if tensors:
+        r.call_times("optimizer.tensor", tensors)
+        r.call_times(ALONE, tensors)
+        r.issue(SEGMENT, stream, "optimizer", "backward", block, unit=unit, traffic=size)
+
 
 def loss_all_reduce(r: Recorder, knobs: Parallelism, mesh: Mesh) -> None:
     """The trainer averages its loss over all ranks: 4 bytes."""

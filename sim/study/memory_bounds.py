@@ -128,7 +128,8 @@ def _flat(workload: Workload, model: _Whole, states: float, saved: float) -> flo
     kept = model.gathered if p.reshard_after_forward is False else model.least
     again = workload.gradient_accumulation > 1 and reduces_each(workload)
     added = model.reduced if again and p.offload == "none" else 0.0
-    return rest + max(saved + kept + added, 0.0 if p.offload != "none" else model.reduced)
+    passing = p.offload != "none" or workload.optimizer_in_backward
+    return rest + max(saved + kept + added, 0.0 if passing else model.reduced)
 
 
 def _saved(workload: Workload) -> list[float]:

@@ -112,8 +112,9 @@ def _memory(keys: Keys) -> None:
         why = "only checkpointed inputs go to the host here"
         keys.matters(why, "enable_activation_offloading")
     keys.put_on("parallelism.offload", "fsdp_cpu_offload", value="all")
-    if keys.flag("optimizer_in_bwd"):
-        keys.matters("an optimizer within backward is not modelled", "optimizer_in_bwd")
+    keys.put_on("optimizer_in_backward", "optimizer_in_bwd")
+    if not keys.number("clip_grad_norm"):
+        keys.suppose("parallelism.clip_gradients", False)
     keys.put_flag("compile", "compile")
     loss = keys.inner("loss").text("_component_")
     if "Linear" in loss:
