@@ -199,6 +199,17 @@ def shape_of(workload: Workload) -> PipelineShape:
     return PipelineShape(p.pipeline_parallel, workload.gradient_accumulation, virtual)
 
 
+def less_layers(workload: Workload) -> tuple[int, int]:
+    """Layers that the embedding stands for, and norm and head: as written, or as its code has it.
+
+    Source: torchtitan, ``pipeline_parallel_first_stage_less_layers`` (1); Megatron-LM,
+    ``--account-for-embedding-in-pipeline-split`` (off).
+    """
+    p, default = workload.parallelism, strategy_of(workload).ends_as_layers
+    first, last = p.pipeline_first_stage_less_layers, p.pipeline_last_stage_less_layers
+    return default if first is None else first, default if last is None else last
+
+
 def stage_layers(workload: Workload) -> tuple[int, ...]:
     """Layers of each stage of a job's pipeline; of all where there is none."""
     p, m, stages = workload.parallelism, workload.model, shape_of(workload).stages
@@ -207,9 +218,7 @@ def stage_layers(workload: Workload) -> tuple[int, ...]:
     if p.pipeline_split == "cost":
         layer = 4 * m.heads * m.head_dim * m.hidden_size + 3 * m.ffn_size * m.hidden_size
         return layers_by_cost(m.layers, stages, layer, m.vocab_size * m.hidden_size)
-    return layers_of_stages(
-        m.layers, stages, p.pipeline_first_stage_less_layers, p.pipeline_last_stage_less_layers
-    )
+    return layers_of_stages(m.layers, stages, *less_layers(workload))
 
 
 def blocks_of(workload: Workload) -> tuple[range, ...]:

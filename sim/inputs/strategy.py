@@ -106,6 +106,8 @@ class Strategy:
     short_pipelines = False
     #: first and last stage can share a table, each with a copy of its own
     ties_stages = False
+    #: layers that the embedding, and norm and head, stand for where layers are split over ranks
+    ends_as_layers = 1
     #: parameters can be gathered in FP8
     gathers_fp8 = False
     #: checkpointed inputs of blocks can go to host memory

@@ -91,8 +91,9 @@ class Parallelism(Spec):
     # which layers a stage holds: equally many, or of equal work with the head (nanotron)
     pipeline_split: Literal["layers", "cost"] = "layers"
     virtual_stages: Positive | None = None  # stages a rank; None: 1, or 2 where it takes several
-    pipeline_first_stage_less_layers: NotNegative = 1  # layers that the embedding stands for
-    pipeline_last_stage_less_layers: NotNegative = 1  # layers that norm and head stand for
+    # layers that the embedding stands for; None: 1 (torchtitan), 0 under megatron
+    pipeline_first_stage_less_layers: NotNegative | None = None
+    pipeline_last_stage_less_layers: NotNegative | None = None  # that norm and head stand for
     pipeline_defer_receives: bool = False  # just before what needs them; not of 1f1b and gpipe
     pipeline_reshard_after_forward: bool = False  # gather a stage for every micro-batch
     expert_parallel: Positive = 1  # ranks that experts are spread over: of the axes above

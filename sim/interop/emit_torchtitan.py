@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from sim.errors import InputError
-from sim.inputs.check_mesh import shape_of
+from sim.inputs.check_mesh import less_layers, shape_of
 from sim.inputs.modelling import ASYNC, reduce_dtype, tensor_style
 from sim.inputs.shares import batch_of, mesh_of
 from sim.inputs.strategy import strategy_of
@@ -116,7 +116,7 @@ def _pipeline(workload: Workload) -> dict[str, Any]:
         Stages that torchtitan, which rounds layers a stage up, would not make.
     """
     p, shape = workload.parallelism, shape_of(workload)
-    first, last = p.pipeline_first_stage_less_layers, p.pipeline_last_stage_less_layers
+    first, last = less_layers(workload)
     found: dict[str, Any] = {
         "pipeline_parallel_schedule": SCHEDULES[p.pipeline_schedule].torch_name,
         "pipeline_parallel_microbatch_size": workload.micro_batch,

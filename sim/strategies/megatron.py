@@ -30,6 +30,7 @@ class Megatron(Strategy):
     context_parallel = tensor_parallel = pipeline_parallel = expert_parallel = True
     casts_model = True
     ties_stages = short_pipelines = True
+    ends_as_layers = 0  # --account-for-embedding-in-pipeline-split is off
     measured_as = "zero1"
     shards_more = "fsdp2"
     schedules = ("1f1b", "gpipe", "interleaved-1f1b")
