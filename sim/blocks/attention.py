@@ -232,7 +232,11 @@ def _eager(
     t: Tape, q: int, k: int, v: int, heads: tuple[int, int, int, int], window: int | None,
     exchanges: tuple[Exchange, ...],
 ) -> int:  # fmt: skip
-    """Scores in memory: q k^T, scale, mask, softmax in fp32, cast, p v; masked ones as well."""
+    """Scores in memory: q k^T, scale, mask, softmax in fp32, cast, p v; masked ones as well.
+
+    Megatron-LM's kernel reads scores and writes probabilities, in their dtype
+    (``scaled_upper_triang_masked_softmax``, which its own scripts leave on).
+    """
     s = t.setting
     e, length, keys = s.element, s.length, s.keys
     n_heads, _, dim, value_dim = heads
@@ -252,14 +256,18 @@ def _eager(
         role=role, product=True, gradients=2, flops=counted(t, n_heads * dim, window),
         exchanges=exchanges,
     )  # fmt: skip
-    if t.fused:
+    if s.fuses_softmax:  # from scores to probabilities, and from one gradient to the other
+        forward = [Map("softmax", 2 * e * n, 1, "fused")]
+        backward = [Map("softmax", 3 * e * n, 1, "fused")]
+    elif t.fused:
         forward = backward = [Map("softmax", 3 * e * n, 1, "fused")]
     else:
         forward = [Map("softmax", (2 * e + 3 * e + (e + 4 + 8 + 4 + e)) * n, 5)]
         backward = [Map("softmax", (e + 4 + 12 + 4 + e + 2 * e) * n, 4)]
     # softmax in fp32, kept, and its cast, kept for the product with v
-    soft = t.op("softmax", (scores,), 4.0 * n, (), forward, backward, role=role, own=True)
-    if e != 4:
+    kept = e if s.fuses_softmax else 4.0
+    soft = t.op("softmax", (scores,), kept * n, (), forward, backward, role=role, own=True)
+    if e != kept:
         soft = t.op("softmax.cast", (soft,), e * n, role=role)
     out = float(e * batch * length * value_dim)
     made = t.op(

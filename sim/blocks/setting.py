@@ -130,6 +130,7 @@ class Setting:
     fp8_gather: bool = False
     compiled: bool = False
     complex_rope: bool = False
+    fuses_softmax: bool = False
     copies_heads: bool = False
     fused_rope: bool = False
     fused_gate: bool = False
@@ -327,6 +328,7 @@ def _read(workload: Workload) -> Setting:
         fp8_gather=precision.all_gather == "fp8",
         compiled=workload.compile,
         complex_rope=modelling_of(workload).complex_rope,
+        fuses_softmax=modelling_of(workload).fuses_softmax,
         copies_heads=modelling_of(workload).copies_heads,
         fused_rope=workload.compile or workload.fused_kernels in ("norm+rope", "all"),
         fused_gate=workload.compile or workload.fused_kernels == "all",

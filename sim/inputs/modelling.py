@@ -30,6 +30,9 @@ class Modelling:
         q, k and v of one product are put apart, and k and v together again, by copies.
     groups_since : str
         The PyTorch of whose time its releases ask ``sdpa`` for groups of heads; "": none does.
+    fuses_softmax : bool
+        ``attention: eager`` has a kernel of its own from scores to probabilities, scale and mask
+        among it, that keeps nothing in fp32.
     own_loop : bool
         Its layers run in the trainer of its name alone, whose groups of ranks they ask for.
     """
@@ -38,20 +41,22 @@ class Modelling:
     loops_experts: bool = True
     copies_heads: bool = False
     groups_since: str = ""
+    fuses_softmax: bool = False
     own_loop: bool = False
 
 
 #: Source: transformers 4.45, models/llama and models/mixtral; torchtitan, models/llama3/model and
 #: models/moe; llm-foundry, models/mpt (rotates halves; dMoE by megablocks); Megatron-LM,
 #: core/transformer/moe/experts.py (``--moe-grouped-gemm``, as its recipes have it) and
-#: core/parallel_state.py; nanotron, models/llama.py, `CausalSelfAttention.forward` and
-#: parallel/context.py. Groups of heads: transformers 4.54, integrations/sdpa_attention.py (4.55
-#: came out with PyTorch 2.8); torchtitan, models/attention.py, ``enable_gqa`` (end of 2025)
+#: core/parallel_state.py, core/fusions/fused_softmax.py; nanotron, models/llama.py,
+#: `CausalSelfAttention.forward` and parallel/context.py. Groups of heads: transformers 4.54,
+#: integrations/sdpa_attention.py (4.55 came out with PyTorch 2.8); torchtitan,
+#: models/attention.py, ``enable_gqa`` (end of 2025)
 MODELLING = {
     "huggingface": Modelling(groups_since="2.8"),
     "torchtitan": Modelling(complex_rope=True, loops_experts=False, groups_since="2.10"),
     "composer": Modelling(loops_experts=False),
-    "megatron": Modelling(loops_experts=False, own_loop=True),
+    "megatron": Modelling(loops_experts=False, fuses_softmax=True, own_loop=True),
     "nanotron": Modelling(loops_experts=False, copies_heads=True, own_loop=True),
 }
 #: attention kernels that read key and value heads without repeating them
