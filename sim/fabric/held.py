@@ -25,6 +25,17 @@ def hold(resources: int) -> None:
     global _held
     _held += resources
     if _held > MOST_RESOURCES:
+        let_go()
         _held = resources
+
+
+def let_go(beyond: int = 0) -> None:
+    """Let go of the machines that caches keep, where these have more resources than `beyond`.
+
+    For what asks a long row of machines, each once.
+    """
+    global _held
+    if _held > beyond:
+        _held = 0
         for clear in _clears:
             clear()

@@ -138,23 +138,34 @@ class Wiring:
     @functools.cached_property
     def vertex_names(self) -> list[list[str]]:
         """Names of every node's vertices."""
-        if self._labels is not None:
-            return self._labels
-        return [[f"n{n}/{name}" for name in s.names] for n, s in enumerate(self.shapes)]
+        return [self._vertices_of(node) for node in range(self.n_nodes)]
 
     @functools.cached_property
     def names(self) -> list[str]:
         """Names of all resources: "tail>head" of a link, else vertex and what it is."""
         names = []
-        for n, (shape, label) in enumerate(zip(self.shapes, self.vertex_names, strict=True)):
-            names += [f"{label[e.tail]}>{label[e.head]}" for e in shape.links]
-            names += [f"{label[c]} memory" for c in shape.cpus]
-            names += [f"{label[g]} hbm" for g in shape.gpus]
-            names += [f"n{n} storage read", f"n{n} storage write"]
+        for n in range(self.n_nodes):
+            names += self._names_of(n)
         ends = self.network_names
         plane = self.plane
         names += [f"{ends[a]}>{ends[b]}" for a, b in zip(plane.tail, plane.head, strict=True)]
         return names
+
+    def _names_of(self, node: int) -> list[str]:
+        """Names of a node's resources."""
+        shape, label = self.shapes[node], self._vertices_of(node)
+        return [
+            *(f"{label[e.tail]}>{label[e.head]}" for e in shape.links),
+            *(f"{label[c]} memory" for c in shape.cpus),
+            *(f"{label[g]} hbm" for g in shape.gpus),
+            f"n{node} storage read", f"n{node} storage write",
+        ]  # fmt: skip
+
+    def _vertices_of(self, node: int) -> list[str]:
+        """Names of a node's vertices."""
+        if self._labels is not None:
+            return self._labels[node]
+        return [f"n{node}/{name}" for name in self.shapes[node].names]
 
     @functools.cached_property
     def network_names(self) -> list[str]:
@@ -164,7 +175,10 @@ class Wiring:
 
     def name(self, resource: int) -> str:
         """Name of a resource."""
-        return self.names[resource]
+        if resource >= self.plane.base or "names" in self.__dict__:
+            return self.names[resource]
+        node = int(np.searchsorted(self.node_base, resource, "right")) - 1
+        return self._names_of(node)[resource - int(self.node_base[node])]
 
     def index(self, name: str) -> int:
         """Number of the resource of a name."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sim.cost.collectives import CollectiveCost, bus_factor
+from sim.cost.collectives import bus_factor
 from sim.quantities import counted
 from sim.report.view import Cell, Column, Lines, Row, Table, View, left
-from sim.study.collectives import CollectiveSweep, CollectiveVariants
+from sim.study.collectives import CollectiveSweep, CollectiveVariants, SizeCost
 
 _LIMIT = "limit*: busbw if the tightest link ran at its data-sheet rate."
 
@@ -27,10 +27,9 @@ def _sizes(found: CollectiveSweep) -> View:
         ]
         for c in found.costs
     ]  # fmt: skip
-    nodes = len({int(found.fabric.rank_node[rank]) for rank in range(found.ranks)})
-    where = counted(nodes, "node")
+    where = counted(found.nodes, "node")
     title = (
-        f"{found.fabric.topology.name}: {found.op} over {counted(found.ranks, 'GPU')} on {where}, "
+        f"{found.topology}: {found.op} over {counted(found.ranks, 'GPU')} on {where}, "
         f"NCCL {found.nccl}"
     )
     best = max(found.costs, key=lambda cost: cost.busbw_bytes_per_s)
@@ -48,7 +47,7 @@ def _sizes(found: CollectiveSweep) -> View:
 
 def _doubt(found: CollectiveSweep, best: float) -> list[str]:
     """How far rates through host memory differ among machines that look alike."""
-    low, high = found.fabric.staging_range()
+    low, high = found.staging
     if low == high:
         return []
     rates = f"{low * best / 1e9:.1f} to {high * best / 1e9:.1f} GB/s at best (80 %)"
@@ -70,16 +69,16 @@ def _variants(found: CollectiveVariants) -> View:
         for c in sweep.costs
     ]  # fmt: skip
     first = found.sweeps[0]
-    title = f"{first.fabric.topology.name}: {first.op}, NCCL {first.nccl}"
+    title = f"{first.topology}: {first.op}, NCCL {first.nccl}"
     note = f"busbw, limit in GB/s (1e9). size: {_meaning(first.op)}. {_LIMIT}"
     return View(title, [Table(columns, rows, indent=0), Lines([note], indent=0)], found)
 
 
-def _size(cost: CollectiveCost) -> Cell:
-    return Cell(str(int(cost.work)), cost.work, "B")
+def _size(cost: SizeCost) -> Cell:
+    return Cell(str(cost.size_bytes), float(cost.size_bytes), "B")
 
 
-def _time(cost: CollectiveCost) -> Cell:
+def _time(cost: SizeCost) -> Cell:
     return Cell(f"{cost.time_s * 1e6:.2f}", cost.time_s, "s")
 
 
@@ -87,7 +86,7 @@ def _rate(rate: float) -> Cell:
     return Cell(f"{rate / 1e9:.2f}", rate, "B/s")
 
 
-def _wire(cost: CollectiveCost) -> Cell:
+def _wire(cost: SizeCost) -> Cell:
     rate = cost.limit_busbw_bytes_per_s
     return Cell(f"{rate / 1e9:.1f}", rate, "B/s")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from sim.cost.collectives import CollectiveCost, plan_collective
@@ -12,6 +12,7 @@ from sim.cost.nccl.communicator import Nccl
 from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
 from sim.fabric.fabric import Fabric, compile_fabric
+from sim.fabric.held import let_go
 from sim.inputs.arguments import Argument
 from sim.inputs.loader import load_topology
 from sim.inputs.topology import Topology
@@ -25,8 +26,10 @@ _SUFFIX = {"": 1.0, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _SOURCE, _VARY = "--sizes", "--vary"
 _MOST_BYTES = 2.0**50
-#: kept of each GPU of a variant, and of each of its rows, as measured: 2.6 to 3.9 kB, 10 kB [B]
-_GPU_BYTES, _ROW_BYTES = 4_000, 10_000
+#: of each GPU of a machine at work, and of each row, written as JSON: 2 to 4 kB, 5 kB measured [B]
+_GPU_BYTES, _ROW_BYTES = 4_000, 5_000
+#: resources of machines that are kept among variants: some 250 MB
+_KEPT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,56 +63,92 @@ class Collective:
 
 
 @dataclass(frozen=True, slots=True)
+class SizeCost:
+    """What one size takes: figures alone, which hold no machine.
+
+    Attributes
+    ----------
+    size_bytes : int
+        Total bytes, as nccl-tests counts them. [B]
+    time_s, latency_s : float
+        Duration, and the part of it that no byte more lengthens. [s]
+    algbw_bytes_per_s, busbw_bytes_per_s : float
+        Algorithm and bus bandwidth as nccl-tests defines them.
+    limit_busbw_bytes_per_s : float
+        Bus bandwidth that the data-sheet rates allow this algorithm.
+    algorithm, protocol : str
+        As NCCL names them.
+    channels : int
+        SMs held on every rank.
+    limit : str
+        What holds it back, as of `sim.cost.collectives.CollectiveCost`.
+    """
+
+    size_bytes: int
+    time_s: float
+    latency_s: float
+    algbw_bytes_per_s: float
+    busbw_bytes_per_s: float
+    limit_busbw_bytes_per_s: float
+    algorithm: str
+    protocol: str
+    channels: int
+    limit: str
+
+
+@dataclass(frozen=True, slots=True)
 class CollectiveSweep(Document):
-    """Costs of one operation over sizes."""
+    """Costs of one operation over sizes.
+
+    Attributes
+    ----------
+    topology : str
+        Name of the machine.
+    op, ranks, nccl
+        As asked; `ranks` is all of its GPUs if no number was.
+    nodes : int
+        On which these ranks are.
+    staging : (float, float)
+        How far rates through host memory differ among machines that look alike, as a factor.
+    costs : tuple of SizeCost
+        One a size.
+    """
 
     schema: ClassVar[str] = SCHEMAS["collective"]
 
-    fabric: Fabric
+    topology: str
     op: str
     ranks: int
+    nodes: int
     nccl: str
-    costs: tuple[CollectiveCost, ...]
+    staging: tuple[float, float]
+    costs: tuple[SizeCost, ...]
 
     def content(self) -> dict[str, Any]:
         """What ran where, and a row a size."""
         return {
-            "topology": self.fabric.topology.name,
+            "topology": self.topology,
             "op": self.op,
             "ranks": self.ranks,
             "nccl": self.nccl,
-            "rows": self._rows(),
+            "rows": self.costs,
         }
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         """A row a size, first in the units of nccl-tests: microseconds and 1e9 bytes a second."""
         return [
             {
-                "size_bytes": row["size_bytes"],
-                "time_us": row["time_s"] * 1e6,
-                "algbw_gb_per_s": row["algbw_bytes_per_s"] / 1e9,
-                "busbw_gb_per_s": row["busbw_bytes_per_s"] / 1e9,
-                **{name: row[name] for name in ("algorithm", "protocol", "channels", "limit")},
-                **row,
+                "size_bytes": cost.size_bytes,
+                "time_us": cost.time_s * 1e6,
+                "algbw_gb_per_s": cost.algbw_bytes_per_s / 1e9,
+                "busbw_gb_per_s": cost.busbw_bytes_per_s / 1e9,
+                "algorithm": cost.algorithm,
+                "protocol": cost.protocol,
+                "channels": cost.channels,
+                "limit": cost.limit,
+                **asdict(cost),
             }
-            for row in self._rows()
-        ]
-
-    def _rows(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "size_bytes": int(c.work),
-                "time_s": c.time_s,
-                "latency_s": c.latency_s,
-                "algbw_bytes_per_s": c.algbw_bytes_per_s,
-                "busbw_bytes_per_s": c.busbw_bytes_per_s,
-                "limit_busbw_bytes_per_s": c.limit_busbw_bytes_per_s,
-                "algorithm": c.algorithm,
-                "protocol": c.protocol,
-                "channels": c.channels,
-                "limit": c.limit,
-            }
-            for c in self.costs
+            for cost in self.costs
         ]
 
 
@@ -195,14 +234,24 @@ def collective_sweep(fabric: Fabric, asked: Collective) -> CollectiveSweep:
     if not 2 <= count <= fabric.n_ranks:
         message = f"{count} is not from 2 to the {fabric.n_ranks} GPUs of {fabric.topology.name}"
         raise InputError.single(fabric.topology.name, message, "ranks")
+    nccl = Nccl(asked.nccl, asked.path)
     costs = tuple(
-        plan_collective(
-            fabric, asked.op, range(count), size, Nccl(asked.nccl, asked.path),
-            algorithm=asked.algorithm, protocol=asked.protocol,
-        )
+        _figures(plan_collective(
+            fabric, asked.op, range(count), size, nccl, algorithm=asked.algorithm,
+            protocol=asked.protocol,
+        ))
         for size in asked.sizes
     )  # fmt: skip
-    return CollectiveSweep(fabric, asked.op, count, asked.nccl, costs)
+    nodes = int(fabric.rank_node[count - 1]) + 1  # ranks stand node by node
+    name, staging = fabric.topology.name, fabric.staging_range()
+    return CollectiveSweep(name, asked.op, count, nodes, asked.nccl, staging, costs)
+
+
+def _figures(cost: CollectiveCost) -> SizeCost:
+    return SizeCost(
+        int(cost.work), cost.time_s, cost.latency_s, cost.algbw_bytes_per_s, cost.busbw_bytes_per_s,
+        cost.limit_busbw_bytes_per_s, cost.algorithm, cost.protocol, cost.channels, cost.limit,
+    )  # fmt: skip
 
 
 def collective_variants(
@@ -229,6 +278,7 @@ def collective_variants(
     values, sweeps = [], []
     progress(0, len(grid))
     for changes in grid.points():
+        let_go(_KEPT)  # none is asked for again
         sweeps.append(collective_sweep(compile_fabric(machine(changes)), asked))
         values.append(tuple(_short(str(value)) for value in changes.values()))
         progress(len(sweeps), len(grid))
@@ -237,8 +287,7 @@ def collective_variants(
 
 def _check_variants(machines: int, ends: Sequence[int], asked: Collective) -> None:
     """Refuse variants that need too much memory, by the GPUs of the first and of the last."""
-    mean = sum(ends) / len(ends) if asked.ranks is None else asked.ranks
-    needed = machines * (mean * _GPU_BYTES + len(asked.sizes) * _ROW_BYTES)
+    needed = max(ends) * _GPU_BYTES + machines * len(asked.sizes) * _ROW_BYTES
     if needed > (most := most_bytes(needed)):
         message = (
             f"{machines:,} machines of {ends[0]:,} to {ends[1]:,} GPUs need about {gib(needed)} of "

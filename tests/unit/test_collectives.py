@@ -1,14 +1,17 @@
 """Collectives lowered to a fabric: bytes on links, limits, choices, the verb."""
 
 import csv
+import gc
 import io
 import itertools
 import json
+import weakref
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import sim
 from sim.cli import main
 from sim.commands.collective import command
 from sim.cost.collectives import bus_factor, plan_collective
@@ -19,7 +22,7 @@ from sim.cost.nccl.communicator import constants
 from sim.cost.nccl.loads import double_tree
 from sim.cost.nccl.timing import duration, link_key, network_key
 from sim.errors import InputError
-from sim.fabric import compile_fabric
+from sim.fabric import compile_fabric, held
 from sim.fabric.shape import HBM, NETWORK, NVLINK
 from sim.inputs.loader import load, load_topology
 from sim.study.collectives import Collective, collective_sweep, parse_sizes
@@ -362,7 +365,7 @@ def test_json_and_table_of_the_verb():
         (["dgx-a100", "--op", "gossip"], "gossip"),
         (["dgx-a1000"], "dgx-a1000"),
         (["dgx-a100", "--vary", "nodes=1..100000"], "262144 is the most"),
-        (["dgx-a100", "--vary", "nodes=1..2000"], "2,000 machines of 8 to 16,000 GPUs need about"),
+        (["dgx-a100", "--vary", "nodes=1..32768"], "32,768 machines of 8 to 262,144 GPUs need"),
         (["dgx-a100", "--set", "nodes=none"], "nodes"),
     ],
 )
@@ -375,6 +378,32 @@ def test_bad_arguments_exit_with_two(arguments, said, monkeypatch, capsys):
     assert said in told.err
     assert "Traceback" not in told.err
     assert told.out == ""
+
+
+def test_of_variants_rows_are_kept_and_no_machines(monkeypatch):
+    monkeypatch.setattr("sim.study.collectives._KEPT", 0)
+    alive = []
+
+    def compiled(topology):
+        fabric = compile_fabric(topology)
+        alive.append(weakref.ref(fabric))
+        return fabric
+
+    monkeypatch.setattr("sim.study.collectives.compile_fabric", compiled)
+    found = sim.collective("dgx-h100", sizes="1M,1G", vary=["nodes=1..6"])
+    held.let_go()
+    gc.collect()
+    assert [fabric() for fabric in alive] == [None] * 6
+    assert [sweep.nodes for sweep in found.sweeps] == [1, 2, 3, 4, 5, 6]
+    assert len(found.records()) == 12
+
+
+def test_one_resource_is_named_as_all_are():
+    for topology in MACHINES.values():
+        asked = compile_fabric(topology)
+        held.let_go()
+        names = compile_fabric(topology).names
+        assert [asked.name(place) for place in range(len(names))] == names
 
 
 @pytest.mark.parametrize("ranks", [0, 1, 9, -3])
