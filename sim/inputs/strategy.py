@@ -76,6 +76,8 @@ class Strategy:
     gathers_blocks = False
     #: every block of a step is issued like the next, so that a step of few stands for one of many
     blocks_alike = False
+    #: on one GPU they are, where nothing is reduced in buckets of many blocks
+    blocks_alike_alone = False
     #: blocks cast their floating inputs, so that each keeps tables of positions of its own
     casts_inputs = False
     #: parameters are kept in the compute dtype, beside fp32 masters

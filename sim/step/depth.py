@@ -18,6 +18,7 @@ import numpy.typing as npt
 from sim.blocks.layer import layer_kinds
 from sim.inputs.model import Model
 from sim.inputs.strategy import strategy_of
+from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.lower import Lowered, RankView
 from sim.lowering.parts import B1, F8, I8
@@ -31,17 +32,25 @@ EVEN = 1e-5  # of a block's share of a micro-step: how much its pace may still c
 SHORT = 1e-4  # of a step: by how much waits that more blocks end may make it too short
 
 
-def repeats(workload: Workload) -> bool:
+def repeats(topology: Topology, workload: Workload) -> bool:
     """Whether a step is deep, and every block of it may turn out to be like the next.
 
-    ZeRO-3 looks far ahead, the others reduce in buckets of many blocks: they are not asked.
+    ZeRO-3 looks far ahead, the others reduce in buckets of many blocks: they are not asked, but for
+    those of which one GPU reduces nothing.
     """
     model, p = workload.model, workload.parallelism
     alike = len(set(layer_kinds(model))) == 1
-    near = strategy_of(workload).blocks_alike and p.forward_prefetch < SHALLOW - 1
+    near = p.forward_prefetch < SHALLOW - 1 and (
+        strategy_of(workload).blocks_alike or alone(topology, workload)
+    )
     policy = workload.activation_checkpointing.kind
     deep = p.pipeline_parallel == 1 and model.layers > 2 * DEEP
     return alike and near and policy != "selective-blocks" and deep
+
+
+def alone(topology: Topology, workload: Workload) -> bool:
+    """Whether blocks are alike because there is one GPU: to the last op, or not at all."""
+    return strategy_of(workload).blocks_alike_alone and topology.world_size == 1
 
 
 @lru_cache(maxsize=1024)

@@ -17,6 +17,7 @@ from sim.step.depth import (
     SHALLOW,
     ShallowSteps,
     alike,
+    alone,
     factors,
     of_layers,
     pace_of,
@@ -90,7 +91,7 @@ def simulated(
 
     depths = np.array([workload.model.layers for _, workload in jobs])
     deep: dict[int, tuple[StepMeasures, Breakdown, ShallowSteps, int]] = {}
-    many = [i for i, (_, workload) in enumerate(jobs) if repeats(workload)]
+    many = [i for i, job in enumerate(jobs) if repeats(*job)]
     for ran, places in together(many, DEEP):
         pace = pace_of(ran.lowered, ran.timeline, DEEP)
         repeated = _repeated(ran, pace, [jobs[i] for i in places], asked)
@@ -98,7 +99,7 @@ def simulated(
         for row, (i, even) in enumerate(
             zip(places, settled(pace, depths[places]).tolist(), strict=True)
         ):
-            if even and row not in repeated:
+            if even and row not in repeated and not alone(*jobs[i]):
                 deep[i] = _measured(ran, row, asked.waits), ran.whole[row], pace, row
     for ran, places in together(list(deep), SHALLOW):
         mine = [deep[i] for i in places]

@@ -101,7 +101,10 @@ def _alike(
     if not strategy.traceable:
         return record(workload, tree, mesh)
     sizes = not strategy.ordered_by_sizes
-    key = recorder, more, *_matters(workload, but | {"model"} if sizes else but)
+    parts = (
+        _matters(workload, but | {"model"}) if sizes else (tree.missing, *_matters(workload, but))
+    )
+    key = recorder, more, *parts
     alone = 1 if recorder is Recorder else 4  # one that writes down no ops takes little
     return _patterns.plan(key, record, workload, tree, mesh, alone, sizes)
 

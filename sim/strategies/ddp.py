@@ -14,7 +14,7 @@ from sim.blocks.modules import Block, ModelTree
 from sim.errors import InputError
 from sim.inputs.strategy import Strategy, register
 from sim.inputs.trainer import reductions, trainer_of
-from sim.inputs.workload import Workload
+from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import copies_of
 from sim.strategies.plan import Plan, Recorder
@@ -101,8 +101,9 @@ class _DdpRun:
         held = Gathered(buckets=sum(sizes) if mesh.world > 1 else 0.0)
         self.memory = ReplicatedMemory(workload, tree, 1, self.recorder.memory, held)
         plan = self.recorder.plan
-        plan.owned_numel = float(sum(g.numel for g in arrivals))
-        plan.owned_tensors = len(arrivals)
+        missing = tree.missing * [g.numel for g in arrivals if g.block == 1]
+        plan.owned_numel = float(sum(g.numel for g in arrivals) + sum(missing))
+        plan.owned_tensors = len(arrivals) + len(missing)
         # frozen weights are mostly stored in the compute dtype already
         frozen = DTYPE_BYTES[types.frozen] > DTYPE_BYTES[types.compute]
         self.elements = [_elements(b, trainable=not frozen) for b in self.blocks]
@@ -246,7 +247,11 @@ class Ddp(Strategy):
     tools = frozenset({"accelerate", "axolotl", "deepspeed", "torchtitan"})
     family = ("fsdp2", "ddp")
     shards_more = "fsdp2"
-    offloads_inputs = traceable = ordered_by_sizes = True
+    offloads_inputs = traceable = ordered_by_sizes = blocks_alike_alone = True
+
+    def counts_missing(self, knobs: Parallelism) -> bool:
+        """Always: blocks are missing on one GPU alone, which has no buckets."""
+        return True
 
     def build(
         self, workload: Workload, tree: ModelTree, mesh: Mesh, *, steps: int, cold: bool,

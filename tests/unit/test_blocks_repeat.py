@@ -5,14 +5,18 @@ import dataclasses
 import numpy as np
 import pytest
 
+from sim.blocks.parameters import tree_of
 from sim.inputs.loader import load
+from sim.inputs.shares import mesh_of
 from sim.step import measures
 from sim.step.blocks_repeat import blocks_repeat
-from sim.step.depth import DEEP, of_layers, pace_of
+from sim.step.depth import DEEP, of_layers, pace_of, repeats
 from sim.step.measures import AskedOf, simulated
 from sim.step.run import StepJob, run_together
+from sim.strategies import plan_of
 
 SHARDED = "parallelism={strategy: fsdp1}"
+ALONE = "node={gpu: a100-pcie-80gb, gpus: 1, pcie: {generation: 4}}"
 JOBS = {
     "full": ("dgx-a100", "llama3-8b-sft", [SHARDED, "gradient_accumulation=1"]),
     "micro-steps": ("dgx-a100", "llama3-8b-sft", [SHARDED, "gradient_accumulation=6"]),
@@ -25,6 +29,13 @@ JOBS = {
     # the host runs ahead, further with every block
     "free": ("dgx-h100", "llama3-8b-sft", ["gradient_accumulation=5"]),
     "tensors": ("dgx-h100", "llama3-8b-sft", ["parallelism={tensor_parallel: 2}", "nodes=2"]),
+    # one GPU reduces nothing in buckets of many blocks
+    "alone": ("pcie4-a100-8", "mistral-7b-lora", [ALONE, "nodes=1", "parallelism={strategy: ddp}"]),
+    "single": (
+        "pcie4-a100-8",
+        "llama3-8b-sft",
+        [ALONE, "nodes=1", "parallelism={strategy: single}"],
+    ),
     # four blocks are too few to find the rhythm of eight
     "late": ("dgx-a100", "mpt-30b-pretrain", [SHARDED, "nodes=4", "micro_batch=2"]),
 }
@@ -48,7 +59,7 @@ def figures(breakdown):
 def whole(jobs, monkeypatch):
     """Measures with every block simulated."""
     with monkeypatch.context() as patch:
-        patch.setattr(measures, "repeats", lambda _workload: False)
+        patch.setattr(measures, "repeats", lambda *_job: False)
         return simulated(jobs, ASKED, None)
 
 
@@ -153,3 +164,39 @@ def test_a_host_that_is_ahead_may_not_be_waited_for_later():
     end[0, launch] = ran.timeline.start[0, launched]
     late = ran.timeline._replace(end=end)
     assert not blocks_repeat(ran.lowered, late, pace).any()
+
+
+def test_blocks_of_ddp_are_alike_on_one_gpu_alone(monkeypatch):
+    """Not where it reduces in buckets of many blocks; nor is one GPU's step carried on in depth."""
+    machine, job, sets = JOBS["alone"]
+    pair = ALONE.replace("gpus: 1", "gpus: 2")
+    one, two = (load(machine, job, [*sets, node]) for node in (ALONE, pair))
+    assert repeats(one.topology, one.workload)
+    assert not repeats(two.topology, two.workload)
+    depths = []
+    run = measures.run_together
+    monkeypatch.setattr(measures, "blocks_repeat", lambda _lowered, _timeline, pace: pace.end < 0)
+    monkeypatch.setattr(
+        measures, "run_together",
+        lambda parts, *a: run([depths.append(p.workload.model.layers) or p for p in parts], *a),
+    )  # fmt: skip
+    simulated([(one.topology, one.workload)], ASKED, None)
+    assert depths == [DEEP, one.workload.model.layers]
+
+
+def test_models_of_other_depths_do_not_share_a_plan_of_few_blocks():
+    """DDP's recordings are shared by meshes alone: what is missing is part of what they are."""
+    updates = []
+    for layers in (24, 32, 40):
+        loaded = load(*JOBS["single"][:2], [*JOBS["single"][2], f"model.layers={layers}"])
+        tree = tree_of(of_layers(loaded.workload, DEEP), layers - DEEP)
+        plan = plan_of(
+            of_layers(loaded.workload, DEEP), tree, mesh_of(loaded.topology, loaded.workload)
+        )
+        whole = plan_of(
+            loaded.workload, tree_of(loaded.workload), mesh_of(loaded.topology, loaded.workload)
+        )
+        assert plan.owned_numel == whole.owned_numel
+        assert plan.owned_tensors == whole.owned_tensors
+        updates.append(plan.owned_numel)
+    assert len(set(updates)) == 3

@@ -48,7 +48,7 @@ def test_blocks_without_a_rhythm_are_all_simulated():
     sets = ["model=qwen3-30b-a3b", "sequence_length=2048", "experts=grouped",
             "parallelism={strategy: fsdp1, forward_prefetch: 1}"]  # fmt: skip
     loaded = load("dgx-h100", "llama3-8b-sft", sets)
-    assert repeats(loaded.workload)
+    assert repeats(loaded.topology, loaded.workload)
     deep = run_step(loaded.topology, of_layers(loaded.workload, DEEP), engine="python")
     pace = pace_of(deep.lowered, deep.timeline, DEEP)
     assert not settled(pace, np.array([loaded.workload.model.layers])).any()
