@@ -165,9 +165,10 @@ def fullest_ranks(workload: Workload, tree: ModelTree) -> list[int]:
     flight. Along a V all have as many, and all are kept.
     """
     p = workload.parallelism
-    schedule, shape = SCHEDULES[p.pipeline_schedule], shape_of(workload)
+    schedule = SCHEDULES[p.pipeline_schedule]
     if p.pipeline_parallel == 1 or schedule.turns:
         return list(range(p.pipeline_parallel))
+    shape = shape_of(workload)
     kinds = [block.kind for block in tree_blocks(tree)]
     ranges = blocks_of(workload)
     first: dict[tuple[tuple[str, ...], ...], int] = {}

@@ -16,12 +16,13 @@ from sim.lowering.lower import Lowered
 from sim.lowering.parts import B1, F8, I8
 from sim.lowering.table import each_of, table_of
 from sim.program import Timeline
-from sim.step.depth import DEEP, ShallowSteps, launches_of
+from sim.step.breakdown import Windows
+from sim.step.depth import DEEP, ShallowSteps, launches_of, pace_of
 from sim.step.rhythm import SAME
 
 #: the block from whose begin on they are to repeat, and the one that is measured
 _FROM = 2
-MEASURED = _FROM + 1
+_MEASURED = _FROM + 1
 
 
 def blocks_repeat(lowered: Lowered, timeline: Timeline, pace: ShallowSteps) -> B1:
@@ -53,6 +54,12 @@ def blocks_repeat(lowered: Lowered, timeline: Timeline, pace: ShallowSteps) -> B
     return found
 
 
+def measured_block(lowered: Lowered, timeline: Timeline) -> list[Windows]:
+    """When the block runs that stands for others, in each pass of each step of a stack. [s]"""
+    begins = pace_of(lowered, timeline, DEEP).begins[:, :, _MEASURED : _MEASURED + 2]
+    return [[(begin, end) for begin, end in each] for each in begins.tolist()]
+
+
 def _host_in_time(lowered: Lowered, timeline: Timeline, leads: F8, least: F8) -> B1:
     """In which steps nothing waits for the host that would not with more blocks, (steps,).
 
@@ -66,14 +73,14 @@ def _host_in_time(lowered: Lowered, timeline: Timeline, leads: F8, least: F8) ->
     program, (launches, stop) = lowered.program, launches_of(lowered, lowered.views[0])
     begin = int(np.searchsorted(program.lane, program.lane[launches[0, 0]]))
     start, end = timeline.start, timeline.end
-    gained = leads[..., MEASURED + 1] - leads[..., MEASURED]
+    gained = leads[..., _MEASURED + 1] - leads[..., _MEASURED]
     found: B1 = np.asarray((gained >= -least).all(axis=1))
     ahead = gained > least
     if not ahead.any():
         return found
     # the last op of the host at which it may come earlier, and the last before which it waits
     earlier = np.full((len(start), stop - begin), -1)
-    nexts = launches[:, MEASURED + 1] - begin
+    nexts = launches[:, _MEASURED + 1] - begin
     earlier[:, nexts] = np.where(ahead, nexts, -1)
     waited = np.full_like(earlier, -1)
     pauses = start[:, begin + 1 : stop] > end[:, begin : stop - 1]

@@ -10,7 +10,7 @@ import numpy as np
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.step.blocks_repeat import MEASURED, blocks_repeat
+from sim.step.blocks_repeat import blocks_repeat, measured_block
 from sim.step.breakdown import Breakdown
 from sim.step.depth import (
     DEEP,
@@ -26,7 +26,7 @@ from sim.step.depth import (
     settled,
 )
 from sim.step.outcome import Ran
-from sim.step.run import StepJob, run_together
+from sim.step.run import StepJob, no_more, run_together
 from sim.step.variation import Progress
 from sim.step.waiting import WaitingGroup, summed, waiting_in_windows
 
@@ -86,7 +86,8 @@ def simulated(
             topology, workload = jobs[i]
             few = workload if layers is None else of_layers(workload, layers)
             parts.append(StepJob(topology, few, workload.model.layers))
-        for ran in run_together(parts, asked.engine, asked.causes, progress):
+        blocks = measured_block if layers == DEEP else no_more
+        for ran in run_together(parts, asked.engine, asked.causes, progress, blocks):
             yield ran, [which[place] for place in ran.places]
 
     depths = np.array([workload.model.layers for _, workload in jobs])
@@ -94,7 +95,7 @@ def simulated(
     many = [i for i, job in enumerate(jobs) if repeats(*job)]
     for ran, places in together(many, DEEP):
         pace = pace_of(ran.lowered, ran.timeline, DEEP)
-        repeated = _repeated(ran, pace, [jobs[i] for i in places], asked)
+        repeated = _repeated(ran, pace, [jobs[i] for i in places], asked.waits)
         found.update((places[row], measures) for row, measures in repeated.items())
         for row, (i, even) in enumerate(
             zip(places, settled(pace, depths[places]).tolist(), strict=True)
@@ -131,22 +132,18 @@ def _measured(ran: Ran, row: int, waits: bool) -> StepMeasures:
 
 
 def _repeated(
-    ran: Ran, pace: ShallowSteps, jobs: Sequence[tuple[Topology, Workload]], asked: AskedOf
+    ran: Ran, pace: ShallowSteps, jobs: Sequence[tuple[Topology, Workload]], waits: bool
 ) -> dict[int, StepMeasures]:
     """Those of some steps of `DEEP` blocks whose blocks repeat, with all of their blocks."""
     counted = [strategy_of(w).counts_missing(w.parallelism) for _, w in jobs]
     if not (ran.lowered.program.stack and any(counted)):
         return {}
     same = blocks_repeat(ran.lowered, ran.timeline, pace) & counted
-    if not same.any():
-        return {}
-    begins = pace.begins[:, :, MEASURED : MEASURED + 2].tolist()
-    blocks = ran.within([[(begin, end) for begin, end in each] for each in begins], asked.causes)
     found = {}
     for row in np.flatnonzero(same).tolist():
-        own = _measured(ran, row, asked.waits)
+        own = _measured(ran, row, waits)
         more = jobs[row][1].model.layers - DEEP
-        parts = [(WindowMeasures(block, ()), float(more)) for block in blocks[row]]
+        parts = [(WindowMeasures(block, ()), float(more)) for block in ran.more[row]]
         middle = own.middle
         if middle is not None:
             again = ran.windows[row][1].times

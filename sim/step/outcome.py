@@ -95,12 +95,7 @@ class Ran(NamedTuple):
     middle: list[Breakdown | None]
     repeats: list[int]
     windows: list[tuple[Window, ...]]
-    ready: Sequence[Ready] = ()  # of a stack
-
-    def within(self, moments: Sequence[Windows], causes: bool) -> list[list[Breakdown]]:
-        """Measures of other windows of each step of a stack."""
-        views = self.lowered.views
-        return _of_windows(self.ready, self.lowered, self.timeline, views, moments, causes)
+    more: Sequence[Sequence[Breakdown]] = ()  # of other windows, of each step of a stack
 
     def outcome(self, i: int) -> StepOutcome:
         """One of them by itself."""
@@ -112,12 +107,14 @@ class Ran(NamedTuple):
 
 def measured(
     places: list[int], ready: Sequence[Ready], lowered: Lowered, timeline: Timeline,
-    windows: list[tuple[Window, ...]], causes: bool = True,
+    windows: list[tuple[Window, ...]], causes: bool = True, more: Sequence[Windows] = (),
 ) -> Ran:  # fmt: skip
-    """Measures of steps."""
+    """Measures of steps, and those of `more` windows of each."""
     views = lowered.views if lowered.program.stack else (lowered.slowest(timeline),)
     inside = [[window[:2] for window in each] for each in windows]
-
+    counts = [len(each) for each in windows]
+    if more:
+        inside = [[*each, *others] for each, others in zip(inside, more, strict=True)]
     found = _of_windows(ready, lowered, timeline, views, inside, causes)
     # beside a rank's, those of one on each other kind of GPU
     kinds = {} if lowered.program.stack else {v.role.gpu.name: v for v in reversed(lowered.views)}
@@ -126,14 +123,15 @@ def measured(
             [one] = _of_windows(ready, lowered, timeline, [view], inside)
             for window, its in zip(found[0], one, strict=True):
                 window.by_gpu[name] = its.parts
-    for (whole, *middle), (_, *more) in zip(found, windows, strict=True):
-        if middle:
-            whole.add(middle[0], more[0].times)
-    middles = [each[1] if len(each) > 1 else None for each in found]
+    others = [each[n:] for each, n in zip(found, counts, strict=True)] if more else ()
+    for each, parts in zip(found, windows, strict=True):
+        if len(parts) > 1:
+            each[0].add(each[1], parts[1].times)
+    middles = [each[1] if n > 1 else None for each, n in zip(found, counts, strict=True)]
     priced = [each.priced for each in ready]
     wholes = [whole for whole, *_ in found]
     repeats = [each.repeats for each in ready]
-    return Ran(places, lowered, timeline, priced, wholes, middles, repeats, windows, ready)
+    return Ran(places, lowered, timeline, priced, wholes, middles, repeats, windows, others)
 
 
 def _of_windows(
@@ -148,12 +146,11 @@ def _of_windows(
         if usual is not None:
             for window in mine:
                 window.split(usual.slowdown, usual.deviation)
-    for i, (view, moments, mine) in enumerate(zip(views, windows, found, strict=True)):
-        if not causes:
-            break
-        lost = shared(lowered.row(i), timeline.row(i), view, moments)
-        for window, transfers in zip(mine, lost, strict=True):
-            window.transfers = transfers
+    if causes:
+        lost = shared(lowered, timeline, views[0], windows)
+        for mine, theirs in zip(found, lost, strict=True):
+            for window, transfers in zip(mine, theirs, strict=True):
+                window.transfers = transfers
     return found
 
 

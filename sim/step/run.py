@@ -17,6 +17,7 @@ from sim.lowering.frames import folds, lowered, stacks
 from sim.lowering.lower import Lowered
 from sim.program import Timeline
 from sim.step.bounds import LONG, PROBED, check_size, ops_of
+from sim.step.breakdown import Windows
 from sim.step.intervals import F8
 from sim.step.outcome import CrowdRun, Ran, StepOutcome, Window, measured, windows_of
 from sim.step.ready import Ready, priced_of, ready_of
@@ -232,9 +233,15 @@ class StepJob(NamedTuple):
     layers: int
 
 
+def no_more(_lowered: Lowered, _timeline: Timeline) -> Sequence[Windows]:
+    """No other windows of any step."""
+    return ()
+
+
 def run_together(
-    jobs: Sequence[StepJob], engine: str, causes: bool = True, progress: Progress | None = None
-) -> Iterator[Ran]:
+    jobs: Sequence[StepJob], engine: str, causes: bool = True, progress: Progress | None = None,
+    more: Callable[[Lowered, Timeline], Sequence[Windows]] = no_more,
+) -> Iterator[Ran]:  # fmt: skip
     """Simulate steps with equal ranks once, those of one structure in one call of the engine.
 
     Parameters
@@ -247,6 +254,8 @@ def run_together(
         Whether to say what transfers lost to each other (`Breakdown.transfers`).
     progress : callable, optional
         Of a large pipeline, as for `run_replicas`.
+    more : callable, optional
+        Of a stack that has run, other windows of each step to measure too (`Ran.more`).
     """
     together: dict[int, Ready] = {}
     for place, (topology, workload, layers) in enumerate(jobs):
@@ -275,4 +284,5 @@ def run_together(
         timeline = run(stack.lowered.program, engine)
         mine = [together[i] for i in places]
         windows = windows_of(mine, stack.lowered, timeline)
-        yield measured(places, mine, stack.lowered, timeline, windows, causes)
+        others = more(stack.lowered, timeline)
+        yield measured(places, mine, stack.lowered, timeline, windows, causes, others)

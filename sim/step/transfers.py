@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from sim.lowering.lower import Lowered, RankView
-from sim.lowering.parts import CATEGORIES, F8, I4, I8
+from sim.lowering.parts import B1, CATEGORIES, F8, I4, I8
 from sim.program import Program, Timeline
+from sim.step.breakdown import Windows
 from sim.step.intervals import Coverage
 
 COLLECTIVES, COPIES, KERNELS = "collectives", "copies", "kernels (HBM)"
@@ -26,8 +28,8 @@ _FULL = 1.0 + 1e-9  # of a capacity
 
 
 def shared(
-    lowered: Lowered, timeline: Timeline, view: RankView, windows: Sequence[tuple[float, float]]
-) -> list[dict[str, float]]:
+    lowered: Lowered, timeline: Timeline, view: RankView, windows: Sequence[Windows]
+) -> list[list[dict[str, float]]]:
     """Seconds that a rank's collectives and copies took longer than alone, by window and cause.
 
     Keys say which of the two lost and beside what (`beside`): a copy that goes faster may take less
@@ -36,37 +38,93 @@ def shared(
     Parameters
     ----------
     lowered, timeline : Lowered, Timeline
-        The step and when it ran.
+        The step and when it ran; or a stack.
     view : RankView
-        The rank.
-    windows : sequence of (begin, finish)
-        Transfers that start within one count there. [s]
+        The rank; of a stack, that of its first step.
+    windows : sequence of sequences of (begin, finish)
+        Of each step. Transfers that start within one count there. [s]
+
+    Returns
+    -------
+    list of list of dict
+        Seconds by key, of each window of each step. [s]
 
     Notes
     -----
     Ring steps (level ``steps``) wait for each other, which is no sharing: they are left out.
     """
     program = lowered.program
-    ops = _transfers(program, [view])
-    start, end = timeline.start[ops], timeline.end[ops]
-    alone = program.latency[ops] + program.work[ops] / program.weight[ops]  # its rate alone
-    lost = end - start - alone
-    slower = lost > _SLOWER * alone
-    if not slower.any():
-        return [{} for _ in windows]
-    every = _transfers(program, lowered.views, np.arange(lowered.wire, program.lane.size))
-    found: list[dict[str, float]] = []
-    for begin, finish in windows:
-        mine = slower & (start >= begin) & (start < finish)
-        if not mine.any():
-            found.append({})
+    own = _transfers(program, [view])
+    views = [view] if program.stack else lowered.views
+    ops = _transfers(program, views, np.arange(lowered.wire, program.lane.size))
+    start, end = np.atleast_2d(timeline.start)[:, ops], np.atleast_2d(timeline.end)[:, ops]
+    latency, work, weight, curve = (
+        np.broadcast_to(np.atleast_2d(column)[:, ops], start.shape)
+        for column in (program.latency, program.work, program.weight, program.curve)
+    )
+    flying = (program.steps[ops] == 1) & (work > 0.0) & (curve < 0)
+    alone = latency + np.divide(work, weight, out=np.zeros(start.shape), where=flying)
+    lost = end - start - alone  # its rate alone
+    slower = flying & np.isin(ops, own) & (lost > _SLOWER * alone)
+    moving = start + latency
+    routes = _Routes.of_ops(lowered, ops)
+    found: list[list[dict[str, float]]] = []
+    for i, (each, some) in enumerate(zip(windows, slower.any(axis=1).tolist(), strict=True)):
+        if not some:
+            found.append([{} for _ in each])
             continue
-        last = end[mine].max()  # of what begins in the window, be it behind that
-        near = (timeline.end[every] > begin) & (timeline.start[every] < last)
-        others = _Beside(lowered, timeline, every[near])
-        routes = program.route[ops[mine]]
-        found.append(others.lost(routes, start[mine], end[mine], lost[mine]))
+        on = np.flatnonzero(flying[i])
+        flights = _Flights(
+            start[i, on], end[i, on], moving[i, on], lost[i, on], weight[i, on], routes.place[on]
+        )
+        transfers = _Beside(routes, program, i, flights)
+        found.append(transfers.lost(np.flatnonzero(slower[i, on]), each))
     return found
+
+
+class _Routes(NamedTuple):
+    """Routes that transfers take, (r,), and what each demands, (d,).
+
+    Attributes
+    ----------
+    copies : list of bool
+        Whether copies take them, (r,).
+    place : (transfers,) int64
+        Which of these each one takes.
+    entry : (d,) int64
+        Demands of the program that are theirs.
+    of : (d,) int64
+        Whose each is.
+    """
+
+    copies: list[bool]
+    place: I8
+    entry: I8
+    of: I8
+
+    @classmethod
+    def of_ops(cls, lowered: Lowered, ops: I8) -> _Routes:
+        """Those of some ops."""
+        program = lowered.program
+        number, first, place = np.unique(program.route[ops], return_index=True, return_inverse=True)
+        copies = (lowered.category[ops[first]] == _COPY).tolist()
+        many = program.demand_ptr[number + 1] - program.demand_ptr[number]
+        of = np.repeat(np.arange(number.size), many)
+        entry = np.arange(of.size) + np.repeat(
+            program.demand_ptr[number] - many.cumsum() + many, many
+        )
+        return cls(copies, place, entry, of)
+
+
+class _Flights(NamedTuple):
+    """Transfers of a step, (n,) each."""
+
+    start: F8  # [s]
+    end: F8  # [s]
+    moving: F8  # when their latency is over [s]
+    lost: F8  # how much longer than alone [s]
+    weight: F8  # their pace alone [unit/s]
+    place: I8  # which of `_Routes`
 
 
 def _transfers(program: Program, views: Sequence[RankView], wires: I8 | None = None) -> I8:
@@ -79,9 +137,7 @@ def _transfers(program: Program, views: Sequence[RankView], wires: I8 | None = N
         named = np.zeros(program.lane.size, dtype=np.bool_)
         named[ops] = True
         ops = np.flatnonzero(named)
-    whole = (program.steps[ops] == 1) & (program.work[ops] > 0.0) & (program.curve[ops] < 0)
-    flying: I8 = ops[whole]
-    return flying
+    return ops
 
 
 def beside(loser: str, cause: str) -> str:
@@ -90,51 +146,81 @@ def beside(loser: str, cause: str) -> str:
 
 
 class _Beside:
-    """Some transfers by what they put on the links."""
+    """The transfers of a step, and which were under way at the same time."""
 
-    def __init__(self, lowered: Lowered, timeline: Timeline, ops: I8) -> None:
-        program = lowered.program
-        # under way once their latency is over
-        self._start, self._end = timeline.start[ops] + program.latency[ops], timeline.end[ops]
-        routes, first, self._place = np.unique(
-            program.route[ops], return_index=True, return_inverse=True
-        )
-        pace = np.zeros(routes.size)
-        np.maximum.at(pace, self._place, program.weight[ops])
-        copies = (lowered.category[ops[first]] == _COPY).tolist()
-        self._copies = dict(zip(routes.tolist(), copies, strict=True))
-        self._loads = {
-            route: _load(program, route, fastest)
-            for route, fastest in zip(routes.tolist(), pace.tolist(), strict=True)
-        }
-        self._capacity: list[float] = program.capacity.tolist()
+    def __init__(self, routes: _Routes, program: Program, row: int, flights: _Flights) -> None:
+        self._routes, self._flights = routes, flights
+        amount, capacity = (
+            column[row] if program.stacked(name) else column
+            for name, column in (
+                ("demand_amount", program.demand_amount), ("capacity", program.capacity),
+            )
+        )  # fmt: skip
+        self._amount = amount[routes.entry]
+        self._resource = program.demand_resource[routes.entry]
+        self._capacity = _FULL * capacity
+        self._sharings: dict[bytes, _Sharing] = {}
         self._busy: dict[tuple[tuple[bool, ...], int], Coverage] = {}
 
-    def lost(self, routes: I4, start: F8, end: F8, lost: F8) -> dict[str, float]:
-        """What transfers on some routes lost, by which of the two they are and cause. [s]"""
-        found: defaultdict[str, float] = defaultdict(float)
-        for route in np.unique(routes).tolist():
-            mine = routes == route
-            parts = self.seconds(route, start[mine], end[mine])
-            total = np.asarray(sum(parts.values(), np.zeros(int(mine.sum()))))
-            share = np.divide(lost[mine], total, out=np.zeros_like(total), where=total > 0.0)
-            loser = COPIES if self._copies[route] else COLLECTIVES
-            for cause, part in parts.items():
-                found[beside(loser, cause)] += float((share * part).sum())
-            found[beside(loser, KERNELS)] += float(lost[mine][total <= 0.0].sum())
-        return {cause: seconds for cause, seconds in found.items() if seconds > 0.0}
+    def lost(self, slower: I8, windows: Windows) -> list[dict[str, float]]:
+        """What some of them lost, by the window that they start in, which of the two and cause."""
+        f = self._flights
+        start, parts = f.start[slower], []
+        for number, (begin, finish) in enumerate(windows):
+            mine = slower[(start >= begin) & (start < finish)]
+            if mine.size:
+                last = f.end[mine].max()  # of what begins in the window, be it behind that
+                near = (f.end > begin) & (f.start < last)
+                parts.append((self._sharing(near), mine, np.full(mine.size, number)))
+        found: defaultdict[str, F8] = defaultdict(lambda: np.zeros(len(windows)))
+        for sharing in dict.fromkeys(part[0] for part in parts):
+            together = [part[1:] for part in parts if part[0] is sharing]
+            mine, window = (np.concatenate(each) for each in zip(*together, strict=True))
+            place = f.place[mine]
+            for company, routes in sharing.companies(place).items():
+                on = np.flatnonzero(routes[place])
+                for key, seconds in self._lost_in(company, mine[on]).items():
+                    found[key] += np.bincount(window[on], seconds, len(windows))
+        rows = [(key, seconds.tolist()) for key, seconds in found.items()]
+        return [
+            {key: seconds[i] for key, seconds in rows if seconds[i] > 0.0}
+            for i in range(len(windows))
+        ]
 
-    def seconds(self, route: int, start: F8, end: F8) -> dict[str, F8]:
-        """How long others that share with transfers of a route were under way, by cause, (n,)."""
+    def _sharing(self, near: B1) -> _Sharing:
+        """How routes share links, each at the pace of the fastest transfer of those near."""
+        routes, f = self._routes, self._flights
+        pace = np.zeros(len(routes.copies))
+        np.maximum.at(pace, f.place[near], f.weight[near])
+        key = pace.tobytes()
+        if key not in self._sharings:
+            load = self._amount * pace[routes.of]
+            self._sharings[key] = _Sharing(routes, self._resource, load, self._capacity)
+        return self._sharings[key]
+
+    def _lost_in(self, company: _Company, mine: I8) -> dict[str, F8]:
+        """What transfers lost, by which of the two they are and cause, (n,). [s]"""
+        f = self._flights
+        lost, parts = f.lost[mine], self._seconds(company, f.start[mine], f.end[mine])
+        total = np.asarray(sum(parts.values(), np.zeros(mine.size)))
+        share = np.divide(lost, total, out=np.zeros(mine.size), where=total > 0.0)
+        loser = COPIES if company.copies else COLLECTIVES
+        found = {beside(loser, cause): share * part for cause, part in parts.items()}
+        found[beside(loser, KERNELS)] = np.where(total > 0.0, 0.0, lost)
+        return found
+
+    def _seconds(self, company: _Company, start: F8, end: F8) -> dict[str, F8]:
+        """How long others that share with transfers were under way, by cause, (n,)."""
         found = {}
         for cause, copies in ((COLLECTIVES, False), (COPIES, True)):
-            own = self._copies[route] is copies
-            if own and self._alike(route):
+            own = company.copies is copies
+            if own and company.alike:
                 found[cause] = end - start  # those of the ranks that it stands for
                 continue
-            meets = tuple([c is copies and self._meet(route, r) for r, c in self._copies.items()])
+            kinds = zip(self._routes.copies, company.meets, strict=True)
+            meets = tuple([c is copies and m for c, m in kinds])
             if any(meets):
-                least = 2 if own and self._meet(route, route) else 1  # itself and another
+                least = 2 if own and company.itself else 1  # itself and another
                 found[cause] = self._under_way(meets, least).inside(start, end)
         return found
 
@@ -142,31 +228,68 @@ class _Beside:
         """When at least so many transfers on some routes are; several routes meet the same ones."""
         key = routes, least
         if key not in self._busy:
-            on = np.array(routes)[self._place]
-            busy = deep(self._start[on], self._end[on], least)
+            on = np.array(routes)[self._flights.place]
+            busy = deep(self._flights.moving[on], self._flights.end[on], least)
             self._busy[key] = Coverage(*busy, apart=True)
         return self._busy[key]
 
-    def _alike(self, route: int) -> bool:
-        """Whether transfers of equal ranks, simulated as one, fill a link that they share."""
-        load, capacity = self._loads[route], self._capacity
-        return any(rate > _FULL * capacity[resource] for resource, rate in load.items())
 
-    def _meet(self, one: int, other: int) -> bool:
-        """Whether a link of both cannot carry the two at the pace each has alone."""
-        mine, theirs = self._loads[one], self._loads[other]
-        return any(
-            rate + theirs[resource] > _FULL * self._capacity[resource]
-            for resource, rate in mine.items()
-            if resource in theirs
-        )
+class _Sharing:
+    """Which routes share links that cannot carry both.
+
+    Parameters
+    ----------
+    routes : _Routes
+        That transfers take.
+    resource, load : (d,) int32, (d,) float64
+        What they are on, and what a transfer puts on it: nothing on a route that none is on.
+        [unit/s]
+    capacity : (resources,) float64
+        What is more than full. [unit/s]
+    """
+
+    def __init__(self, routes: _Routes, resource: I4, load: F8, capacity: F8) -> None:
+        self._routes, self._resource, self._load, self._capacity = routes, resource, load, capacity
+        self._known: dict[int, _Company] = {}
+
+    def companies(self, place: I8) -> dict[_Company, B1]:
+        """What routes share links with, and which of them, (r,), do so alike."""
+        found: dict[_Company, B1] = {}
+        for route in dict.fromkeys(place.tolist()):
+            if route not in self._known:
+                self._known[route] = self._company(route)
+            routes = found.setdefault(self._known[route], np.zeros(len(self._routes.copies), bool))
+            routes[route] = True
+        return found
+
+    def _company(self, route: int) -> _Company:
+        of, resource, load = self._routes.of, self._resource, self._load
+        mine = slice(*of.searchsorted((route, route + 1)).tolist())
+        room = np.full(self._capacity.size, np.inf)
+        room[resource[mine]] = self._capacity[resource[mine]] - load[mine]
+        over = (load > room[resource]) & (load > 0.0)
+        copies = self._routes.copies
+        met = tuple((np.bincount(of[over], minlength=len(copies)) > 0).tolist())
+        return _Company(copies[route], bool((room < 0.0).any()), met[route], met)
 
 
-def _load(program: Program, route: int, pace: float) -> dict[int, float]:
-    """What a transfer puts on each resource of its route at a pace. [unit/s]"""
-    row = slice(program.demand_ptr[route], program.demand_ptr[route + 1])
-    amounts = pace * program.demand_amount[row]
-    return dict(zip(program.demand_resource[row].tolist(), amounts.tolist(), strict=True))
+class _Company(NamedTuple):
+    """What a route shares links with that cannot carry all at the pace that each has alone.
+
+    Attributes
+    ----------
+    copies : bool
+        Whether copies take it.
+    alike, itself : bool
+        Whether it shares with transfers of equal ranks, which are simulated as one, and of its own.
+    meets : tuple of bool
+        With which routes, (r,).
+    """
+
+    copies: bool
+    alike: bool
+    itself: bool
+    meets: tuple[bool, ...]
 
 
 def deep(start: F8, end: F8, least: int) -> tuple[F8, F8]:

@@ -90,10 +90,10 @@ def test_a_window_counts_what_starts_in_it():
     whole = outcome("pcie4-a100-8", OFFLOADED)
     lowered, timeline = whole.lowered, whole.timeline
     view, end = lowered.views[0], float(timeline.end.max())
-    parts = shared(lowered, timeline, view, [(0.0, end / 2), (end / 2, 2 * end)])
+    [parts] = shared(lowered, timeline, view, [[(0.0, end / 2), (end / 2, 2 * end)]])
     both = {c: sum(p.get(c, 0.0) for p in parts) for c in parts[0] | parts[1]}
     assert sum(both.values()) == pytest.approx(sum(whole.breakdown.transfers.values()), rel=1e-9)
-    assert shared(lowered, timeline, view, [(2 * end, 3 * end)]) == [{}]
+    assert shared(lowered, timeline, view, [[(2 * end, 3 * end)]]) == [[{}]]
 
 
 def test_the_report_and_the_document_say_it():
