@@ -61,7 +61,7 @@ class Compared(Section):
     label: str
     group: str
     kind: str
-    measured: float
+    measured_s: float
     before: float
     after: float
     left_out: float | None  # None: held out from the beginning
@@ -70,18 +70,6 @@ class Compared(Section):
     def unseen(self) -> float:
         """Error of a fit that did not see it."""
         return self.after if self.left_out is None else self.left_out
-
-    def content(self) -> dict[str, Any]:
-        """The observation and its errors."""
-        return {
-            "label": self.label,
-            "group": self.group,
-            "kind": self.kind,
-            "measured_s": self.measured,
-            "before": self.before,
-            "after": self.after,
-            "left_out": self.left_out,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +143,8 @@ def calibrate(
         Predicted before and after, not fitted.
     names : sequence of str
         Constants to fit; the others stay 1.
-    notes : sequence of str
-        Passed on.
-    progress : callable, optional
-        Called with predictions made and about how many there will be.
+    notes, progress
+        Passed on; called with predictions made and about how many there will be.
 
     Raises
     ------

@@ -141,10 +141,6 @@ def _host_path(topology: Topology, workload: Workload, strength: float) -> Chang
     return Changed(calibrated(topology, pcie_bandwidth=strength), workload)
 
 
-def _slow_host(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    return Changed(calibrated(topology, host_launch=strength), workload)
-
-
 def _power_cap(topology: Topology, workload: Workload, strength: float) -> Changed | None:
     if topology.node is None:
         return None
@@ -277,7 +273,8 @@ CAUSES: tuple[Cause, ...] = (
         "all_gather_perf of nccl-tests within a node; lspci link state; NCCL_P2P_DISABLE unset",
     ),
     Cause(
-        "host-bound", "the CPU launches kernels too slowly", 0.4, _slow_host, _GROWING[1:],
+        "host-bound", "the CPU launches kernels too slowly", 0.4,
+        lambda t, w, s: Changed(calibrated(t, host_launch=s), w), _GROWING[1:],
         lambda t, w, s: f"{s:.1f} times the usual time a kernel",
         "profiler: gaps between kernels with no NCCL; CPU affinity, other processes, debug flags",
     ),

@@ -55,10 +55,6 @@ def _of_mfu(share: float, topology: Topology, workload: Workload) -> float:
     return _tokens(topology, workload) / rate / topology.world_size
 
 
-def _of_samples(rate: float, topology: Topology, workload: Workload) -> float:
-    return _tokens(topology, workload) / workload.sequence_length / rate
-
-
 #: key -> the step time that a figure of it means [s]
 KEYS: dict[str, StepSeconds] = {
     "tokens_per_s_per_gpu": lambda v, t, w: _tokens(t, w) / v / t.world_size,
@@ -66,7 +62,7 @@ KEYS: dict[str, StepSeconds] = {
     "step_time_s": lambda v, t, w: v,
     "s_per_it": lambda v, t, w: v,
     "it_per_s": lambda v, t, w: 1.0 / v,
-    "samples_per_s": _of_samples,
+    "samples_per_s": lambda v, t, w: _tokens(t, w) / w.sequence_length / v,
     "mfu": _of_mfu,
 }
 _EITHER = 2.0  # a bare MFU up to this may be a share above the peak or per cent

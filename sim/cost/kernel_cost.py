@@ -164,14 +164,10 @@ class CostModel:
 
     def clock(self, intensity: float) -> float:
         """Share of the quoted clock that a kernel of this tensor-core activity holds."""
-        return clock_factor(
-            intensity, self.gpu.power_limit, self._idle_watts, self.constants.power, self._size
-        )
-
-    @property
-    def _idle_watts(self) -> float:
+        gpu, power = self.gpu, self.constants.power
         # a sister board's larger memory idles higher; its tensor cores hold the same clock
-        return min(self.gpu.idle_power, self.constants.power.idle_watts)
+        idle = min(gpu.idle_power, power.idle_watts)
+        return clock_factor(intensity, gpu.power_limit, idle, power, self._size)
 
     def _price(self, kernels: list[Kernel]) -> None:
         gemms: dict[str, list[int]] = {}

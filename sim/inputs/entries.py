@@ -114,12 +114,8 @@ def _about(kind: str, name: str) -> str:
     return sentence + stop.rstrip()
 
 
-def _machines() -> list[EntryFields]:
-    return [{"name": n, "about": _about("topologies", n)} for n in catalogue.names("topologies")]
-
-
-def _jobs() -> list[EntryFields]:
-    return [{"name": n, "about": _about("workloads", n)} for n in catalogue.names("workloads")]
+def _shipped(folder: str) -> list[EntryFields]:
+    return [{"name": n, "about": _about(folder, n)} for n in catalogue.names(folder)]
 
 
 def _strategies() -> list[EntryFields]:
@@ -144,23 +140,15 @@ def _offers() -> list[EntryFields]:
     ]
 
 
-def _formats() -> list[EntryFields]:
-    return [{"name": n, "about": FORMATS[n].title} for n in FORMATS]
-
-
-def _codes() -> list[EntryFields]:
-    return [{"name": c.code, "about": c.title} for c in codes()]
-
-
 KINDS: dict[str, Callable[[], list[EntryFields]]] = {
     "models": _models,
     "gpus": _gpus,
-    "machines": _machines,
-    "jobs": _jobs,
+    "machines": lambda: _shipped("topologies"),
+    "jobs": lambda: _shipped("workloads"),
     "strategies": _strategies,
     "offers": _offers,
-    "formats": _formats,
-    "codes": _codes,
+    "formats": lambda: [{"name": n, "about": FORMATS[n].title} for n in FORMATS],
+    "codes": lambda: [{"name": c.code, "about": c.title} for c in codes()],
 }
 
 

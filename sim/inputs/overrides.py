@@ -138,7 +138,9 @@ def key_named(word: str) -> str:
         f"{name}.{inner}"
         for cls in _SIDES.values()
         for name, plan in plan_of(cls).items()
-        for inner in _fields_below(plan.alternatives)
+        for way in plan.alternatives
+        if way.kind == "spec"
+        for inner in plan_of(way.detail)
         if inner == word
     )
     return next(below, "")
@@ -150,10 +152,6 @@ def _elsewhere(item: Override) -> str:
         tail = "".join(f".{s}" for s in item.path[1:])
         return f'; did you mean "{found}{tail}"?'
     return did_you_mean(item.path[0], [k for c in _SIDES.values() for k in plan_of(c)])
-
-
-def _fields_below(alternatives: Iterable[Any]) -> list[str]:
-    return [n for a in alternatives if a.kind == "spec" for n in plan_of(a.detail)]
 
 
 def apply(tree: Tree, settings: Iterable[Override], cls: type[Spec]) -> Tree:

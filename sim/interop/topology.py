@@ -58,27 +58,7 @@ def import_topology(
     all_nics: bool = False,
     matrix: bool = False,
 ) -> ImportedTopology:
-    """Read a topology file of another tool.
-
-    Parameters
-    ----------
-    path : Path
-        Output of ``nvidia-smi topo -m``, or an NCCL topology XML.
-    gpu : str, optional
-        Catalogue name of its GPUs; without it `which_gpu` says it.
-    nic_rate : str, optional
-        Rate of one NIC with its unit. Without it NICs of unknown rate are left out.
-    name : str, optional
-        Name of the topology; the file's stem by default.
-    all_nics : bool
-        Keep NICs that no GPU is beside, though other NICs are.
-    matrix : bool
-        The file is nvidia-smi's; by default its first character says which it is.
-
-    Returns
-    -------
-    ImportedTopology
-        YAML that the loader reads, and what was assumed.
+    """Read a topology file of another tool, as `sim.topo_import`: its first character says which.
 
     Raises
     ------
@@ -103,7 +83,7 @@ def import_topology(
     host = reader.read(data, source, spec)
     host.assumed[:0] = [assumed] * bool(assumed)
     _choose_nics(host, rate, all_nics)
-    return write(host, spec, text_name(name or path.stem))
+    return write(host, spec, (name or path.stem).strip() or "imported")
 
 
 def _known(name: str) -> Gpu:
@@ -113,11 +93,6 @@ def _known(name: str) -> Gpu:
         option = "--gpu"
         raise InputError.single(option, f"no GPU {name!r} in the catalogue; there are {names}")
     return found
-
-
-def text_name(name: str) -> str:
-    """Name of a topology from a file's name."""
-    return name.strip() or "imported"
 
 
 def _choose_nics(host: ImportedNode, rate: float | None, all_nics: bool) -> None:

@@ -76,7 +76,7 @@ def _runs(report: CalibrationReport) -> list[ViewPart]:
     ]  # fmt: skip
     rows: list[Row] = [
         [
-            c.label[:38], Cell(f"{c.measured:.4g} s", c.measured, "s"),
+            c.label[:38], Cell(f"{c.measured_s:.4g} s", c.measured_s, "s"),
             *(_share(error, "+") for error in (c.before, c.after, c.unseen)),
         ]
         for c in runs[:_MANY]

@@ -123,7 +123,7 @@ def step_timeline(
     lowered, timeline = outcome.lowered, outcome.timeline
     view = lowered.slowest(timeline)
     end = float(timeline.end.max())
-    steps = job.gradient_accumulation
+    steps, tracks = job.gradient_accumulation, tracks_of(lowered, view)
     return StepTimeline(
         title=title,
         rank=view.rank,
@@ -131,8 +131,12 @@ def step_timeline(
         micro_steps=steps,
         shown=steps - outcome.repeats,
         end_s=end,
-        tracks=tuple(tracks_of(lowered, view)),
-        spans=tuple(_spans(lowered, timeline, view, end)),
+        tracks=tuple(tracks),
+        spans=tuple(
+            span
+            for track, lane in tracks.items()
+            for span in _joined(track, lane, lowered, timeline, view.plan, _JOINED * end)
+        ),
         exposed=tuple(exposed_stretches(outcome, view, end)),
         critical=tuple(critical_stretches(lowered, timeline, view, end)),
         held=tuple(held_bytes(outcome, view, job)),
@@ -151,11 +155,6 @@ def tracks_of(lowered: Lowered, view: RankView) -> dict[str, int]:
     }
     order = ["host", "compute"]
     return {k: named[k] for k in (*order, *named) if k in named}
-
-
-def _spans(lowered: Lowered, timeline: Timeline, view: RankView, end: float) -> Iterator[Span]:
-    for track, lane in tracks_of(lowered, view).items():
-        yield from _joined(track, lane, lowered, timeline, view.plan, _JOINED * end)
 
 
 def _joined(

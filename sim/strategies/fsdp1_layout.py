@@ -125,7 +125,8 @@ def lay_out(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> F
             flows = learns or input_grads(workload)
             pieces.append(Fsdp1Piece(ROOT, number, "", False, flows, learns))
             continue
-        apart = [m for m in block.modules if peft and m.parameters and _adapter(m)]
+        adapters = [m for m in block.modules if all(p.trainable for p in m.parameters)]
+        apart = [m for m in adapters if peft and m.parameters]
         if block.kind not in template:
             rest = [m for m in block.modules if m not in apart]
             made = [_unit(block.name, number, rest, shard, types, orig)]
@@ -164,7 +165,3 @@ def lay_out(workload: Workload, tree: ModelTree, shard: int, types: Dtypes) -> F
         first.setdefault(piece.block, i)
         last[piece.block] = i
     return Fsdp1Layout(units, pieces, input_grad, output_grad, first, last)
-
-
-def _adapter(module: Module) -> bool:
-    return all(p.trainable for p in module.parameters)

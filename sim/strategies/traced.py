@@ -139,10 +139,6 @@ def _refused(self: Traced, *_: Any) -> NoReturn:
     raise Untraceable
 
 
-def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    return function(*arguments)
-
-
 class Traced:
     """A value of a trace: a number, a mesh, a group of ranks."""
 
@@ -158,7 +154,7 @@ class Traced:
 
     def __call__(self, *arguments: Any) -> Traced:
         """What it returns, of a method of a traced value."""
-        return self.trace.of(_call, self, *arguments)
+        return self.trace.of(operator.call, self, *arguments)
 
     def __bool__(self) -> bool:
         return self.trace.decided(self)

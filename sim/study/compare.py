@@ -38,16 +38,7 @@ def compare(
 ) -> Comparison:
     """Simulate every machine with every workload and every combination of varied keys.
 
-    Parameters
-    ----------
-    topologies, workloads : sequence of paths, names, mappings or specs
-        At least one each.
-    vary : iterable of str
-        ``key=a,b`` texts; several give all their combinations.
-    overrides, offer, prices, engine
-        As for `sim.compare`.
-    progress : callable, optional
-        Called with variants simulated and all there are, first with none.
+    Arguments are those of `sim.compare`, as lists; `vary` is of ``key=a,b`` texts.
 
     Raises
     ------
@@ -82,7 +73,8 @@ def compare(
     labels = _labels(loaded, [changes for _, _, changes in cases])
     variants: list[Variant] = []
     for one, (_, _, changes), label in zip(loaded, cases, labels, strict=True):
-        variants.append(_variant(one, changes, label, engine))
+        result = predict(*one, engine=engine, scaling=False, fixes=False)
+        variants.append(variant_of(one, result, label, changes))
         told(len(variants), len(cases))
     deltas = tuple(
         replace(
@@ -115,13 +107,6 @@ def _labels(loaded: Sequence[Loaded], changes: Sequence[tuple[str, ...]]) -> lis
 def _short(change: str) -> str:
     key, _, value = change.partition("=")
     return f"{key.rsplit('.', 1)[-1]}={value}"
-
-
-def _variant(one: Loaded, changes: tuple[str, ...], label: str, engine: str) -> Variant:
-    result = predict(
-        one.topology, one.workload, one.notes, engine=engine, scaling=False, fixes=False
-    )
-    return variant_of(one, result, label, changes)
 
 
 def _costs(delta: Delta, was: CostSection | None, cost: CostSection | None) -> str:

@@ -189,11 +189,8 @@ def least(candidates: list[Candidate]) -> Candidate | None:
     largest = [c for c in candidates if c.gpus == gpus]
     order = min(map(_size_order, largest), default=None)
     smallest = [c for c in largest if _size_order(c) == order]
-    return max(smallest, key=_likelihood, default=None)
-
-
-def _likelihood(candidate: Candidate) -> float:
-    return memory_of(candidate.topology, candidate.workload).verdict.probability
+    likely = [memory_of(c.topology, c.workload).verdict.probability for c in smallest]
+    return smallest[likely.index(max(likely))] if smallest else None
 
 
 def _any(figures: Estimate) -> bool:

@@ -123,18 +123,7 @@ def bandwidth_for(
     topology: Argument, workload: Argument, efficiency: float, sets: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> BandwidthNeeded:  # fmt: skip
-    """The NIC rate at which a job scales with a given efficiency from one node.
-
-    Parameters
-    ----------
-    topology, workload : arguments of `load`
-        At least two nodes with NICs.
-    efficiency : float
-        Throughput of all nodes over nodes x throughput of one.
-    sets : iterable of str
-        Overrides.
-    progress : callable, optional
-        Called with steps simulated and all there will be, at most until the first three are.
+    """The NIC rate at which a job scales with a given efficiency: `sim.need_bandwidth`.
 
     Raises
     ------
@@ -310,7 +299,8 @@ def price_for(
     rows = newest(catalogue())
 
     def at(offers: tuple[PriceRow | None, PriceRow | None]) -> PriceNeeded:
-        return _between(*(_rented(one, row) for one, row in zip(loaded, offers, strict=True)))
+        pairs = zip(loaded, offers, strict=True)
+        return _between(*(j._replace(topology=rented(j.topology, r)) if r else j for j, r in pairs))
 
     found = at((list_price(machines[0], rows), list_price(machines[1], rows)))
     if found.alike:
@@ -319,12 +309,6 @@ def price_for(
     if same[0] is None or same[1] is None or same[0].provider != same[1].provider:
         return found
     return replace(found, like_for_like=at(same))
-
-
-def _rented(job: Loaded, row: PriceRow | None) -> Loaded:
-    if row is None:
-        return job
-    return job._replace(topology=rented(job.topology, row))
 
 
 def _between(first: Loaded, other: Loaded) -> PriceNeeded:

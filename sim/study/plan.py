@@ -50,21 +50,7 @@ def plan(
 ) -> PlanReport:
     """Serve the jobs of a file on a cluster.
 
-    Parameters
-    ----------
-    topology : path, name, mapping or spec
-        The cluster with its number of nodes.
-    jobs : Path or mapping
-        Jobs file, a trace of a real cluster (.csv), or the keys of a jobs file.
-    policy : str
-        One of `POLICIES`.
-    sets : iterable of str
-        Overrides of the topology.
-    replicas : int
-        Times to play it with failures, for the odds of deadlines; 0: none.
-    progress : callable, optional
-        Called now and then with jobs served and all there are, of plans with a node less and one
-        more too.
+    Arguments are those of `sim.plan`; `progress` counts plans with a node less and one more, too.
 
     Raises
     ------

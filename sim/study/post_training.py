@@ -236,12 +236,10 @@ class _PhaseJob:
                 engine = Engine(
                     self.topology, self.workload, asked.generation, size, 0.0 if out else state
                 )
-                if self._held(engine) >= least(self._each(engine)):
+                each = -(-self.sequences // (self.generators // engine.tensor))
+                if self._held(engine) >= least(each):
                     found.append((engine, state if out else 0.0))
         return found
-
-    def _each(self, engine: Engine) -> int:
-        return -(-self.sequences // (self.generators // engine.tensor))
 
     def _held(self, engine: Engine) -> int:
         """Sequences at a time: what of the cache a half-done completion takes, on average."""

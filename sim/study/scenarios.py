@@ -64,26 +64,7 @@ def compare_plans(
 ) -> PlanComparison:
     """The jobs of a file on every cluster, under every policy and growth.
 
-    Parameters
-    ----------
-    topologies : sequence of paths, names, mappings or specs
-        Clusters.
-    jobs : Path
-        Jobs file or trace.
-    policies : sequence of str
-        Of `POLICIES`.
-    vary : iterable of str
-        ``key=a,b`` texts over keys of the topology; several give all their combinations.
-    growths : sequence of float
-        Times as many jobs in the same time.
-    fewest : bool
-        On the fewest nodes that meet `share` of the deadlines, instead of the cluster's own.
-    share : float
-        Of deadlines that must be met.
-    sets : iterable of str
-        Overrides of every topology.
-    progress : callable, optional
-        Called with scenarios played and all there are, first with none.
+    Arguments are those of `sim.compare_plans`: `fewest` its `smallest`, `share` its `on_time`.
 
     Raises
     ------

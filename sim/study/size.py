@@ -58,50 +58,26 @@ def size(
 ) -> SizeReport:
     """Search the catalogue for the best cluster.
 
+    Arguments and answer are those of `sim.size`, these apart.
+
     Parameters
     ----------
-    workload : path, name, mapping or spec
-        The job; its micro-batch, accumulation, strategy and checkpointing are chosen anew.
     target : Target
         Limits and what is least.
-    wanted : Wanted, optional
+    wanted : MachineFilter, optional
         Place and kind of machine.
-    sets : iterable of str
-        Overrides of the workload.
-    topologies : sequence of topology arguments
-        Machines to choose from instead of the catalogue.
-    prices : Path, optional
-        A file of offers over the shipped ones.
-    spot : bool
-        Also at spot prices.
     most_gpus : int
-        Largest cluster to consider.
-    gpus : int, optional
-        So many GPUs, neither more nor fewer.
-    global_batch : int, optional
-        Sequences a step; the workload's otherwise.
-    vary : sequence of str
-        Further axes, ``key=a,b``: precision, NIC rate and so on; ``layout`` cuts the model in
-        every way that goes.
+        Largest cluster to consider: `max_gpus`.
     risk : float
         Probability of running out of memory that a plan may have. [1]
     setup_s : float
         Paid for on every node before the first step, where its offer states none. [s]
     tuned : bool
-        Also consider faster implementations that train the same: torch.compile, attention, loss.
+        Also consider faster implementations that train the same: not `as_written`.
     searcher : Searcher, optional
         Shares its simulations with other searches.
     progress : callable, optional
         Called with plans decided and those in all, while these are listed with those that are yet.
-    stop : callable
-        Whether to end with the best so far; asked between simulations.
-    exhaustive : bool
-        Search every offer to its end, where layouts are searched too.
-
-    Returns
-    -------
-    SizeReport
-        With a winner, or the nearest miss.
 
     Raises
     ------

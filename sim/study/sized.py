@@ -103,15 +103,6 @@ class Beside(Section):
     plan: Simulated | None
     needed_bytes: float
 
-    def content(self) -> dict[str, Any]:
-        """What differs, and the plan."""
-        return {
-            "axis": self.axis,
-            "value": self.value,
-            "plan": self.plan,
-            "needed_bytes": self.needed_bytes,
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class SizeReport(Document):

@@ -43,12 +43,9 @@ def read(source: Source, job: Translation) -> None:
     for command in _under(branch, ("command", "args")):
         if isinstance(command, Items):
             words += [str(x.value) for x in command.items if isinstance(x, Leaf)]
-    launch.arguments(" ".join(_quoted(w) for w in words), source, job, found, {})
+    plain = (" ".join(shlex.split(w)) if "\n" in w or " " in w else w for w in words)
+    launch.arguments(" ".join(plain), source, job, found, {})
     keys.leave(common.WHY_NO_MATTER, branch.entries)
-
-
-def _quoted(word: str) -> str:
-    return word if "\n" not in word and " " not in word else " ".join(shlex.split(word))
 
 
 def _under(tree: Tree, names: tuple[str, ...], depth: int = 0) -> Iterator[Tree]:

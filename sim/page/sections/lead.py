@@ -92,10 +92,6 @@ def _validated(found: Validation) -> str:
     return f"Simulated against measured: {'; '.join(said)}." if said else ""
 
 
-def _answered(found: Answers) -> str:
-    return " ".join(found.said[0][1].split()) if found.said else ""
-
-
 _LEADS: dict[type[Document], Callable[[Any], str]] = {
     Comparison: _compared,
     SizeReport: _chosen,
@@ -103,5 +99,5 @@ _LEADS: dict[type[Document], Callable[[Any], str]] = {
     TraceDifference: _traced,
     Diagnosis: _explained,
     Validation: _validated,
-    Answers: _answered,
+    Answers: lambda found: " ".join(found.said[0][1].split()) if found.said else "",
 }

@@ -84,7 +84,7 @@ class Contrasts:
         """
         pairs = self.pairs.get(differing(first, second), [])
         methods = {first.method, second.method}
-        alike = [p for p in pairs if self._methods(p) == methods]
+        alike = [p for p in pairs if {self.rows[end].job.method for end in p[:2]} == methods]
         other = [] if alike else [UNSEEN["method"]]
         pairs = alike or pairs
         if not pairs:
@@ -104,9 +104,6 @@ class Contrasts:
         unseen = {key for job in (first, second) for key in self.evidence.lacks(job)}
         wide = math.hypot(max(miss, MEASURED_RATIO), *(UNSEEN[key] for key in unseen), *other)
         return Width(wide, len(pairs))
-
-    def _methods(self, pair: RunPair) -> set[str]:
-        return {self.rows[pair.first].job.method, self.rows[pair.second].job.method}
 
 
 def differing(first: JobTraits, second: JobTraits) -> frozenset[str]:
