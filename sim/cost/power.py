@@ -28,6 +28,8 @@ class PowerConstants:
         Idle power of that board. [W]
     table_clock : float
         Clock at which the tables were measured that give shares of peak.
+    compute_capability : float
+        Of that board's chip.
     """
 
     gemm_clock: float
@@ -37,6 +39,7 @@ class PowerConstants:
     reference_peak: float
     idle_watts: float
     table_clock: float = 1.0
+    compute_capability: float = 9.0
 
 
 def clock_factor(

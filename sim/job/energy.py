@@ -84,12 +84,18 @@ def gpu_states(gpu: Gpu) -> dict[str, float]:
     Matrix products run at the limit, or below it where the clock holds; attention keeps tensor
     cores less busy; memory-bound kernels draw the generation's `memory_share` of the dynamic power
     (`sim.cost.power`). Waiting in a collective and idling are shares of the limit.
+
+    A chip of another make than that of the generation's constants takes other power for a FLOP: its
+    board is taken to be built for its products, which draw its limit. Source: Puget Systems, "Quad
+    RTX 3090 GPU Power Limiting" (2020): 350 W in training, and 5 % slower when held to 280 W.
     """
     share = _constants()["gpu_share_of_limit"]
     power = load_constants(gpu).power
     peak = gpu.peak_bf16 or gpu.peak_fp16 or power.reference_peak
     size = peak / power.reference_peak
     idle = min(gpu.idle_power, power.idle_watts)
+    if gpu.compute_capability != power.compute_capability:
+        size = max(size, (gpu.power_limit - idle) / power_watts(1.0, 1.0, 0.0, power))
 
     def busy(intensity: float) -> float:
         clock = clock_factor(intensity, gpu.power_limit, idle, power, size)

@@ -99,6 +99,15 @@ def test_power_of_an_h100_by_state():
     assert 0.5 * 700 < states["memory"] < 0.95 * 700
 
 
+@pytest.mark.parametrize("name", ["rtx-3090-24gb", "a10g-pcie-24gb", "rtx-a6000-48gb"])
+def test_products_of_another_chip_draw_its_boards_limit(name):
+    """An A100's watts a FLOP made 95 W of an RTX 3090's 350."""
+    gpu = shipped.gpu(name)
+    states = gpu_states(gpu)
+    assert states["compute"] == pytest.approx(gpu.power_limit)
+    assert gpu.idle_power < states["memory"] < states["attention"] < states["compute"]
+
+
 def test_energy_of_a_job_by_hand():
     gpu = shipped.gpu("a100-sxm-80gb")
     compute = gpu_states(gpu)["compute"]
