@@ -17,13 +17,14 @@ class Changed(NamedTuple):
     """A job as a cause leaves it, and what that adds to the simulated step.
 
     What is added may be spent inside the step (``step``), in communication that nothing hides
-    (``exposed``), in waiting for data (``wait``), or be an error of counting (``count``).
+    (``exposed``), in waiting for data (``wait``), or be an error of counting (``count``), of tokens
+    alone (``tokens``), by which no time is off.
     """
 
     topology: Topology
     workload: Workload
     time: Callable[[Breakdown], float] = lambda step: step.time_s
-    adds: Literal["step", "exposed", "wait", "count"] = "step"
+    adds: Literal["step", "exposed", "wait", "count", "tokens"] = "step"
 
 
 #: (topology, workload, strength) to the job with a cause; None where it cannot be
@@ -58,16 +59,14 @@ def job_with(
     return change
 
 
-def miscounted(factor: Callable[[Topology, Workload, float], float]) -> Effect:
+def miscounted(
+    factor: Callable[[Topology, Workload, float], float], of: Literal["count", "tokens"] = "tokens"
+) -> Effect:
     """The figure is off by a factor of the step's time; nothing where that is 1."""
 
     def change(topology: Topology, workload: Workload, strength: float) -> Changed | None:
         times = factor(topology, workload, strength)
-        return (
-            None
-            if times == 1.0
-            else Changed(topology, workload, lambda b: b.time_s * times, "count")
-        )
+        return None if times == 1.0 else Changed(topology, workload, lambda b: b.time_s * times, of)
 
     return change
 

@@ -271,6 +271,8 @@ def _predicted(
     changed = cause.change(first.topology, first.workload, cause.strengths[0])
     if changed is None or _cannot_be(changed, first):
         return None
+    if first.timed and changed.adds == "tokens":
+        return None
     rows = []
     for strength in cause.strengths:
         try:
@@ -309,7 +311,7 @@ def _shared(
 
 def _time(cause: Cause, figure: Figure, declared: Breakdown, strength: float) -> float:
     changed = cause.change(figure.topology, figure.workload, strength)
-    if changed is None:  # does not touch this figure's machine
+    if changed is None or (figure.timed and changed.adds == "tokens"):  # it is not touched
         return declared.time_s
     return changed.time(_step(changed, figure, declared))
 

@@ -30,6 +30,7 @@ class Figure:
     step_time_s: float
     label: str = ""
     read: str = ""  # where from, where it was not given as it is
+    timed: bool = False  # a time, whatever tokens are counted
 
     @property
     def tokens_per_s_per_gpu(self) -> float:
@@ -65,6 +66,7 @@ KEYS: dict[str, StepSeconds] = {
     "samples_per_s": lambda v, t, w: _tokens(t, w) / w.sequence_length / v,
     "mfu": _of_mfu,
 }
+_TIMES = ("step_time_s", "s_per_it", "it_per_s")
 _EITHER = 2.0  # a bare MFU up to this may be a share above the peak or per cent
 _SHORT = re.compile(r"([0-9.]+) ?(s/it|it/s)\Z")
 _SPOKEN = {"s/it": "s_per_it", "it/s": "it_per_s"}
@@ -134,7 +136,7 @@ def _figure(
     seconds = KEYS[key](value, loaded.topology, loaded.workload)
     label = " ".join(changes) or "as given"
     return replace(
-        Figure(loaded.topology, loaded.workload, seconds, label),
+        Figure(loaded.topology, loaded.workload, seconds, label, timed=key in _TIMES),
         read="" if key in ("tokens_per_s_per_gpu", "step_time_s") else text.strip(),
     )
 

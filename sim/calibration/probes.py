@@ -76,7 +76,7 @@ def _one_node(changed: Changed, _: Breakdown) -> float:
 
 def _whole(changed: Changed, under: Breakdown) -> float:
     """What a stopwatch shows for a step. [s]"""
-    return under.time_s if changed.adds == "count" else changed.time(under)
+    return under.time_s if changed.adds in ("count", "tokens") else changed.time(under)
 
 
 def _synthetic(changed: Changed, under: Breakdown) -> float:

@@ -70,7 +70,7 @@ UNDECLARED: tuple[Cause, ...] = (
     ),
     Cause(
         "shorter", "faster than declared: sequences are shorter, and are counted whole", 0.2,
-        miscounted(lambda t, w, s: s), (0.95, 0.8, 0.6, 0.4, 0.2, 0.1),
+        miscounted(lambda t, w, s: s, "count"), (0.95, 0.8, 0.6, 0.4, 0.2, 0.1),
         lambda t, w, s: f"{percent(s, 0)} of the declared tokens run",
         "mean length of a batch as it reaches the model; padding that is skipped", faster=True,
     ),
@@ -81,7 +81,7 @@ UNDECLARED: tuple[Cause, ...] = (
     ),
     Cause(
         "micro-steps", "the time is of a micro-step, not of an optimizer step", 0.15,
-        miscounted(lambda t, w, s: 1.0 / w.gradient_accumulation),
+        miscounted(lambda t, w, s: 1.0 / w.gradient_accumulation, "count"),
         ONCE, silent, "what the progress bar counts: micro-batches or steps", faster=True,
     ),
 )  # fmt: skip

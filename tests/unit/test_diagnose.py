@@ -147,6 +147,17 @@ def test_causes_leave_out_what_cannot_be() -> None:
     assert diagnose([Figure(loaded.topology, loaded.workload, seconds)]).explanations
 
 
+@pytest.mark.parametrize(
+    ("measured", "counted"),
+    [("tokens_per_s_per_gpu=2500", True), ("step_time_s=14", False), ("14s/it", False)],
+)
+def test_no_way_of_counting_tokens_explains_a_time(measured: str, *, counted: bool) -> None:
+    figures = read_figures("dgx-h100", {**JOB, "parallelism": "fsdp2"}, ["nodes=2"], measured)
+    keys = {e.cause.key for e in diagnose(figures).explanations}
+    assert ({"padding", "per-node"} <= keys) is counted
+    assert "data" in keys
+
+
 def test_a_job_that_cannot_have_run() -> None:
     """Full fine-tuning of 8B on one GPU does not fit: the description is wrong, and it says so."""
     figures = read_figures("h100-x1", "llama3-8b-sft", ["model.layers=24"], "step_time_s=100")
