@@ -11,13 +11,12 @@ from __future__ import annotations
 import csv
 import functools
 import statistics
-import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources as package
 from typing import Any, NamedTuple
 
 from sim.cost.collectives import CollectiveCost, plan_collective
+from sim.data import DATA, table
 from sim.fabric.fabric import Fabric, compile_fabric
 from sim.inputs.loader import load_topology
 from sim.units import GIB, KIB, MIB
@@ -87,16 +86,15 @@ class CollectiveValidation(NamedTuple):
 @functools.cache
 def systems() -> Mapping[str, Mapping[str, Any]]:
     """Machines of the measurements, by name."""
-    path = package.files("sim.data").joinpath("measured/collectives.toml")
-    table = tomllib.loads(path.read_text(encoding="utf-8"))
-    default = table.pop("default_nccl")
-    return {name: {"nccl": default, **entry} for name, entry in table.items()}
+    found = dict(table("measured/collectives"))
+    default = found.pop("default_nccl")
+    return {name: {"nccl": default, **entry} for name, entry in found.items()}
 
 
 @functools.cache
 def measurements() -> tuple[Measurement, ...]:
     """All published figures, out of place where both are given."""
-    path = package.files("sim.data").joinpath("measured/collectives.csv")
+    path = DATA / "measured" / "collectives.csv"
     known = systems()
     rows = []
     with path.open(encoding="utf-8") as file:

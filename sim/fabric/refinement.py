@@ -212,6 +212,12 @@ def codes_of(values: npt.ArrayLike) -> I8:
     return joint_codes([np.asarray(values)]).astype(np.int64)
 
 
+def distinct_of(values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Values in order, each once: `numpy.unique`, which imports masked arrays to know of none."""
+    ordered = np.sort(np.asarray(values))
+    return np.concatenate((ordered[:1], ordered[1:][ordered[1:] != ordered[:-1]]))
+
+
 def joint_codes(columns: Sequence[npt.NDArray[Any]]) -> I4:
     """`codes_of` columns of one type, one behind the other.
 
@@ -219,11 +225,11 @@ def joint_codes(columns: Sequence[npt.NDArray[Any]]) -> I4:
     """
     size = sum(column.size for column in columns)
     sample = [column[:: 1 + column.size // _SAMPLE] for column in columns]
-    known = np.unique(np.concatenate(sample))
+    known = distinct_of(np.concatenate(sample))
     codes = np.empty(size, np.int32)
     missed = _look_up(known, columns, codes)
     if missed:
-        known = np.unique(np.concatenate([known, *missed]))
+        known = distinct_of(np.concatenate([known, *missed]))
         _look_up(known, columns, codes)
     return codes
 
@@ -239,7 +245,7 @@ def _look_up(
             found = np.searchsorted(known, some)
             strange = known[np.minimum(found, known.size - 1)] != some
             if strange.any():
-                missed.append(np.unique(some[strange]))
+                missed.append(distinct_of(some[strange]))
             codes[at : at + some.size] = found
             at += some.size
     return missed

@@ -17,7 +17,7 @@ from sim.cost.nccl.algorithms import algorithm_named
 from sim.cost.nccl.loads import Demands
 from sim.fabric.fabric import Fabric
 from sim.fabric.folding import Csr, Fold, fold
-from sim.fabric.refinement import codes_of
+from sim.fabric.refinement import codes_of, distinct_of
 from sim.fabric.role import Roles
 from sim.lowering.parts import Classes, roles_of
 from sim.lowering.teams import Draws, Team, paced, stepped, whole
@@ -277,6 +277,6 @@ def _orbits(draws: Draws, folded: Fold, first_row: int, of: I8) -> Draws:
     order = np.argsort(first)
     members, demands = [], []
     for group, equal in zip(first[order].tolist(), count[order].tolist(), strict=True):
-        members.append(np.unique(of[draws.members(group)]))
+        members.append(distinct_of(of[draws.members(group)]))
         demands.append(folded.spread(*draws.demands.of(group), equal))
     return Draws.of(members, demands)

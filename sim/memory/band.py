@@ -12,12 +12,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from sim.data import DATA
 from sim.inputs.strategy import strategy_of
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
@@ -58,7 +58,7 @@ def kind_of(workload: Workload) -> PeakKind:
 @cache
 def memory_residuals() -> tuple[MemoryResidual, ...]:
     """Of published peaks, all of the data file."""
-    text = (files("sim.data") / "measured" / "residuals.json").read_text(encoding="utf-8")
+    text = (DATA / "measured" / "residuals.json").read_text(encoding="utf-8")
     rows = json.loads(text)["memory"]
     return tuple(MemoryResidual(row[0], row[1], PeakKind(*row[2:-1]), row[-1]) for row in rows)
 

@@ -6,11 +6,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.resources import files
 from typing import Any, NamedTuple
 
 from sim.blocks.parameters import count_parameters
-from sim.data import table
+from sim.data import DATA, table
 from sim.fabric import compile_fabric
 from sim.inputs.architecture import facts_of
 from sim.inputs.gpu import Gpu
@@ -145,5 +144,5 @@ def _generation(gpu: Gpu) -> str:
 @cache
 def residuals() -> tuple[Residual, ...]:
     """Of step times, all of the data file."""
-    text = (files("sim.data") / "measured" / "residuals.json").read_text(encoding="utf-8")
+    text = (DATA / "measured" / "residuals.json").read_text(encoding="utf-8")
     return tuple(Residual.read(row) for row in json.loads(text)["rows"])

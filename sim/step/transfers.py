@@ -54,7 +54,8 @@ def shared(
     Ring steps (level ``steps``) wait for each other, which is no sharing: they are left out.
     """
     program = lowered.program
-    own = _transfers(program, [view])
+    own = np.zeros(program.lane.size, dtype=np.bool_)
+    own[_transfers(program, [view])] = True
     views = [view] if program.stack else lowered.views
     ops = _transfers(program, views, np.arange(lowered.wire, program.lane.size))
     start, end = np.atleast_2d(timeline.start)[:, ops], np.atleast_2d(timeline.end)[:, ops]
@@ -65,7 +66,7 @@ def shared(
     flying = (program.steps[ops] == 1) & (work > 0.0) & (curve < 0)
     alone = latency + np.divide(work, weight, out=np.zeros(start.shape), where=flying)
     lost = end - start - alone  # its rate alone
-    slower = flying & np.isin(ops, own) & (lost > _SLOWER * alone)
+    slower = flying & own[ops] & (lost > _SLOWER * alone)
     moving = start + latency
     routes = _Routes.of_ops(lowered, ops)
     found: list[list[dict[str, float]]] = []

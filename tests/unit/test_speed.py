@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from sim.inputs.loader import prepare
 from sim.step.step import step
 from tests.clock import least
@@ -21,13 +23,23 @@ def test_a_configuration_of_a_sweep_takes_milliseconds():
 
 
 HEAVY = ("numba", "simpy", "networkx", "scipy", "pandas", "pydantic")
+#: of libraries that are needed, what is not: `numpy.unique` and `importlib.resources` take them
+PARTS = ("numpy.ma", "tempfile", "zipfile")
 
 
-def test_a_plain_run_needs_neither_numba_nor_the_graph_library():
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "run dgx-h100 llama3-8b-sft",
+        "memory dgx-h100 llama3-8b-sft",
+        "size llama3-8b-sft --gpus 8 --gpu h100",
+    ],
+)
+def test_a_plain_question_needs_neither_numba_nor_the_graph_library(asked):
     code = (
-        "import sys; sys.argv = ['scaling-sim', 'run', 'dgx-h100', 'llama3-8b-sft'];"
+        f"import sys; sys.argv = ['scaling-sim', *{asked.split()}];"
         "from sim.cli import main; main();"
-        f"print([m for m in {HEAVY} if m in sys.modules])"
+        f"print([m for m in {HEAVY + PARTS} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
