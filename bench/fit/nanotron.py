@@ -4,16 +4,18 @@
     python bench/fit/nanotron.py --cross    leave out one model, number of nodes, t or p at a time,
                                             of all rows: what the others give, and how far off
 
-Rows of `sim/data/measured/mesh.csv` of cells that are not held back. Six numbers are free, one
-after the other: the time of a layer (4 or 8 tensor-parallel ranks in a node, one sequence, no
-pipeline, up to 8 nodes; as long in forward as in backward); that of a part of a parameter that is
-gathered (ZeRO-1 without pipeline, 32 data-parallel ranks and more); and that of a message of gloo's
-while ranks agree on a collective, within a node (pipelines over nodes, one sequence, ranks of a
-matrix in one) and between nodes (16 of them); that of a message of a pipeline, in the runs that are
-held up; and the latency of each of the three switches of a hop between nodes (ranks of a matrix
-over nodes without a pipeline, buckets of gradients reduced on 16 nodes and more). Each is where the
-mean logarithm of predicted over measured time is zero; that of a part, on which rows depend very
-unlike, where the logarithms differ least, and of 8 to 12 us, which do it alike, where none is off.
+Rows of `sim/data/measured/mesh.csv` of cells that are not held back. Seven numbers are free, one
+after the other: the time of a layer, both ways (ranks in a node share each matrix, one sequence, no
+pipeline, up to 8 nodes, a billion parameters a rank at most: the GPU waits all along); what of it
+is forward's (the same, up to two billion a rank, where the GPU waits in forward alone, as each
+micro-step starts with an idle one); that of a part of a parameter that is gathered (ZeRO-1 without
+pipeline, 32 data-parallel ranks and more); that of a message of gloo's while ranks agree on a
+collective, within a node (pipelines over nodes, one sequence, ranks of a matrix in one) and between
+nodes (16 of them); that of a message of a pipeline, in the runs that are held up; and the latency
+of each of the three switches of a hop between nodes (ranks of a matrix over nodes without a
+pipeline, buckets of gradients reduced on 16 nodes and more). Each is where the mean logarithm of
+predicted over measured time is zero; that of a part, on which rows depend very unlike, where the
+logarithms differ least, and of 8 to 12 us, which do it alike, where none is off.
 """
 
 import math
@@ -45,14 +47,32 @@ def rows(of, held=False):
     return [r for r in seen if of(r)]
 
 
+def _short(row, least, most):
+    """Whether kernels are short, of so many billion parameters a rank, and nothing else waits."""
+    alone = row.pp == 1 and row.nodes <= 8 and not held_up(row)
+    billions = int(row.model.removesuffix("B")) / row.tp
+    return alone and row.micro_batch == 1 and 1 < row.tp <= 8 and least < billions <= most
+
+
 def of_layer(row):
-    """Whether a row waits for a layer's issue."""
-    return row.pp == 1 and row.tp in (4, 8) and row.micro_batch == 1 and row.nodes <= 8
+    """Whether a row waits for a layer's issue, forward and backward."""
+    return _short(row, 0.0, 1.0)
 
 
 def set_layer(seconds):
-    """Make it the time of a layer."""
-    TRAINER["layer_forward_s"] = TRAINER["layer_backward_s"] = seconds
+    """Make it the time of a layer, both ways; forward's stays as it is."""
+    TRAINER["layer_backward_s"] = seconds - TRAINER["layer_forward_s"]
+
+
+def of_forward(row):
+    """Whether a row waits for a layer's issue in forward alone."""
+    return _short(row, 1.0, 2.0)
+
+
+def set_forward(seconds):
+    """Make it the time of a layer forward; that of both ways stays as it is."""
+    TRAINER["layer_backward_s"] += TRAINER["layer_forward_s"] - seconds
+    TRAINER["layer_forward_s"] = seconds
 
 
 def of_parts(row):
@@ -94,7 +114,8 @@ def set_latency(seconds):
 
 
 FITS = (
-    ("layer and direction", "layer_forward_s", TRAINER, of_layer, set_layer, 1.0e-3, 3e-3),
+    ("layer", "layer_forward_s layer_backward_s", TRAINER, of_layer, set_layer, 2e-3, 5e-3),
+    ("layer forward", "layer_forward_s", TRAINER, of_forward, set_forward, 0.9e-3, 1.9e-3),
     ("part of a parameter", "gathered_part_s", TRAINER, of_parts, set_part, 6e-6, 20e-6),
     ("message in a node", "within_s", AGREEMENT, lambda r: _agrees(r) and r.tp in (2, 4, 8),
      lambda s: AGREEMENT.update(within_s=s), 30e-6, 90e-6),
@@ -168,10 +189,9 @@ GROUPS = {
 
 def main() -> None:
     """Print each fit and what is shipped, or what is without a group of rows."""
-    for name, key, data, of, put, low, high in FITS:
-        shipped = data[key]
-        if isinstance(shipped, str):
-            shipped = parse(shipped, "s")
+    for name, keys, data, of, put, low, high in FITS:
+        values = [data[key] for key in keys.split()]
+        shipped = sum(parse(v, "s") if isinstance(v, str) else v for v in values)
         if "--cross" in sys.argv:
             if of is not of_parts:
                 cross(name, rows(of, held=True), put, low, high)

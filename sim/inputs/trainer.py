@@ -46,6 +46,9 @@ class Trainer:
         Strategies whose gradients it reduces as they are computed, not in fp32.
     waits_for_messages : bool
         The CPU waits for each message of a pipeline: it learns from it what comes.
+    waits_for_batch : bool
+        The CPU waits while a micro-step's batch is copied to the GPU, behind all that it has issued
+        before; of a pipeline that of its first and its last rank, who have one.
     layer_forward_s, layer_backward_s, layer_update_s : float
         CPU time of a layer beside its kernels: what its own modules do in forward and backward, and
         of a micro-step's gradients, onto the buffer that sums them. [s]
@@ -70,6 +73,7 @@ class Trainer:
     no_sync: tuple[str, ...] = ()
     reduces_computed: tuple[str, ...] = ()
     waits_for_messages: bool = False
+    waits_for_batch: bool = False
     layer_forward_s: float = 0.0
     layer_backward_s: float = 0.0
     layer_update_s: float = 0.0

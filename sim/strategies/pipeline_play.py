@@ -119,6 +119,7 @@ class PipelineRank:
         self.sent: list[Event] = []
         self.ways: dict[tuple[int, bool, bool], tuple[str, str, str]] = {}  # that messages take
         self.chunks = Chunks(recorder)
+        self.read = (0, self.shape.stages - 1)  # stages that read a batch: its tokens, its labels
         plan = recorder.plan
         plan.stage, plan.stages = rank, mesh.pp
         plan.groups["pipeline"] = mesh.groups("pp")
@@ -164,6 +165,8 @@ class PipelineRank:
 
     def _compute(self, stage: Stage, kind: str, index: int, micro: int) -> None:
         needed = Action(FORWARD if kind == FORWARD else BACKWARD, index, micro)
+        if kind == FORWARD and micro and index in self.read:
+            self.recorder.await_batch()
         if kind != WEIGHT:
             event = self.arrived.pop(needed, ())
             self.recorder.wait("compute", event)

@@ -290,6 +290,7 @@ class Recorder:
         """A micro-step begins: the trainer has read the loss of the one before, and has a batch."""
         if micro_step:
             self.read_loss()
+            self.await_batch()
         self.micro_step = micro_step
         if self._trainer.works:
             self.call("trainer.micro_step")
@@ -297,6 +298,11 @@ class Recorder:
     def read_loss(self) -> None:
         """After a micro-step's backward."""
         if self._trainer.waits_for_loss:
+            self.host_sync(self.record("compute"))
+
+    def await_batch(self) -> None:
+        """Before a micro-step that is not the first: its batch is copied, in the GPU's order."""
+        if self._trainer.waits_for_batch:
             self.host_sync(self.record("compute"))
 
     def await_message(self, event: Event) -> None:

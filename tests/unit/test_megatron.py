@@ -192,6 +192,36 @@ def test_nanotron_copies_what_it_gathers_part_by_part(nodes, waits):
     assert not any(name == "trainer.gathered_part" for op in plain.ops for name, _ in op.calls)
 
 
+def syncs(plan):
+    """Of each micro-step, the op that its first kernel's launch waits for."""
+    first = {}
+    for op in plan.ops:
+        if op.kind == SEGMENT and op.phase == "forward":
+            first.setdefault(op.micro_step, op)
+    return [op.host_after for op in first.values()]
+
+
+def test_nanotron_copies_a_batch_behind_all_that_it_has_issued():
+    """Seven of eight micro-steps start after the backward before them has ended."""
+    (plan,) = plans("trainer=nanotron")
+    (plain,) = plans("trainer=megatron")
+    first, *others = syncs(plan)
+    assert first == -1
+    for micro, index in enumerate(others):
+        waited = plan.ops[index]
+        assert (waited.stream, waited.phase, waited.micro_step) == ("compute", "backward", micro)
+    assert syncs(plain) == [-1] * 8
+
+
+def test_the_first_stage_reads_a_batch_too():
+    """It awaits no message in forward; once four are in flight, forward follows a backward."""
+    plan, *_ = plans("trainer=nanotron", pipeline_parallel=4)
+    plain, *_ = plans("trainer=megatron", pipeline_parallel=4)
+    waited = [plan.ops[index] for index in syncs(plan)[4:]]
+    assert [(op.phase, op.micro_step) for op in waited] == [("backward", m) for m in range(4)]
+    assert syncs(plain) == [-1] * 8
+
+
 MIXTURE = {
     **MODEL, "name": "mixture", "experts": 16, "experts_per_token": 4, "expert_ffn_size": 512,
 }  # fmt: skip
