@@ -4,7 +4,7 @@
 
 Each row becomes what a user would write down: a topology, a workload, the figure, and whether the
 source specifies the run completely. Conventions of llm-foundry stand below, of the other sources
-in `measured_sources.py`; those of the 1,101 rows of `finetune.csv`, in `finetune.toml`, of the
+in `measured_*.py`; those of the 1,101 rows of `finetune.csv`, in `finetune.toml`, of the
 layouts of `mesh.csv`, in `mesh.toml`.
 """
 
@@ -14,7 +14,9 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from measured_sources import FINETUNE, OUT_OF_MEMORY, TABLES, asked, falcon
+from measured_finetune import FINETUNE, asked
+from measured_small import falcon
+from measured_sources import OUT_OF_MEMORY, TABLES
 
 MEASURED = Path(__file__).parents[1] / "sim" / "data" / "measured"
 OUT = MEASURED / "training.jsonl"

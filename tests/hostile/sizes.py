@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.clock import HANG_S, pace
-from tests.hostile.corpus import WORKLOAD, readers
+from tests.hostile.corpus import readers
+from tests.hostile.samples import WORKLOAD
 
 ADDRESS_SPACE = 4_000_000 * 1024  # as `ulimit -v 4000000`
 LIMIT_S, LIMIT_MIB = 10.0, 1024.0

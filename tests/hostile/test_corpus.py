@@ -12,7 +12,8 @@ import pytest
 
 from sim import cli
 from tests.clock import HANG_S, pace
-from tests.hostile.corpus import BODIES, CALLS, OPTIONS, Case, cases, options, readers
+from tests.hostile.arguments import BODIES, CALLS, OPTIONS, options
+from tests.hostile.corpus import Case, cases, readers
 
 READERS = readers()
 LIMIT_S = 10.0  # of CPU: other tests share the machine

@@ -15,7 +15,7 @@ from sim.engine import objects
 from sim.errors import InputError
 from sim.study.store import WAIT_S, Store, StoredRow
 from tests.clock import HANG_S
-from tests.hostile.corpus import CLUSTER_TRACE, JOBS, KINETO, STUDY, WORKLOAD
+from tests.hostile.samples import CLUSTER_TRACE, JOBS, KINETO, STUDY, WORKLOAD
 
 ROOT = Path(__file__).parents[2]
 START = [sys.executable, "-c", "from sim.cli import main; main()"]
