@@ -81,7 +81,7 @@ def build_tree(
         Shape of the transformer.
     method : Method, optional
         LoRA and QLoRA freeze the base and add adapters. Default: full fine-tuning.
-    share : Share
+    share : ParameterShare
         What a rank has of every block.
     missing : int
         Layers more that the tree is to know of (`ModelTree.missing`). [1]

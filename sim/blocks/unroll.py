@@ -165,8 +165,6 @@ def order_of(workload: Workload, kind: str, module: str = "") -> tuple[str, ...]
 
     Parameters
     ----------
-    workload : Workload
-        The job.
     kind : str
         Of the block.
     module : str

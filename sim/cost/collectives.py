@@ -134,8 +134,6 @@ def plan_collective(
 
     Parameters
     ----------
-    fabric : Fabric
-        Compiled machine.
     op : str
         all_gather, reduce_scatter, all_reduce, broadcast, all_to_all, send_recv or send.
     ranks : sequence of int

@@ -106,8 +106,6 @@ def demands_of(
 
     Parameters
     ----------
-    fabric : Fabric
-        Compiled machine.
     groups : (n_groups, n) int64
         Ranks of each.
     op, algorithm : str

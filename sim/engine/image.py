@@ -131,7 +131,7 @@ def load(image: Image, arguments: int) -> LoadedFunction | None:
 
     Returns
     -------
-    Loaded or None
+    LoadedFunction or None
         None where a process may not make code.
     """
     memory = mmap.mmap(-1, len(image.memory), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

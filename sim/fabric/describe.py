@@ -146,11 +146,6 @@ def link_classes(fabric: Fabric) -> tuple[LinkClass, ...]:
 def bisection(fabric: Fabric) -> float:
     """Bandwidth between two halves of the ranks, one direction. [B/s]
 
-    Parameters
-    ----------
-    fabric : Fabric
-        Compiled machine.
-
     Returns
     -------
     float

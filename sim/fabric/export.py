@@ -24,8 +24,6 @@ def explicit_yaml(fabric: Fabric, given: frozenset[str] = frozenset()) -> str:
 
     Parameters
     ----------
-    fabric : Fabric
-        Compiled machine.
     given : frozenset of str
         Dotted paths of the topology to write although they are defaults.
 

@@ -36,11 +36,6 @@ MAX_BYTES = 4 << 20  # the longest real config is below 200 kB
 def read_config(path: Path) -> dict[str, Any]:
     """Parse a ``config.json``.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-
     Returns
     -------
     dict

@@ -40,8 +40,6 @@ def read_plain(text: str, source: str) -> Tree | None:
 
     Parameters
     ----------
-    text : str
-        The document.
     source : str
         What to call it in faults.
 

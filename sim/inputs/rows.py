@@ -102,8 +102,6 @@ def as_run(workload: Workload, world: int) -> Workload:
 
     Parameters
     ----------
-    workload : Workload
-        The job.
     world : int
         Ranks in all.
 
@@ -141,8 +139,6 @@ def at_longest(workload: Workload, world: int) -> Workload:
 
     Parameters
     ----------
-    workload : Workload
-        The job.
     world : int
         Ranks in all.
     """

@@ -166,12 +166,8 @@ class Strategy:
 
         Parameters
         ----------
-        workload : Workload
-            The job.
         tree : ModelTree
             Every parameter of the model (`sim.blocks.modules`).
-        mesh : Mesh
-            How the ranks are grouped.
         steps : int
             Optimizer steps, one after the other. [1]
         cold : bool

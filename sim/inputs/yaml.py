@@ -22,8 +22,6 @@ def from_yaml(text: str, source: str, faults: list[Fault] | None = None) -> Tree
 
     Parameters
     ----------
-    text : str
-        The document.
     source : str
         What to call it in faults.
     faults : list, optional

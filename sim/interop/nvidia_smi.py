@@ -40,8 +40,6 @@ def read(data: bytes, source: str, gpu: Gpu) -> ImportedNode:
 
     Parameters
     ----------
-    data : bytes
-        The file.
     source : str
         Its name, for faults.
     gpu : Gpu

@@ -60,7 +60,7 @@ class Profile:
         In the trace.
     step_s : float
         From the first kernel of a step to that of the next. [s]
-    parts : mapping of (phase, kind) to Share
+    parts : mapping of (phase, kind) to WorkShare
         They add up to `step_s`. Kinds are those of `kind_of`; and ``exposed`` with the operation
         in the place of the phase, ``beside`` and ``idle`` with nothing.
     phased : bool

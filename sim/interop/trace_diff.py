@@ -62,9 +62,9 @@ class TraceDifference(Document):
         What was simulated.
     recorded, simulated : Profile
         A step of each, taken apart.
-    parts : tuple of Part
+    parts : tuple of StepPart
         Their differences add up to that of the steps.
-    collectives : tuple of Pair
+    collectives : tuple of CollectivePair
         By operation and size.
     notes : tuple of str
         What the comparison must be read with.

@@ -27,8 +27,6 @@ def which_gpu(data: bytes, source: str, read: Callable[[Gpu], ImportedNode]) -> 
 
     Parameters
     ----------
-    data : bytes
-        The file.
     source : str
         Its name, for faults.
     read : callable

@@ -112,8 +112,6 @@ def estimate_job(topology: Topology, workload: Workload, step: Breakdown) -> Job
 
     Parameters
     ----------
-    topology, workload : specs
-        Machine and job.
     step : Breakdown
         An optimizer step that never waits for data; its parts are for the power model.
 

@@ -276,8 +276,6 @@ def forecast_job(
 
     Parameters
     ----------
-    topology, workload : specs
-        Machine and job.
     step : Breakdown
         One step that never waits for data.
     links : Links, optional

@@ -50,8 +50,6 @@ def price(
         The step, a plan for each pipeline stage.
     workload : Workload
         Shapes, dtypes and stack.
-    fabric : Fabric
-        The machine.
     level : str
         ``folded``, ``ranks`` or ``steps``.
     speed : (n_ranks,) float64, optional

@@ -85,10 +85,6 @@ def solve(
 
     Parameters
     ----------
-    topology : Topology
-        The machine.
-    workload : Workload
-        The job.
     quantity : {"micro_batch", "sequence_length", "nodes"}
         What may change.
     told : callable, optional

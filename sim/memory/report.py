@@ -188,8 +188,6 @@ def memory(
     ----------
     topology : Topology
         The machine; its GPUs' memory is the capacity.
-    workload : Workload
-        The job.
     tree : ModelTree, optional
         ``tree_of(workload)``.
     world : int, optional

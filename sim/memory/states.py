@@ -56,10 +56,6 @@ def in_flight_bytes(workload: Workload, tree: ModelTree, reserved: float) -> flo
 
     Parameters
     ----------
-    workload : Workload
-        The job.
-    tree : ModelTree
-        Its modules.
     reserved : float
         What its pools take. [B]
     """

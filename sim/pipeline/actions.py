@@ -63,7 +63,7 @@ def with_runtime(orders: Orders, rank_of: Callable[[int], int], stages: int, mic
 
     Parameters
     ----------
-    orders : dict of int to list of Action
+    orders : Orders
         Computations of each pipeline rank.
     rank_of : callable
         The rank of a stage.

@@ -168,8 +168,6 @@ def scatter(
 
     Parameters
     ----------
-    title : str
-        Above it.
     x, y : Scale
         Values beyond their ends are drawn at the edge.
     series : sequence of Series
@@ -206,8 +204,6 @@ def ties(title: str, x: Scale, y: Scale, found: Sequence[Tied], sides: tuple[str
 
     Parameters
     ----------
-    title : str
-        Above it.
     x, y : Scale
         Of what is held against, and of the ratios; on the diagonal both are equal.
     found : sequence of Tied

@@ -147,7 +147,7 @@ def band(job: JobTraits, known: Evidence) -> Band:
 
     Parameters
     ----------
-    job : Job
+    job : JobTraits
         What is asked about.
     known : Evidence
         Rows to compare with.

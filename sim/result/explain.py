@@ -91,8 +91,6 @@ def explain(topology: Topology, workload: Workload) -> MethodComparison:
 
     Parameters
     ----------
-    topology : Topology
-        The machine.
     workload : Workload
         The job. For a full fine-tune LoRA of rank 16 on all linear layers is set beside it.
 

@@ -77,7 +77,7 @@ class Made(Section):
         As for ``--set``.
     text : str
         In words.
-    state : State
+    state : JobState
         After it.
     """
 
@@ -109,7 +109,7 @@ class Improvement(Document):
     ----------
     title : str
         Job and machine.
-    before : State
+    before : JobState
         As given.
     made : tuple of Made
         In the order in which they are made; empty where nothing helps.

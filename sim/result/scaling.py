@@ -23,8 +23,6 @@ def scaling_curve(
 
     Parameters
     ----------
-    topology, workload : specs
-        Machine and job.
     own : Breakdown or None
         The step on the machine as it is, where that is known.
     own_verdict : Verdict

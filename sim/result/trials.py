@@ -63,8 +63,6 @@ def ranked(topology: Topology, workload: Workload, now: Breakdown, fits: bool) -
 
     Parameters
     ----------
-    topology, workload : specs
-        Machine and job.
     now : Breakdown
         Its step; only what touches enough of it is simulated.
     fits : bool
@@ -106,10 +104,6 @@ def smaller(
 
     Parameters
     ----------
-    topology : Topology
-        The machine.
-    workload : Workload
-        The job.
     training : bool
         Also those with which the trained model will differ.
 

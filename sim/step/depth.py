@@ -118,7 +118,7 @@ def settled(deep: ShallowSteps, layers: I8) -> B1:
 
     Parameters
     ----------
-    deep : Pace
+    deep : ShallowSteps
         Steps of `DEEP` blocks.
     layers : (steps,) int64
         Blocks of each whole model. [1]
@@ -149,7 +149,7 @@ def alike(
 
     Parameters
     ----------
-    shallow, deep : Pace
+    shallow, deep : ShallowSteps
         Steps of `SHALLOW` and of `DEEP` blocks.
     parts : sequence of (shallow, deep)
         Their breakdowns.

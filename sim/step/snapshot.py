@@ -115,8 +115,6 @@ def memory_snapshot(
         What was run.
     views : sequence of RankView
         Ranks (classes) that are shown, a device each.
-    workload : Workload
-        The job.
     """
     segments, traces = [], []
     for device, view in enumerate(views):

@@ -170,8 +170,6 @@ def build_plan(
         The job; ``workload.parallelism.strategy`` chooses the schedule.
     tree : ModelTree
         Every parameter of the model under its training method.
-    mesh : Mesh
-        How the ranks are grouped.
     steps : int
         Optimizer steps to record one after the other, from the first of a run if more than one. [1]
     cold : bool

@@ -38,15 +38,6 @@ class LivePeak(NamedTuple):
 def zero3_live_peak(workload: Workload, tree: ModelTree, mesh: Mesh) -> LivePeak:
     """Gathered parameters and buffers of one rank at their largest.
 
-    Parameters
-    ----------
-    workload : Workload
-        The job.
-    tree : ModelTree
-        Its modules.
-    mesh : Mesh
-        How the ranks are grouped.
-
     Returns
     -------
     LivePeak

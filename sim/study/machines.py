@@ -108,7 +108,7 @@ def machines(
 
     Parameters
     ----------
-    wanted : Wanted
+    wanted : MachineFilter
         Place and kind.
     own : iterable of topology arguments
         Instead of the catalogue: topologies, at their own offers; one without a price at the

@@ -74,7 +74,7 @@ class PostTrainingReport(Document):
         In all, and those that train.
     overlap : bool
         Generation of the next batch runs beside the update of this one.
-    parts : tuple of Part
+    parts : tuple of PostTrainingPart
         In order; on GPUs of their own, those of different owners may run side by side.
     step_s, p10_s, p90_s : float
         Of a step, the median over draws of the lengths, and its spread. [s]

@@ -47,8 +47,6 @@ def read_trace(path: Path, per_node: int) -> JobTrace:
 
     Parameters
     ----------
-    path : Path
-        The file.
     per_node : int
         GPUs of a node of the cluster that is to serve them: with fewer a job takes part of one,
         with more it takes whole nodes.

@@ -115,7 +115,7 @@ def axes(
     ----------
     width : int
         User units.
-    x, y : Axis
+    x, y : ChartAxis
         What lies outside is drawn at the edge.
     layers : sequence of Drawn
         In the units of the axes.

@@ -68,7 +68,7 @@ def ranked(width: int, rows: Sequence[BarRow], label: str, low: float, high: flo
     ----------
     width : int
         User units.
-    rows : sequence of Row
+    rows : sequence of BarRow
         From top to bottom.
     label : str
         For a screen reader.

@@ -34,7 +34,7 @@ class Chart(NamedTuple):
         SVG of a given width.
     rows : sequence of mapping
         The numbers behind it, in SI units.
-    legend : sequence of Key
+    legend : sequence of LegendKey
         What the colours mean.
     note : str
         Below it.

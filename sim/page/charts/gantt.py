@@ -33,7 +33,7 @@ def gantt(width: int, bars: Sequence[JobBar], nodes: int, span_s: float, label: 
     ----------
     width : int
         User units.
-    bars : sequence of Bar
+    bars : sequence of JobBar
         Times from the start of the plan.
     nodes : int
         Of the cluster.

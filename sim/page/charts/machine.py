@@ -63,7 +63,7 @@ def machine_chart(found: RingLoad, editable: bool = False) -> Chart:
 
     Parameters
     ----------
-    found : Loaded
+    found : RingLoad
         The machine.
     editable : bool
         Parts carry their names, for a script that changes them.
