@@ -18,7 +18,8 @@ _CONTROL = re.compile(
 )
 
 
-_TOLD = 40  # faults that a message spells out; `InputError.faults` has all
+#: faults that a message spells out; `InputError.faults` has all
+TOLD = 40
 
 
 def visible(text: str) -> str:
@@ -69,7 +70,7 @@ class InputError(ScalingSimError):
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(sorted(faults, key=lambda f: (f.source, f.line or 0, f.column or 0)))
-        told = [str(f) for f in self.faults[:_TOLD]]
+        told = [str(f) for f in self.faults[:TOLD]]
         more = len(self.faults) - len(told)
         super().__init__("\n".join([*told, *([f"and {more} more faults"] if more else [])]))
 

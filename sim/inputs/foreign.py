@@ -22,7 +22,17 @@ from sim.inputs.registry import FORMATS
 from sim.inputs.topology import Topology
 from sim.inputs.trainer import trainer_named
 from sim.inputs.translation import Source, Translation
-from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, from_python
+from sim.inputs.tree import (
+    DEEPER,
+    MAX_DEPTH,
+    Branch,
+    Items,
+    Leaf,
+    Place,
+    Tree,
+    from_python,
+    too_deep,
+)
 from sim.inputs.workload import Workload
 from sim.inputs.yaml import from_yaml
 
@@ -33,6 +43,10 @@ LAUNCHES = (
     r"|axolotl +train|llamafactory-cli +train)\b"
 )
 _SCRIPT = re.compile(rf"^(?:#!.*sh\b|#SBATCH\b)|{LAUNCHES}", re.M)
+#: a dotted key of TOML of more parts than there may be levels
+_DEEP_KEY = re.compile(
+    rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{MAX_DEPTH + 1}}}"""
+)
 _HEADER = re.compile(r"\s*\[+([^\]]+)\]+")
 _ASSIGNED = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*=")
 
@@ -90,16 +104,19 @@ def _from_json(text: str, name: str) -> Tree:
     except ValueError as error:  # a number of more digits than Python reads
         raise InputError.single(name, f"not JSON: {error}") from None
     except RecursionError:
-        raise InputError.single(name, "is nested too deeply") from None
+        raise too_deep(text, name) from None
 
 
 def _from_toml(text: str, name: str) -> Tree:
+    if deep := _DEEP_KEY.search(text):  # Python's reader takes memory by the square of its parts
+        place = Place(name, text.count("\n", 0, deep.start()) + 1)
+        raise InputError([place.fault("", DEEPER)])
     try:
         values = tomllib.loads(text)
     except ValueError as error:  # numbers of more digits than Python reads, too
         raise InputError.single(name, f"not TOML: {error}") from None
     except RecursionError:
-        raise InputError.single(name, "is nested too deeply") from None
+        raise too_deep(text, name) from None
     lines: dict[str, int] = {}
     table = ""
     for number, line in enumerate(text.splitlines(), 1):

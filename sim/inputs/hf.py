@@ -22,6 +22,7 @@ from sim.inputs.hf_reader import HfReader
 from sim.inputs.hf_refused import strange_part
 from sim.inputs.hf_remote import REMOTE
 from sim.inputs.model import Model
+from sim.inputs.tree import too_deep
 
 #: keys whose value is a list of one entry a layer
 _BY_LAYER = ("layer_types", "layers_block_type", "mlp_layer_types", "attn_type_list")
@@ -79,7 +80,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except ValueError as error:  # a number of more digits than Python reads
         raise InputError.single(source, f"not JSON: {error}") from None
     except RecursionError:
-        raise InputError.single(source, "not a model config: nested too deeply") from None
+        raise too_deep(text, source) from None
     if twice:
         raise InputError(Fault(source, None, None, key, "this key stands twice") for key in twice)
     if not isinstance(config, dict):

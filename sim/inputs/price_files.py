@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sim.errors import Fault, InputError
 from sim.inputs.catalogue import gpu_names
+from sim.inputs.csv_file import csv_rows
 from sim.inputs.price import CONFIDENCES, TERMS, UNCHECKED, Currency, PriceRow, currency_of
 
 MOST_BYTES = 32_000_000  # a catalogue of all of a provider's regions is a few MB
@@ -24,7 +25,7 @@ def read_offers(path: Path) -> list[PriceRow]:
     Raises
     ------
     InputError
-        Missing columns or values that are not prices.
+        As for `csv_rows`; missing columns or values that are not prices.
     """
     return read_rows(path, _row)
 
@@ -36,22 +37,15 @@ def read_rows(path: Path, parse: Parse, required: Sequence[str] = REQUIRED) -> l
     """Rows of a CSV, each by `parse`; every fault of the file at once."""
     faults: list[Fault] = []
     rows: list[PriceRow] = []
-    try:
-        if (size := path.stat().st_size) > MOST_BYTES:
-            message = f"has {size:,} bytes; at most {MOST_BYTES:,} are read: leave regions out"
-            raise InputError([Fault(str(path), None, None, "", message)])
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [c for c in required if c not in (reader.fieldnames or ())]
-            if missing:
-                message = f"columns missing: {', '.join(missing)}; need {', '.join(required)}"
-                raise InputError([Fault(str(path), 1, 1, "", message)])
-            for record in reader:
-                row = parse(str(path), reader.line_num, record, faults)
-                if row is not None:
-                    rows.append(row)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError([Fault(str(path), None, None, "", f"cannot read: {error}")]) from error
+    with csv_rows(path, MOST_BYTES, "leave regions out") as reader:
+        missing = [c for c in required if c not in (reader.fieldnames or ())]
+        if missing:
+            message = f"columns missing: {', '.join(missing)}; need {', '.join(required)}"
+            raise InputError([Fault(str(path), 1, 1, "", message)])
+        for record in reader:
+            row = parse(str(path), reader.line_num, record, faults)
+            if row is not None:
+                rows.append(row)
     if faults:
         raise InputError(faults)
     return rows

@@ -7,6 +7,7 @@ nothing to bite on.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import field
@@ -20,6 +21,7 @@ from sim.records import dataclass
 STDIN = "<stdin>"  # as faults name it
 MAX_BYTES = 4_000_000  # an explicit graph of 10,000 edges is about 1 MB
 MAX_DEPTH = 24
+DEEPER = f"nested deeper than {MAX_DEPTH} levels"
 MAX_VALUES = 400_000  # after aliases are expanded
 
 
@@ -87,11 +89,27 @@ def plain_of(tree: Tree) -> Any:
     return tree.value
 
 
+#: what opens or closes a level of JSON, and texts, in which nothing does
+_LEVEL = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.S)
+
+
+def too_deep(text: str, source: str) -> InputError:
+    """The fault of a JSON text of more levels than Python follows, where it passes `MAX_DEPTH`."""
+    depth = at = 0
+    for part in _LEVEL.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(part[0], 0)
+        at = part.start()
+        if depth > MAX_DEPTH:
+            break
+    line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+    return InputError([Fault(source, line, column, "", DEEPER)])
+
+
 def from_python(value: Any, source: str, path: str = "", depth: int = 0) -> Tree:
     """A tree of a Python mapping, list or scalar; specs stay whole."""
     place = Place(source)
     if depth > MAX_DEPTH:
-        raise InputError([place.fault(path, f"nested deeper than {MAX_DEPTH} levels")])
+        raise InputError([place.fault(path, DEEPER)])
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):

@@ -10,7 +10,7 @@ from typing import Any
 
 from sim.errors import Fault, InputError
 from sim.inputs.plain_yaml import read_plain
-from sim.inputs.tree import MAX_DEPTH, MAX_VALUES, Branch, Items, Leaf, Place, Tree
+from sim.inputs.tree import DEEPER, MAX_DEPTH, MAX_VALUES, Branch, Items, Leaf, Place, Tree
 
 _MOST_FAULTS = 100  # of one text; more than are told, and whoever mends them reads it again
 #: that the parser reads, at 20 us each: an explicit graph of 25,000 edges in JSON
@@ -161,7 +161,7 @@ class _Builder:
             self.pending[-1] = "?"
             self.fault(place, "a key must be a text, not a list or mapping")
         if len(self.stack) >= MAX_DEPTH:
-            self.fault(place, f"nested deeper than {MAX_DEPTH} levels")
+            self.fault(place, DEEPER)
             raise InputError(self.faults)
         new: Branch | Items = Branch({}, place) if mapping else Items([], place)
         if event.anchor:

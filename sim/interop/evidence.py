@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.errors import InputError
+from sim.inputs.tree import too_deep
 
 if TYPE_CHECKING:
     from sim.step.variation import Progress
@@ -133,13 +134,16 @@ def text_of(data: bytes, source: str) -> str:
 
 def json_of(data: bytes, source: str) -> Any:
     """Bytes as JSON, or a fault that says where it breaks."""
+    text = data.decode("utf-8-sig", errors="replace")
     try:
-        return json.loads(data.decode("utf-8-sig", errors="replace"))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         hint = TOO_EARLY if ends_too_early(error.msg, error.pos, error.doc) else ""
         message = f"is not JSON: line {error.lineno}, column {error.colno}: {error.msg}{hint}"
         raise InputError.single(source, message) from None
-    except (RecursionError, ValueError) as error:
+    except RecursionError:
+        raise too_deep(text, source) from None
+    except ValueError as error:
         raise InputError.single(source, f"is not JSON: {error}") from None
 
 

@@ -31,6 +31,7 @@ _LONGER = object()
 #: as `json` says it
 _NO_KEY, _EXPECTED = "Expecting property name enclosed in double quotes", "Expecting {!r}"
 _MORE, _UNTERMINATED, _CONTROL = "Extra data", "Unterminated string", "Invalid control character"
+_DEEP = "nested too deeply"
 _ESCAPE = "Invalid \\escape"
 _SOLID = re.compile(r"[^ \t\n\r]")
 #: characters of a text, not too many at once: the pattern keeps a place for each part
@@ -142,8 +143,8 @@ class _Pieces:
                 self._skip_text()
             else:
                 self.value()
-        except RecursionError as error:
-            raise self.fault(str(error)) from None
+        except RecursionError:
+            raise self.fault(_DEEP) from None
 
     def _skip_text(self) -> None:
         """Pass a text without holding it whole."""
@@ -166,7 +167,9 @@ class _Pieces:
                 found, end = self._scan(self._held, self._at)
             except json.JSONDecodeError as error:
                 at, wrong = error.pos, error.msg
-            except (RecursionError, ValueError) as error:
+            except RecursionError:
+                raise self.fault(_DEEP) from None
+            except ValueError as error:
                 raise self.fault(str(error)) from None
             else:
                 if end - self._at > most:

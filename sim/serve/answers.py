@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sim.errors import InputError
+from sim.errors import TOLD, InputError
 from sim.fabric import compile_fabric
 from sim.inputs.arguments import Argument
 from sim.inputs.loader import Loaded, Prepared, prepare
@@ -70,7 +70,7 @@ def answer(verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         found = [
             {"path": ".".join(map(str, e["loc"])), "message": e["msg"]} for e in error.errors()
         ]
-        return 422, {"faults": found}
+        return 422, {"faults": _told(found)}
     if wrong := asked.check():
         return 422, {"faults": [{"path": "", "message": text} for text in wrong]}
     try:
@@ -80,7 +80,13 @@ def answer(verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
             {"path": f.path, "message": f.message, "line": f.line, "column": f.column}
             for f in error.faults
         ]
-        return 422, {"faults": faults}
+        return 422, {"faults": _told(faults)}
+
+
+def _told(faults: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Faults as far as anyone reads them: a body of a megabyte may have a quarter of a million."""
+    more = len(faults) - TOLD
+    return [*faults[:TOLD], *([{"path": "", "message": f"and {more:,} more"}] if more > 0 else [])]
 
 
 def warm() -> None:

@@ -31,6 +31,7 @@ _SEARCHES, _LONGER, _IN_LINE = ("size", "trace"), 12.0, 8
 _UNPACKED = 16 << 20  # of a body that is sent packed: a trace [B]
 _OWN = ("live.css", "live.js", "machine.js", "tabs.js", "recorded.js", "fleet.js")
 _OF_PAGES = ("page.css", "page.js")
+_DEEP = "is nested too deeply"
 _SUFFIX = {"css": "text/css", "js": "text/javascript"}
 
 
@@ -75,7 +76,9 @@ def application(
             body = json.loads(text)
         except Overlong:
             return _fault(413, f"more than {_UNPACKED >> 20} MiB when unpacked")
-        except (ValueError, RecursionError):
+        except RecursionError:
+            return _fault(400, _DEEP)
+        except ValueError:
             return _fault(400, "is not JSON, plain or packed by gzip")
         if not isinstance(body, dict):
             return _fault(400, "is no JSON object")
@@ -84,6 +87,8 @@ def application(
             status, found = await lane.ask(verb, body)
         except Busy:
             return _fault(503, "busy; ask again in a second")
+        except RecursionError:  # on its way to the worker, which has not got it
+            return _fault(400, _DEEP)
         return Response(found, status, media_type="application/json")
 
     return Starlette(

@@ -10,7 +10,7 @@ from typing import Any
 
 from sim.documents import SCHEMAS, Document, flatten
 from sim.errors import InputError
-from sim.inputs.tree import read_file
+from sim.inputs.tree import read_file, too_deep
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,13 @@ def difference(before: Path, after: Path, tolerance: float = 1e-3) -> Difference
 
 
 def _document(path: Path) -> dict[str, Any]:
+    text = read_file(path)
     try:
-        found = json.loads(read_file(path))
-    except (ValueError, RecursionError) as error:
+        found = json.loads(text)
+    except ValueError as error:
         raise InputError.single(str(path), f"is no JSON document: {error}") from None
+    except RecursionError:
+        raise too_deep(text, str(path)) from None
     if not isinstance(found, dict) or "schema" not in found:
         raise InputError.single(str(path), "is no result of scaling-sim: it has no schema")
     return found

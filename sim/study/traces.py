@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sim.errors import Fault, InputError, visible
-from sim.files import is_file
+from sim.inputs.csv_file import csv_rows
 from sim.study.cluster import Request
 from sim.units import DAY_S
 
@@ -54,21 +54,11 @@ def read_trace(path: Path, per_node: int) -> JobTrace:
     Raises
     ------
     InputError
-        No such columns, cells that are no numbers or times, too many rows; up to 20 faults.
+        As for `csv_rows`; no such columns, cells that are no numbers or times (up to 20 faults),
+        too many rows.
     """
-    source = str(path)
-    if not is_file(path):
-        raise InputError.single(source, "no such file")
-    if (size := path.stat().st_size) > MOST_BYTES:
-        message = f"has {size:,} bytes; at most {MOST_BYTES:,} are read: cut it to fewer jobs"
-        raise InputError.single(source, message)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return _read(source, csv.DictReader(file), per_node)
-    except UnicodeDecodeError:
-        raise InputError.single(source, "is not UTF-8; save it as a UTF-8 CSV") from None
-    except (OSError, csv.Error) as error:
-        raise InputError.single(source, f"cannot be read: {visible(str(error))}") from None
+    with csv_rows(path, MOST_BYTES, "cut it to fewer jobs") as rows:
+        return _read(str(path), rows, per_node)
 
 
 def _read(source: str, reader: csv.DictReader[str], per_node: int) -> JobTrace:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tests.hostile.corpus import TRICKS, Case
+from tests.hostile.corpus import TRICKS, Case, Content
 from tests.hostile.samples import JOBS, WORKLOAD
 
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -286,5 +286,5 @@ def options(name: str) -> Iterator[Case]:
     command, values = OPTIONS[name]
     for value in values:
         argv = (*command, value) if command else tuple(value.split())
-        files = {"job.yaml": WORKLOAD.encode(), "jobs.yaml": JOBS.encode()}
+        files: dict[str, Content] = {"job.yaml": WORKLOAD.encode(), "jobs.yaml": JOBS.encode()}
         yield Case(value[:60], argv, files)

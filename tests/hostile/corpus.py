@@ -6,9 +6,11 @@ bytes, other syntax, every value in it replaced. `options` is the same for value
 
 from __future__ import annotations
 
+import functools
 import gzip
 import re
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,12 +43,16 @@ TOPO_FILES = Path(__file__).parents[1] / "data" / "topo"
 TRICKS = "\x1b[31m\x1b]0;owned\x07\x9b1m\u202e"
 
 
+#: what stands under a name: bytes of a file, or what puts something else there
+Content = bytes | Callable[[Path], object]
+
+
 class Case(NamedTuple):
     """A command line, and the files that it names."""
 
     name: str
     argv: tuple[str, ...]
-    files: dict[str, bytes]
+    files: dict[str, Content]
 
 
 class Reader(NamedTuple):
@@ -133,6 +139,9 @@ def damaged(good: str) -> Iterator[tuple[str, bytes]]:
     yield "upper case", data.upper()
     yield "a long line", data + b"# " + b"x" * 300_000
     yield "many lines", data + b"#\n" * 50_000
+    yield "a long first line", b"x" * 300_000 + b"\n" + data
+    yield "gzip without end", _bomb()
+    yield "deep keys", b".".join([b"a"] * 50_000) + b" = 1\n"
     yield "deep lists", b"[" * 5_000
     yield "deep mappings", b"{a: " * 5_000
     yield "deep JSON", b'{"a":' * 5_000 + b"1" + b"}" * 5_000
@@ -153,6 +162,29 @@ def damaged(good: str) -> Iterator[tuple[str, bytes]]:
     )
     yield "HTML", b"<!DOCTYPE html><html><body>404 Not Found</body></html>\n"
 
+
+@functools.cache
+def _bomb() -> bytes:
+    """More than any reader unpacks, in a thousandth."""
+    return gzip.compress(bytes(80 << 20), 1)
+
+
+def _deaf(path: Path) -> None:
+    """A socket that nobody listens to; its name may be longer than one of a socket."""
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(path.name)
+
+
+#: what may stand where a file should
+NO_FILES: dict[str, Callable[[Path], object]] = {
+    "a folder": Path.mkdir,
+    "a device without end": lambda path: path.symlink_to("/dev/zero"),
+    "a device that fails": lambda path: path.symlink_to("/proc/self/mem"),
+    "a link to itself": lambda path: path.symlink_to(path),
+    "a link to nowhere": lambda path: path.symlink_to("nowhere"),
+    "a link through a file": lambda path: path.symlink_to(Path(__file__) / "beyond"),
+    "a socket": _deaf,
+}
 
 #: put in the place of a value, as YAML and JSON would both write it
 VALUES = (
@@ -176,7 +208,7 @@ def replaced(good: str, every: int = 8) -> Iterator[tuple[str, bytes]]:
 
 def cases(reader: Reader) -> Iterator[Case]:
     """Everything that a reader may get instead of its file."""
-    beside = {"job.yaml": WORKLOAD.encode()}
+    beside: dict[str, Content] = {"job.yaml": WORKLOAD.encode()}
     yield Case("good", reader.argv, beside | {reader.file: reader.good.encode()})
-    for name, content in (*damaged(reader.good), *replaced(reader.good)):
+    for name, content in (*damaged(reader.good), *replaced(reader.good), *NO_FILES.items()):
         yield Case(name, reader.argv, beside | {reader.file: content})

@@ -18,6 +18,7 @@ pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
 import sim
 from sim.documents import plain
+from sim.errors import TOLD
 from sim.serve import workers
 from sim.serve.app import openapi
 from sim.serve.guard import MOST_BYTES, Guard
@@ -183,6 +184,8 @@ def test_no_field_leads_to_a_file(server, field):
         ("/api/run", JOB, {"Content_Type": "text/plain"}, 415),
         ("/api/run", b"{", {}, 400),
         ("/api/run", b"[" * 100_000, {}, 400),
+        *(("/api/run", b'{"topology":%s,"workload":"x"}' % (b"[" * n + b"]" * n), {}, status)
+          for n, status in ((100, 422), (900, 400))),
         ("/api/run", b"[1]", {}, 400),
         ("/api/run", b" " * (MOST_BYTES + 1), {}, 413),
         ("/api/run", gzip.compress(b" " * (1 << 25), mtime=0), {"Content_Encoding": "gzip"}, 413),
@@ -200,6 +203,13 @@ def test_others_and_too_much_are_turned_away(server, path, body, headers, status
     found, _, text = server.ask(path, body, **headers)
     assert found == status
     assert json.loads(text)["faults"][0]["message"]
+
+
+def test_of_very_many_faults_the_first_are_told(server):
+    status, found = server.run(topology={f"k{place}": place for place in range(500)})
+    assert status == 422
+    assert len(found["faults"]) == TOLD + 1
+    assert found["faults"][-1]["message"] == f"and {500 - TOLD} more"
 
 
 def test_every_answer_says_what_a_page_may_do(server):
