@@ -17,6 +17,10 @@ settings.load_profile("ci" if os.environ.get("CI") else "suite")
 # The day that tests are as of (2026-11-29): prices in them do not age.
 os.environ["SOURCE_DATE_EPOCH"] = "1795910400"
 
+# A caller's terminal is none of a test's: how wide it is, and whether it shows colours.
+for _name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "SCALING_SIM_TRACEBACK"):
+    os.environ.pop(_name, None)
+
 # A shell starts what it puts in the background, and nohup what it runs, with Ctrl-C ignored, and so
 # would the processes be that our tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

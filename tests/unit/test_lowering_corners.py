@@ -2,14 +2,18 @@
 
 import numpy as np
 
+from sim.cost.nccl.loads import Demands
+from sim.fabric.fabric import compile_fabric
 from sim.inputs.loader import load
-from sim.lowering import collectives
+from sim.lowering import classes, collectives
 from sim.lowering.flights import flights_of
-from sim.lowering.parts import Wire
+from sim.lowering.parts import Wire, roles_of
 from sim.lowering.rows import RowTable
+from sim.lowering.teams import Draws
 from sim.step.run import run_step
 from sim.strategies.plan import COLLECTIVE
 from tests.unit import test_fsdp_schedules as fsdp
+from tests.unit.machines import pcie_box
 
 
 def held(sms):
@@ -67,3 +71,31 @@ def test_norms_draw_where_they_alone_tell_no_ranks_apart(monkeypatch):
         resource, amount = apart.orbits[key].demands.of(0)
         assert resource.size > 0
         assert (amount > 0.0).all()
+
+
+def test_a_shorter_route_is_padded_with_what_is_never_full():
+    """GPU 0 copies over resources 3 and 4, GPU 1 over 5 alone: its third place is nobody's."""
+    fabric = compile_fabric(pcie_box(gpus=2))
+    n, speed = fabric.capacity.size, np.ones(2)
+    routes = Demands.each([(np.array([3, 4]), speed), (np.array([5]), speed[:1])])
+    found, there, back = classes._classes(
+        range(2), np.arange(2), [1, 1], speed, fabric, roles_of(fabric), fabric.capacity,
+        fabric.hbm_of(range(2)), [routes],
+    )  # fmt: skip
+    assert found.local[:, 1:].tolist() == [[3, 4], [5, n + 2]]
+    assert found.capacity[:n].tolist() == fabric.capacity.tolist()
+    assert (found.capacity[n:] == classes.ENDLESS).all()
+    assert (there, back) == (slice(1, 3), slice(3, 3))
+
+
+def test_collectives_are_alike_where_equal_amounts_are_equal_in_both():
+    """Of a ring's all-gather and its reduction: 1, 1, 2 and 3, 3, 5 of the same three resources."""
+
+    def drawn(*amount):
+        return Draws.of([[0, 1]], [(np.arange(3), np.array(amount, dtype=float))])
+
+    one = drawn(1, 1, 2)
+    assert classes._like(one, drawn(3, 3, 5))
+    assert not classes._like(one, drawn(3, 4, 5))
+    assert not classes._like(one, drawn(3, 3, 3))
+    assert not classes._like(one, drawn(3, 5, 5))
