@@ -1,14 +1,19 @@
 """Corners of lowering: what its tables say where no program looks."""
 
+from types import SimpleNamespace
+
 import numpy as np
 
 from sim.cost.nccl.loads import Demands
 from sim.fabric.fabric import compile_fabric
+from sim.fabric.held import let_go
 from sim.inputs.loader import load
 from sim.lowering import classes, collectives
 from sim.lowering.flights import flights_of
 from sim.lowering.parts import Wire, roles_of
+from sim.lowering.pricing import LAUNCH_S, Pricing
 from sim.lowering.rows import RowTable
+from sim.lowering.slack import _own_may_bind
 from sim.lowering.teams import Draws
 from sim.step.run import run_step
 from sim.strategies.plan import COLLECTIVE
@@ -60,17 +65,49 @@ def test_norms_draw_where_they_alone_tell_no_ranks_apart(monkeypatch):
     monkeypatch.setattr(collectives, "_classes", spy)
     split = ["nodes=4", "model.layers=4", "parallelism.pipeline_parallel=2"]
     found = load("dgx-h100", "llama3-8b-sft", split)
+    let_go()  # of what other tests have asked
     run_step(found.topology, found.workload)
-    fabric, level, kinds, small, stages, copies, _ = asked[0]
+    *arguments, _ = asked[0]
+    apart = usual(*arguments, np.array([0.5] + [1.0] * 31).tobytes())
+    assert len(apart.classes.ranks) > 2
+    small = arguments[3]
     assert small
-    pace = np.ones(fabric.n_ranks)
-    pace[0] = 0.5
-    apart = usual(fabric, level, kinds, small, stages, copies, pace.tobytes())
-    assert len(apart.classes.ranks) > stages
     for key in small:
         resource, amount = apart.orbits[key].demands.of(0)
         assert resource.size > 0
         assert (amount > 0.0).all()
+
+
+def test_a_slow_gpu_of_one_stage_is_no_fast_one_of_another():
+    """Stage 0 has GPU 1 at half speed, stage 1 GPU 2: nothing else tells them apart."""
+    fabric, speed = compile_fabric(pcie_box(gpus=4)), np.array([1.0, 0.5, 0.5, 1.0])
+    found = classes.compile_classes(fabric, "folded", {}, roles_of(fabric, 2), speed=speed).classes
+    assert found.of.tolist() == [0, 1, 2, 3]
+    assert found.speed.tolist() == speed.tolist()
+    assert found.role.tolist() == [0, 0, 1, 1]
+
+
+def test_all_gpus_of_a_node_share_its_storage():
+    """8 GB/s to read are 1 GB/s for each of eight GPUs: 2 GB take two seconds and a launch."""
+    storage = SimpleNamespace(read=8e9, write=4e9)
+    role = SimpleNamespace(host=SimpleNamespace(storage=storage, gpus=8))
+    priced, table = SimpleNamespace(role=role, _calls_s=lambda op: 2e-6), RowTable()
+    Pricing._storage(priced, table, SimpleNamespace(name="nvme_read", bytes=2e9))
+    (row,) = table.columns
+    assert row == (LAUNCH_S, 2e9, 1e9, 1e9, -1, 0, LAUNCH_S + 2e-6, LAUNCH_S + 2.0)
+
+
+def test_what_an_op_may_fill_with_all_that_runs_beside_it():
+    """Of 15 and 35 in use its stream draws 5 and 5: 10 + 20 > 25, 30 + 10 < 60, 30 + 40 > 60."""
+    rows = SimpleNamespace(
+        work=np.zeros(2), bound=np.array([10.0, 10.0]), demand_ptr=np.array([0, 2, 3]),
+        demand_amount=np.array([2.0, 1.0, 4.0]), demand_local=np.array([0, 1, 1]),
+    )  # fmt: skip
+    found = _own_may_bind(
+        SimpleNamespace(rows=rows), np.array([[0, 1]]), np.ones((1, 2)),
+        {"compute": np.array([5.0, 5.0])}, np.array([15.0, 35.0]), np.array([25.0, 60.0]),
+    )  # fmt: skip
+    assert found.tolist() == [True, False, True]
 
 
 def test_a_shorter_route_is_padded_with_what_is_never_full():

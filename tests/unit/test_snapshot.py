@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 import sim
 from sim.cli import group
-from sim.step.snapshot import pickled
+from sim.step.snapshot import _Pool, pickled
+from sim.strategies.terms import POOLS
 
 JOBS = {
     "one rank for all": ("dgx-h100", "mistral-7b-lora", ["gradient_accumulation=2"], []),
@@ -105,3 +106,26 @@ def test_the_command_writes_it_beside_or_instead_of_the_trace(tmp_path: Path) ->
     nowhere = str(tmp_path / "no" / "such" / "m.pickle")
     done = CliRunner().invoke(group, [*words[:-1], nowhere])
     assert nowhere in str(done.exception)
+
+
+def test_a_pool_fills_its_first_gap_that_is_large_enough() -> None:
+    """Blocks are 512 B and whole times that: 1000 B take 1024, as far as the next one's begin."""
+    pool = _Pool(0)
+    first, second, third = (pool.take(size, []) for size in (1000, 512, 100))
+    assert (first.address, second.address, third.address, pool.top) == (0, 1024, 1536, 2048)
+    pool.give(first)
+    again = pool.take(600, [])  # all of the gap
+    assert (again.address, pool.gaps) == (0, [])
+    pool.give(again)
+    assert pool.take(100, []).address == 0  # half of it
+    assert pool.take(1024, []).address == 2048  # the other half is too small
+    assert pool.take(512, []).address == 512
+    assert (pool.top, pool.gaps) == (3072, [])
+
+
+def test_pools_lie_16_tib_apart() -> None:
+    trace = sim.trace("dgx-h100", "mistral-7b-lora", overrides=["gradient_accumulation=1"])
+    segments = pickle.loads(pickled(trace.memory_snapshot()))["segments"]
+    places = {s["address"] / 2**44 for s in segments}
+    assert places <= set(range(1, 1 + len(POOLS)))
+    assert 1 in places

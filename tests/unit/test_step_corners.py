@@ -8,6 +8,7 @@ import pytest
 
 from sim.inputs.loader import load
 from sim.lowering.parts import CATEGORIES
+from sim.step import rhythm, trace_marks
 from sim.step.breakdown import Breakdown
 from sim.step.chrome_trace import Trace
 from sim.step.depth import DEEP, of_layers, pace_of
@@ -74,6 +75,10 @@ def test_launches_of_one_phase_are_one_span_of_no_block(job):
     assert any(span.unit for span in compute)
     ends = np.array([span.end_s for span in host])
     assert (np.diff(ends) > 0.0).all()
+    told = found.to_dict()
+    assert told["capacity_bytes"] == pytest.approx(found.memory.capacity_bytes, rel=1e-11)
+    assert len(told["spans"]) == len(found.spans)
+    assert "memory" not in told
 
 
 def test_what_a_rank_waits_is_for_someone():
@@ -118,3 +123,29 @@ def test_a_class_that_nobody_keeps_waiting():
     assert (group.compute_s, group.waiting_s) == (2.0, 0.0)
     assert (group.communication_s, group.idle_s) == (0.5, 1.5)
     assert group.waiting_for == group.slowed_for == {}
+
+
+def test_a_stretch_ends_with_the_last_micro_step_that_all_stages_have_begun(monkeypatch):
+    """Stages begin every two seconds, the second a second later: at 16 s both are in their last."""
+    first, second = np.arange(0.0, 20.0, 2.0), np.arange(1.0, 21.0, 2.0)
+    monkeypatch.setattr(rhythm, "_forwards", lambda lowered, timeline, view: view)
+    stages = SimpleNamespace(views=[first, second])
+    assert rhythm.stretch_of(stages, None, first, 1, nearly=True) == (14.0, 16.0)
+    second[-3] += 0.01  # the second is late once
+    assert rhythm.stretch_of(stages, None, first, 1, nearly=True) is None
+
+
+@pytest.mark.parametrize(
+    ("stages", "schedule", "cycle"), [(1, "1f1b", 1), (2, "1f1b", 1), (2, "gpipe", 0)]
+)
+def test_what_repeats_and_after_how_many_micro_steps(stages, schedule, cycle):
+    keys = f"parallelism={{pipeline_parallel: {stages}, pipeline_schedule: {schedule}}}"
+    assert rhythm.cycle_of(load("dgx-h100", "llama3-8b-sft", [keys]).workload) == cycle
+
+
+def test_a_counter_of_memory_is_in_gib(monkeypatch):
+    held = SimpleNamespace(time_s=0.25, by_category={"parameters": 3 * 2**29, "gradients": 2**20})
+    monkeypatch.setattr(trace_marks, "held_bytes", lambda *_: [held])
+    (mark,) = trace_marks._memory(None, None, 7, None)
+    assert mark["args"] == {"parameters": 1.5, "gradients": 0.001}
+    assert (mark["ts"], mark["pid"]) == (250_000.0, 7)
