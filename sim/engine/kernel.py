@@ -35,6 +35,7 @@ from sim.engine.lookahead import (
 from sim.engine.sharing import component, read_units, settle, shared_with, units_left
 from sim.engine.state import (
     AHEAD,
+    GATE,
     GIVES,
     HOLDS,
     LAST,
@@ -49,7 +50,8 @@ from sim.program import Program
 
 # What to do with an op on the stack; each falls through to the next where nothing takes time.
 BEGIN, STEP, ENTER_WORK, END_STEP, FINISH = range(5)
-DONE, NOT_FINITE, NO_RATE = range(3)  # status
+RESUME = 5  # as BEGIN, of a launch that was held back from when it would have begun
+DONE, NOT_FINITE, NO_RATE, PAUSED, LATE = range(5)  # status
 INFINITY = math.inf
 
 #: what `simulate` calls
@@ -70,12 +72,13 @@ def simulate(p: Program, s: State) -> Outcome:
     p : Program
         With arrays or with lists in its columns.
     s : State
-        Fresh from `prepare`, likewise.
+        Fresh from `prepare`, likewise; or as a run left it that was PAUSED.
 
     Returns
     -------
     status, op : int, int
-        DONE, or what went wrong at which op.
+        DONE; PAUSED before an op with a `GATE`; or what went wrong at which op. LATE: an op that
+        could have begun while what launches it was held back.
     n_finished : int
         Fewer than there are ops if some wait for each other.
     now : float
@@ -100,11 +103,13 @@ def simulate(p: Program, s: State) -> Outcome:
     reader_head, reader_next, reader_prev = s.reader_head, s.reader_next, s.reader_prev
 
     has_units = s.n_units > 0
-    now = 0.0
-    n_stack, n_heap, n_moved = s.n_ready, 0, 0
-    n_dirty, n_ripe, n_dirty_units = 0, 0, 0
-    n_finished, events, solves, generation = 0, 0, 0, 0
-    hole = False  # the heap's first place is free
+    held = s.held
+    now = s.clock[0]
+    n_stack, n_heap, n_moved = int(held[0]), int(held[1]), int(held[2])
+    n_dirty, n_ripe, n_dirty_units = int(held[3]), int(held[4]), int(held[5])
+    n_finished, events, solves = int(held[6]), int(held[7]), int(held[8])
+    generation = int(held[9])
+    hole = held[10] > 0  # the heap's first place is free
 
     while True:
         # 1. Whatever happens at this instant without taking time.
@@ -113,8 +118,11 @@ def simulate(p: Program, s: State) -> Outcome:
             item = stack[n_stack]
             action = item & 7
             o = item >> 3
-            if action == BEGIN and is_launch(p, s, o):
-                far, ended, passed, n_stack, n_moved = play_launches(p, s, o, now, n_stack, n_moved)
+            if action in (BEGIN, RESUME) and is_launch(p, s, o):
+                since_when = times[2 * o] if action == RESUME else now
+                far, ended, passed, n_stack, n_moved = play_launches(
+                    p, s, o, since_when, n_stack, n_moved
+                )
                 n_finished += ended
                 events += passed
                 if far >= 0:
@@ -122,6 +130,15 @@ def simulate(p: Program, s: State) -> Outcome:
                 continue
             at = lane[o]
             if action == BEGIN:
+                if kind[o] & GATE:
+                    n_stack += 1  # where it still is
+                    s.clock[0] = now
+                    held[0], held[1], held[2] = n_stack, n_heap, n_moved
+                    held[3], held[4], held[5] = n_dirty, n_ripe, n_dirty_units
+                    held[6], held[7], held[8] = n_finished, events, solves
+                    held[9], held[10] = generation, 1 if hole else 0
+                    start_runs(s, now)
+                    return PAUSED, o, n_finished, now, events, solves
                 op_at[at] = o
                 times[2 * o] = now
                 if kind[o] & HOLDS:
@@ -292,6 +309,8 @@ def simulate(p: Program, s: State) -> Outcome:
         hole = True
         o = op_at[at]
         if phase[at] == WAKE:
+            if key[0] < now:
+                return LATE, o, n_finished, now, events, solves
             stack[0] = o << 3 | BEGIN
         elif phase[at] == LATENCY:
             events += 1
@@ -332,5 +351,5 @@ def simulate(p: Program, s: State) -> Outcome:
                     reader_prev[b] = a
             stack[0] = o << 3 | END_STEP
         n_stack = 1
-    start_runs(s)
+    start_runs(s, now)
     return DONE, -1, n_finished, now, events, solves

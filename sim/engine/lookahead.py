@@ -157,11 +157,11 @@ def is_alike(p: Program, s: State, c: int, o: int) -> bool:
     return alike
 
 
-def start_runs(s: State) -> None:
-    """Write down, all at once, when works of runs start: as the one before them ends."""
+def start_runs(s: State, now: float) -> None:
+    """Write down, all at once, when works of runs have started: as the one before them ended."""
     times = s.times
     for o in range(s.n_ops):
-        if s.kind[o] & LINKED and times[2 * o + 1] > times[2 * o + 2]:
+        if s.kind[o] & LINKED and times[2 * o + 2] < times[2 * o + 1] <= now:
             times[2 * o + 2] = times[2 * o + 1]
 
 

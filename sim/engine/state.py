@@ -25,6 +25,7 @@ STEPPED = 8  # steps, or another op's steps wait for this one
 HOLDS = 16
 GIVES = 32  # its end gives units back
 ALIKE = 64  # linked, and known beforehand to be alike: the next is a work on the same resources
+GATE = 128  # a run pauses before it begins
 
 
 class State(NamedTuple):
@@ -87,14 +88,15 @@ class State(NamedTuple):
     curves: F8  # the program's, flat
     curve_width: int
     stack: I4  # (op << 3 | action)
-    n_ready: int
+    clock: F8  # (1,) time, of a run that has paused
+    held: I8  # (11,) what it counts, first of all items on the stack
     n_ops: int
     n_units: int  # countable resources
     widest: int  # the most demands of an op
 
 
 #: fields of a state that are numbers
-COUNTS = ("curve_width", "n_ready", "n_ops", "n_units", "widest")
+COUNTS = ("curve_width", "n_ops", "n_units", "widest")
 
 
 class Skeleton(NamedTuple):
@@ -264,7 +266,8 @@ def state_of(
         curves=curves.ravel(),
         curve_width=curves.shape[1],
         stack=stack,
-        n_ready=ready_ops.size,
+        clock=np.zeros(1),
+        held=np.append(ready_ops.size, np.zeros(10, dtype=np.int64)),
         n_ops=0,
         n_units=units,
         widest=int(widest.max(initial=0)),
