@@ -171,8 +171,12 @@ def ranks_of(
     for part in priced.parts:
         n, runs = alike[part.role.gpu], _runs_of(part)
         generation, host = facts_of(part.role.gpu).constants, part.role.host
-        in_all, a_block = (runs.times @ part.rows.alone_s).tolist()
-        busy_s = longer * (in_all + missing * a_block)
+        in_all, a_block, a_step = (runs.times @ part.rows.alone_s).tolist()
+        if part.plan.stages > 1:  # of a pipeline the first and the last do not run what others do
+            left_out = whole.gradient_accumulation - workload.gradient_accumulation
+            busy_s = in_all + left_out * a_step
+        else:
+            busy_s = longer * (in_all + missing * a_block)
         gathered = runs.units * longer * whole.model.layers / layers if handed_on and n > 1 else 0.0
         usual = deviation(generation, busy_s, gathered, pace_of(host.cpu, host.gpus))
         found.append(Ranks(n, jitter or usual, deviation(generation, busy_s, gathered)))
@@ -190,7 +194,9 @@ def hands_on(workload: Workload) -> bool:
 class _KernelRuns(NamedTuple):
     """How often the micro-steps of a plan run each kernel, and units that ranks gather in them."""
 
-    times: F8  # (2, n_rows) in all, and in a block in the middle: the first may have less to do
+    # (3, n_rows) in all, in a block in the middle, since the first may have less to do, and in a
+    # micro-step in the middle
+    times: F8
     units: int
 
 
@@ -202,7 +208,7 @@ def _runs_of(part: Part) -> _KernelRuns:
     if found is None:
         *which, units = _in_micro_steps(part.plan)
         kernels = _KERNELS[part.rows.category]
-        times = np.zeros((2, kernels.size + 1))
+        times = np.zeros((3, kernels.size + 1))
         for row, mine in zip(times, which, strict=True):
             begin = part.row_start[mine]
             np.add.at(row, begin, 1.0)
@@ -213,8 +219,8 @@ def _runs_of(part: Part) -> _KernelRuns:
     return found
 
 
-def _in_micro_steps(plan: Plan) -> tuple[B1, B1, int]:
-    """Which ops micro-steps run, which of them a block in the middle; units gathered in all."""
+def _in_micro_steps(plan: Plan) -> tuple[B1, B1, B1, int]:
+    """Which ops micro-steps run, a block and one of them in the middle; units gathered in all."""
     of, ops, _ = each_of(plan.first)
     t = table_of(plan)
     block = np.array([op.block for op in ops], dtype=np.int64)[of]
@@ -223,4 +229,5 @@ def _in_micro_steps(plan: Plan) -> tuple[B1, B1, int]:
     again = segment & np.array([op.name not in OWNED for op in ops], dtype=np.bool_)[of]
     inside = np.flatnonzero(again & (block > 0) & (block < last))
     units = np.bincount(t.micro_step[inside] * (last + 1) + block[inside])
-    return again, again & (block == last // 2), int(np.count_nonzero(units))
+    one = t.micro_step == int(t.micro_step.max(initial=0)) // 2
+    return again, again & (block == last // 2), again & one, int(np.count_nonzero(units))

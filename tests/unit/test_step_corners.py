@@ -56,12 +56,13 @@ def test_equal_ranks_wait_for_nobody(job):
 
 
 def test_what_micro_steps_run_and_what_the_step_runs_once():
-    """Four blocks, three micro-steps: all but the update in each, block two in the middle."""
+    """Four blocks, three micro-steps: all but the update in each, block and step in the middle."""
     plan = fsdp.plan_of(layers=4, accumulate=3)
-    again, middle, units = _in_micro_steps(plan)
+    again, middle, one, units = _in_micro_steps(plan)
     for i, op in enumerate(plan.ops):
         assert again[i] == (op.kind == SEGMENT and op.name != "optimizer")
         assert middle[i] == (again[i] and op.block == 2)
+        assert one[i] == (again[i] and op.micro_step == 1)
     assert any(op.name == "optimizer" for op in plan.ops)
     assert units == 3 * 4
 
