@@ -44,6 +44,7 @@ from sim.program import NUMBERS, Program, Timeline, followers_of, revalue, valid
 from sim.records import dataclass
 from sim.strategies.plan import Plan
 
+EVEN = 1e-9  # of a step: ranks that end as close to each other end together
 _COPY_STREAMS = frozenset({"copy_in", "offload_in", "offload_out", "nvme"})
 
 
@@ -106,10 +107,12 @@ class Lowered:
         return ops[~np.isin(self.category[ops], NOT_KERNELS)]
 
     def slowest(self, timeline: Timeline) -> RankView:
-        """The rank whose kernels end last; of a stack, the first row's."""
+        """The rank whose kernels end last, the first of those; of a stack, the first row's."""
         if len(self.views) == 1 or self.program.stack:
             return self.views[0]
-        return max(self.views, key=lambda view: float(timeline.end[view.compute].max()))
+        ends = [float(timeline.end[view.compute].max()) for view in self.views]
+        last = max(ends)
+        return next(v for v, end in zip(self.views, ends, strict=True) if last - end <= EVEN * last)
 
 
 def lower(parts: Sequence[Part], classes: Classes, flights: Flights = NO_FLIGHTS) -> Lowered:

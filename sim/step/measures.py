@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.step.blocks_repeat import blocks_repeat, measured_block
 from sim.step.breakdown import Breakdown
+from sim.step.cycling import UnevenError, cycled, few_of
 from sim.step.depth import (
     DEEP,
     SHALLOW,
@@ -112,11 +114,30 @@ def simulated(
             if same[row]:
                 shallow = _measured(ran, row, asked.waits)
                 found[i] = _extended(shallow, other, jobs[i][1].model.layers)
+    for i, (topology, workload) in enumerate(jobs):
+        for few in () if i in found else few_of(workload):
+            with suppress(UnevenError):
+                found[i] = _in_parts(topology, workload, few, asked, progress)
+                break
     rest = [i for i in range(len(jobs)) if i not in found]
     for ran, places in together(rest, None):
         for row, i in enumerate(places):
             found[i] = _measured(ran, row, asked.waits)
     return [found[i] for i in range(len(jobs))]
+
+
+def _in_parts(
+    topology: Topology, workload: Workload, few: Workload, asked: AskedOf,
+    progress: Progress | None,
+) -> StepMeasures:  # fmt: skip
+    """A pipeline of many micro-batches, of which few are written down."""
+    parts = cycled(
+        topology, workload, few, asked.engine, asked.causes,
+        lambda ran: _measured(ran, 0, asked.waits), progress,
+    )  # fmt: skip
+    middle = next((part.middle for part in parts if part.middle is not None), None)
+    whole = weighted(*((part.whole, 1.0) for part in parts))
+    return parts[0]._replace(whole=whole, middle=middle)
 
 
 def _measured(ran: Ran, row: int, waits: bool) -> StepMeasures:

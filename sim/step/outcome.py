@@ -108,9 +108,13 @@ class Ran(NamedTuple):
 def measured(
     places: list[int], ready: Sequence[Ready], lowered: Lowered, timeline: Timeline,
     windows: list[tuple[Window, ...]], causes: bool = True, more: Sequence[Windows] = (),
+    view: RankView | None = None,
 ) -> Ran:  # fmt: skip
-    """Measures of steps, and those of `more` windows of each."""
-    views = lowered.views if lowered.program.stack else (lowered.slowest(timeline),)
+    """Measures of steps, and those of `more` windows of each.
+
+    One step is looked at from a rank's `view`, the slowest's if not told.
+    """
+    views = lowered.views if lowered.program.stack else (view or lowered.slowest(timeline),)
     inside = [[window[:2] for window in each] for each in windows]
     counts = [len(each) for each in windows]
     if more:
@@ -119,8 +123,8 @@ def measured(
     # beside a rank's, those of one on each other kind of GPU
     kinds = {} if lowered.program.stack else {v.role.gpu.name: v for v in reversed(lowered.views)}
     if len(kinds) > 1:
-        for name, view in kinds.items():
-            [one] = _of_windows(ready, lowered, timeline, [view], inside)
+        for name, its_view in kinds.items():
+            [one] = _of_windows(ready, lowered, timeline, [its_view], inside)
             for window, its in zip(found[0], one, strict=True):
                 window.by_gpu[name] = its.parts
     others = [each[n:] for each, n in zip(found, counts, strict=True)] if more else ()

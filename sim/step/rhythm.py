@@ -45,12 +45,12 @@ def shortened(workload: Workload) -> Iterator[Workload]:
     for few in _tried(workload) if cycle else ():
         left = steps - (steps - few) // cycle * cycle
         if few < steps and left < steps:
-            yield _of_steps(workload, left)
+            yield of_steps(workload, left)
     yield workload
 
 
 @lru_cache(maxsize=1024)
-def _of_steps(workload: Workload, steps: int) -> Workload:
+def of_steps(workload: Workload, steps: int) -> Workload:
     """The job with other micro-steps; one object for equal ones, so that it is looked up fast."""
     return workload.model_copy(update={"gradient_accumulation": steps})
 

@@ -1,0 +1,108 @@
+"""A pipeline's step of cycles that come again and again, against the step in full."""
+
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+from sim.step import cycling
+from sim.step.cycling import UnevenError, cycled, few_of
+from sim.step.measures import AskedOf, WindowMeasures, simulated
+from sim.step.run import run_step
+from sim.step.waiting import waiting
+from tests.differential.test_rhythm import TABLES, equal, job, measures, waits
+
+
+def in_parts(topology, workload):
+    """A step's measures, and how many parts it was simulated in."""
+    parts = []
+
+    def seen(ran):
+        parts.append(ran.windows[0])
+        return WindowMeasures(ran.whole[0], ())
+
+    for few in few_of(workload):
+        with suppress(UnevenError):
+            cycled(topology, workload, few, "compiled", True, seen)
+            break
+    [found] = simulated([(topology, workload)], AskedOf("compiled", True, True), None)
+    return found, parts
+
+
+def same_as_in_full(topology, workload, who=True):
+    found, parts = in_parts(topology, workload)
+    whole = run_step(topology, workload, all_micro_steps=True, engine="compiled")
+    equal(measures(found.whole.breakdown), measures(whole.breakdown), whole.time_s)
+    if who:
+        equal(waits(found.whole.ranks), waits(waiting(whole)), whole.time_s)
+    return parts
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize(("ranks", "micro"), [(2, 90), (4, 84), (4, 200)])
+def test_cycles_that_come_again_are_as_if_played(name, ranks, micro):
+    parts = same_as_in_full(*job(micro, pipeline_parallel=ranks, pipeline_schedule=name))
+    assert len(parts) > 1
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("knobs", [{"tensor_parallel": 2}, {"pipeline_defer_receives": True}])
+def test_so_are_those_of_other_jobs(name, knobs):
+    knobs = {**knobs, "pipeline_parallel": 4, "pipeline_schedule": name}
+    same_as_in_full(*job(96, sequence=8192, **knobs))
+    # where all wait for hosts, rounding says who of two came last
+    same_as_in_full(*job(96, sequence=1024, **knobs), who=False)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_any_number_of_micro_batches_is_what_the_last_cycle_adds(name):
+    """Once a rhythm is found: a cycle more takes as long as the one before."""
+    times = []
+    for micro in (1000, 1004, 1008):
+        found, parts = in_parts(*job(micro, pipeline_parallel=4, pipeline_schedule=name))
+        assert found.middle is not None
+        times.append(found.whole.breakdown.time_s)
+        assert len(parts[-2]) == 2
+    first, second = np.diff(times)
+    assert first == pytest.approx(second, rel=1e-9)
+
+
+def test_few_micro_batches_are_played():
+    name = "interleaved-zero-bubble"
+    assert not list(few_of(job(28, pipeline_parallel=4, pipeline_schedule=name)[1]))
+    assert not list(few_of(job(64, pipeline_parallel=4)[1]))
+    found = few_of(job(64, pipeline_parallel=4, pipeline_schedule=name)[1])
+    assert [few.gradient_accumulation for few in found] == [16, 24]
+
+
+def test_what_does_not_repeat_is_simulated_in_full(monkeypatch):
+    topology, workload = job(64, pipeline_parallel=4, pipeline_schedule="zbv")
+    monkeypatch.setattr(cycling, "repeating", lambda *_: None)
+    with pytest.raises(UnevenError):
+        cycled(topology, workload, next(few_of(workload)), "compiled", False, lambda ran: ran)
+    [found] = simulated([(topology, workload)], AskedOf("compiled", False, False), None)
+    whole = run_step(topology, workload, all_micro_steps=True, engine="compiled")
+    assert found.whole.breakdown.time_s == pytest.approx(whole.time_s, rel=1e-9)
+
+
+def test_a_rank_that_turns_out_to_end_last_is_looked_at(monkeypatch):
+    topology, workload = job(64, pipeline_parallel=4, pipeline_schedule="zbv")
+    asked = AskedOf("compiled", True, True)
+    [expected] = simulated([(topology, workload)], asked, None)
+    monkeypatch.setattr(cycling, "_last_to_end", lambda step, _: step.views[2])
+    [found] = simulated([(topology, workload)], asked, None)
+    scale = expected.whole.breakdown.time_s
+    equal(measures(found.whole.breakdown), measures(expected.whole.breakdown), scale)
+
+
+def test_progress_goes_up_to_the_end(monkeypatch):
+    monkeypatch.setattr(cycling.watch, "LARGE", 1)
+    said = []
+    topology, workload = job(64, pipeline_parallel=4, pipeline_schedule="zbv")
+    asked = AskedOf("compiled", False, False)
+    simulated([(topology, workload)], asked, lambda done, of: said.append((done, of)))
+    done, of = zip(*said, strict=True)
+    assert done == tuple(sorted(done))
+    assert done[0] == 0
+    assert len(set(of)) == 1
+    assert 0 < done[-1] < of[0]
