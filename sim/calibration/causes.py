@@ -9,6 +9,7 @@ matters beside how well a cause explains the figure (docs/calibration.md).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from sim.blocks.modules import OpRole
 from sim.blocks.unroll import PHASES, unroll
@@ -77,10 +78,11 @@ def _one_nic(topology: Topology, workload: Workload, strength: float) -> Changed
     return Changed(_with_node(topology, nics=found[1].model_copy(update={"count": 1})), workload)
 
 
-def _slow_network(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    if topology.node_count < 2:
-        return None
-    return Changed(calibrated(topology, network_bandwidth=strength), workload)
+def _at(constant: str, when: Callable[[Topology], bool] = lambda _: True) -> Effect:
+    """A machine of which a constant of calibrations is the strength, where that may be."""
+    return lambda topology, workload, strength: (
+        Changed(calibrated(topology, **{constant: strength}), workload) if when(topology) else None
+    )
 
 
 def _says_network(topology: Topology, _: Workload, strength: float) -> str:
@@ -130,15 +132,11 @@ def _no_nvlink(topology: Topology, workload: Workload, strength: float) -> Chang
     return Changed(_with_node(topology, nvlink=None), workload)
 
 
-def _host_path(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+def _over_pcie(topology: Topology) -> bool:
     node = topology.node
-    if (
-        node is None
-        or node.gpus < 2
-        or (node.nvlink and node.nvlink.fabric in ("nvswitch", "mesh"))
-    ):
-        return None
-    return Changed(calibrated(topology, pcie_bandwidth=strength), workload)
+    if node is None or node.gpus < 2:
+        return False
+    return not (node.nvlink and node.nvlink.fabric in ("nvswitch", "mesh"))
 
 
 def _power_cap(topology: Topology, workload: Workload, strength: float) -> Changed | None:
@@ -152,12 +150,6 @@ def _power_cap(topology: Topology, workload: Workload, strength: float) -> Chang
 def _says_power(topology: Topology, _: Workload, strength: float) -> str:
     limit = topology.first_gpu.power_limit
     return f"as if capped at {strength * limit:.0f} of {limit:.0f} W"
-
-
-def _straggler(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    if topology.world_size < 2:
-        return None
-    return Changed(calibrated(topology, slowest_gpu=strength), workload)
 
 
 def _allocator(topology: Topology, workload: Workload, strength: float) -> Changed | None:
@@ -240,7 +232,8 @@ CAUSES: tuple[Cause, ...] = (
         "NCCL_DEBUG=INFO: the list after NET/IB; NCCL_IB_HCA",
     ),
     Cause(
-        "slow-network", "the network gives less than declared", 0.6, _slow_network, _SHRINKING,
+        "slow-network", "the network gives less than declared", 0.6,
+        _at("network_bandwidth", lambda t: t.node_count > 1), _SHRINKING,
         _says_network, "ib_write_bw between two nodes; link rate and errors of every port",
     ),
     Cause(
@@ -268,13 +261,13 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "host-path", "GPUs of a node talk through the host badly: peer-to-peer off, PCIe degraded",
-        0.5, _host_path, (0.5, 0.25, 0.12, 0.06, 0.04, 0.025, 0.01),
+        0.5, _at("pcie_bandwidth", _over_pcie), (0.5, 0.25, 0.12, 0.06, 0.04, 0.025, 0.01),
         lambda t, w, s: f"at {percent(s, 1)} of what PCIe gives",
         "all_gather_perf of nccl-tests within a node; lspci link state; NCCL_P2P_DISABLE unset",
     ),
     Cause(
         "host-bound", "the CPU launches kernels too slowly", 0.4,
-        lambda t, w, s: Changed(calibrated(t, host_launch=s), w), _GROWING[1:],
+        _at("host_launch"), _GROWING[1:],
         lambda t, w, s: f"{s:.1f} times the usual time a kernel",
         "profiler: gaps between kernels with no NCCL; CPU affinity, other processes, debug flags",
     ),
@@ -289,7 +282,8 @@ CAUSES: tuple[Cause, ...] = (
         "nvidia-smi -q -d PERFORMANCE,CLOCK,POWER under load",
     ),
     Cause(
-        "straggler", "one GPU is slower and all wait for it", 0.3, _straggler,
+        "straggler", "one GPU is slower and all wait for it", 0.3,
+        _at("slowest_gpu", lambda t: t.world_size > 1),
         (0.9, 0.6, 0.35, 0.2),
         lambda t, w, s: f"it runs at {percent(s, 0)}",
         "the same GEMM benchmark on every GPU; the rank that waits least in collectives",
