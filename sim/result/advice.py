@@ -15,7 +15,7 @@ from sim.inputs.modelling import ASYNC, WIDE, reduce_dtype, tensor_style
 from sim.inputs.rows import varied
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
-from sim.inputs.trainer import reduces_each
+from sim.inputs.trainer import reduces_each, trainer_of
 from sim.inputs.workload import Checkpointing, Method, Precision, Workload
 from sim.memory.report import machine
 from sim.records import dataclass
@@ -284,6 +284,8 @@ def _paths(topology: Topology, workload: Workload) -> Iterator[Change]:
             )
 
 
+#: loops that can: torchtune's recipes, and one's own
+STEPS_IN_BACKWARD = ("torchtune", "none")
 _NCCL_PATHS = {
     "registered": "buffers registered with NCCL: NVLS on a few SMs",
     "symmetric": "NCCL's symmetric kernels",
@@ -312,6 +314,13 @@ def _sharding(topology: Topology, workload: Workload) -> Iterator[Change]:
         yield make.parallel("smaller", text, context_parallel=twice, **kind)
     if workload.optimizer == "adamw":
         yield make.job("smaller", "8-bit AdamW", optimizer="adamw-8bit")
+    steps_alone = strategy.steps_in_backward and trainer_of(workload).name in STEPS_IN_BACKWARD
+    if steps_alone and not workload.optimizer_in_backward and not workload.method.frozen:
+        yield make.spelt(
+            "smaller", {"optimizer_in_backward": True, "parallelism.clip_gradients": False},
+            "optimizer within backward, its gradients freed", trains=p.clip_gradients,
+            optimizer_in_backward=True, parallelism=p.model_copy(update={"clip_gradients": False}),
+        )  # fmt: skip
     if other := strategy.shards_more:
         yield make.parallel("smaller", f"shard parameters ({other})", strategy=other)
     if p.offload == "none":

@@ -7,6 +7,7 @@ from sim.blocks.parameters import tree_of
 from sim.inputs.loader import load
 from sim.inputs.shares import mesh_on
 from sim.memory.report import memory
+from sim.result.advice import changes
 from sim.strategies import plan_of
 from sim.study.memory_bounds import MemoryBounds
 from tests.trainer_files import TORCHTUNE
@@ -124,3 +125,12 @@ def test_torchtunes_key_is_read(tmp_path):
     job = load("a100-x1", path).workload
     assert job.optimizer_in_backward
     assert (job.parallelism.strategy, job.parallelism.clip_gradients) == ("single", False)
+
+
+@pytest.mark.parametrize(("trainer", "advised"), [("torchtune", True), ("huggingface", False)])
+def test_it_is_advised_where_a_loop_can(trainer, advised):
+    sets = ["node.gpu=rtx-4090-24gb", f"trainer={trainer}"]
+    loaded = load("a100-x1", JOB, sets)
+    found = [c for c in changes(loaded.topology, loaded.workload, "smaller")
+             if "optimizer_in_backward" in c.settings]  # fmt: skip
+    assert [c.changes_training for c in found] == [True] * advised  # it clipped before
