@@ -85,6 +85,11 @@ class Verdict:
         return self.host_bytes <= self.host_capacity_bytes
 
     @property
+    def host_alone(self) -> bool:
+        """Whether the host is all that has no room."""
+        return self.on_gpu and not self.on_host
+
+    @property
     def fits(self) -> bool:
         """Whether it more likely runs than not: it fits or is at risk."""
         return self.on_gpu and self.on_host

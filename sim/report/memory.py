@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sim.memory.bound import Bound
 from sim.memory.report import MemoryReport
+from sim.memory.verdict import Verdict
 from sim.quantities import gib, percent
 from sim.report.settings import settings
 from sim.report.view import Cell, Column, Lines, Remarks, Row, Table, View, ViewPart, left
@@ -38,7 +39,7 @@ def view(answer: MemoryAnswer) -> View:
     sections: list[ViewPart] = [
         Lines([_verdict(report)]), Remarks(_warnings(report), apart=False),
         Lines(_host(report), apart=False), Lines(bound), _moments(report),
-        _fixes(answer.fixes, report.fits),
+        _fixes(answer.fixes, report.verdict),
     ]  # fmt: skip
     return View(answer.title, sections, answer)
 
@@ -126,7 +127,7 @@ def _size(size: float) -> Cell:
     return _gib(size) if size >= 0.005 * GIB else Cell("-", size, "B")
 
 
-def _fixes(fixes: tuple[MemoryFix, ...], fits: bool) -> Table:
+def _fixes(fixes: tuple[MemoryFix, ...], now: Verdict) -> Table:
     columns = [
         left("change"), Column("saves", width=10, before="  -"),
         Column("needs then", width=10, before=" -> "), left("verdict", width=12),
@@ -141,7 +142,9 @@ def _fixes(fixes: tuple[MemoryFix, ...], fits: bool) -> Table:
         for f in fixes
     ]  # fmt: skip
     heading = "Fixes, those that make it fit first, cheapest in GPU time a token first"
-    if fits:
+    if now.host_alone:
+        heading = heading.replace("Fixes", "Fixes of host memory a node", 1)
+    elif now.fits:
         heading = "What would save memory, cheapest in GPU time a token first"
     return Table(columns, rows, heading, headed=False)
 

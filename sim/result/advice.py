@@ -329,6 +329,12 @@ def _sharding(topology: Topology, workload: Workload) -> Iterator[Change]:
         if "all" in strategy.offloads:
             text = "parameters and optimizer in host memory"
             yield make.parallel("smaller", text, offload="all")
+    else:
+        default = {"offload_device": "cpu"} if p.offload_device != "cpu" else {}
+        yield make.parallel("both", "nothing in host memory", offload="none", **default)
+        if p.offload == "all" and "optimizer" in strategy.offloads:
+            text = "the optimizer alone in host memory"
+            yield make.parallel("both", text, offload="optimizer")
     node = topology.node
     joined = node is not None and node.nics is not None and node.nics.count > 0
     if joined and p.shard is None:

@@ -30,9 +30,10 @@ class MemoryFix:
     description : str
         In words.
     saved_bytes : float
-        Less at the peak, overheads included. [B]
+        Less at the peak, overheads included; of a node's host where that is all that the job
+        lacks. [B]
     needed_bytes : float
-        What must live with it. [B]
+        What must live with it, of the same. [B]
     verdict : str
         With it: fits, at risk, does not fit.
     time_cost : float
@@ -120,7 +121,7 @@ def smaller(
         if change.changes_training and not training:
             continue
         after = memory_of(change.topology, change.workload)
-        if _saved(before, after) < LESS * before.needed_bytes:
+        if _saved(before, after) < LESS * _needs(before, before):
             continue
         found.append(_fix(change, before, after, base))
     found.sort(key=lambda f: (f.changes_training, f.time_cost))
@@ -135,13 +136,21 @@ def smaller(
 def _fix(change: Change, before: MemoryReport, after: MemoryReport, base: float) -> MemoryFix:
     cost = timed(change.topology, change.workload)[1] / base - 1.0
     return MemoryFix(
-        change.settings, change.text, _saved(before, after),
-        after.needed_bytes, after.verdict.word, cost, change.changes_training,
+        change.settings, change.text, _saved(before, after), _needs(after, before),
+        after.verdict.word, cost, change.changes_training,
     )  # fmt: skip
 
 
+def _needs(found: MemoryReport, before: MemoryReport) -> float:
+    """Bytes of a GPU, or of a node's host if that is all that a job lacks `before` a change. [B]"""
+    return found.verdict.host_bytes if before.verdict.host_alone else found.needed_bytes
+
+
 def _saved(before: MemoryReport, after: MemoryReport) -> float:
-    return before.needed_bytes - after.needed_bytes
+    """What a change saves of that; nothing where it asks the GPU for more than it has instead."""
+    if before.verdict.host_alone and not after.verdict.on_gpu:
+        return 0.0
+    return _needs(before, before) - _needs(after, before)
 
 
 def timed(topology: Topology, workload: Workload) -> tuple[float, float, MemoryReport]:

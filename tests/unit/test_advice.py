@@ -26,6 +26,7 @@ JOBS = [
     ("dgx-a100", "mistral-7b-lora", ["parallelism={strategy: fsdp1, gradient_sync: last}",
                                      "trainer=none", "gradient_accumulation=4"]),
     ("dgx-h100", "llama3-8b-sft", ["parallelism={strategy: zero2}"]),
+    ("dgx-h100", "llama3-8b-sft", ["parallelism={strategy: zero3, offload: all}"]),
     ("dgx-h100", "llama3-8b-sft", ["parallelism={strategy: fsdp2, reshard_after_forward: false}"]),
 ]  # fmt: skip
 
@@ -180,3 +181,30 @@ def test_what_the_loader_warns_of_is_not_advised():
     said = {change.text for change in changes(topology, workload, "faster")}
     assert "torch.compile fuses element-wise kernels" in said
     assert not any("FP8" in text for text in said)
+
+
+HOST_ONLY = {
+    "name": "offloaded", "model": "qwen2.5-32b", "sequence_length": 4096, "steps": 10,
+    "parallelism": {"strategy": "zero3", "offload": "all"}, "loss": "huggingface",
+    "activation_checkpointing": "full",
+}  # fmt: skip
+
+
+def test_what_the_host_lacks_is_mended_on_the_host() -> None:
+    """A loss that saves the GPU's memory does not make a job fit whose host is full."""
+    loaded = load("workstation-4x4090", HOST_ONLY)
+    before = memory(loaded.topology, loaded.workload)
+    assert before.verdict.host_alone
+    found = smaller(loaded.topology, loaded.workload)
+    assert [fix.description for fix in found if "loss" in fix.description] == []
+    (states,) = [fix for fix in found if fix.change == {"optimizer": "adamw-8bit"}]
+    assert states.needed_bytes == pytest.approx(before.host_bytes - states.saved_bytes)
+    assert states.saved_bytes > 150e9
+
+
+def test_a_job_that_need_not_offload_is_told() -> None:
+    small = load("dgx-h100", HOST_ONLY | {"model": "qwen2.5-7b"}, ["nodes=1"])
+    now = step(small.topology, small.workload).breakdown
+    first = ranked(*small[:2], now, fits=True)[0]
+    assert first.change == {"parallelism.offload": "none"}
+    assert first.step_time_ratio < 0.7
