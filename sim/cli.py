@@ -110,6 +110,12 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
+#: verbs that do not end by themselves
+_SERVERS = ("serve", "mcp")
+#: objects that live on between two looks for rubbish, of verbs that end and of others
+_SELDOM, _OFTEN = 2_000_000, 200_000
+
+
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="scaling-sim")
 def group() -> None:
@@ -117,6 +123,8 @@ def group() -> None:
     from sim.malloc import keep_large_blocks  # here a verb is about to run: --help has ended
 
     keep_large_blocks()
+    if click.get_current_context().invoked_subcommand in _SERVERS:
+        gc.set_threshold(_OFTEN)  # what little is rubbish adds up
 
 
 def main() -> None:
@@ -131,7 +139,8 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # large arrays come and go: to clear two MiB at each first touch costs more than it spares
     os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")
-    gc.set_threshold(200_000)  # imports and plans make many objects, no rubbish: 17 ms of a run
+    # imports and plans make many objects, hardly any of them rubbish: 0.5 s of `validate`
+    gc.set_threshold(_SELDOM)
     # and they go with the process: to collect them one by one first takes a fifth of a run
     atexit.register(gc.freeze)
     for stream in (sys.stdout, sys.stderr):

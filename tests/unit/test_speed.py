@@ -55,3 +55,17 @@ def test_what_a_process_leaves_is_not_collected():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "True"
+
+
+@pytest.mark.parametrize(("verb", "every"), [("--version", 2_000_000), ("serve", 200_000)])
+def test_verbs_that_end_hardly_look_for_rubbish(verb, every):
+    """`validate` took half a second to look through a million objects, nearly all of which stay."""
+    code = (
+        "import atexit, gc, sys\n"
+        "atexit.register(lambda: print(gc.get_threshold()[0]))\n"
+        f"sys.argv = ['scaling-sim', '{verb}', '--limit', 'none']\n"
+        "from sim.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == str(every)
