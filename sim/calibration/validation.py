@@ -195,14 +195,7 @@ def validation(
 ) -> Validation:
     """Compare the model with published measurements.
 
-    Parameters
-    ----------
-    parts : collection of str
-        Of `sim.choices.PublishedPart`, but for "all".
-    cross : bool
-        Also the errors on what was left out of the fits, and how many rows their bands hold.
-    progress : callable, optional
-        Called with rows predicted and all there are; of the mesh's, which come last, with theirs.
+    `parts` are of `sim.choices.PublishedPart` but for "all", other arguments as of `sim.validate`.
     """
     # what each part then asks for is kept; rows of all of them that are alike are run together
     rows = [*(training.speed_rows() if "training" in parts else ())]

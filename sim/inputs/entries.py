@@ -155,12 +155,7 @@ KINDS: dict[str, Callable[[], list[EntryFields]]] = {
 def entries(kind: str, word: str = "") -> Entries:
     """What there is of a kind.
 
-    Parameters
-    ----------
-    kind : str
-        A key of `KINDS`, its singular or what else it is called.
-    word : str
-        Only entries with it in any of their columns, whatever its case and punctuation.
+    Arguments are those of `sim.entries`.
 
     Raises
     ------

@@ -62,10 +62,7 @@ class ImportedJob(Document):
 def import_job(files: Sequence[File]) -> ImportedJob:
     """Read the files of one job.
 
-    Parameters
-    ----------
-    files : sequence of paths
-        In any order: a trainer's file, a launcher's, an adapter's.
+    They may stand in any order: a trainer's file, a launcher's, an adapter's.
 
     Raises
     ------

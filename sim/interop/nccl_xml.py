@@ -90,12 +90,7 @@ def parse(data: bytes, source: str) -> _Element:
 def read(data: bytes, source: str, gpu: Gpu) -> ImportedNode:
     """Read a topology XML.
 
-    Parameters
-    ----------
-    source : str
-        Its name, for faults.
-    gpu : Gpu
-        Model of its GPUs, for what a seed file leaves to NCCL.
+    `gpu` is of its GPUs, for what a seed file leaves to NCCL; `source` is named in faults.
 
     Returns
     -------

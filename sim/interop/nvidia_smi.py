@@ -38,17 +38,7 @@ class _Matrix:
 def read(data: bytes, source: str, gpu: Gpu) -> ImportedNode:
     """Read a matrix.
 
-    Parameters
-    ----------
-    source : str
-        Its name, for faults.
-    gpu : Gpu
-        Model of its GPUs, for what the matrix doesn't say.
-
-    Returns
-    -------
-    ImportedNode
-        The node.
+    `gpu` is the model of its GPUs, for what the matrix doesn't say; `source` is named in faults.
     """
     plain = text_of(data, source)
     if "ROCm System Management" in plain:

@@ -154,14 +154,8 @@ def improve(
 ) -> Improvement:  # fmt: skip
     """The plan of changes that helps a job most on its machine.
 
-    Parameters
-    ----------
-    topology, workload : specs
-        Checked by the loader; the machine stays as it is.
-    numerics : bool
-        Also changes that round otherwise: FP8, gradients reduced in bf16, 8-bit optimizer states.
-    progress : callable, optional
-        Called with changes tried, and those with what is known to be ahead, which grows.
+    Arguments are those of `sim.improve`: the machine stays as it is, `numerics` is not its
+    `same_numerics`, and `progress` is called with changes tried and all that are known to be ahead.
 
     Returns
     -------

@@ -38,23 +38,14 @@ def run_step(
 ) -> StepOutcome:
     """Simulate one optimizer step.
 
+    Arguments are those of `step`, these apart; of several replicas it is the median one.
+
     Parameters
     ----------
-    topology, workload : specs
-        Checked by the loader.
-    engine : str
-        ``auto | reference | python | compiled``.
-    level : str
-        ``folded`` (equal ranks once), ``ranks`` or ``steps`` (every ring step of every rank).
     all_micro_steps : bool
         Simulate every micro-step instead of repeating the middle one.
     layers : int, optional
         Of the whole model, where `workload` has some of its blocks.
-    variation : Variation, optional
-        Jitter and slow parts, at levels ``ranks`` and ``steps``. Of several replicas, the one
-        whose time is the median.
-    progress : callable, optional
-        As for `run_replicas`.
     """
     return run_replicas(
         topology, workload, variation or Variation(), engine=engine, level=level,

@@ -226,28 +226,14 @@ def price_everywhere(
 ) -> PricedJobs:
     """Simulate the job on each machine and price it at every offer of the machine's GPU.
 
+    Arguments and answer are those of `sim.prices_job`, these apart.
+
     Parameters
     ----------
-    topologies, workload : paths, names, mappings or specs
-        Machines and the job, which must have a length.
     rows : iterable of PriceRow
         Offers; those of other GPUs are left out.
-    overrides : iterable of str
-        ``key=value``.
-    spot : bool
-        Also price spot capacity, with preemptions.
-    setup_hours : float, optional
-        Paid before the first step at every provider; None: the topology's ``offer.setup``. [h]
-    progress : callable, optional
-        Called with simulations done and all there are (a machine's with spot capacity is another),
-        first with none.
     elsewhere : iterable of PriceRow
         Offers of all places, named where `rows` has none of the machines.
-
-    Returns
-    -------
-    PricedJobs
-        Cheapest that fits first; prices that are not checked, or old, after all others.
 
     Raises
     ------

@@ -147,20 +147,7 @@ def screened(
 ) -> SweepOutcome:  # fmt: skip
     """Find the best configuration of a grid, computing those that may be it.
 
-    Parameters
-    ----------
-    grid : Grid
-        Axes and conditions; of those that meet them the best is sought.
-    store : Path
-        SQLite file; what is in it is not computed again.
-    measure : str
-        What is least or most, of `MEASURES`.
-    exact : int
-        Configurations computed at the most.
-    sets : iterable of str
-        Overrides of the bases, ``key=value``.
-    progress : callable, optional
-        Called with (done, at the most).
+    Arguments are those of `sim.sweep`: `measure` its `screen`, `store` what is not computed again.
 
     Returns
     -------

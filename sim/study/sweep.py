@@ -173,22 +173,7 @@ def sweep(
 ) -> SweepOutcome:
     """Compute every configuration of a grid that the store does not have.
 
-    Parameters
-    ----------
-    grid : Grid
-        Axes and conditions.
-    store : Path
-        SQLite file; what is in it is not computed again.
-    sets : iterable of str
-        Overrides of the bases, ``key=value``.
-    processes : int
-        Worker processes on this machine; 1 computes in this one.
-    workers : int, optional
-        Instead, workers of an embedded Dask `LocalCluster`.
-    scheduler : str, optional
-        Instead, the address of a Dask scheduler.
-    progress : callable, optional
-        Called with (done, total).
+    Arguments are those of `sim.sweep`; one process computes in this one.
 
     Raises
     ------

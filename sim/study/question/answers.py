@@ -124,14 +124,7 @@ def run_study(
 ) -> Answers:
     """Simulate the cases and answer the claims.
 
-    Parameters
-    ----------
-    study : Study
-        Cases and claims.
-    source : str
-        Name of the file, for the page.
-    progress : callable, optional
-        Called with (cases done, cases in all).
+    Arguments are those of `sim.run_study`; `source` is its file's name.
     """
     loaded = _loaded(study.all_cases())
     ran: dict[str, RanCase] = {}
