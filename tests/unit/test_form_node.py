@@ -124,10 +124,11 @@ def test_a_sweep_over_gpus_of_a_node_is_as_single_runs(tmp_path, monkeypatch):
     assert times == pytest.approx(alone, rel=1e-12)
 
 
-def test_what_one_gpu_makes_of_a_job_is_not_kept_for_more():
+def test_what_one_gpu_makes_of_a_job_is_not_kept_for_more(tmp_path):
     """Nothing is said of parallelism: one GPU shards nothing, several take the default."""
     job = {"model": "llama-3.1-8b", "micro_batch": 1, "sequence_length": 2048}
-    swept = sim.sweep("h100-x1", job, vary={"node.gpus": [1, 8, 1]}).records()
+    store = tmp_path / "s.sqlite"
+    swept = sim.sweep("h100-x1", job, vary={"node.gpus": [1, 8, 1]}, store=store).records()
     alone = [
         sim.simulate("h100-x1", job, overrides=[f"node.gpus={n}"], scaling=False, fixes=False)
         for n in (1, 8, 1)
