@@ -34,6 +34,16 @@ CASES = {
         "nodes=32 parallelism.pipeline_parallel=16 parallelism.tensor_parallel=8 "
         "gradient_accumulation={n}",
     ),
+    **{
+        schedule: Growth(
+            f"of {title}", (256, 1024, 4096, 16384),
+            "nodes=32 parallelism.pipeline_parallel=16 parallelism.tensor_parallel=8 "
+            f"gradient_accumulation={{n}} parallelism.pipeline_schedule={schedule}",
+        )
+        for schedule, title in (
+            ("interleaved-zero-bubble", "interleaved zero bubble"), ("zbv", "ZBV"),
+        )
+    },
     "layers": Growth("layers, each simulated", (10, 20, 40, 80), "model.layers={n}"),
     "configurations": Growth("configurations of a sweep", (50, 100, 200, 400), "{n}"),
 }  # fmt: skip
@@ -68,8 +78,11 @@ def once(case: str, size: int) -> str:
     else:
         sets = ("gradient_accumulation=1", *growth.sets.format(n=size).split())
         pair = prepared.vary(sets).loaded()
-        how = {"engine": "compiled", "level": growth.level, "every_rank": False}
-        run_replicas(pair.topology, pair.workload, Variation(), **how)
+        if "gradient_accumulation={n}" in growth.sets:
+            step(pair.topology, pair.workload, engine="compiled")
+        else:
+            how = {"engine": "compiled", "level": growth.level, "every_rank": False}
+            run_replicas(pair.topology, pair.workload, Variation(), **how)
     seconds = time.process_time() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return f"{seconds:.4f} {(peak - before) / 1024:.1f}"
