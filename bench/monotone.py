@@ -199,6 +199,8 @@ def _wider(topology: Topology) -> Topology | None:
         return None
     if node.nvlink is None or node.nvlink.fabric != "nvswitch":
         return None  # other paths between sockets are no better machine
+    if node.pcie.gpus_per_switch > node.gpus:
+        return None  # a GPU that had a switch and its NICs to itself would share them
     nics = node.nics.model_copy(update={"count": 2 * node.nics.count})
     disk, cpu = node.storage, node.cpu
     storage = disk.model_copy(update={"read": 2 * disk.read, "write": 2 * disk.write})

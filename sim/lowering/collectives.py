@@ -24,6 +24,7 @@ from sim.lowering.teams import Draws
 from sim.mesh import Sisters
 from sim.strategies.exchanges import COPYING
 from sim.strategies.plan import COLLECTIVE, Plan, PlanOp
+from sim.units import show
 
 #: copies between GPUs of a node without NCCL, as its copy engines' path has them
 _COPIES = Nccl(".".join(map(str, LATEST)), ASKED[-1])
@@ -54,13 +55,23 @@ def key_of(name: Name, cost: CollectiveCost) -> Key:
 
 
 def algorithms_of(costs: Mapping[Name, CollectiveCost]) -> Mapping[str, tuple[str, ...]]:
-    """What NCCL takes for the collectives of a kind, from the smallest to the largest."""
-    found: dict[str, dict[str, None]] = {}
+    """What NCCL takes for the collectives of a kind, and up to what size where that is not all.
+
+    As ``("ring ll 1 ch to 66 kB", "ring simple 2 ch")``, from the smallest to the largest.
+    """
+    found: dict[str, list[tuple[str, float]]] = {}
     for name, cost in sorted(costs.items(), key=lambda item: item[0].total):
-        if cost.channels:
-            taken = f"{cost.algorithm} {cost.protocol} {cost.channels} ch"
-            found.setdefault(name.collective, {})[taken] = None
-    return {collective: tuple(taken) for collective, taken in found.items()}
+        if not cost.channels:
+            continue
+        taken = f"{cost.algorithm} {cost.protocol} {cost.channels} ch"
+        runs = found.setdefault(name.collective, [])
+        if runs and runs[-1][0] == taken:
+            runs.pop()
+        runs.append((taken, name.total))
+    return {
+        collective: (*(f"{taken} to {show(size, 'B')}" for taken, size in some), last)
+        for collective, (*some, (last, _)) in found.items()
+    }
 
 
 _Kind = tuple[Key, Sisters]

@@ -64,7 +64,7 @@ class Step:
     breakdown: dict[str, float]  # adds up to time_s
     exposed: dict[str, float]  # adds up to exposed_communication_s, by collective and place
     collectives: dict[str, dict[str, float]]  # per kind: count, bytes, seconds in flight
-    algorithms: dict[str, tuple[str, ...]]  # per kind: what NCCL takes, small to large messages
+    algorithms: dict[str, tuple[str, ...]]  # per kind: what NCCL takes, up to what size
 
 
 @dataclass(frozen=True, slots=True)

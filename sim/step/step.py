@@ -50,7 +50,8 @@ class StepReport:
     fallbacks : tuple of str
         Constants that were borrowed from other hardware.
     algorithms : dict of str to tuple of str
-        Algorithm, protocol and channels that NCCL takes, by kind of collective.
+        Algorithm, protocol and channels that NCCL takes, by kind of collective; where it takes
+        several, each with its largest message, as nccl-tests counts bytes.
     """
 
     breakdown: Breakdown

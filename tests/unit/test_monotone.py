@@ -1,11 +1,13 @@
 """Better machines are not slower, parts are not negative: a sample of `bench.monotone`."""
 
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 
 from bench.monotone import KNOBS, broken, jobs
-from sim.inputs.loader import load
+from sim.inputs.loader import load, load_topology
+from sim.lowering.collectives import Name, algorithms_of
 from sim.step.run import run_step
 from sim.step.step import step
 
@@ -32,6 +34,45 @@ def found(gpu, generation, links, gpus, **workload):
     }  # fmt: skip
     job = {"name": "w", "model": "gpt2-xl", "sequence_length": 512, "steps": 10}
     return load(machine, job | workload)
+
+
+def test_half_the_nodes_are_no_better_where_gpus_would_share_a_switch():
+    """One GPU with a switch and two NICs to itself has 1 NIC beside a second one."""
+    wider = KNOBS["half the nodes, twice as wide"]
+    for per_switch, gpus in ((1, 2), (2, None)):
+        machine = {
+            "name": "m", "nodes": 2, "node": {
+                "gpu": "h200-sxm-141gb", "gpus": 1, "nics": {"count": 8},
+                "nvlink": {"generation": 4, "links_per_gpu": 18, "fabric": "nvswitch"},
+                "pcie": {"generation": 5, "gpus_per_switch": per_switch, "nics_per_switch": 2},
+            },
+        }  # fmt: skip
+        better = wider(load_topology(machine))
+        assert (better and better.node.gpus) == gpus
+
+
+def test_up_to_what_size_nccl_takes_what_is_said():
+    """Twice the NIC rate, and it takes LL for larger messages, also where a leaf's uplinks are no
+    faster (8B under ZeRO-3 on 64 L40S, 4 to 1 oversubscribed, 1.6 % slower): the result tells."""
+
+    def said(*taken):
+        sizes = (8192.0, 2097152.0, 7340032.0, 1e9)
+        costs = {
+            Name("all_gather", "shard", size, 0): SimpleNamespace(
+                algorithm="ring", protocol=protocol, channels=channels
+            )
+            for size, (protocol, channels) in zip(sizes, taken, strict=True)
+        }
+        return algorithms_of(costs)["all_gather"]
+
+    slow, fast = ("ll", 1), ("simple", 2)
+    assert said(slow, slow, fast, fast) == ("ring ll 1 ch to 2.1 MB", "ring simple 2 ch")
+    assert said(slow, slow, slow, fast) == ("ring ll 1 ch to 7.34 MB", "ring simple 2 ch")
+    assert said(slow, fast, slow, fast)[1:3] == (
+        "ring simple 2 ch to 2.1 MB", "ring ll 1 ch to 7.34 MB",
+    )  # fmt: skip
+    assert said(fast, fast, fast, fast) == ("ring simple 2 ch",)
+    assert said(("", 0), fast, fast, fast) == ("ring simple 2 ch",)  # copies take none
 
 
 RATE_LIMITER = found(
