@@ -8,7 +8,8 @@ block only, it hides: a schedule that gathers one block ahead loses 0.3 % to noi
     f = 1 + c z,  c = board + p unit U / busy
 
 times their mean, z normal, U the units that ranks gather together in a step, busy what the kernels
-of its micro-steps take, p how much slower than the constants' host the ranks' own is. Where ranks
+of its micro-steps take, copies between them included, p how much slower than the
+constants' host the ranks' own is. Where ranks
 wait for each other, all go as the slowest: in the mean with z = E_n, the expected largest of n
 normals, and with z = inverse CDF(q^(1/n)) at quantile q. `--jitter` draws z rank by rank instead.
 What 8 ranks lose on hosts of pace 1 kernel constants contain already.
@@ -29,16 +30,16 @@ from sim.inputs.gpu import Gpu
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced
-from sim.lowering.parts import B1, CATEGORIES, F8, Part
+from sim.lowering.parts import B1, CATEGORIES, F8, NOT_KERNELS, Part
 from sim.lowering.table import each_of, table_of
-from sim.strategies.plan import OWNED, SEGMENT, Plan
+from sim.strategies.plan import KERNEL, OWNED, SEGMENT, Plan
 
 REFERENCE_RANKS = 8  # ranks of the runs against which kernel constants were checked
 FASTEST = 0.05  # least factor of a kernel time, where a deviation near 1 would draw one below 0
 
 MAX_RUNS = 64  # that are kept of a plan
 _NORMAL = NormalDist()
-_KERNELS = np.array([kind not in ("collective", "copy", "host") for kind in CATEGORIES])
+_KERNELS = ~np.isin(np.arange(len(CATEGORIES)), NOT_KERNELS)
 
 
 @lru_cache(maxsize=1024)
@@ -160,6 +161,7 @@ def ranks_of(
     layers = workload.model.layers
     missing = whole.model.layers - layers
     longer = whole.gradient_accumulation / workload.gradient_accumulation
+    further = whole.gradient_accumulation - workload.gradient_accumulation
     classes = priced.compiled.classes
     sizes = np.bincount(classes.of, minlength=len(classes.ranks)).tolist()
     alike: dict[Gpu, int] = {}  # ranks of a faster kind are never the last
@@ -171,12 +173,8 @@ def ranks_of(
     for part in priced.parts:
         n, runs = alike[part.role.gpu], _runs_of(part)
         generation, host = facts_of(part.role.gpu).constants, part.role.host
-        in_all, a_block, a_step = (runs.times @ part.rows.alone_s).tolist()
-        if part.plan.stages > 1:  # of a pipeline the first and the last do not run what others do
-            left_out = whole.gradient_accumulation - workload.gradient_accumulation
-            busy_s = in_all + left_out * a_step
-        else:
-            busy_s = longer * (in_all + missing * a_block)
+        played, again = (runs.times @ part.rows.alone_s @ (1.0, missing)).tolist()
+        busy_s = played + further * again
         gathered = runs.units * longer * whole.model.layers / layers if handed_on and n > 1 else 0.0
         usual = deviation(generation, busy_s, gathered, pace_of(host.cpu, host.gpus))
         found.append(Ranks(n, jitter or usual, deviation(generation, busy_s, gathered)))
@@ -194,8 +192,8 @@ def hands_on(workload: Workload) -> bool:
 class _KernelRuns(NamedTuple):
     """How often the micro-steps of a plan run each kernel, and units that ranks gather in them."""
 
-    # (3, n_rows) in all, in a block in the middle, since the first may have less to do, and in a
-    # micro-step in the middle
+    # (2, 2, n_rows) in all micro-steps and in one in the middle; whole, and a block in the middle:
+    # the first may have less to do, and what copies some do once a step
     times: F8
     units: int
 
@@ -206,21 +204,22 @@ def _runs_of(part: Part) -> _KernelRuns:
     key = part.runs, part.rows.kinds
     found: _KernelRuns | None = known.get(key)
     if found is None:
-        *which, units = _in_micro_steps(part.plan)
+        again, block, one, units = _in_micro_steps(part.plan)
         kernels = _KERNELS[part.rows.category]
-        times = np.zeros((3, kernels.size + 1))
-        for row, mine in zip(times, which, strict=True):
+        times = np.zeros((4, kernels.size + 1))
+        for row, mine in zip(times, (again, block, one, block & one), strict=True):
             begin = part.row_start[mine]
             np.add.at(row, begin, 1.0)
             np.add.at(row, begin + part.row_count[mine], -1.0)
         if len(known) >= MAX_RUNS:
             known.clear()
-        found = known[key] = _KernelRuns(np.cumsum(times, axis=1)[:, :-1] * kernels, units)
+        times = np.cumsum(times, axis=1)[:, :-1] * kernels
+        found = known[key] = _KernelRuns(times.reshape(2, 2, kernels.size), units)
     return found
 
 
 def _in_micro_steps(plan: Plan) -> tuple[B1, B1, B1, int]:
-    """Which ops micro-steps run, a block and one of them in the middle; units gathered in all."""
+    """Which ops of compute micro-steps run, a block and one of them in the middle; units in all."""
     of, ops, _ = each_of(plan.first)
     t = table_of(plan)
     block = np.array([op.block for op in ops], dtype=np.int64)[of]
@@ -228,6 +227,8 @@ def _in_micro_steps(plan: Plan) -> tuple[B1, B1, B1, int]:
     last = int(block[segment].max(initial=0))  # the head
     again = segment & np.array([op.name not in OWNED for op in ops], dtype=np.bool_)[of]
     inside = np.flatnonzero(again & (block > 0) & (block < last))
+    copies = (t.kind == KERNEL) & (t.stream_id == t.streams.index("compute"))
+    again |= copies & np.array([op.phase not in OWNED for op in ops], dtype=np.bool_)[of]
     units = np.bincount(t.micro_step[inside] * (last + 1) + block[inside])
     one = t.micro_step == int(t.micro_step.max(initial=0)) // 2
     return again, again & (block == last // 2), again & one, int(np.count_nonzero(units))

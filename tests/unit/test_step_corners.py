@@ -19,7 +19,7 @@ from sim.step.spans import step_timeline
 from sim.step.step import memory_of, quick, step
 from sim.step.straggle import _in_micro_steps
 from sim.step.waiting import WaitingGroup, _add
-from sim.strategies.plan import SEGMENT
+from sim.strategies.plan import KERNEL, SEGMENT
 from tests.unit import test_fsdp_schedules as fsdp
 
 
@@ -56,14 +56,21 @@ def test_equal_ranks_wait_for_nobody(job):
 
 
 def test_what_micro_steps_run_and_what_the_step_runs_once():
-    """Four blocks, three micro-steps: all but the update in each, block and step in the middle."""
+    """Four blocks, three micro-steps: all but the update in each, block and step in the middle.
+
+    Copies in and out of what blocks send, between their kernels, are theirs.
+    """
     plan = fsdp.plan_of(layers=4, accumulate=3)
     again, middle, one, units = _in_micro_steps(plan)
     for i, op in enumerate(plan.ops):
-        assert again[i] == (op.kind == SEGMENT and op.name != "optimizer")
+        copied = op.kind == KERNEL and op.stream == "compute" and op.phase != "clip"
+        assert again[i] == (copied or (op.kind == SEGMENT and op.name != "optimizer"))
         assert middle[i] == (again[i] and op.block == 2)
         assert one[i] == (again[i] and op.micro_step == 1)
     assert any(op.name == "optimizer" for op in plan.ops)
+    assert {op.name for op in plan.ops if op.kind == KERNEL and op.block == 2} >= {
+        "copy_out", "reduce_scatter_copy_in",
+    }  # fmt: skip
     assert units == 3 * 4
 
 
