@@ -17,6 +17,7 @@ import click
 from sim.errors import InputError, visible
 from sim.files import make_folder, write_whole
 from sim.report.formats import rendered
+from sim.report.progress import progress_bar
 
 if TYPE_CHECKING:
     from sim.page.asked import Asked
@@ -68,7 +69,10 @@ def show(view: View, form: str, output: Path | None, parts: Iterable[str] | None
     `parts` are what it is in that format, where it writes itself bit by bit.
     """
     click.get_current_context().meta[SHOWN] = view.document
-    emit(rendered(view, form) if parts is None else parts, output)
+    if parts is None:
+        with progress_bar("rows") as told:
+            parts = rendered(view._replace(told=told), form)
+    emit(parts, output)
 
 
 def emit(text: str | Iterable[str], output: Path | None) -> None:

@@ -8,10 +8,15 @@ as a reader would say them, and cells keep the full number beside it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sim.documents import Document
+from sim.documents import Document, plain
 from sim.quantities import whole_percents
+
+if TYPE_CHECKING:
+    from sim.step.variation import Progress
+
+_MANY = 1000  # rows: so often it is told how many were written
 
 
 class Cell(NamedTuple):
@@ -143,18 +148,26 @@ class View(NamedTuple):
     title: str
     sections: Sequence[ViewPart]
     document: Document
+    told: Progress | None = None  # of formats that write rows: those written, and all
 
     @property
     def filled(self) -> list[ViewPart]:
         """The sections that say anything."""
         return [section for section in self.sections if _body(section)]
 
-    def noted(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    def noted(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """Rows of the document, with what the notes say; a document of one row has it already."""
         notes = [x.strip() for s in self.sections if isinstance(s, Remarks) for x in s.lines]
         whole = type(self.document).records is Document.records
-        for row in rows:
-            yield {**row, "notes": notes} if notes and not whole else dict(row)
+        for row in self.passed(rows):
+            yield {**row, "notes": notes} if notes and not whole else row
+
+    def passed(self, rows: Sequence[Any]) -> Iterator[Any]:
+        """Rows as plain mappings, one after the other; of many it is told how far they are."""
+        for place, row in enumerate(rows):
+            if self.told is not None and place % _MANY == _MANY - 1:
+                self.told(place, len(rows))
+            yield plain(row)
 
 
 def _body(section: ViewPart) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sim.documents import SCHEMAS, Listing, dumps, plain
+from sim.documents import SCHEMAS, Listing, OneByOne, dumps, plain
 from sim.inputs.loader import Prepared
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -78,25 +78,29 @@ class SweepOutcome(Listing):
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         """A row a configuration, columns as `columns` says, what was varied as text."""
-        keys = set(self.grid.keys)
-        return [
-            {name: as_text(value) if name in keys else value for name, value in row.items()}
-            for row in self.items()
-        ]
+        keys, items = set(self.grid.keys), self.items()
+
+        def row(place: int) -> Mapping[str, Any]:
+            record = items[place].items()
+            return {name: as_text(value) if name in keys else value for name, value in record}
+
+        return OneByOne(len(items), row)
 
     def items(self) -> Sequence[Mapping[str, Any]]:
         """The same with varied values as they were set; None where a failed row has no figure."""
         front = set(self.front)
-        found = []
-        for i, row in enumerate(self.rows):
-            record = {key: row.changes.get(key) for key in self.grid.keys}
-            record |= {name: row.measures.get(name) for name in MEASURES}
+
+        def row(place: int) -> Mapping[str, Any]:
+            found = self.rows[place]
+            record = {key: found.changes.get(key) for key in self.grid.keys}
+            record |= {name: found.measures.get(name) for name in MEASURES}
             if self.grid.require:
-                record["meets"] = self.meets[i]
+                record["meets"] = self.meets[place]
             if self.grid.pareto:
-                record["pareto"] = i in front
-            found.append(record | {"status": row.status, "error": row.error})
-        return found
+                record["pareto"] = place in front
+            return record | {"status": found.status, "error": found.error}
+
+        return OneByOne(len(self.rows), row)
 
 
 def as_text(value: Any) -> str | None:
@@ -185,6 +189,8 @@ def sweep(
     bases = read_bases(grid, sets)
     check_keys(grid)
     wheres, requires = conditions(grid, bases)
+    if progress:
+        progress(0, len(grid))  # a million take seconds to be named, and more to be read
     points = [p for p in grid.points() if passes(p, wheres, bases)]
     keys = [bases.key_of(p) for p in points]
     with Store(store) as opened:

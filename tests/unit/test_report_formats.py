@@ -5,11 +5,13 @@ import io
 import json
 import re
 from bisect import bisect_left
+from dataclasses import dataclass
 from functools import cache
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import ClassVar
 
 import pytest
 from click.testing import CliRunner
@@ -17,7 +19,7 @@ from click.testing import CliRunner
 from sim import cli
 from sim.cli import group
 from sim.commands import output
-from sim.documents import Document
+from sim.documents import Document, Listing, OneByOne
 from sim.report.formats import FORMATS, rendered
 from sim.report.formats.csv import csv_of, flat
 from sim.report.view import Bar, Cell, Column, Fact, Facts, Lines, Remarks, Table, View, left
@@ -307,3 +309,29 @@ def test_a_column_that_a_later_row_brings_is_empty_before():
     text = csv_of({"a": row, **extra} for row, extra in ((1, {}), (2, {"b": "x,y"}), (3, {})))
     assert text == 'a,b\n1,\n2,"x,y"\n3,\n'
     assert csv_of([]) == "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers(Listing):
+    """A table of a column."""
+
+    schema: ClassVar[str] = "test/1"
+    count: int
+
+    def records(self):
+        return OneByOne(self.count, lambda place: {"at": place, "parts": {"text": "a\nb"}})
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "jsonl"])
+def test_of_many_rows_it_is_told_how_many_are_written(form):
+    told = []
+    document = _Numbers(2500)
+    text = rendered(View("", [], document, lambda *said: told.append(said)), form)
+    assert told == [(999, 2500), (1999, 2500)]
+    assert text == rendered(View("", [], document), form)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_list_is_written_row_by_row_as_it_is_whole(count):
+    document = _Numbers(count)
+    assert rendered(View("", [], document), "json") == document.to_json()

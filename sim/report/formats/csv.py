@@ -7,14 +7,13 @@ import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sim.documents import plain
 from sim.report.view import View
 
 
 def render(view: View) -> str:
     """Comma-separated values: a line of keys, then a line a row, what the notes say last."""
     document = view.document
-    return csv_of(view.noted(map(plain, document.records())), document.heads()).rstrip("\n")
+    return csv_of(view.noted(document.records()), document.heads()).rstrip("\n")
 
 
 def csv_of(rows: Iterable[Mapping[str, Any]], heads: Iterable[str] = ()) -> str:

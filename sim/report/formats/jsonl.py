@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.documents import Listing, dumps, plain
+from sim.documents import Listing, dumps
 from sim.report.view import View
 
 
@@ -10,4 +10,4 @@ def render(view: View) -> str:
     """A line of JSON a row."""
     found = view.document
     rows = found.items() if isinstance(found, Listing) else found.records()
-    return "\n".join(dumps(row, None) for row in view.noted(map(plain, rows)))
+    return "\n".join(dumps(row, None) for row in view.noted(rows))
