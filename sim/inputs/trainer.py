@@ -50,8 +50,8 @@ class Trainer:
         The CPU waits while a micro-step's batch is copied to the GPU, behind all that it has issued
         before; of a pipeline that of its first and its last rank, who have one.
     layer_forward_s, layer_backward_s, layer_update_s : float
-        CPU time of a layer beside its kernels: what its own modules do in forward and backward, and
-        of a micro-step's gradients, onto the buffer that sums them. [s]
+        CPU time of a layer beside its kernels: what its own modules do in forward and backward,
+        spread over them, and of a micro-step's gradients, onto the buffer that sums them. [s]
     gathered_part_s : float
         Of each part of a parameter that a rank updates and all gather: cut out of the parameter,
         and copied back into it. [s]

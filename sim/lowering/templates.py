@@ -62,14 +62,18 @@ class TemplateRows(NamedTuple):
 
 
 class _TemplateRun(NamedTuple):
-    """Kernels of a template, the module that is run, and CPU time of calls before it. [s]"""
+    """Kernels of a template, the module that is run, and CPU time of calls. [s]"""
 
     kernels: tuple[Kernel, ...]
     module: str
-    calls_s: float
+    calls_s: float  # before the first kernel
+    along_s: float  # from there on, before each as much
 
 
-_BlockKey = tuple[int, int, int, str, float, float]
+#: calls of a trainer that go along with all kernels of a segment: its own modules' Python
+ALONG = ("trainer.layer_forward", "trainer.layer_backward")
+
+_BlockKey = tuple[int, int, int, str, float, float, float]
 _blocks: dict[_BlockKey, tuple[CostModel, HostModel, tuple[Kernel, ...], RowBlock]] = {}
 _rows: dict[tuple[object, ...], tuple[CostModel, HostModel, Segments, Templates, TemplateRows]] = {}
 MAX_BLOCKS, MAX_ROWS = 4096, 512
@@ -101,7 +105,8 @@ def template_rows(
     asked = [
         _TemplateRun(
             templates.of(each.block, each.phase), each.module,
-            each.calls_s + host.trainer_s(each.calls, trainer),
+            each.calls_s + host.trainer_s([c for c in each.calls if c[0] not in ALONG], trainer),
+            host.trainer_s([c for c in each.calls if c[0] in ALONG], trainer),
         )
         for each in segments.of
     ]  # fmt: skip
@@ -116,7 +121,10 @@ def template_rows(
 def _blocks_of(
     model: CostModel, host: HostModel, hbm: float, asked: Sequence[_TemplateRun]
 ) -> list[RowBlock]:
-    keys = [(id(model), id(host), id(run.kernels), run.module, hbm, run.calls_s) for run in asked]
+    keys = [
+        (id(model), id(host), id(run.kernels), run.module, hbm, run.calls_s, run.along_s)
+        for run in asked
+    ]
     missing = {key: run for key, run in zip(keys, asked, strict=True) if key not in _blocks}
     if missing:
         if len(_blocks) + len(missing) > MAX_BLOCKS:
@@ -144,12 +152,15 @@ def _made(
     for first, run, kernels in zip(ends, asked, own, strict=False):
         if kernels:
             host_s[first] += run.calls_s
+            host_s[first : first + len(kernels)] += run.along_s / len(kernels)
     blocks = kernel_rows(
         costs.time_s, costs.curve, rate, host_s, [CATEGORY[k.kind] for k in every],
         [k.waits for k in every], list(pairwise(ends)),
     )  # fmt: skip
     return [
-        block._replace(notes=model.fallbacks_of(kernels)) if kernels else _idle(run.calls_s)
+        block._replace(notes=model.fallbacks_of(kernels))
+        if kernels
+        else _idle(run.calls_s + run.along_s)
         for block, kernels, run in zip(blocks, own, asked, strict=True)
     ]
 

@@ -76,10 +76,13 @@ _CAUSES = (
     "issued, and waits (`waits_for_batch` in `sim/data/trainers.toml`). So where kernels take "
     "about as long as their issue (3B with t = 2, 8B with t = 4, one sequence) forward waits for "
     "the CPU, backward for the GPU, and a step is longer than either. Without it 19 such rows are "
-    "said 7.3 % too fast in the median, with it they are 1.0 % off (7 in cells held back: 6.9 and "
-    "2.2). What of a layer's time is forward's is fitted on 9 of them, 1.2 % left.",
-    "What is left without a pipeline where kernels are long: t = 2 is said 6.7 % too fast, t = 1 "
-    "2.3 %, t = 4 and 8 -2 to 4 %. Overlap is no cause: nanotron multiplies the positions that a "
+    "said 7.3 % too fast in the median, with it they are 0.9 % off (7 in cells held back: 6.9 and "
+    "2.3). What of a layer's time is forward's is fitted on 9 of them, 1.1 % left. A layer's "
+    "Python goes along with its kernels: all of it before the first one made stages of few layers "
+    "slow (3B on one node, t = 1, p = 8: 4.3 % too slow where p = 2 was 2.4 % too fast; 3.9 and "
+    "4.6 % too fast now).",
+    "What is left without a pipeline where kernels are long: t = 2 is said 7.1 % too fast, t = 1 "
+    "2.7 %, t = 4 and 8 -2 to 4 %. Overlap is no cause: nanotron multiplies the positions that a "
     "rank has beside the gather of the others. Played so, with the SMs that NCCL holds and the "
     "waves that shorter products lose, t = 2, 4 and 8 are said 3.6, 4.1 and 2.1 points faster "
     "still. That is left out.",
@@ -111,11 +114,10 @@ _CAUSES = (
     "held back follow it as well (`held up`, below `kind`). Of rows still at odds most are held "
     "up by their speed (35 of 48 pipelines within 15 % if they were), and nothing else says so.",
     "What is fitted carries over (`python bench/fit/nanotron.py --cross`): with one model, one "
-    "number of nodes or one t left out of all rows, the others give 3.11 to 3.22 ms a layer, 1.32 "
-    "to 1.38 of it forward, 43 to 50 us a message in a node and 64 to 67 between nodes, 0.29 to "
-    "0.30 s a message of a pipeline and 142 to 153 us a switch; rows left out are 0.3 to 13 % off "
-    "in the median, most of all agreements of t = 8 without its own rows, which are said too "
-    "quick.",
+    "number of nodes or one t left out of all rows, the others give 3.11 to 3.22 ms a layer, 1.35 "
+    "to 1.40 of it forward, 46 to 51 us a message in a node and 65 to 67 between nodes, 0.29 to "
+    "0.30 s a message of a pipeline and 143 to 154 us a switch; rows left out are 0.3 to 14 % off "
+    "in the median, most of all hops on 8 and on 64 nodes without theirs.",
     f"Rows are at odds with others if one of their micro-batches takes more than {AT_ODDS:g} times "
     "what an equal or larger one takes on the same stages and tensor-parallel ranks elsewhere "
     "in the table, in runs of the same kind.",

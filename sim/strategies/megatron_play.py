@@ -27,7 +27,7 @@ from sim.pipeline.schedules import SCHEDULES
 from sim.strategies.exchanges import groups_within, player
 from sim.strategies.megatron_memory import MegatronMemory, MegatronStageMemory
 from sim.strategies.pipeline_play import PipelineRank
-from sim.strategies.plan import Event, Recorder
+from sim.strategies.plan import SEGMENT, Event, PlanOp, Recorder, modules_of
 from sim.strategies.tail import clip_and_step, loss_all_reduce
 from sim.strategies.units import EXPERT_SHARD, SHARD, dtypes, tree_blocks
 from sim.units import DTYPE_BYTES
@@ -271,9 +271,12 @@ class _MegatronStage:
 
     def _compute(self, name: str, phase: str, number: int) -> None:
         job, r = self.job, self.job.r
-        if 0 < number <= job.layers:
-            r.call(f"trainer.layer_{'forward' if name != 'backward' else 'backward'}")
+        since = len(r.ops)
         job.play(r, name, phase, number, "", "", job.again[number])
+        if 0 < number <= job.layers:
+            _spread(
+                r.ops, f"trainer.layer_{'forward' if name != 'backward' else 'backward'}", since
+            )
 
     def _hooks(self) -> bool:
         """Whether buckets are reduced beside the last backward."""
@@ -325,6 +328,15 @@ class _MegatronStage:
         """Nothing: parameters are whole."""
 
     drop = gather
+
+
+def _spread(ops: list[PlanOp], call: str, since: int) -> None:
+    """Python that the CPU runs all along the segments among ops from `since` on, once."""
+    own = [i for i in range(since, len(ops)) if ops[i].kind == SEGMENT]
+    modules = [len(modules_of(ops[i].module)) for i in own]
+    for i, count in zip(own, modules, strict=True):
+        share = count / sum(modules)
+        ops[i] = ops[i]._replace(calls=(*ops[i].calls, (call, share)))
 
 
 def _elements(block: Block, apart: bool) -> int:

@@ -192,6 +192,18 @@ def test_nanotron_copies_what_it_gathers_part_by_part(nodes, waits):
     assert not any(name == "trainer.gathered_part" for op in plain.ops for name, _ in op.calls)
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_python_of_a_layer_goes_along_with_its_segments(ranks):
+    """Forward under tensor parallelism: norm; wqkv, wo; norm; w13, w2."""
+    (plan,) = plans("trainer=nanotron", tensor_parallel=ranks)
+    own = [op for op in plan.ops if (op.block, op.micro_step) == (1, 1) and op.kind == SEGMENT]
+    for phase in ("forward", "backward"):
+        shares = [dict(op.calls)[f"trainer.layer_{phase}"] for op in own if op.phase == phase]
+        assert sum(shares) == pytest.approx(1.0)
+        if phase == "forward":
+            assert shares == pytest.approx([1.0] if ranks == 1 else [1 / 6, 2 / 6] * 2)
+
+
 def syncs(plan):
     """Of each micro-step, the op that its first kernel's launch waits for."""
     first = {}

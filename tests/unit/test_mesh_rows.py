@@ -101,6 +101,14 @@ def test_layouts_of_one_node_in_their_order():
     assert graded.spearman(measured_, [f.predicted for f in found]) == pytest.approx(0.9)
 
 
+def test_stages_of_few_layers_wait_no_longer_for_a_layer():
+    """3B on one node, t = 1: layers wait for the CPU alike, 28 on a rank or 3 of 8 stages."""
+    rows = alike(model="3B", nodes=1, tp=1, micro_batch=1)
+    errors = [predict(measured(r)).error for r in rows]
+    assert len(rows) == 6
+    assert max(errors) - min(errors) < 0.025
+
+
 def test_memory_tells_runs_that_are_held_up():
     """3B, t = 16, p = 8 on 32 nodes: 1, 4 and 16 sequences kept what was gathered, 2 and 8 not."""
     rows = alike(model="3B", nodes=32, pp=8, tp=16)
