@@ -334,7 +334,8 @@ def test_collectives_of_megatron_follow_from_shapes(
         parallelism=Parallelism(
             strategy="megatron", tensor_parallel=t, tensor_parallel_style=style,
             pipeline_parallel=p, sequence_parallel=sequence, clip_gradients=False,
-            use_distributed_optimizer=sharded,
+            use_distributed_optimizer=sharded, pipeline_first_stage_less_layers=1,
+            pipeline_last_stage_less_layers=1,  # as `split` has it
         ),
         activation_checkpointing=Checkpointing(kind=checkpointing),
     )  # fmt: skip
