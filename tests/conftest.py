@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# A loaded machine takes longer: no test fails by the clock. CI judges a commit: the same commit
-# gets the same examples. At a desk, new ones are looked for.
+# A loaded machine takes longer: no test fails by the clock. A run judges a commit: the same commit
+# gets the same examples. New ones are looked for by --hypothesis-profile=search.
 _UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("suite", _UNTIMED)
-settings.register_profile("ci", _UNTIMED, derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "suite")
+settings.register_profile("search", _UNTIMED)
+settings.register_profile("suite", _UNTIMED, derandomize=True)
+settings.load_profile("suite")
 
 # The day that tests are as of (2026-11-29): prices in them do not age.
 os.environ["SOURCE_DATE_EPOCH"] = "1795910400"
@@ -39,6 +39,7 @@ def _interrupts_of_its_own():
 # Where tests run, and whose files they run: what a verb writes beside its input lands here.
 _CHECKOUT = Path(__file__).parents[1]
 _WATCHED = [_CHECKOUT / name for name in (".", "docs/examples", "topologies", "workloads")]
+_BEFORE = pytest.StashKey[set]()
 
 
 def _files():
@@ -48,13 +49,16 @@ def _files():
     }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _nothing_left_behind():
-    """A test writes to its own folder: what it leaves in the checkout answers for the next one."""
-    before = _files()
-    yield
-    left = _files() - before
-    assert not left, f"the test left {', '.join(sorted(left))}"
+def pytest_sessionstart(session):
+    session.config.stash[_BEFORE] = _files()
+
+
+def pytest_sessionfinish(session):
+    """Tests write to their own folders: what they leave here answers for the next run."""
+    left = _files() - session.config.stash[_BEFORE]
+    if left and not hasattr(session.config, "workerinput"):  # one process judges the whole run
+        print(f"\ntests left {', '.join(sorted(left))}")
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
