@@ -172,7 +172,8 @@ def apply(tree: Tree, settings: Iterable[Override], cls: type[Spec]) -> Tree:
         if other and other not in said and isinstance(tree, Branch):
             tree = tree.without(other)  # it follows, or else contradicts what is wanted
         if item.path[0] in JOB_LENGTH and len(item.path) == 1 and isinstance(tree, Branch):
-            tree = tree.without(*(k for k in JOB_LENGTH if k != item.path[0]))
+            # the file's; two that are set together are refused as two in a file are
+            tree = tree.without(*(k for k in JOB_LENGTH if k not in said))
         tree = _put(tree, item.path, item, "")
     return tree
 

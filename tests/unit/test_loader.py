@@ -299,7 +299,7 @@ def test_what_is_kept_of_one_variation_is_none_of_the_next():
     seen = []
     for _ in range(2):
         for changes in (
-            {"tokens": "2e9", "steps": "30"},  # the later one counts
+            {"steps": "30"},
             {"tokens": "2e9"},
             {"global_batch": "64"},
             {"gradient_accumulation": "4", "nodes": "2"},
