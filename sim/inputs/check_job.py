@@ -16,6 +16,7 @@ def findings(workload: Workload) -> Findings:
     yield from _checkpoints(workload)
     yield from _evaluation(workload)
     yield from _trainer(workload)
+    yield from _words(workload)
     yield from _modelling(workload)
 
 
@@ -75,6 +76,20 @@ def _trainer(w: Workload) -> Findings:
         message = f"{trainer.title} runs {either(trainer.strategies)}, not {strategy}"
         hint = f"leave it out, or write strategy: {trainer.strategies[0]}"
         yield warning("trainer-strategy", "workload", "trainer", message, hint)
+
+
+def _words(w: Workload) -> Findings:
+    """An optimizer or attention that the trainer named cannot be told to take."""
+    if w.trainer is None:
+        return
+    trainer = trainer_named(w.trainer)
+    both = (("optimizer", w.optimizer, trainer.optimizers),
+            ("attention", w.attention, trainer.attentions))  # fmt: skip
+    for key, value, known in both:
+        if known and value not in known:
+            message = f"{trainer.title} has {either(known)}, not {value}"
+            hint = f"write {key}: {known[0]}, or leave trainer out"
+            yield warning("trainer-words", "workload", key, message, hint)
 
 
 def _modelling(w: Workload) -> Findings:

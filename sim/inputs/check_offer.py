@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from sim.inputs.fields import either
 from sim.inputs.finding import Findings, fault, warning
+from sim.inputs.price import residencies
 from sim.inputs.topology import Offer
 from sim.quantities import usd
 
@@ -27,3 +29,8 @@ def findings(offer: Offer) -> Findings:
         message = "a machine of one's own that is rented: price_per_gpu_hour is what is paid"
         hint = "add offer.capacity: owned, or leave price_per_gpu_hour out"
         yield warning("own-and-rented", "topology", "offer.own", message, hint)
+    known = residencies(offer.provider, offer.region)
+    if offer.residency and known and offer.residency.upper() not in known:
+        message = f"{offer.residency}, and the region {offer.region} is in {either(known)}"
+        hint = f"write {known[0]}, or another region"
+        yield warning("residency", "topology", "offer.residency", message, hint)

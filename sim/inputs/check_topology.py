@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim import units
 from sim.data import table
-from sim.inputs import check_offer
+from sim.inputs import check_offer, check_reliability
 from sim.inputs.architecture import facts_of
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.gpu import Gpu
@@ -30,6 +30,7 @@ def findings(topology: Topology) -> Findings:
         yield from _network(topology)
     if topology.offer is not None:
         yield from check_offer.findings(topology.offer)
+    yield from check_reliability.findings(topology)
     if topology.world_size > MAX_GPUS:
         message = f"{topology.world_size} GPUs in all; {MAX_GPUS} is the most"
         path = f"node_groups[{len(topology.groups) - 1}].nodes" if topology.node_groups else "nodes"

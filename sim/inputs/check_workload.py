@@ -40,6 +40,7 @@ def findings(workload: Workload) -> Findings:
     yield from _checkpointing(workload)
     yield from _fp8(workload)
     yield from _features(workload)
+    yield from _loss(workload)
     yield from check_rows(workload)
     yield from _absurd(workload)
 
@@ -295,6 +296,13 @@ def _features(w: Workload) -> Findings:
     table = versions()["feature"]
     for path, feature in used:
         yield from too_old(w, feature, table[feature], f"raise {{key}}, or change {path}")
+
+
+def _loss(w: Workload) -> Findings:
+    if w.loss == "chunked" and w.loss_chunks == 1:
+        message = "one chunk is the whole: all logits are there at once, as without chunks"
+        hint = "write 8, or loss: eager"
+        yield warning("no-effect", "workload", "loss_chunks", message, hint)
 
 
 _SOFTWARE = {"cuda": "CUDA", "torch": "PyTorch", "nccl": "NCCL"}

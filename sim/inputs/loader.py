@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 from sim.errors import Fault, InputError
-from sim.inputs import check_workload, checks, overrides
+from sim.inputs import check_workload, check_written, checks, overrides
 from sim.inputs.arguments import CLASSES, Argument, Given, given, kind_of, of_side
 from sim.inputs.base import Spec
 from sim.inputs.bind import Assumption
@@ -161,7 +161,11 @@ def _checked(topology: Half, workload: Half) -> Prepared:
         if finished.attention != job.attention:
             assumed = assumed | {"attention": (Assumption("attention", finished.attention),)}
         workload = replace(workload, spec=finished, assumed=assumed)
-    findings = (*checks.check(machine, finished), *workload.said(machine))
+    findings = (
+        *checks.check(machine, finished),
+        *check_written.findings(machine, finished, topology.given, workload.given),
+        *workload.said(machine),
+    )
     faults = _faults_of(findings, {"topology": topology, "workload": workload})
     if faults:
         raise InputError(faults)

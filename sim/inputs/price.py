@@ -177,6 +177,18 @@ def whereabouts(provider: str, region: str) -> tuple[str, str]:
     return "", ""
 
 
+def residencies(provider: str, region: str) -> tuple[str, ...]:
+    """Where data may be in a provider's region, or in any provider's whose region begins so."""
+    if provider:
+        found = whereabouts(provider, region)[1]
+        return (found,) if found else ()
+    there = {
+        residency for _, beginning, _, residency in regions()
+        if region and (region.lower().startswith(beginning) or beginning.startswith(region.lower()))
+    }  # fmt: skip
+    return tuple(sorted(there))
+
+
 @cache
 def services() -> dict[str, tuple[float, float]]:
     """Egress and storage price by provider. [USD/GB], [USD/GB/month]"""

@@ -20,6 +20,8 @@ class Trainer:
         As ``trainer`` writes it, and as reports do.
     strategies : tuple of str
         Strategies that it can run, beside that of one GPU, the usual one first; empty: any.
+    optimizers, attentions : tuple of str
+        Optimizers and attention that it has words for; empty: any.
     micro_step_s : float
         CPU time of a micro-step beside forward and backward: the loader's next batch, contexts,
         callbacks. [s]
@@ -67,6 +69,8 @@ class Trainer:
     waits_for_step: bool
     scales_gradients: bool
     strategies: tuple[str, ...] = ()
+    optimizers: tuple[str, ...] = ()
+    attentions: tuple[str, ...] = ()
     wraps_adapters: bool = False
     own_adapters: bool = False
     shards_scales: bool = False
@@ -100,7 +104,7 @@ class Trainer:
 def trainer_named(name: str) -> Trainer:
     """The trainer of a name; KeyError if there is none."""
     row = table("trainers")[name]
-    lists = ("strategies", "no_sync", "reduces_computed")
+    lists = ("strategies", "optimizers", "attentions", "no_sync", "reduces_computed")
     names = {key: tuple(row.get(key, ())) for key in lists}
     return Trainer(name, **row | names)
 

@@ -149,13 +149,10 @@ SPOT = "offer={price_per_gpu_hour: 2 USD, spot_price_per_gpu_hour: 1 USD, capaci
     ("sets", "path"),
     [
         (["stack.cuda=12.1"], "workload.stack.cuda"),
-        (["method.double_quantization=false"], "workload.method.double_quantization"),
-        (["loss_chunks=4"], "workload.loss_chunks"),
         (["data.mean_length=300"], "workload.data.mean_length"),
         (["data.prefetch=4"], "workload.data.prefetch"),
         (["checkpoint.offload_to_cpu=false"], "workload.checkpoint.offload_to_cpu"),
         (["reliability.warm_restart=10 s"], "topology.reliability.warm_restart"),
-        (["reliability={failures: false, gpu_mtbf: 1 h}"], "topology.reliability.gpu_mtbf"),
         (["network.nodes_per_leaf=2"], "topology.network.nodes_per_leaf"),
         (
             [TWO_USD, "offer.spot_price_per_gpu_hour=1 USD"],

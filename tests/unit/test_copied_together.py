@@ -41,6 +41,9 @@ FSDP2, ZERO1 = "strategy: fsdp2", "strategy: zero1"
         ("dgx-h100", ["model.heads=7"], "model-heads"),
         ("dgx-h100", ["model.kv_heads=5"], "model-heads"),
         ("dgx-h100", ["model.experts=8"], "model-experts"),
+        ("dgx-h100", ["steps=10", "tokens=1e9"], "job-length-twice"),
+        ("dgx-h100", ["steps=10", "samples=100"], "job-length-twice"),
+        ("dgx-h100", ["method={lora: {rank: 8, targets: []}}"], "names no layer"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(machine, sets, code):
@@ -64,9 +67,44 @@ def test_what_cannot_be_is_refused(machine, sets, code):
         (["compile=true", "modelling=megatron"], "trainer-modelling"),
         (["parallelism=ddp", "modelling=megatron", "trainer=huggingface"], "trainer-modelling"),
         (["node.pcie.generation=3"], "nic-slot"),
+        (["trainer=megatron", "optimizer=adafactor"], "trainer-words"),
+        (["trainer=huggingface", "attention=cudnn"], "trainer-words"),
+        (["loss=chunked", "loss_chunks=1"], "no-effect"),
+        (["loss=fused", "loss_chunks=8"], "no-effect"),
+        (["activation_checkpointing={full: {every: 3}}"], "no-effect"),
+        (["method={lora: {rank: 8, double_quantization: true}}"], "no-effect"),
+        (["node.nics.kind=tcp", "node.nics.gpudirect=true"], "no-effect"),
+        (["reliability={spare_nodes: 2, failures: false}"], "no-failures"),
+        (["reliability={gpu_mtbf: 1000 h, failures: false}"], "no-failures"),
+        (["reliability.spare_nodes=100"], "spares"),
+        (["offer={region: eu-north, residency: US}"], "residency"),
     ],
 )  # fmt: skip
 def test_what_is_odd_is_warned_of(sets, code):
     before = {w.code for w in load("dgx-h100", "llama3-8b-sft").notes.warnings}
     assert code not in before
     assert code in {w.code for w in load("dgx-h100", "llama3-8b-sft", sets).notes.warnings}
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["node.nics.kind=tcp"],
+        ["loss=chunked", "loss_chunks=8"],
+        ["reliability.spare_nodes=1"],
+        ["reliability={failures: false}"],
+        ["reliability={failures: false, restart: 5 min}", "offer={capacity: spot}"],
+        ["offer={region: eu-north, residency: EU}"],
+        ["offer={region: us-east-1, residency: EU, provider: unheard-of}"],
+        ["trainer=megatron", "optimizer=sgd"],
+        ["optimizer=adafactor"],
+    ],
+)
+def test_what_goes_together_is_not(sets):
+    found = {w.code for w in load("dgx-h100", "llama3-8b-sft", sets).notes.warnings}
+    assert not found & {"no-effect", "no-failures", "spares", "residency", "trainer-words"}
+
+
+def test_the_length_that_is_set_is_taken_for_the_files():
+    job = load("dgx-h100", "llama3-8b-sft", ["steps=10"]).workload
+    assert (job.steps, job.tokens, job.samples) == (10, None, None)
