@@ -18,6 +18,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "FP8 and 4-bit casts": ("quantize",),
     "optimizer": ("optimizer",),
     "exposed communication": ("exposed_communication",),
+    "slowest rank": ("waiting",),
     "overhead": ("host", "copies"),
 }  # fmt: skip
 

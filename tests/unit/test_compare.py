@@ -32,6 +32,17 @@ def test_parts_add_up_to_the_delta(machines):
     assert sum(p.share for p in delta.parts) == pytest.approx(1 / delta.per_gpu_ratio - 1, rel=1e-9)
 
 
+def test_the_wait_for_the_slowest_rank_is_a_part_of_its_own():
+    found = compare(["dgx-h100"], ["llama3-8b-sft"], vary=["nodes=1,4"])
+    [delta], step = found.deltas, found.variants[1].result.step
+    parts = {part.name: part.second_s for part in delta.parts}
+    whole = sum(parts.values())
+    assert parts["slowest rank"] / whole == pytest.approx(step.breakdown["waiting"] / step.time_s)
+    beside = step.breakdown["host"] + step.breakdown["copies"]
+    assert parts["overhead"] / whole == pytest.approx(beside / step.time_s)
+    assert whole == pytest.approx(1 / found.variants[1].result.throughput.tokens_per_s_per_gpu)
+
+
 def test_reasons_name_the_largest_part_and_its_datasheet_ratio(machines):
     (delta,) = machines.deltas
     largest = max(delta.parts, key=lambda p: abs(p.share))
