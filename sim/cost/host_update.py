@@ -38,12 +38,12 @@ def host_rate(cpu: Cpu, ranks: int, threads: int | None = None) -> float:
         Rate. [B/s]
     """
     c = constants()
-    threads = threads or _threads(cpu, ranks)
+    threads = threads or threads_of(cpu, ranks)
     share = c["efficiency"] * cpu.memory_bandwidth * cpu.sockets / ranks
     return min(share, threads * c["core"])
 
 
-def _threads(cpu: Cpu, ranks: int) -> int:
+def threads_of(cpu: Cpu, ranks: int) -> int:
     """Threads of a rank where nothing says how many: its cores."""
     return cpu.cores_per_rank or max(1, cpu.cores // ranks)
 
@@ -68,7 +68,7 @@ def update_s(workload: Workload, cpu: Cpu, ranks: int, traffic: float, elements:
     moving = update_slowdown(workload) * traffic / host_rate(cpu, ranks, threads)
     if strategy_of(workload).deepspeed or not _fused(workload):
         return moving  # its own kernel, or passes: as slow as measured, all in all
-    return moving + elements * constants()["element"] / (threads or _threads(cpu, ranks))
+    return moving + elements * constants()["element"] / (threads or threads_of(cpu, ranks))
 
 
 def _fused(workload: Workload) -> bool:

@@ -32,6 +32,7 @@ from sim.result.sections import (
     with_deadline,
     workload_section,
 )
+from sim.result.threads import thread_warnings
 from sim.result.trials import ranked
 from sim.step.pressure import paging_warnings, retry_warnings
 from sim.step.step import StepReport, step
@@ -105,6 +106,7 @@ def predict(
         warnings=(
             *(notes.warnings if notes else ()),
             *(idle_keys(topology, workload, notes, found, job) if alike and notes else ()),
+            *(thread_warnings(topology, workload, found.time_s) if alike else ()),
             *found.memory.warnings,
             *paging_warnings(topology, found.memory),
             *(retry_warnings(workload, found.retries_s, found.time_s) if memory.fits else ()),

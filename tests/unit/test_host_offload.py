@@ -2,6 +2,7 @@
 
 import pytest
 
+from sim import simulate
 from sim.blocks.optimizer import OPTIMIZERS
 from sim.blocks.parameters import build_tree, count_parameters
 from sim.blocks.update import host_update_bytes, optimizer_kernels, shard_of
@@ -290,3 +291,26 @@ def test_fused_adamw_takes_a_core_its_time():
     assert update_s(every, rome, 8, 14 * n, n) == pytest.approx(n * (14 / share + 2e-9 / 16))
     ours = workload(stack=Stack(torch="2.6"), parallelism=Parallelism(strategy="zero3"))
     assert update_s(ours, rome, 8, 28 * n, n) == pytest.approx(28 * n / share)
+
+
+def one_thread(*sets):
+    found = simulate("dgx-h100", "llama3-8b-offload", overrides=sets, scaling=False, fixes=False)
+    return found.step.time_s, [w.message for w in found.warnings if w.code == "one-thread"]
+
+
+def test_launchers_threads_are_said_with_the_step_that_they_make():
+    """torchrun and accelerate set OMP_NUM_THREADS=1: the step as if it were written."""
+    usual, [said] = one_thread()
+    slow, silent = one_thread("stack.omp_num_threads=1")
+    assert slow > 1.5 * usual
+    assert not silent
+    assert f"would take {slow:.2f} s, not {usual:.2f} s as on 14 cores" in said
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [["stack.omp_num_threads=14"], ["parallelism.offload=none"], ["parallelism=zero3"],
+     ["parallelism={strategy: zero3, offload: all}"], ["node.cpu.cores_per_rank=1"]],
+)  # fmt: skip
+def test_no_launchers_threads_elsewhere(sets):
+    assert not one_thread(*sets)[1]
