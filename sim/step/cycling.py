@@ -8,6 +8,7 @@ counted as often.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -29,6 +30,7 @@ from sim.step.rhythm import SAME, cycle_of, of_steps
 from sim.step.variation import Progress, Variation
 
 _COLLECTIVE = CATEGORIES.index("collective")
+_MOST_PARTS = 100  # without two cycles that are the same: rhythms take some ten to be found
 M = TypeVar("M")
 
 
@@ -89,7 +91,7 @@ def cycled(
     if where is None:
         raise UnevenError
     view = _last_to_end(step, where)
-    while True:
+    for _ in step.views:  # told from one that another run may find not to be the last
         parts = _Parts(ready, step, where, view, causes)
         try:
             found = [measure(part) for part in parts.each(ready.repeats // cycle, progress)]
@@ -98,6 +100,7 @@ def cycled(
         if parts.slowest is view:
             return found
         view = parts.slowest
+    raise UnevenError
 
 
 def _last_to_end(step: Lowered, where: Repeating) -> RankView:
@@ -129,7 +132,9 @@ class _Parts:
         played, since, period = self.played, 0.0, int(self.cycles.period.sum())
         size = self.step.program.lane.size + left * period
         large = progress is not None and size >= watch.LARGE
-        while True:
+        for part in itertools.count():
+            if left and part == _MOST_PARTS:
+                raise UnevenError
             if progress is not None and large:
                 progress(size - left * period - self.step.program.lane.size, size)
             ended = played.run()
@@ -192,7 +197,9 @@ class _Parts:
         running = self.played.running()
         until = min(until, float(start[running].min(initial=until)))
         own = self.view.compute
-        kernels = np.flatnonzero(self.step.category[own] != _COLLECTIVE)
+        begun = now.ended[own].copy()
+        begun[running[(running >= own.start) & (running < own.stop)] - own.start] = True
+        kernels = np.flatnonzero((self.step.category[own] != _COLLECTIVE) & begun)
         at = int(np.searchsorted(start[own][kernels], until, side="right")) - 1
         return int(own.start + kernels[at])
 

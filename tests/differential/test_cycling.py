@@ -55,6 +55,21 @@ def test_so_are_those_of_other_jobs(name, knobs):
 
 
 @pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("sequence", [512, 1024])
+def test_a_rhythm_is_found_where_ranks_idle_at_a_pause(name, sequence):
+    """A part runs up to the last kernel that has begun, not to one that is yet to begin."""
+    knobs = {"sequence": sequence, "pipeline_parallel": 2, "pipeline_schedule": name}
+    assert len(same_as_in_full(*job(200, **knobs), who=False)) < 15
+
+
+def test_what_finds_no_rhythm_is_given_up(monkeypatch):
+    monkeypatch.setattr(cycling, "_MOST_PARTS", 1)
+    topology, workload = job(64, pipeline_parallel=4, pipeline_schedule="zbv")
+    with pytest.raises(UnevenError):
+        cycled(topology, workload, next(few_of(workload)), "compiled", False, lambda ran: ran)
+
+
+@pytest.mark.parametrize("name", TABLES)
 def test_any_number_of_micro_batches_is_what_the_last_cycle_adds(name):
     """Once a rhythm is found: a cycle more takes as long as the one before."""
     times = []
