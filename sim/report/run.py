@@ -231,7 +231,9 @@ def scaling_table(scaling: Scaling) -> Table:
 
 def fixes_table(result: Result) -> Table:
     """Changes worth trying, each simulated."""
-    heading = "Worth trying (each simulated; time per token against now)"
+    heading, m = "Worth trying (each simulated; time per token against now)", result.memory
+    if not m.fits and m.needed_bytes <= m.capacity_bytes:  # which trials then measure
+        heading = heading.replace(")", "; memory of the host, a node)")
     columns = [
         Column("time per token", width=8), left("change", pad=False),
         left("memory", pad=False, before=" (", after=")"), left("as options", pad=False),

@@ -154,7 +154,7 @@ class Fix:
     change: dict[str, Any]  # as for --set
     description: str
     step_time_ratio: float  # time per token with / without
-    memory_bytes: float  # what must live with it
+    memory_bytes: float  # what must live with it, on a node's host where only that lacks room
     fits: bool
     verdict: str = "fits"
 

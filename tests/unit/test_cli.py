@@ -72,6 +72,15 @@ def test_host_memory_that_does_not_suffice_is_named(call):
     assert "offload-bound" in out
 
 
+def test_memory_of_changes_is_said_to_be_the_hosts_where_that_lacks(call):
+    few = ("--set", "parallelism.offload=all", "--set", "node.cpu.memory=1 GB")
+    _, out, _ = call("run", "dgx-h100", "llama3-8b-sft", "--no-scaling", *few)
+    assert "time per token against now; memory of the host, a node)" in " ".join(out.split())
+    assert "nothing in host memory (0.0 GiB)" in out
+    _, out, _ = call("run", "dgx-h100", "llama3-8b-sft", "--no-scaling", *few[:2])
+    assert "memory of the host, a node" not in out
+
+
 def test_host_memory_while_loading_is_named(call):
     """8 copies of 8B in fp32: 239.3 GiB."""
     copies = ("--set", "parallelism.cpu_ram_efficient_loading=false", "--quiet")
