@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.engine import check_numbers, compiled, kernel
+from sim.engine import check_numbers, kernel
 from sim.engine.blank import skeleton_kept
 from sim.engine.lookahead import bound_of, rate_alone
 from sim.engine.state import ALIKE, FREE, GATE, LINKED, RUN, WAKE, prepare
@@ -71,6 +71,8 @@ class Cycling:
         GateError
             A launch was held back until after what it launches could have begun.
         """
+        from sim.engine import compiled  # here: where it is loaded every engine left open is this
+
         said = compiled.simulate(self.program, self.state)
         check_numbers(said)
         if said[0] == kernel.LATE:
