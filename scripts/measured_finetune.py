@@ -27,7 +27,8 @@ def fms_acceleration(row: Row) -> Record:
             "gptq": {"quantization": "gptq-int4", "gptq_kernels": "triton"},
         }[quantised]
         if framework == "baseline-peft-bnb" and gpus == 1:
-            kind["prepare_kbit"] = True
+            # TRL then casts embeddings and the head back to bf16
+            kind |= {"prepare_kbit": True, "frozen_dtype": "bf16"}
         if fused:
             kind["adapters"] = "fused"
         method = {"qlora": {**lora, **kind}}

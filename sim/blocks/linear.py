@@ -118,6 +118,8 @@ def matrix(
         if unpack:
             whole = float(e * weights)
             scratch, extra = (0.0, whole) if unpack.keeps else (whole, 0.0)
+        elif s.casts_frozen:
+            extra = float(e * weights)
     else:
         backward.append(wgrad)
         # Transformer Engine sums it while it casts the gradient

@@ -13,6 +13,7 @@ from sim.inputs.modelling import (
     WIDE,
     adapter_dtype,
     autocast,
+    casts_frozen,
     compute_dtype,
     experts,
     fp32_logits,
@@ -73,6 +74,8 @@ class Setting:
         Which kernels make GPTQ's weights whole: ``cuda-old | triton``.
     autocast : bool
         Products cast what they read to `dtype` (torch.autocast).
+    casts_frozen : bool
+        Products keep a copy in `dtype` of frozen weights, which are stored wider.
     upcast : bool
         Activations between products are fp32, as PEFT's `prepare_model_for_kbit_training` has them.
     experts : str
@@ -139,6 +142,7 @@ class Setting:
     adapter_dtype: str = "bf16"
     unpacking: str = ""
     autocast: bool = False
+    casts_frozen: bool = False
     upcast: bool = False
     experts: str = "grouped"
     attention: str = "flash2"
@@ -339,6 +343,7 @@ def _read(workload: Workload) -> Setting:
         adapter_dtype=adapter_dtype(workload),
         unpacking=gptq_kernels(workload),
         autocast=autocast(workload),
+        casts_frozen=casts_frozen(workload),
         upcast=workload.method.prepare_kbit,
         experts=experts(workload),
         attention=_attention(workload.attention, stack.torch),

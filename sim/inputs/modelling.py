@@ -14,6 +14,7 @@ from sim.inputs.trainer import reduces_each, trainer_named, trainer_of
 from sim.inputs.versions import older
 from sim.inputs.workload import Stack, Workload
 from sim.records import dataclass
+from sim.units import DTYPE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,26 @@ def adapter_dtype(workload: Workload) -> str:
         own = trainer_of(workload).own_adapters and workload.precision.master != "fp32"
         asked = "as-compute" if own or casts_units(workload) else "fp32"
     return compute_dtype(workload) if asked == "as-compute" else asked
+
+
+def frozen_dtype(workload: Workload) -> str:
+    """Dtype in which frozen weights are stored that are not of 4 bits.
+
+    Source: PEFT, ``prepare_model_for_kbit_training`` casts every one of them to fp32.
+    """
+    asked = workload.method.frozen_dtype
+    if asked == "as-compute":
+        return "fp32" if workload.method.prepare_kbit else compute_dtype(workload)
+    return asked
+
+
+def casts_frozen(workload: Workload) -> bool:
+    """Whether each product casts a frozen weight that is stored wider, and keeps the copy.
+
+    `torch.autocast` caches copies of trained weights alone; backward keeps those of frozen ones.
+    """
+    narrow = DTYPE_BYTES[compute_dtype(workload)] < DTYPE_BYTES[frozen_dtype(workload)]
+    return workload.method.frozen and narrow and not casts_units(workload)
 
 
 def gptq_kernels(workload: Workload) -> str:

@@ -34,7 +34,9 @@ class Method(Spec):
     # None: AutoGPTQ's default, cuda-old, or what fused adapters ask for, triton (its v2)
     gptq_kernels: Literal["cuda-old", "triton", "exllama", "marlin"] | None = None
     dropout: Fraction = 0.05
-    prepare_kbit: bool = False  # PEFT's prepare_model_for_kbit_training: fp32 between products
+    # PEFT's prepare_model_for_kbit_training: what is not of 4 bits is fp32, and so between products
+    prepare_kbit: bool = False
+    # of what is frozen and not of 4 bits; as-compute: fp32 with prepare_kbit
     frozen_dtype: Literal["as-compute", "fp32", "bf16"] = "as-compute"
     adapters: Literal["eager", "fused"] = "eager"  # PEFT's layers; fused: Unsloth, fms
     # None: PEFT's fp32, unless the strategy hands every parameter over in the compute dtype

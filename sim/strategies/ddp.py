@@ -7,10 +7,11 @@ on, filled in the order in which gradients arrive: a bucket closes once it holds
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from sim.blocks.flops import checkpointed_layers
-from sim.blocks.modules import Block, ModelTree
+from sim.blocks.modules import Block, ModelTree, Module, Parameter
 from sim.errors import InputError
 from sim.inputs.strategy import Strategy, register
 from sim.inputs.trainer import reductions, trainer_of
@@ -20,8 +21,11 @@ from sim.strategies.activation_copies import copies_of
 from sim.strategies.plan import Plan, Recorder
 from sim.strategies.replicated_memory import Gathered, ReplicatedMemory
 from sim.strategies.tail import clip_and_step, loss_all_reduce, step_within
-from sim.strategies.units import SOURCE, dtypes, tree_blocks
+from sim.strategies.units import SOURCE, dtypes, is_matrix, tree_blocks
 from sim.units import DTYPE_BYTES, MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: torch.distributed._DEFAULT_FIRST_BUCKET_BYTES, used unless the user sets a cap
 _FIRST_BUCKET = 1.0 * MIB
@@ -106,8 +110,9 @@ class _DdpRun:
         plan.owned_tensors = len(arrivals) + len(missing)
         # frozen weights are mostly stored in the compute dtype already
         frozen = DTYPE_BYTES[types.frozen] > DTYPE_BYTES[types.compute]
-        self.elements = [_elements(b, trainable=not frozen) for b in self.blocks]
-        self.learning = [_elements(b, trainable=True) for b in self.blocks]
+        self.learning = [_elements(b, _trainable) for b in self.blocks]
+        cast = partial(_is_cast, types.quantised) if frozen else _trainable
+        self.elements = [_elements(b, cast) for b in self.blocks]
         self.tensors = [
             sum(p.trainable for m in b.modules for p in m.parameters) for b in self.blocks
         ]
@@ -207,11 +212,18 @@ class _DdpRun:
         return issued
 
 
-def _elements(block: Block, trainable: bool = False) -> float:
-    """Elements of a block's parameters, or of the trainable ones."""
-    return float(
-        sum(p.numel for m in block.modules for p in m.parameters if p.trainable or not trainable)
-    )
+def _elements(block: Block, counts: Callable[[Module, Parameter], bool]) -> float:
+    """Elements of those of a block's parameters that count."""
+    return float(sum(p.numel for m in block.modules for p in m.parameters if counts(m, p)))
+
+
+def _trainable(module: Module, parameter: Parameter) -> bool:
+    return parameter.trainable
+
+
+def _is_cast(quantised: bool, module: Module, parameter: Parameter) -> bool:
+    """Whether autocast casts a parameter where frozen ones are wide: what is of 4 bits is not."""
+    return parameter.trainable or not (quantised and is_matrix(module, parameter))
 
 
 def _last_module(block: Block) -> str:

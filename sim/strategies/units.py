@@ -14,7 +14,7 @@ from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree, Module, OpRole, Parameter
 from sim.blocks.parameters import ParameterShare, build_tree, share_of
 from sim.inputs.model import Model
-from sim.inputs.modelling import reduce_dtype
+from sim.inputs.modelling import frozen_dtype, reduce_dtype
 from sim.inputs.workload import Method, Workload
 from sim.mesh import Mesh
 from sim.units import DTYPE_BYTES
@@ -96,11 +96,10 @@ def dtypes(workload: Workload) -> Dtypes:
     precision, method = workload.precision, workload.method
     compute = "bf16" if precision.kind == "fp8" else precision.kind
     master = "fp32" if compute == "fp32" or precision.master == "fp32" else "bf16"
-    frozen = compute if method.frozen_dtype == "as-compute" else method.frozen_dtype
     return Dtypes(
         compute=compute,
         master=master,
-        frozen=frozen if method.frozen else master,
+        frozen=frozen_dtype(workload) if method.frozen else master,
         reduce=reduce_dtype(workload),
         quantised=method.quantised,
         fp8_gather=precision.kind == "fp8" and precision.all_gather == "fp8",

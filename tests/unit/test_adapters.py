@@ -7,13 +7,17 @@ import pytest
 
 from sim.blocks.adapters import code
 from sim.blocks.lowprec import unpacking
+from sim.blocks.parameters import build_tree
 from sim.blocks.setting import Setting
 from sim.blocks.unroll import unroll
 from sim.errors import InputError
 from sim.inputs.loader import load
-from sim.inputs.modelling import taken
+from sim.inputs.modelling import casts_frozen, taken
+from sim.inputs.shares import mesh_of
 from sim.inputs.workload import Method
+from sim.memory.report import memory
 from sim.step.step import step
+from sim.strategies import build_plan
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "adapters.json").read_text())
 KIND = {"linear": {"kind": "lora"}, "gptq": {"kind": "qlora", "quantization": "gptq-int4"}}
@@ -30,6 +34,11 @@ def job(method, **keys):
             "parallelism": "ddp", "activation_checkpointing": "full", "steps": 1,
             "method": method, **keys}  # fmt: skip
     return load("h100-x1", work, [])
+
+
+def plan_of(found):
+    w = found.workload
+    return build_plan(w, build_tree(w.model, w.method), mesh_of(found.topology, w))
 
 
 def speed(method, **keys):
@@ -92,6 +101,41 @@ def test_upcast_activations_cost_what_plain_ones_do_not():
         return [k.bytes for k in t.of("layer", "forward") if k.kind == "gemm"]
 
     assert products(wide) == products(plain)
+
+
+def test_what_is_not_of_4_bits_is_fp32_by_hand():
+    """Llama 3.1 8B: 2 (128256 x 4096) and 65 norms of 4096, two bytes each more; the head's copy.
+
+    Casts of 4 and 2 bytes: the head and the final norm once, norms of layers in recompute too.
+    """
+    table, norms = 128256 * 4096, 65 * 4096
+    plain, wide, back = (
+        job({"qlora": {**LORA, **more}})
+        for more in ({}, {"prepare_kbit": True}, {"prepare_kbit": True, "frozen_dtype": "bf16"})
+    )
+    at = [memory(j.topology, j.workload).by_moment for j in (plain, wide, back)]
+    assert at[1]["init"] - at[2]["init"] == 2 * (2 * table + norms)
+    assert at[0]["init"] == at[2]["init"]
+    assert at[1]["forward"] - at[2]["forward"] == 2 * (2 * table + norms) + 2 * table
+    cast = [
+        sum(op.bytes for op in plan_of(j).ops if op.name == "cast") for j in (plain, wide, back)
+    ]
+    assert cast[0] == cast[2]
+    assert cast[1] - cast[0] == 6 * (table + 4096 + 2 * 64 * 4096)
+
+
+def test_frozen_weights_in_fp32_are_kept_as_cast():
+    """Without checkpointing backward finds a bf16 copy of each matrix, of the head's too."""
+    flat = {"activation_checkpointing": "none", "sequence_length": 512}
+    narrow, wide = (
+        job({"lora": {**LORA, "frozen_dtype": dtype}}, **flat) for dtype in ("bf16", "fp32")
+    )
+    at = [memory(j.topology, j.workload) for j in (narrow, wide)]
+    matrices = 32 * (218_112_000 - 8192) + 128256 * 4096
+    more = at[1].by_moment["forward"] - at[0].by_moment["forward"]
+    assert more == 2 * 8_030_261_248 + 2 * matrices
+    shared = job({"lora": {**LORA, "frozen_dtype": "fp32"}}, parallelism="zero3", **flat).workload
+    assert not casts_frozen(shared)  # DeepSpeed casts the model
 
 
 def test_gptq_back_ends_by_hand():
