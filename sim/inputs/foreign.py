@@ -211,10 +211,8 @@ def _finish(job: Translation, path: Path | None) -> None:
             job.take("parallelism.gradient_sync", "every", place, theirs, "true")
         else:
             job.skip(place, theirs, f"{strategy} accumulates without no_sync()")
-    whole = strategy in ("ddp", "single")
     adapted = job.text_at("method.kind") in ("lora", "qlora")
-    if job.loads_bf16 and whole and not adapted and job.text_at("precision.kind") == "bf16":
-        job.suppose("precision.master", "bf16", job.loads_bf16)
+    _loaded(job, strategy, adapted)
     apart = "huggingface" in job.text_at("trainer") or (
         job.text_at("parallelism.use_orig_params").lower() == "false"
     )
@@ -224,6 +222,26 @@ def _finish(job: Translation, path: Path | None) -> None:
     if job.marks_leaves and strategy == "zero3" and model and _experts(model, path):
         why = f"{job.marks_leaves} marks mixtures as leaves of ZeRO-3"
         job.suppose("parallelism.z3_leaf_experts", True, why)
+
+
+def _loaded(job: Translation, strategy: str, adapted: bool) -> None:
+    """Weights stay in the dtype that they were loaded in, where DeepSpeed does not cast them.
+
+    Between products of 4 bits activations are as wide as what is not of 4 bits (bitsandbytes'
+    Linear4bit returns its input's dtype), which FSDP's mixed precision casts.
+    """
+    precision, whole = job.text_at("precision.kind"), strategy in ("ddp", "single")
+    trained = job.loads_bf16
+    if adapted:
+        narrow = job.text_at("method.adapter_dtype") == "bf16"
+        trained = "adapters are bf16" if narrow else ""  # else fp32, as PEFT makes them
+    if trained and whole and precision == "bf16":
+        job.suppose("precision.master", "bf16", trained)
+    if job.loads_fp32 and adapted and precision != "fp32" and not strategy.startswith("zero"):
+        if whole and job.text_at("method.kind") == "qlora":
+            job.suppose("method.prepare_kbit", True, job.loads_fp32)
+        else:
+            job.suppose("method.frozen_dtype", "fp32", job.loads_fp32)
 
 
 def _experts(model: str, path: Path | None) -> int:

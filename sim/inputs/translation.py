@@ -76,6 +76,8 @@ class Translation:
         What cannot be read, and where two files contradict each other.
     loads_bf16 : str
         Why weights are loaded in bf16, and so trained in it where no strategy keeps fp32 copies.
+    loads_fp32 : str
+        Why they are loaded in fp32, and so what is frozen kept in it.
     marks_leaves : str
         The tool, where it has ZeRO-3 fetch each mixture as one (``set_z3_leaf_modules``).
     syncs_each : tuple of str and Place, optional
@@ -92,6 +94,7 @@ class Translation:
     aside: list[Aside] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     loads_bf16: str = ""
+    loads_fp32: str = ""
     marks_leaves: str = ""
     syncs_each: tuple[str, Place] | None = None
     world: tuple[int, Place] | None = None

@@ -12,6 +12,7 @@ from sim.inputs.workload import Workload
 from sim.interop.emit_common import accumulation, adapters, length_said
 from sim.interop.trainers.words import WRITTEN_ATTENTION, written_optimizer
 from sim.interop.yaml_text import blocks
+from sim.strategies.units import dtypes
 
 _OPTION = "--emit trl"
 
@@ -29,8 +30,9 @@ def trl_yaml(topology: Topology, workload: Workload) -> str:
         message = "transformers' trainer takes FP8 from accelerate alone; emit axolotl instead"
         raise InputError.single(_OPTION, message)
     config: dict[str, Any] = {"model_name_or_path": repository(workload.model)}
-    if precision.kind == "bf16" and precision.master == "bf16":
-        config["dtype"] = "bfloat16"
+    stored = dtypes(workload).frozen
+    if stored != "fp32":  # the script's default
+        config["dtype"] = {"bf16": "bfloat16", "fp16": "float16"}[stored]
     if method.frozen:
         config |= {"use_peft": True, **adapters(workload)}
     if method.kind == "qlora":

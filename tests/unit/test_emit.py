@@ -13,6 +13,7 @@ import sim
 from sim.commands.options import EMITTED
 from sim.errors import InputError
 from sim.inputs.loader import load, load_topology, load_workload
+from sim.inputs.modelling import frozen_dtype
 from sim.inputs.trainer import reduces_each
 from sim.interop.emit import FILES, write_plan
 from sim.interop.emit_accelerate import accelerate_yaml
@@ -245,3 +246,13 @@ def test_whose_weights_and_how_many_epochs_come_back(tmp_path):
         for name in ("sft.yaml", "llamafactory.yaml"):
             assert "model_name_or_path: Qwen/Qwen2.5-14B-Instruct" in texts[name]
             assert "num_train_epochs: 2" in texts[name]
+
+
+@pytest.mark.parametrize("stored", ["bf16", "fp32"])
+def test_frozen_weights_come_back_in_their_dtype_from_trl(stored, tmp_path):
+    sets = ["nodes=1", "trainer=huggingface", "parallelism=ddp", "precision=bf16"]
+    method = f"method={{lora: {{rank: 8, frozen_dtype: {stored}}}}}"
+    loaded = load("dgx-a100", "llama3-8b-sft", [*sets, method])
+    paths = write_plan(loaded.topology, loaded.workload, ["trl"], tmp_path)
+    assert ("dtype: bfloat16" in paths[0].read_text(encoding="utf-8")) is (stored == "bf16")
+    assert frozen_dtype(load_workload(tuple(paths))) == stored

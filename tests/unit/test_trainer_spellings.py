@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from click.testing import CliRunner
 
 import sim
@@ -104,3 +105,43 @@ def test_batches_of_like_lengths_are_said(tmp_path):
     trl = "model_name_or_path: x\nper_device_train_batch_size: 2\nbf16: true\nmax_length: 512\n"
     assert said in read(tmp_path, "t.yaml", trl + "train_sampling_strategy: group_by_length\n")[1]
     assert said not in read(tmp_path, "t.yaml", trl + "group_by_length: false\n")[1]
+
+
+TRL = """\
+model_name_or_path: Qwen/Qwen2.5-7B
+dataset_name: x
+use_peft: true
+max_length: 2048
+per_device_train_batch_size: 1
+"""
+WIDE, PREPARED = "frozen_dtype: fp32", "prepare_kbit: true"
+FOUR, NARROW = "adapter_dtype: bf16", "master: bf16"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("", {WIDE}),
+        ("dtype: float32\n", {WIDE}),
+        ("dtype: auto\n", set()),
+        ("dtype: bfloat16\n", set()),
+        ("bf16: false\n", set()),  # all of it is fp32
+        ("load_in_4bit: true\n", {PREPARED, FOUR, NARROW}),
+        ("load_in_4bit: true\ndtype: bfloat16\n", {FOUR, NARROW}),
+        ("load_in_4bit: true\nfsdp: full_shard\n", {WIDE, FOUR}),
+        ("load_in_4bit: true\ndeepspeed: ds_z2_config.json\n", {FOUR}),
+        ("deepspeed: ds_z3_config.json\n", set()),
+    ],
+)
+def test_dtypes_in_which_trl_leaves_weights(tmp_path, more, said):
+    """TRL 1.16, ModelConfig.dtype: float32; SFTTrainer: adapters of a 4-bit base to bf16."""
+    job, _ = read(tmp_path, "t.yaml", TRL + more)
+    assert {word for word in (WIDE, PREPARED, FOUR, NARROW) if word in job} == said
+
+
+@pytest.mark.parametrize("adapter", ["lora\nload_in_4bit: true", "qlora"])
+def test_axolotl_casts_back_what_peft_prepared(tmp_path, adapter):
+    """axolotl 0.19, ModelLoader._configure_embedding_dtypes."""
+    job, _ = read(tmp_path, "a.yaml", AXOLOTL.replace("lora\n", f"{adapter}\n", 1))
+    assert "qlora" in job
+    assert not [word for word in (WIDE, PREPARED) if word in job]

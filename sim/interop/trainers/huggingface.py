@@ -58,7 +58,11 @@ def arguments(source: Source, keys: Keys) -> None:
         keys.suppose("data.packing", False)
     words.attention(keys, "attn_implementation")
     keys.job.suppose("attention", "sdpa", _DEFAULT)
-    master(keys, words.dtype(keys, *_DTYPE), *_DTYPE)
+    dtype = words.dtype(keys, *_DTYPE)
+    master(keys, dtype, *_DTYPE)
+    if keys.flag("use_peft") and (dtype == "fp32" or not keys.text(*_DTYPE)):
+        said = f"{keys.named(*_DTYPE)}: float32" if dtype else "TRL's dtype: float32"
+        keys.job.loads_fp32 = f"{said}, of what is not of 4 bits"
 
 
 def training(
@@ -164,6 +168,8 @@ def _method(keys: Keys) -> None:
             name = "use_bnb_nested_quant"
             place = keys.place(name, "load_in_4bit")
             keys.job.take("method.double_quantization", nested, place, name)
+            # SFTTrainer since TRL 0.26, which no longer runs prepare_model_for_kbit_training
+            keys.suppose("method.adapter_dtype", "bf16")
         if keys.flag("load_in_8bit"):
             keys.matters(common.EIGHT_BIT, "load_in_8bit")
     else:
