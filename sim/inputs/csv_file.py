@@ -33,29 +33,33 @@ def csv_rows(path: Path, most_bytes: int, remedy: str) -> Iterator[csv.DictReade
         It cannot be read, is too long, no CSV or no UTF-8; while rows are taken, too.
     """
     source = str(path)
-    reader: csv.DictReader[str] | None = None
+    with _opened(path, source) as raw:
+        size = os.fstat(raw.fileno()).st_size
+        if size > most_bytes:
+            raise _too_long(source, f"{size:,}", most_bytes, remedy)
+        bounded = io.BufferedReader(_Bounded(raw, source, most_bytes, remedy))
+        reader = csv.DictReader(io.TextIOWrapper(bounded, "utf-8-sig", newline=""))
+        try:
+            yield reader
+        except UnicodeDecodeError:
+            raise InputError.single(source, "is not UTF-8; save it as a UTF-8 CSV") from None
+        except csv.Error as error:
+            message = f"cannot be read: {visible(str(error))}"
+            line = reader.reader.line_num + 1
+            raise InputError([Fault(source, line, None, "", message)]) from None
+
+
+def _opened(path: Path, source: str) -> io.FileIO:
     try:
         if hidden(path):
             raise FileNotFoundError
-        with path.open("rb", buffering=0) as raw:
-            size = os.fstat(raw.fileno()).st_size
-            if size > most_bytes:
-                raise _too_long(source, f"{size:,}", most_bytes, remedy)
-            bounded = io.BufferedReader(_Bounded(raw, source, most_bytes, remedy))
-            reader = csv.DictReader(io.TextIOWrapper(bounded, "utf-8-sig", newline=""))
-            yield reader
+        return path.open("rb", buffering=0)
     except FileNotFoundError:
         raise InputError.single(source, "no such file") from None
     except IsADirectoryError:
         raise InputError.single(source, "is a folder; name a CSV file in it") from None
-    except UnicodeDecodeError:
-        raise InputError.single(source, "is not UTF-8; save it as a UTF-8 CSV") from None
-    except csv.Error as error:
-        line = reader.reader.line_num + 1 if reader is not None else None
-        message = f"cannot be read: {visible(str(error))}"
-        raise InputError([Fault(source, line, None, "", message)]) from None
     except OSError as error:
-        raise InputError.single(source, f"cannot be read: {error.strerror}") from None
+        raise _unread(source, error) from None
     except ValueError:  # a NUL in the name
         raise InputError.single(repr(source), "is no file name") from None
 
@@ -71,11 +75,18 @@ class _Bounded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        count = self._raw.readinto(buffer)
+        try:
+            count = self._raw.readinto(buffer)
+        except OSError as error:
+            raise _unread(self._source, error) from None
         self._left -= count or 0
         if self._left < 0:
             raise _too_long(self._source, f"more than {self._most:,}", self._most, self._remedy)
         return count
+
+
+def _unread(source: str, error: OSError) -> InputError:
+    return InputError.single(source, f"cannot be read: {error.strerror}")
 
 
 def _too_long(source: str, has: str, most_bytes: int, remedy: str) -> InputError:
