@@ -12,7 +12,8 @@ import sim
 from sim.api.questions import compare
 from sim.commands.asked import asks
 from sim.commands.complete import INPUTS, JOBS
-from sim.commands.options import Answer, answered, priced, sets
+from sim.commands.options import Answer, answered, priced, quieted, sets
+from sim.commands.output import quiet
 
 if TYPE_CHECKING:
     from sim.page.asked import Asked
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @sets
 @priced
 @answered(page=True)
+@quieted
 def command(
     inputs: tuple[str, ...], workloads: tuple[str, ...], vary: tuple[str, ...],
     overrides: tuple[str, ...], offer: str | None, prices: Path | None,
@@ -44,7 +46,7 @@ def command(
 
     machines, jobs = split_inputs(inputs)
     jobs = [*jobs, *workloads]
-    with progress_bar("variants") as progress:
+    with progress_bar("variants", quiet()) as progress:
         found = sim.compare(
             machines, jobs, vary=vary, overrides=overrides, offer=offer or "", prices=prices,
             progress=progress,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from sim.choices import CHOICES
-from sim.commands.options import Answer, answered, pair
+from sim.commands.options import Answer, answered, pair, quieted
 from sim.page.asked import Asked
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--min", "least", type=click.Choice(CHOICES["FewestOf"]), multiple=True,
               help="Also find the fewest that fit.")  # fmt: skip
 @answered(page=True)
+@quieted
 def command(
     topology: str, workload: str, overrides: tuple[str, ...], most: tuple[str, ...],
     least: tuple[str, ...],

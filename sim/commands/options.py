@@ -13,7 +13,7 @@ import click
 from sim.api.jobs import simulate
 from sim.commands.asked import asks
 from sim.commands.complete import JOBS, MACHINES, settings
-from sim.commands.output import SHOWN, show, tell, write_page
+from sim.commands.output import QUIET, SHOWN, show, tell, write_page
 from sim.report.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -193,6 +193,18 @@ def reported(function: F) -> F:
     return click.option(
         "--report", type=click.Path(path_type=Path), metavar="FILE.html",
         help="Also write a page with charts to look at and hand over; it needs no network.",
+    )(function)  # fmt: skip
+
+
+def quieted(function: F) -> F:
+    """``-q``: no progress, and `show` prints the answer alone."""
+
+    def keep(context: click.Context, _: click.Parameter, value: bool) -> None:
+        context.meta[QUIET] = value
+
+    return click.option(
+        "-q", "--quiet", is_flag=True, expose_value=False, callback=keep,
+        help="The answer alone: no progress, nothing below it.",
     )(function)  # fmt: skip
 
 

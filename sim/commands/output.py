@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: where the document that a verb showed is kept for ``--require``
 SHOWN = "sim.shown"
+#: where ``-q`` is kept
+QUIET = "sim.quiet"
 _STDOUT = "standard output"
 
 
@@ -69,10 +71,17 @@ def show(view: View, form: str, output: Path | None, parts: Iterable[str] | None
     `parts` are what it is in that format, where it writes itself bit by bit.
     """
     click.get_current_context().meta[SHOWN] = view.document
+    if quiet():
+        view = view.brief
     if parts is None:
         with progress_bar("rows") as told:
             parts = rendered(view._replace(told=told), form)
     emit(parts, output)
+
+
+def quiet() -> bool:
+    """Whether the answer alone is asked for."""
+    return bool(click.get_current_context().meta.get(QUIET))
 
 
 def emit(text: str | Iterable[str], output: Path | None) -> None:

@@ -12,8 +12,8 @@ import sim
 from sim.api.questions import size
 from sim.commands.asked import asks
 from sim.commands.complete import GPUS, MACHINES
-from sim.commands.options import EMITTED, FORMS, formed, job, reported, sets
-from sim.commands.output import show, stopped_softly, tell, write_page
+from sim.commands.options import EMITTED, FORMS, formed, job, quieted, reported, sets
+from sim.commands.output import quiet, show, stopped_softly, tell, write_page
 from sim.page.asked import Asked
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ _asks = asks(size)
               help="Write the plan as a configuration of this tool. Repeatable.")  # fmt: skip
 @formed(*FORMS)
 @reported
+@quieted
 @click.option("-o", "--output", type=click.Path(path_type=Path),
               help="Folder for --emit; without it, file for the report.")  # fmt: skip
 def command(
@@ -74,7 +75,7 @@ def command(
     from sim.report.progress import progress_bar
     from sim.report.size import view
 
-    with progress_bar("plans") as progress, stopped_softly() as stop:
+    with progress_bar("plans", quiet()) as progress, stopped_softly() as stop:
         found = sim.size(
             workload, objective=cast("Objective", objective), deadline=deadline, budget=budget,
             throughput=throughput, residency=residency, region=region, provider=provider, gpu=gpu,

@@ -70,7 +70,7 @@ def view(report: SizeReport) -> View:
         searched += f". {_stopped(report)}"
     winner = report.winner
     found = _nothing(report) if winner is None else _found(report, winner)
-    return View(title, [Lines([searched], indent=0, apart=False), *found], report)
+    return View(title, [Lines([searched], indent=0, apart=False), *found], report, lead=2)
 
 
 def _stopped(report: SizeReport) -> str:

@@ -143,12 +143,21 @@ ViewPart = Table | Facts | Lines | Remarks | Bar | Picture | Figures
 
 
 class View(NamedTuple):
-    """A report: what it is about, its sections in order, and the document behind it."""
+    """A report: what it is about, its sections in order, and the document behind it.
+
+    The first `lead` sections are the answer; what stands below says why, and what else there is.
+    """
 
     title: str
     sections: Sequence[ViewPart]
     document: Document
     told: Progress | None = None  # of formats that write rows: those written, and all
+    lead: int = 1
+
+    @property
+    def brief(self) -> View:
+        """The answer alone, of the same document."""
+        return self._replace(sections=self.sections[: self.lead])
 
     @property
     def filled(self) -> list[ViewPart]:

@@ -303,3 +303,20 @@ def test_a_number_has_an_end(written: str) -> None:
     done = CliRunner().invoke(cli.group, ["size", "llama3-8b-lora", "--throughput", written])
     assert done.exit_code == 2
     assert f"'--throughput': {written} is not finite" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "last", "below"),
+    [
+        (["memory", "dgx-h100", "llama3-8b-sft"], "gradients of logits, 15.7 GiB", "allocated"),
+        (["compare", "dgx-h100", "llama3-8b-lora", "--vary", "nodes=1,2"], "cost ratio", "Why"),
+        (["size", "llama3-8b-lora", "--topology", "dgx-h100", "--max-gpus", "8"], "->", "Memory:"),
+    ],
+)
+def test_quiet_leaves_the_answer_alone_and_its_document_whole(call, words, last, below):
+    said, brief = (" ".join(call(*words, *more)[1].split()) for more in ([], ["-q"]))
+    assert last in brief
+    assert below in said
+    assert below not in brief
+    whole, same = (json.loads(call(*words, "--json", *more)[1]) for more in ([], ["-q"]))
+    assert whole.keys() == same.keys()
