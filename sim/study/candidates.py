@@ -213,14 +213,9 @@ def plans(
     halted : callable, optional
         Whether to end, asked between cuts.
     """
-    assert machine.topology.node is not None
-    per_node = machine.topology.node.gpus
     for one, workload, changes in pairs:
         extra = tuple((k, str(v)) for k, v in changes.items())
-        for nodes in _nodes(space, per_node):
-            world = nodes * per_node
-            if nodes > machine.most_nodes or world > space.most_gpus:
-                break
+        for nodes, per_node in _clusters(machine, space):
             topology = one.model_copy(update={"nodes": nodes})
             key = workload, nodes, per_node
             if key not in sound:
@@ -235,23 +230,51 @@ def plans(
                     yield Candidate(machine, topology, job, extra)
 
 
-def _nodes(space: Space, per_node: int) -> tuple[int, ...]:
-    if space.gpus is None:
-        return NODES
-    return (space.gpus // per_node,) if space.gpus % per_node == 0 else ()
+def refusal(machine: Machine, pairs: Iterable[ChangedJob], space: Space) -> str:
+    """What is wrong with a plan that divides the batch, where a machine has none; "" if none does.
+
+    Arguments are those of `plans`. Of the job's own strategy before those of others.
+    """
+    faults = (
+        (cut.parallelism.strategy != workload.parallelism.strategy, f"{fault.path}: {fault.text}")
+        for one, workload, _ in pairs
+        for nodes, per_node in _clusters(machine, space)
+        for cut in _cuts(workload, space, nodes, per_node)
+        for job in _divided(cut, nodes * per_node, space)
+        for fault in checks.check(one.model_copy(update={"nodes": nodes}), job)
+        if fault.error
+    )
+    return min(faults, key=lambda found: found[0], default=(False, ""))[1]
+
+
+def _clusters(machine: Machine, space: Space) -> Iterator[tuple[int, int]]:
+    """Nodes, and GPUs of each, of every cluster that may be rented."""
+    assert machine.topology.node is not None
+    per_node = machine.topology.node.gpus
+    sizes: tuple[int, ...] = NODES
+    if space.gpus is not None:
+        sizes = (space.gpus // per_node,) if space.gpus % per_node == 0 else ()
+    for nodes in sizes:
+        if nodes > machine.most_nodes or nodes * per_node > space.most_gpus:
+            return
+        yield nodes, per_node
 
 
 def _sound(workload: Workload, nodes: int, per_node: int, space: Space) -> Iterator[list[Workload]]:
     """Of each cut the global batch in every micro-batch that divides it, if sound by itself."""
-    for laid_out, saving in _trials(workload, space, nodes, per_node):
-        kept = workload.activation_checkpointing
-        policy = kept if kept.kind == saving else POLICIES[saving]
-        cut = workload.model_copy(
-            update={"parallelism": laid_out, "activation_checkpointing": policy}
-        )
+    for cut in _cuts(workload, space, nodes, per_node):
         jobs = list(_batches(cut, nodes * per_node, space))
         if jobs:
             yield jobs
+
+
+def _cuts(workload: Workload, space: Space, nodes: int, per_node: int) -> Iterator[Workload]:
+    for laid_out, saving in _trials(workload, space, nodes, per_node):
+        kept = workload.activation_checkpointing
+        policy = kept if kept.kind == saving else POLICIES[saving]
+        yield workload.model_copy(
+            update={"parallelism": laid_out, "activation_checkpointing": policy}
+        )
 
 
 def _anew(workload: Workload, space: Space) -> bool:
@@ -260,25 +283,28 @@ def _anew(workload: Workload, space: Space) -> bool:
 
 
 def _batches(workload: Workload, world: int, space: Space) -> Iterator[Workload]:
-    alike = workload.parallelism.pipeline_parallel == 1  # checks do not depend on the batch
-    anew = _anew(workload, space)
-    batch = batch_on(workload, world)
-    passed: bool | None = None
-    for micro_batch in MICRO_BATCHES:
-        steps, rest = batch.accumulated(space.global_batch, micro_batch)
-        if rest or not steps:
-            continue
-        update = {
-            "micro_batch": micro_batch,
-            "gradient_accumulation": steps,
-            "global_batch": space.global_batch,
-        }
-        job = workload.model_copy(update=update)
-        if passed is None or not alike:
+    anew, piped = _anew(workload, space), workload.parallelism.pipeline_parallel > 1
+    passed = False  # what fewer micro-batches a step pass, fewer still do, unless stages need them
+    for job in _divided(workload, world, space):
+        if piped or not passed:
             passed = not any(f.error for f in checks.check_one(job))
             passed = passed and not (anew and warned_anywhere(job))
         if passed:
             yield job
+
+
+def _divided(workload: Workload, world: int, space: Space) -> Iterator[Workload]:
+    """A cut in every micro-batch that the global batch is a multiple of."""
+    batch = batch_on(workload, world)
+    for micro_batch in MICRO_BATCHES:
+        steps, rest = batch.accumulated(space.global_batch, micro_batch)
+        if not rest and steps:
+            update = {
+                "micro_batch": micro_batch,
+                "gradient_accumulation": steps,
+                "global_batch": space.global_batch,
+            }
+            yield workload.model_copy(update=update)
 
 
 def _going(topology: Topology, jobs: list[Workload], space: Space) -> Iterator[Workload]:

@@ -11,7 +11,7 @@ from sim.inputs.topology import Offer
 from sim.job.cost import break_even_price
 from sim.job.energy import carbon_intensity
 from sim.step.step import memory_of
-from sim.study.candidates import SAVING, Candidate, SoundJobs, Space, plans, variants
+from sim.study.candidates import SAVING, Candidate, SoundJobs, Space, plans, refusal, variants
 from sim.study.layouts import beside
 from sim.study.machines import Machine
 from sim.study.price_pairs import price_doubt
@@ -69,6 +69,9 @@ class Contest:
         candidates = self.candidates(machine, base)
         if search.stopped:
             return Contender(machine, None, unfinished=True)
+        if not candidates:
+            refused = refusal(machine, variants(base, self.space, search.halted), self.space)
+            return Contender(machine, None, untried=refused)
         doubted = self.doubted(machine)
         sought = yield from promising(
             search.best(candidates, target.score, target.met, tally),

@@ -40,7 +40,8 @@ class Contender(Section):
     unfinished : bool
         The search ended before it was known that no other plan is better.
     untried : str
-        Why no plan of it can be judged by what is asked, and what would help; empty where some can.
+        Why no plan of it can be judged by what is asked, or is refused, and what would help; empty
+        where one can, and where no cluster divides the batch.
     """
 
     machine: Machine

@@ -234,3 +234,28 @@ def test_a_search_that_is_told_to_end_while_it_lists_ends():
     assert found.stopped
     assert found.winner is None
     assert next(asked) < 2100
+
+
+WITHIN = (
+    "optimizer_in_backward=true", "gradient_accumulation=1", "parallelism.clip_gradients=false",
+)  # fmt: skip
+
+
+def test_a_job_that_cannot_accumulate_is_sized_in_its_own_micro_batch():
+    """A micro-batch of 1 is refused, since it accumulates; the job's own 2 is not."""
+    ran = sim.simulate("dgx-h100", "llama3-8b-sft", overrides=[*WITHIN, "nodes=1"], scaling=False)
+    assert ran.memory.fits
+    found = sim.size("llama3-8b-sft", overrides=WITHIN, topologies="dgx-h100", gpus=8,
+                     as_written=True)  # fmt: skip
+    assert found.winner is not None
+    workload = found.winner.candidate.workload
+    assert (workload.micro_batch, workload.gradient_accumulation) == (2, 1)
+    assert found.winner.figures.wall_s <= 1.1 * ran.job.wall_clock_mean_s
+
+
+def test_a_machine_whose_plans_are_all_refused_says_for_what():
+    found = sim.size("llama3-8b-sft", overrides=WITHIN, topologies="dgx-h100", gpus=8,
+                     global_batch=1040)  # fmt: skip
+    [contender] = found.contenders
+    assert contender.untried.startswith("optimizer_in_backward: a gradient is gone")
+    assert found.winner is None
