@@ -12,7 +12,7 @@ from sim.cost.attention import AttentionConstants
 from sim.cost.gemm import CUDA_CORES, GemmConstants
 from sim.cost.power import PowerConstants
 from sim.data import table
-from sim.inputs.architecture import facts_of
+from sim.inputs.architecture import facts_of, measured_board
 from sim.inputs.gpu import Gpu
 
 
@@ -97,7 +97,7 @@ def load_constants(gpu: Gpu) -> KernelConstants:
         gemm.setdefault(dtype, gemm["bf16"])
     gemm.setdefault("fp32", replace(gemm["bf16"], tiling=CUDA_CORES))
     power = PowerConstants(**part_of(facts.constants, "power"))
-    if gpu.form_factor == "pcie" and gpu.power_limit < power.stock_watts:
+    if gpu.form_factor == "pcie" and gpu.power_limit < measured_board(gpu.architecture).power_limit:
         notes.append(
             f"clock of {gpu.name} under {gpu.power_limit:.0f} W from the SXM board's power curve"
         )

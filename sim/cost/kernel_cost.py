@@ -14,7 +14,7 @@ from sim.cost.attention import AttentionConstants, attention_rate, family, looku
 from sim.cost.constants import KernelConstants, load_constants
 from sim.cost.elementwise import beyond_l2, stream_time
 from sim.cost.gemm import MEMORY_SATURATION, effective_waves, gemm_times, soft_max
-from sim.cost.power import ATTENTION_INTENSITY, clock_factor
+from sim.cost.power import ATTENTION_INTENSITY, board_power
 from sim.inputs.calibration import Calibration
 from sim.inputs.gpu import Gpu
 from sim.units import DTYPE_BYTES
@@ -69,7 +69,7 @@ class CostModel:
         self._bandwidth = gpu.memory_bandwidth * known.hbm_bandwidth
         self.constants = constants or load_constants(gpu)
         self._l2_bytes = gpu.l2_cache / self.constants.l2_partitions
-        self._size = self.peak("bf16") / self.constants.power.reference_peak
+        self._power = board_power(gpu, self.constants.power)
         self._known: dict[Kernel, tuple[KernelCost, int]] = {}  # and the row of its curve
         self._sequences: dict[int, tuple[Sequence[Kernel], KernelCosts]] = {}
         self._curves: list[F8] = []
@@ -164,10 +164,7 @@ class CostModel:
 
     def clock(self, intensity: float) -> float:
         """Share of the quoted clock that a kernel of this tensor-core activity holds."""
-        gpu, power = self.gpu, self.constants.power
-        # a sister board's larger memory idles higher; its tensor cores hold the same clock
-        idle = min(gpu.idle_power, power.idle_watts)
-        return clock_factor(intensity, gpu.power_limit, idle, power, self._size)
+        return self._power.clock(intensity)
 
     def _price(self, kernels: list[Kernel]) -> None:
         gemms: dict[str, list[int]] = {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from sim.inputs import catalogue
+from sim.inputs.architecture import measured_board
+from sim.inputs.gpu import Gpu
 from sim.records import dataclass
 
 ATTENTION_INTENSITY = 0.6  # tensor-core activity of fused attention beside a dense product; assumed
@@ -9,7 +12,7 @@ ATTENTION_INTENSITY = 0.6  # tensor-core activity of fused attention beside a de
 
 @dataclass(frozen=True, slots=True)
 class PowerConstants:
-    """Power of one GPU generation at its stock limit.
+    """Power of one GPU generation, as measured on a board of it at its stock limit.
 
     Attributes
     ----------
@@ -19,72 +22,107 @@ class PowerConstants:
         Dynamic power ~ clock ** exponent (voltage falls with the clock).
     memory_share : float
         Power of a memory-bound kernel above idle, over that of a dense product at full clock.
-    stock_watts : float
-        The limit for which `gemm_clock` holds. [W]
-    reference_peak : float
-        Dense bf16 peak of the board of these constants; another board of the generation draws in
-        proportion to its own. [FLOP/s]
-    idle_watts : float
-        Idle power of that board. [W]
     table_clock : float
         Clock at which the tables were measured that give shares of peak.
-    compute_capability : float
-        Of that board's chip.
     """
 
     gemm_clock: float
     exponent: float
     memory_share: float
-    stock_watts: float
-    reference_peak: float
-    idle_watts: float
     table_clock: float = 1.0
-    compute_capability: float = 9.0
 
 
-def clock_factor(
-    intensity: float, limit_watts: float, idle_watts: float, c: PowerConstants, size: float = 1.0
-) -> float:
-    """Share of the quoted clock that a kernel holds in long runs.
+@dataclass(frozen=True, slots=True)
+class BoardPower:
+    """What one board may draw, and what kernels on it would.
 
-    Parameters
+    Attributes
     ----------
-    intensity : float
-        Tensor-core activity: 1 of dense products, `ATTENTION_INTENSITY` of attention, 0 of what is
-        memory-bound.
-    limit_watts, idle_watts : float
-        The GPU's power limit and idle power. [W]
-    c : PowerConstants
-        Constants of the generation.
-    size : float
-        The GPU's dense peak over `reference_peak`.
+    limit_w, idle_w : float
+        Its power limit, and what it draws at rest. [W]
+    products_w : float
+        What dense products draw above that at the quoted clock. [W]
+    issue_share : float
+        Of that, what a kernel draws that keeps the SMs but no tensor core busy.
+    memory_w : float
+        What a memory-bound kernel draws above idle. [W]
+    exponent : float
+        Dynamic power ~ clock ** exponent.
+    """
 
-    Returns
-    -------
-    float
-        In (0, 1].
+    limit_w: float
+    idle_w: float
+    products_w: float
+    issue_share: float
+    memory_w: float
+    exponent: float
+
+    def clock(self, intensity: float) -> float:
+        """Share of the quoted clock that a kernel holds in long runs.
+
+        Parameters
+        ----------
+        intensity : float
+            Tensor-core activity: 1 of dense products, `ATTENTION_INTENSITY` of attention.
+
+        Returns
+        -------
+        float
+            In (0, 1].
+
+        Notes
+        -----
+        P = idle + D (f/f0)^p, the clock is the largest f <= f0 with P <= limit.
+
+        Source: H100 SXM, quoted at 1.83 GHz, holds 1.4 to 1.7 GHz in dense products at 700 W
+        (stas00/ml-engineering compute/accelerator/benchmarks); A100 1.305 of 1.41 GHz in HPL
+        (glennklockwood.com); power caps act on compute-bound work first (arXiv 2604.11391).
+        """
+        wanted = self._dynamic(intensity)
+        room = max(self.limit_w - self.idle_w, 0.05 * self.limit_w)
+        if wanted <= room:
+            return 1.0
+        return float(max(0.1, (room / wanted) ** (1 / self.exponent)))
+
+    def watts(self, intensity: float) -> float:
+        """Power of such a kernel at the clock it holds. [W]
+
+        No less than a memory-bound one: tensor cores that were cut (H20, RTX 4090) are fed as
+        busily. Assumed.
+        """
+        drawn = self._dynamic(intensity) * self.clock(intensity) ** self.exponent
+        return float(min(self.limit_w, self.idle_w + max(drawn, self.memory_w)))
+
+    def memory_bound_watts(self) -> float:
+        """Power of a memory-bound kernel. [W]"""
+        return min(self.limit_w, self.idle_w + self.memory_w)
+
+    def _dynamic(self, intensity: float) -> float:
+        return self.products_w * (self.issue_share + (1 - self.issue_share) * intensity)
+
+
+def board_power(gpu: Gpu, c: PowerConstants) -> BoardPower:
+    """Power of a GPU from that of the board its generation was measured on.
 
     Notes
     -----
-    P = idle + D (f/f0)^p, the clock is the largest f <= f0 with P <= limit. D for intensity 1 is
-    (stock - idle) / gemm_clock^p, so that the board of the constants holds `gemm_clock` at its
-    stock limit.
+    D of that board's products is (stock - idle) / gemm_clock^p, so that it holds `gemm_clock` at
+    its stock limit. Another board of its chip takes as much for a FLOP, and for a byte, but no more
+    where its memory is quicker: newer stacks move more for the same power ("within the same power
+    profile as the H100", NVIDIA H200 datasheet).
 
-    Source: H100 SXM, quoted at 1.83 GHz, holds 1.4 to 1.7 GHz in dense products at 700 W
-    (stas00/ml-engineering compute/accelerator/benchmarks); A100 1.305 of 1.41 GHz in HPL
-    (glennklockwood.com); power caps act on compute-bound work first (arXiv 2604.11391).
+    A chip of another make takes other power for a FLOP: its board is taken to be built for its
+    products, which draw the limit it is sold with, whatever it is held to. Source: Puget Systems,
+    "Quad RTX 3090 GPU Power Limiting" (2020): 350 W in training, and 5 % slower when held to 280 W.
     """
-    wanted = power_watts(intensity, 1.0, idle_watts, c, size)
-    if wanted <= limit_watts:
-        return 1.0
-    room = max(limit_watts - idle_watts, 0.05 * limit_watts)
-    return float(max(0.1, (room / (wanted - idle_watts)) ** (1 / c.exponent)))
-
-
-def power_watts(
-    intensity: float, clock: float, idle_watts: float, c: PowerConstants, size: float = 1.0
-) -> float:
-    """Power of a kernel at a share of the quoted clock. [W]"""
-    dynamic = size * (c.stock_watts - c.idle_watts) / c.gemm_clock**c.exponent
-    share = c.memory_share + (1 - c.memory_share) * intensity
-    return float(idle_watts + dynamic * share * clock**c.exponent)
+    board = measured_board(gpu.architecture)
+    # a sister board's larger memory idles higher; its tensor cores hold the same clock
+    idle = min(gpu.idle_power, board.idle_power)
+    measured = (board.power_limit - board.idle_power) / c.gemm_clock**c.exponent
+    products = measured * gpu.peak_half / board.peak_half
+    memory = measured * min(1.0, gpu.memory_bandwidth / board.memory_bandwidth)
+    if (gpu.architecture, gpu.compute_capability) != (board.architecture, board.compute_capability):
+        products = memory = max(products, catalogue.sold_as(gpu).power_limit - idle)
+    return BoardPower(
+        gpu.power_limit, idle, products, c.memory_share, c.memory_share * memory, c.exponent
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sim.data import table
+from sim.inputs import catalogue
 from sim.inputs.gpu import Gpu
 
 
@@ -38,6 +39,15 @@ def measured_gpu(architecture: str) -> str:
     known = rows["architecture"].get(architecture, rows["architecture"][rows["stand_in"]])
     name: str = table(f"constants/{known['constants']}")["measured_on"][0]
     return name
+
+
+def measured_board(architecture: str) -> Gpu:
+    """That GPU, as the catalogue has it."""
+    board = catalogue.gpu(measured_gpu(architecture))
+    if board is None:
+        msg = f"constants of {architecture} name no GPU of the catalogue"
+        raise RuntimeError(msg)
+    return board
 
 
 def facts_of(gpu: Gpu) -> Architecture:

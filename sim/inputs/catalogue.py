@@ -58,6 +58,11 @@ def gpu(name: str) -> Gpu | None:
     return found
 
 
+def sold_as(board: Gpu) -> Gpu:
+    """The catalogue's entry that a GPU is one of, as sold; a GPU of the user's own is its own."""
+    return gpu(board.base) or board
+
+
 def folders(kind: str) -> tuple[Path, ...]:
     """Where entries of a kind ("topologies", "workloads") are, first wins."""
     candidates = [DATA / kind]

@@ -89,7 +89,7 @@ def _gpus() -> list[EntryFields]:
     for name in catalogue.gpu_names():
         g = catalogue.gpu(name)
         assert g is not None
-        peak = g.peak_bf16 or g.peak_fp16 or g.peak_fp32
+        peak = g.peak_half
         found.append(
             {
                 "name": name,

@@ -40,3 +40,8 @@ class Gpu(Spec):
     )
     confidence: str = ""  # of the data: high | medium
     borrowed: str = ""  # keys that a GPU of one's own leaves out, and whose they are
+
+    @property
+    def peak_half(self) -> float:
+        """Dense peak in bf16, or in what runs in its place. [FLOP/s]"""
+        return self.peak_bf16 or self.peak_fp16 or self.peak_fp32

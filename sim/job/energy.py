@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sim.blocks.kernels import STREAMED
 from sim.cost.constants import load_constants
-from sim.cost.power import ATTENTION_INTENSITY, clock_factor, power_watts
+from sim.cost.power import ATTENTION_INTENSITY, board_power
 from sim.data import DATA, table
 from sim.inputs.gpu import Gpu
 from sim.records import dataclass
@@ -82,29 +82,14 @@ def gpu_states(gpu: Gpu) -> dict[str, float]:
     """Power of a GPU by what it does. [W]
 
     Matrix products run at the limit, or below it where the clock holds; attention keeps tensor
-    cores less busy; memory-bound kernels draw the generation's `memory_share` of the dynamic power
-    (`sim.cost.power`). Waiting in a collective and idling are shares of the limit.
-
-    A chip of another make than that of the generation's constants takes other power for a FLOP: its
-    board is taken to be built for its products, which draw its limit. Source: Puget Systems, "Quad
-    RTX 3090 GPU Power Limiting" (2020): 350 W in training, and 5 % slower when held to 280 W.
+    cores less busy (`sim.cost.power`). Waiting in a collective and idling are shares of the limit.
     """
     share = _constants()["gpu_share_of_limit"]
-    power = load_constants(gpu).power
-    peak = gpu.peak_bf16 or gpu.peak_fp16 or power.reference_peak
-    size = peak / power.reference_peak
-    idle = min(gpu.idle_power, power.idle_watts)
-    if gpu.compute_capability != power.compute_capability:
-        size = max(size, (gpu.power_limit - idle) / power_watts(1.0, 1.0, 0.0, power))
-
-    def busy(intensity: float) -> float:
-        clock = clock_factor(intensity, gpu.power_limit, idle, power, size)
-        return min(gpu.power_limit, power_watts(intensity, clock, idle, power, size))
-
+    power = board_power(gpu, load_constants(gpu).power)
     return {
-        "compute": busy(1.0),
-        "attention": busy(ATTENTION_INTENSITY),
-        "memory": busy(0.0),
+        "compute": power.watts(1.0),
+        "attention": power.watts(ATTENTION_INTENSITY),
+        "memory": power.memory_bound_watts(),
         "communication": float(share["communication"]) * gpu.power_limit,
         "idle": max(gpu.idle_power, float(share["idle"]) * gpu.power_limit),
     }

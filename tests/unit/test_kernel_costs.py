@@ -14,13 +14,14 @@ from sim.cost.elementwise import beyond_l2, stream_time
 from sim.cost.gemm import GemmConstants, effective_waves, gemm_times
 from sim.cost.host import host_model
 from sim.cost.kernel_cost import CostModel, rate_by_units
-from sim.cost.power import PowerConstants, clock_factor
+from sim.cost.power import BoardPower, board_power
 from sim.inputs import catalogue
 from sim.inputs.gpu import Gpu
 from sim.inputs.loader import load
 from sim.inputs.model import Model
 from sim.inputs.versions import sdpa_since
 from sim.inputs.workload import Checkpointing, Method, Precision, Workload
+from sim.job.energy import gpu_states
 from sim.step.step import step
 
 H100 = Gpu(name="h100-sxm-80gb")
@@ -105,12 +106,38 @@ def test_attention_falls_back_and_says_so():
 
 
 def test_clock_under_a_power_limit():
-    c = PowerConstants(0.8, 2.0, 0.5, 700.0, 1e15, 100.0)
-    assert clock_factor(1.0, 700.0, 100.0, c) == pytest.approx(0.8)
-    # D = 600/0.64 = 937.5 W; 400 W leave 300: sqrt(300/937.5)
-    assert clock_factor(1.0, 400.0, 100.0, c) == pytest.approx((300 / 937.5) ** 0.5)
-    assert clock_factor(0.0, 700.0, 100.0, c) == 1.0  # 469 W at full clock
-    assert clock_factor(1.0, 2000.0, 100.0, c) == 1.0
+    def clock(intensity, limit):
+        return BoardPower(limit, 100.0, 937.5, 0.5, 400.0, 2.0).clock(intensity)
+
+    assert clock(1.0, 700.0) == pytest.approx(0.8)  # 600 W are left: sqrt(600/937.5)
+    assert clock(1.0, 400.0) == pytest.approx((300 / 937.5) ** 0.5)
+    assert clock(0.0, 700.0) == 1.0  # 469 W at full clock
+    assert clock(1.0, 2000.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    "name", ["rtx-3090-24gb", "rtx-a6000-48gb", "v100-sxm-32gb", "mi250x-128gb"]
+)
+def test_a_cap_slows_a_board_of_another_chip(name):
+    """Its products draw the limit it is sold with: what is less costs clock, and saves energy."""
+    board = catalogue.gpu(name)
+    capped = board.model_copy(update={"power_limit": 0.8 * board.power_limit})
+    assert CostModel(board).clock(1.0) == 1.0
+    slower = 1.0 / CostModel(capped).clock(1.0)
+    assert 1.05 < slower < 1.2
+    before, after = gpu_states(board)["compute"], gpu_states(capped)["compute"]
+    assert (before, after) == pytest.approx((board.power_limit, capped.power_limit))
+    assert after * slower < before
+
+
+def test_clock_and_power_read_one_description():
+    """Products at the clock that times take draw the power that energy takes."""
+    for name in ("h100-sxm-80gb", "h100-pcie-80gb", "rtx-3090-24gb", "rtx-4090-24gb"):
+        gpu = catalogue.gpu(name).model_copy(update={"power_limit": 250.0})
+        model = CostModel(gpu)
+        power = board_power(gpu, model.constants.power)
+        drawn = power.idle_w + power.products_w * model.clock(1.0) ** power.exponent
+        assert drawn == pytest.approx(gpu_states(gpu)["compute"])
 
 
 def test_a_power_cap_slows_products_and_spares_streams():

@@ -99,13 +99,29 @@ def test_power_of_an_h100_by_state():
     assert 0.5 * 700 < states["memory"] < 0.95 * 700
 
 
-@pytest.mark.parametrize("name", ["rtx-3090-24gb", "a10g-pcie-24gb", "rtx-a6000-48gb"])
+@pytest.mark.parametrize(
+    "name", ["rtx-3090-24gb", "a10g-pcie-24gb", "rtx-a6000-48gb", "mi250x-128gb"]
+)
 def test_products_of_another_chip_draw_its_boards_limit(name):
     """An A100's watts a FLOP made 95 W of an RTX 3090's 350."""
     gpu = shipped.gpu(name)
     states = gpu_states(gpu)
     assert states["compute"] == pytest.approx(gpu.power_limit)
     assert gpu.idle_power < states["memory"] < states["attention"] < states["compute"]
+
+
+def test_bytes_of_a_chip_with_fewer_flops_draw_what_they_draw():
+    """An H20 has 15 % of an H100's FLOPs and quicker memory; PCIe boards have slower memory."""
+    states = gpu_states(shipped.gpu("h20-sxm-96gb"))
+    assert states["memory"] == pytest.approx(400.0)  # 510 W of an H100 are more than its limit
+    assert states["communication"] < states["memory"] <= states["compute"]
+    # 60 % of the bytes a second of 450 W, above 48 W at rest
+    slower = gpu_states(shipped.gpu("h100-pcie-80gb"))["memory"]
+    assert slower == pytest.approx(48 + 0.5 * 630 / 0.82**1.8 * 2000 / 3350)
+    # a quicker memory takes no more
+    assert gpu_states(shipped.gpu("h200-sxm-141gb"))["memory"] == pytest.approx(
+        gpu_states(shipped.gpu("h100-sxm-80gb"))["memory"]
+    )
 
 
 def test_energy_of_a_job_by_hand():
