@@ -45,7 +45,7 @@ def csv_rows(path: Path, most_bytes: int, remedy: str) -> Iterator[csv.DictReade
             raise InputError.single(source, "is not UTF-8; save it as a UTF-8 CSV") from None
         except csv.Error as error:
             message = f"cannot be read: {visible(str(error))}"
-            line = reader.reader.line_num + 1
+            line = reader.reader.line_num
             raise InputError([Fault(source, line, None, "", message)]) from None
 
 
