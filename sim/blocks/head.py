@@ -167,6 +167,8 @@ def loss_memory(s: Setting) -> LossMemory:
     the gradient of the loss and its own result (12 V). A compiled loss keeps to the compute dtype
     (logits and their gradient). A chunked one runs head, loss and backward chunk by chunk: logits,
     their gradient and two fp32 copies of one chunk live, beside the gradient of the hidden states.
+    torchtune makes the logits of all chunks first: compiled, its loss keeps those (2 V) and makes
+    their gradient by the chunk, eager it keeps the log-softmax of all (4 V).
     A fused linear loss keeps hidden gradients and one chunk of logits. Hugging Face's causal
     models compute it eagerly on a shifted copy of fp32 logits (12 V in either direction); from 4.46
     on the logits of the output, in the compute dtype, are there as well (14 V in forward). Loops
@@ -176,7 +178,8 @@ def loss_memory(s: Setting) -> LossMemory:
     (Liger, Unsloth, flash-attn) keeps logits in the compute dtype, where its backward puts their
     gradient.
 
-    Source: fsdp/mem recordings (eager); torchtitan's default loss (chunked); transformers 4.31
+    Source: fsdp/mem recordings (eager); torchtitan's default loss (chunked); torchtune 0.6.1
+    CEWithChunkedOutputLoss, recipes' ``del logits``; transformers 4.31
     LlamaForCausalLM.forward, 4.48 loss/loss_utils.py (huggingface);
     Liger-Kernel fused_linear_cross_entropy for the chunk rule.
     """
@@ -198,6 +201,11 @@ def loss_memory(s: Setting) -> LossMemory:
         return LossMemory(logits, logits, 2 * logits, logits, logits)
     if s.loss == "fused":  # the gradient takes the logits' place
         return LossMemory(logits, logits, logits, logits, logits)
+    if s.loss == "chunked" and s.keeps_chunks:
+        if s.compiled:  # which saves its rows' sums alone
+            return LossMemory(logits, logits, logits + logits / s.loss_chunks, logits, logits)
+        part = (logits + 2 * wide) / s.loss_chunks
+        return LossMemory(wide, logits + wide + wide / s.loss_chunks, wide + part, wide, logits)
     if s.loss == "chunked":
         chunk, hidden = (2 * logits + 2 * wide) / s.loss_chunks, e * tokens * d
         return LossMemory(hidden, hidden + chunk, hidden + chunk, 0.0, 0.0)

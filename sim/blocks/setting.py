@@ -88,6 +88,8 @@ class Setting:
         Times a layer finds out where the padding is and takes it out before attention.
     loss_chunks : int
         Of a loss in chunks.
+    keeps_chunks : bool
+        Whose logits are all there before the loss of the first.
     keeps_output, fp32_output : bool
         The model's output outlives the loss; its logits are fp32.
     metrics : int
@@ -150,6 +152,7 @@ class Setting:
     loss: str = "eager"
     loss_chunks: int = 1
     unpads: int = 0
+    keeps_chunks: bool = False
     keeps_output: bool = False
     fp32_output: bool = False
     metrics: int = 0
@@ -351,6 +354,7 @@ def _read(workload: Workload) -> Setting:
         unpads=UNPADS[workload.attention_padding],
         loss=workload.loss,
         loss_chunks=workload.loss_chunks,
+        keeps_chunks=workload.loss == "chunked" and trainer_of(workload).keeps_chunks,
         keeps_output=output and trainer_of(workload).keeps_output,
         fp32_output=output and fp32_logits(stack),
         metrics=workload.train_metrics,

@@ -38,6 +38,8 @@ class Trainer:
         loss.
     wraps_adapters : bool
         Under FSDP1 it takes PEFT's wrap policy: a unit for each adapter weight.
+    keeps_chunks : bool
+        It makes the logits of all chunks of a loss before the loss of the first.
     own_adapters : bool
         Its LoRA layers are its own, not PEFT's, and of the dtype of its weights.
     shards_scales : bool
@@ -72,6 +74,7 @@ class Trainer:
     optimizers: tuple[str, ...] = ()
     attentions: tuple[str, ...] = ()
     wraps_adapters: bool = False
+    keeps_chunks: bool = False
     own_adapters: bool = False
     shards_scales: bool = False
     no_sync: tuple[str, ...] = ()

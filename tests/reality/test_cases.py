@@ -15,7 +15,7 @@ from tests.reality import ladder
     ("measured", "changes"), ladder.SPEEDS, ids=[str(row[0]) for row in ladder.SPEEDS]
 )
 def test_speed_of_savings_on_one_gpu(measured, changes):
-    job = ladder.JOB | changes | {"trainer": "torchtune"}
+    job = ladder.JOB | changes
     found = simulate("a100-x1", job, scaling=False, fixes=False)
     assert found.throughput.tokens_per_s == pytest.approx(measured, rel=0.1)
 

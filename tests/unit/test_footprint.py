@@ -147,6 +147,19 @@ def test_a_fused_loss_holds_its_logits_once():
     assert found.saved - found.norm == found.backward_peak - found.norm == logits
 
 
+@pytest.mark.parametrize(("compiled", "kept", "peak"), [(True, 2, 2.25), (False, 4, 6.5)])
+def test_torchtune_makes_the_logits_of_all_chunks_first(compiled, kept, peak):
+    """Compiled: bf16 logits, and a chunk's gradient. Eager: fp32 log-softmax of all chunks.
+
+    Eager has 2 B of logits and the fp32 copy of one chunk of eight beside that.
+    """
+    found = head_footprint(workload(loss="chunked", trainer="torchtune", compile=compiled))
+    entry = 4096 * 128256
+    assert found.saved - found.norm == kept * entry
+    highest = max(found.forward_peak, found.backward_peak) - found.norm
+    assert highest == peak * entry
+
+
 def test_a_chunked_loss_holds_one_chunk():
     """Two of its logits in bf16 and two in fp32, beside the gradient of the hidden states."""
     job = workload(loss="chunked")
