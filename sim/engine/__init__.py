@@ -22,10 +22,10 @@ from sim.errors import EngineError
 from sim.program import Program, Timeline, check_acyclic
 
 # Measured in bench (CPU time): the plain loop does about 0.3 M ops a second; loading the compiled
-# one takes 0.003 s, compiling it and `account` 11 s, once after installation.
+# one takes 0.003 s, compiling it, `account` and `losses` 12 s, once after installation.
 OPS_PER_SECOND = 300_000
 LOADING_S = 0.003
-COMPILING_S = 11.0
+COMPILING_S = 12.0
 
 _plain_s = 0.0  # what the plain loop has cost this process so far
 

@@ -1,24 +1,21 @@
 """What one lane's time goes on while others run beside it, as one loop over columns.
 
-Run as it is on lists, or as machine code on arrays (`sim.engine.machine`): hence one function that
+Run as it is on lists, or as machine code on arrays (`sim.engine.looped`): hence one function that
 calls nothing. `sim.step.breakdown` says what the sums mean and puts names to them.
 """
 
 from __future__ import annotations
 
-import sys
-from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from sim.engine.looped import Looped
+
 F8 = npt.NDArray[np.float64]
 I4 = npt.NDArray[np.int32]
 I8 = npt.NDArray[np.int64]
-
-if TYPE_CHECKING:
-    from sim.engine.machine import MachineCode
 
 HOLDERS = 3  # kinds of ops that hold units
 # places of a window's sums; then those by kind, by label, and three by sort
@@ -301,48 +298,8 @@ def accounts(w: Watched, calls: int) -> F8:
         np.zeros(k, dtype=np.int32), np.empty(m + 1), np.empty(m + 1), np.empty(m + 1),
         np.empty(m, dtype=np.int32), np.empty(m), np.empty(m * HOLDERS),
     )  # fmt: skip
-    if "sim.engine.compiled" in sys.modules:  # it pays, or somebody wants it
-        from sim.engine.machine import checked, table
-
-        if not checked():
-            machine = _machine()
-            machine(table((*w, *s), machine.like, calls))
-            return s.total.reshape(calls, windows, sums)
-    room_s: Any = (column.tolist() for column in s)
-    lists = Sums(*room_s)
-    for i in range(calls):
-        lists.total[:] = [0.0] * (windows * sums)
-        account(_row(w, i), lists)
-        s.total[i] = lists.total
+    _account(w, s, calls)
     return s.total.reshape(calls, windows, sums)
 
 
-@cache
-def _like() -> tuple[Watched, Sums]:
-    f8, i4 = np.zeros(1), np.zeros(1, dtype=np.int32)
-    kinds: dict[str, Any] = {"F8": f8, "I4": i4, "int": 0}
-
-    def made(of: Any) -> Any:
-        names = [kind.__forward_arg__.partition(" ")[0] for kind in of.__annotations__.values()]
-        return of(*(kinds[name] for name in names))
-
-    return made(Watched), made(Sums)
-
-
-def _row(w: Watched, i: int) -> Watched:
-    """One timeline's, as lists."""
-
-    def one(column: Any, like: Any) -> Any:
-        if not isinstance(column, np.ndarray):
-            return column
-        return (column[i] if column.ndim > np.ndim(like) else column).tolist()
-
-    row: Any = (one(column, like) for column, like in zip(w, _like()[0], strict=True))
-    return Watched(*row)
-
-
-@cache
-def _machine() -> MachineCode:
-    from sim.engine.machine import MachineCode
-
-    return MachineCode(account, _like(), 2)
+_account = Looped(account, Watched, Sums)

@@ -28,7 +28,7 @@ from sim.engine.account import (
     accounts,
 )
 from sim.lowering.lower import Lowered, RankView
-from sim.lowering.parts import B1, CATEGORIES, I4
+from sim.lowering.parts import B1, CATEGORIES, F8, I4, I8
 from sim.program import Timeline
 from sim.records import dataclass
 from sim.step.overlap import CAUSES, holders
@@ -156,10 +156,7 @@ def measure(
     first, last = (_i4(np.append(each, view.copies)) for each in (view.comm_begin, view.comm_end))
     by = began[first].argsort(kind="stable")
     (labels, label), (sorts, sort) = _codes(view)
-    most = max(len(each) for each in windows)
-    moments = np.zeros((2, len(views), most))
-    for i, each in enumerate(windows):
-        moments[:, i, : len(each)] = np.transpose(each)
+    counts, begin, finish = moments(windows)
     found = accounts(
         Watched(
             start=timeline.start,
@@ -189,9 +186,9 @@ def measure(
             until=_i4(program.hold_until[holds]),
             held=program.hold_units,
             holder=holders(lowered, holds, far),
-            windows=np.array([len(each) for each in windows]),
-            begin=moments[0],
-            finish=moments[1],
+            windows=counts,
+            begin=begin,
+            finish=finish,
         ),
         len(views),
     )
@@ -202,6 +199,15 @@ def measure(
         ]
         for each, rows in zip(windows, found.tolist(), strict=True)
     ]
+
+
+def moments(windows: Sequence[Windows]) -> tuple[I8, F8, F8]:
+    """How many windows there are, (steps,), when they begin and finish, (steps, most). [s]"""
+    counts = [len(each) for each in windows]
+    found = np.zeros((2, len(counts), max(counts)))
+    for i, each in enumerate(windows):
+        found[:, i, : len(each)] = np.transpose(each)
+    return np.array(counts), found[0], found[1]
 
 
 def _i4(column: npt.NDArray[Any]) -> I4:

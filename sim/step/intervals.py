@@ -46,12 +46,10 @@ class Coverage:
     ----------
     start, end : (n,) float64
         Intervals in any order. [s]
-    apart : bool
-        Whether they are in order and none begins before the one before it ends.
     """
 
-    def __init__(self, start: F8, end: F8, apart: bool = False) -> None:
-        self.start, self.end = (start, end) if apart else union(start, end)
+    def __init__(self, start: F8, end: F8) -> None:
+        self.start, self.end = union(start, end)
         lengths = self.end - self.start
         knots = np.empty(2 * self.start.size)
         knots[0::2], knots[1::2] = self.start, self.end

@@ -124,7 +124,7 @@ def steps(
     engine : str
         As for `step`.
     causes : bool
-        Whether breakdowns say what transfers lost to each other, which takes a seventh of the time.
+        Whether breakdowns say what transfers lost to each other, a thirtieth of the time.
     waits : bool
         Whether to say who waits for whom (`StepReport.ranks`); of a pipeline a sixth of the time.
     progress : callable, optional

@@ -9,22 +9,20 @@ flight: of the step it costs what is exposed of it.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from sim.engine.losses import Transfers, losses
 from sim.lowering.lower import Lowered, RankView
-from sim.lowering.parts import B1, CATEGORIES, F8, I4, I8
+from sim.lowering.parts import B1, CATEGORIES, I4, I8
 from sim.program import Program, Timeline
-from sim.step.breakdown import Windows
-from sim.step.intervals import Coverage
+from sim.step.breakdown import Windows, moments
 
 COLLECTIVES, COPIES, KERNELS = "collectives", "copies", "kernels (HBM)"
 _COPY = CATEGORIES.index("copy")
-_SLOWER = 1e-6  # of a transfer's time alone: less is rounding
-_FULL = 1.0 + 1e-9  # of a capacity
 
 
 def shared(
@@ -54,33 +52,51 @@ def shared(
     Ring steps (level ``steps``) wait for each other, which is no sharing: they are left out.
     """
     program = lowered.program
-    own = np.zeros(program.lane.size, dtype=np.bool_)
-    own[_transfers(program, [view])] = True
+    own = np.zeros(program.lane.size, dtype=np.int32)
+    own[_transfers(program, [view])] = 1
     views = [view] if program.stack else lowered.views
     ops = _transfers(program, views, np.arange(lowered.wire, program.lane.size))
-    start, end = np.atleast_2d(timeline.start)[:, ops], np.atleast_2d(timeline.end)[:, ops]
-    latency, work, weight, curve = (
-        np.broadcast_to(np.atleast_2d(column)[:, ops], start.shape)
-        for column in (program.latency, program.work, program.weight, program.curve)
+    ops = ops[program.steps[ops] == 1]
+    ops = ops[_near(program, program.route[ops], own[ops] > 0)]
+    start, end, latency, work, weight = (
+        column.take(ops, axis=-1)
+        for column in (timeline.start, timeline.end, program.latency, program.work, program.weight)
     )
-    flying = (program.steps[ops] == 1) & (work > 0.0) & (curve < 0)
-    alone = latency + np.divide(work, weight, out=np.zeros(start.shape), where=flying)
-    lost = end - start - alone  # its rate alone
-    slower = flying & own[ops] & (lost > _SLOWER * alone)
-    moving = start + latency
+    flying = (work > 0.0) & (program.curve.take(ops, axis=-1) < 0)
+    moving = np.where(flying, start + latency, end)
+    alone = np.full(flying.shape, np.inf)
+    np.divide(work, weight, out=alone, where=flying)
+    alone += latency
     routes = _Routes.of_ops(lowered, ops)
-    found: list[list[dict[str, float]]] = []
-    for i, (each, some) in enumerate(zip(windows, slower.any(axis=1).tolist(), strict=True)):
-        if not some:
-            found.append([{} for _ in each])
-            continue
-        on = np.flatnonzero(flying[i])
-        flights = _Flights(
-            start[i, on], end[i, on], moving[i, on], lost[i, on], weight[i, on], routes.place[on]
-        )
-        transfers = _Beside(routes, program, i, flights)
-        found.append(transfers.lost(np.flatnonzero(slower[i, on]), each))
-    return found
+    counts, begin, finish = moments(windows)
+    found = losses(
+        Transfers(
+            start=start,
+            moving=moving,
+            end=end,
+            alone=alone,
+            weight=np.where(flying, weight, 0.0),
+            own=own[ops],
+            route=routes.place,
+            by_moving=_i4(moving.argsort(axis=-1)),
+            by_end=_i4(end.argsort(axis=-1)),
+            n=ops.size,
+            kind=routes.kind,
+            first=routes.first,
+            n_routes=routes.kind.size,
+            resource=routes.resource,
+            amount=program.demand_amount.take(routes.entry, axis=-1),
+            capacity=program.capacity.take(routes.on, axis=-1),
+            windows=counts,
+            begin=begin,
+            finish=finish,
+        ),
+        len(windows),
+    )
+    return [
+        [_named(sums) for sums, _ in zip(rows, each, strict=False)]
+        for rows, each in zip(found.tolist(), windows, strict=True)
+    ]
 
 
 class _Routes(NamedTuple):
@@ -88,44 +104,39 @@ class _Routes(NamedTuple):
 
     Attributes
     ----------
-    copies : list of bool
-        Whether copies take them, (r,).
-    place : (transfers,) int64
+    kind : (r,) int32
+        Of the transfers on each, a place in `_LOSERS`.
+    place : (transfers,) int32
         Which of these each one takes.
     entry : (d,) int64
-        Demands of the program that are theirs.
-    of : (d,) int64
-        Whose each is.
+        Demands of the program that are theirs, route by route.
+    first : (r + 1,) int32
+        Where those of each begin.
+    on : (resources,) int64
+        Resources of the program that they are on.
+    resource : (d,) int32
+        Which of these each is on.
     """
 
-    copies: list[bool]
-    place: I8
+    kind: I4
+    place: I4
     entry: I8
-    of: I8
+    first: I4
+    on: I8
+    resource: I4
 
     @classmethod
     def of_ops(cls, lowered: Lowered, ops: I8) -> _Routes:
         """Those of some ops."""
         program = lowered.program
-        number, first, place = np.unique(program.route[ops], return_index=True, return_inverse=True)
-        copies = (lowered.category[ops[first]] == _COPY).tolist()
-        many = program.demand_ptr[number + 1] - program.demand_ptr[number]
-        of = np.repeat(np.arange(number.size), many)
-        entry = np.arange(of.size) + np.repeat(
-            program.demand_ptr[number] - many.cumsum() + many, many
-        )
-        return cls(copies, place, entry, of)
-
-
-class _Flights(NamedTuple):
-    """Transfers of a step, (n,) each."""
-
-    start: F8  # [s]
-    end: F8  # [s]
-    moving: F8  # when their latency is over [s]
-    lost: F8  # how much longer than alone [s]
-    weight: F8  # their pace alone [unit/s]
-    place: I8  # which of `_Routes`
+        number, op, place = np.unique(program.route[ops], return_index=True, return_inverse=True)
+        kind = lowered.category[ops[op]] == _COPY
+        begin = program.demand_ptr[number]
+        many = program.demand_ptr[number + 1] - begin
+        first = np.append(0, many.cumsum())
+        entry = np.arange(first[-1]) + np.repeat(begin - first[:-1], many)
+        on, resource = np.unique(program.demand_resource[entry], return_inverse=True)
+        return cls(_i4(kind), _i4(place), entry, _i4(first), on, _i4(resource))
 
 
 def _transfers(program: Program, views: Sequence[RankView], wires: I8 | None = None) -> I8:
@@ -141,165 +152,31 @@ def _transfers(program: Program, views: Sequence[RankView], wires: I8 | None = N
     return ops
 
 
+def _near(program: Program, route: I4, own: B1) -> B1:
+    """Which of some transfers are a rank's own, or on what some of these are, (transfers,)."""
+    routes = program.demand_ptr.size - 1
+    of = np.repeat(np.arange(routes), np.diff(program.demand_ptr))
+    mine, on = (np.zeros(size, dtype=np.bool_) for size in (routes, program.capacity.shape[-1]))
+    mine[route[own]] = True
+    on[program.demand_resource[mine[of]]] = True
+    mine[of[on[program.demand_resource]]] = True
+    near: B1 = own | mine[route]
+    return near
+
+
 def beside(loser: str, cause: str) -> str:
     """The key of what one of `COLLECTIVES` and `COPIES` lost to a cause."""
     return f"{loser} beside {cause}"
 
 
-class _Beside:
-    """The transfers of a step, and which were under way at the same time."""
-
-    def __init__(self, routes: _Routes, program: Program, row: int, flights: _Flights) -> None:
-        self._routes, self._flights = routes, flights
-        amount, capacity = (
-            column[row] if program.stacked(name) else column
-            for name, column in (
-                ("demand_amount", program.demand_amount), ("capacity", program.capacity),
-            )
-        )  # fmt: skip
-        self._amount = amount[routes.entry]
-        self._resource = program.demand_resource[routes.entry]
-        self._capacity = _FULL * capacity
-        self._sharings: dict[bytes, _Sharing] = {}
-        self._busy: dict[tuple[tuple[bool, ...], int], Coverage] = {}
-
-    def lost(self, slower: I8, windows: Windows) -> list[dict[str, float]]:
-        """What some of them lost, by the window that they start in, which of the two and cause."""
-        f = self._flights
-        start, parts = f.start[slower], []
-        for number, (begin, finish) in enumerate(windows):
-            mine = slower[(start >= begin) & (start < finish)]
-            if mine.size:
-                last = f.end[mine].max()  # of what begins in the window, be it behind that
-                near = (f.end > begin) & (f.start < last)
-                parts.append((self._sharing(near), mine, np.full(mine.size, number)))
-        found: defaultdict[str, F8] = defaultdict(lambda: np.zeros(len(windows)))
-        for sharing in dict.fromkeys(part[0] for part in parts):
-            together = [part[1:] for part in parts if part[0] is sharing]
-            mine, window = (np.concatenate(each) for each in zip(*together, strict=True))
-            place = f.place[mine]
-            for company, routes in sharing.companies(place).items():
-                on = np.flatnonzero(routes[place])
-                for key, seconds in self._lost_in(company, mine[on]).items():
-                    found[key] += np.bincount(window[on], seconds, len(windows))
-        rows = [(key, seconds.tolist()) for key, seconds in found.items()]
-        return [
-            {key: seconds[i] for key, seconds in rows if seconds[i] > 0.0}
-            for i in range(len(windows))
-        ]
-
-    def _sharing(self, near: B1) -> _Sharing:
-        """How routes share links, each at the pace of the fastest transfer of those near."""
-        routes, f = self._routes, self._flights
-        pace = np.zeros(len(routes.copies))
-        np.maximum.at(pace, f.place[near], f.weight[near])
-        key = pace.tobytes()
-        if key not in self._sharings:
-            load = self._amount * pace[routes.of]
-            self._sharings[key] = _Sharing(routes, self._resource, load, self._capacity)
-        return self._sharings[key]
-
-    def _lost_in(self, company: _Company, mine: I8) -> dict[str, F8]:
-        """What transfers lost, by which of the two they are and cause, (n,). [s]"""
-        f = self._flights
-        lost, parts = f.lost[mine], self._seconds(company, f.start[mine], f.end[mine])
-        total = np.asarray(sum(parts.values(), np.zeros(mine.size)))
-        share = np.divide(lost, total, out=np.zeros(mine.size), where=total > 0.0)
-        loser = COPIES if company.copies else COLLECTIVES
-        found = {beside(loser, cause): share * part for cause, part in parts.items()}
-        found[beside(loser, KERNELS)] = np.where(total > 0.0, 0.0, lost)
-        return found
-
-    def _seconds(self, company: _Company, start: F8, end: F8) -> dict[str, F8]:
-        """How long others that share with transfers were under way, by cause, (n,)."""
-        found = {}
-        for cause, copies in ((COLLECTIVES, False), (COPIES, True)):
-            own = company.copies is copies
-            if own and company.alike:
-                found[cause] = end - start  # those of the ranks that it stands for
-                continue
-            kinds = zip(self._routes.copies, company.meets, strict=True)
-            meets = tuple([c is copies and m for c, m in kinds])
-            if any(meets):
-                least = 2 if own and company.itself else 1  # itself and another
-                found[cause] = self._under_way(meets, least).inside(start, end)
-        return found
-
-    def _under_way(self, routes: tuple[bool, ...], least: int) -> Coverage:
-        """When at least so many transfers on some routes are; several routes meet the same ones."""
-        key = routes, least
-        if key not in self._busy:
-            on = np.array(routes)[self._flights.place]
-            busy = deep(self._flights.moving[on], self._flights.end[on], least)
-            self._busy[key] = Coverage(*busy, apart=True)
-        return self._busy[key]
+_LOSERS = (COLLECTIVES, COPIES)
+_KEYS = [beside(loser, cause) for loser in _LOSERS for cause in (*_LOSERS, KERNELS)]
 
 
-class _Sharing:
-    """Which routes share links that cannot carry both.
-
-    Parameters
-    ----------
-    routes : _Routes
-        That transfers take.
-    resource, load : (d,) int32, (d,) float64
-        What they are on, and what a transfer puts on it: nothing on a route that none is on.
-        [unit/s]
-    capacity : (resources,) float64
-        What is more than full. [unit/s]
-    """
-
-    def __init__(self, routes: _Routes, resource: I4, load: F8, capacity: F8) -> None:
-        self._routes, self._resource, self._load, self._capacity = routes, resource, load, capacity
-        self._known: dict[int, _Company] = {}
-
-    def companies(self, place: I8) -> dict[_Company, B1]:
-        """What routes share links with, and which of them, (r,), do so alike."""
-        found: dict[_Company, B1] = {}
-        for route in dict.fromkeys(place.tolist()):
-            if route not in self._known:
-                self._known[route] = self._company(route)
-            routes = found.setdefault(self._known[route], np.zeros(len(self._routes.copies), bool))
-            routes[route] = True
-        return found
-
-    def _company(self, route: int) -> _Company:
-        of, resource, load = self._routes.of, self._resource, self._load
-        mine = slice(*of.searchsorted((route, route + 1)).tolist())
-        room = np.full(self._capacity.size, np.inf)
-        room[resource[mine]] = self._capacity[resource[mine]] - load[mine]
-        over = (load > room[resource]) & (load > 0.0)
-        copies = self._routes.copies
-        met = tuple((np.bincount(of[over], minlength=len(copies)) > 0).tolist())
-        return _Company(copies[route], bool((room < 0.0).any()), met[route], met)
+def _named(sums: Sequence[float]) -> dict[str, float]:
+    """What a window's transfers lost, by which of the two they are and cause. [s]"""
+    return {key: seconds for key, seconds in zip(_KEYS, sums, strict=True) if seconds > 0.0}
 
 
-class _Company(NamedTuple):
-    """What a route shares links with that cannot carry all at the pace that each has alone.
-
-    Attributes
-    ----------
-    copies : bool
-        Whether copies take it.
-    alike, itself : bool
-        Whether it shares with transfers of equal ranks, which are simulated as one, and of its own.
-    meets : tuple of bool
-        With which routes, (r,).
-    """
-
-    copies: bool
-    alike: bool
-    itself: bool
-    meets: tuple[bool, ...]
-
-
-def deep(start: F8, end: F8, least: int) -> tuple[F8, F8]:
-    """Where at least so many of some intervals overlap: starts and ends, ascending. [s]"""
-    keep = end > start
-    if not keep.all():
-        start, end = start[keep], end[keep]
-    times = np.concatenate((end, start))
-    order = times.argsort(kind="stable")  # ends before starts
-    times, depth = times[order], np.where(order < end.size, -1, 1).cumsum()
-    inside = np.flatnonzero(depth >= least)
-    return times[inside], times[inside + 1]
+def _i4(column: npt.NDArray[Any]) -> I4:
+    return column.astype(np.int32)

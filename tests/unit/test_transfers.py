@@ -1,15 +1,18 @@
 """What collectives and copies lose to what shares their links, by cause."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from sim.cli import group
+from sim.engine import compiled
+from sim.engine.losses import CAUSES, KINDS, Transfers, losses
 from sim.inputs.loader import load
 from sim.step.run import run_step
-from sim.step.transfers import COLLECTIVES, COPIES, KERNELS, beside, deep, shared
+from sim.step.transfers import COLLECTIVES, COPIES, KERNELS, beside, shared
 
 JOB = {"name": "x", "model": "llama-3-8b", "sequence_length": 2048, "micro_batch": 2}
 OFFLOADED = "parallelism={strategy: zero3, offload: optimizer}"
@@ -21,12 +24,90 @@ def outcome(machine, *sets, level="folded"):
     return run_step(loaded.topology, loaded.workload, engine="python", level=level)
 
 
-def test_where_several_intervals_overlap():
-    start, end = np.array([0.0, 1.0, 4.0, 5.0]), np.array([3.0, 2.0, 6.0, 7.0])
-    for least, wanted in ((1, [[0, 1, 2, 4, 5, 6], [1, 2, 3, 5, 6, 7]]), (2, [[1, 5], [2, 6]]),
-                          (3, [[], []])):  # fmt: skip
-        assert [found.tolist() for found in deep(start, end, least)] == wanted
-    assert deep(np.array([1.0]), np.array([1.0]), 1)[0].size == 0
+def some_transfers(rng, n=9, routes=4, resources=3):
+    """Transfers that meet each other here and there."""
+    start = np.sort(rng.integers(0, 12, n) / 4.0)
+    moving = start + rng.integers(0, 3, n) / 8.0
+    end = moving + rng.integers(0, 8, n) / 4.0
+    alone = (end - start) * rng.choice([0.4, 0.7, 1.0], n)
+    nothing = rng.random(n) < 0.15
+    alone[nothing], moving[nothing] = np.inf, end[nothing]
+    demands = [rng.permutation(resources)[: rng.integers(0, 3)] for _ in range(routes)]
+    first = np.cumsum([0, *map(len, demands)])
+    return Transfers(
+        start, moving, end, alone, np.where(nothing, 0.0, rng.choice([1.0, 2.0], n)),
+        i4(rng.random(n) < 0.7), i4(rng.integers(0, routes, n)), i4(moving.argsort()),
+        i4(end.argsort()), n, i4(rng.integers(0, 2, routes)), i4(first), routes,
+        i4(np.concatenate(demands)), rng.choice([0.3, 0.6, 1.2], first[-1]), np.ones(resources),
+        2, np.array([0.0, 1.0]), np.array([9.0, 2.0]),
+    )  # fmt: skip
+
+
+def i4(column):
+    return np.asarray(column, dtype=np.int32)
+
+
+def told_otherwise(t):
+    """What transfers lose, moment by moment: all times are eighths."""
+    found = np.zeros((2, KINDS, CAUSES))
+    ways = [slice(*t.first[r : r + 2]) for r in range(t.n_routes)]
+    moments = np.arange(0.0, 12.0, 0.125) + 1 / 16
+    for w, (begin, finish) in enumerate(zip(t.begin, t.finish, strict=True)):
+        more = t.end - t.start - t.alone
+        losers = np.flatnonzero((t.own > 0) & (t.start >= begin) & (t.start < finish))
+        losers = [i for i in losers if more[i] > 1e-6 * t.alone[i]]
+        near = (t.end > begin) & (t.start < max((t.end[i] for i in losers), default=begin))
+        load = np.zeros((t.n_routes, t.capacity.size))
+        for r, way in enumerate(ways):
+            pace = max(t.weight[near & (t.route == r)], default=0.0)
+            load[r, t.resource[way]] = t.amount[way] * pace
+        for i in losers:
+            mine = t.route[i]
+            on = t.resource[ways[mine]]
+            alike = (load[mine, on] > t.capacity[on]).any()
+            both = (load[:, on] + load[mine, on] > t.capacity[on]) & (load[:, on] > 0.0)
+            meets = both.any(axis=1)
+            seconds = []
+            for kind in range(KINDS):
+                own = kind == t.kind[mine]
+                if own and alike:
+                    seconds.append(t.end[i] - t.start[i])
+                    continue
+                some = meets[t.route] & (t.kind[t.route] == kind)
+                flying = (t.moving[some, None] < moments) & (moments < t.end[some, None])
+                enough = flying.sum(axis=0) >= (2 if own and meets[mine] else 1)
+                seconds.append(0.125 * enough[(moments > t.start[i]) & (moments < t.end[i])].sum())
+            share = np.array(seconds) / sum(seconds) if sum(seconds) > 0.0 else np.zeros(KINDS)
+            found[w, t.kind[mine]] += more[i] * np.append(share, sum(seconds) == 0.0)
+    return found.reshape(2, -1)
+
+
+def test_what_is_lost_is_what_a_plain_reading_says():
+    rng = np.random.default_rng(7)
+    many = [some_transfers(rng) for _ in range(200)]
+    seen = np.zeros((2, KINDS * CAUSES))
+    for columns in many:
+        [found] = losses(columns, 1)
+        np.testing.assert_allclose(found, told_otherwise(columns), rtol=1e-12, atol=1e-12)
+        seen += found
+    assert (seen > 0.0).all()
+
+
+def test_it_is_the_same_as_machine_code_and_in_plain_python(monkeypatch):
+    rng = np.random.default_rng(8)
+    one, *_ = many = [some_transfers(rng) for _ in range(5)]
+    rows = ("start", "moving", "end", "alone", "weight", "by_moving", "by_end")
+    stack = one._replace(
+        **{name: np.stack([getattr(each, name) for each in many]) for name in rows},
+        windows=np.array([2, 1, 2, 2, 1]),
+    )
+    monkeypatch.setitem(sys.modules, "sim.engine.compiled", compiled)
+    fast = losses(stack, 5)
+    monkeypatch.delitem(sys.modules, "sim.engine.compiled")
+    slow = losses(stack, 5)
+    assert fast.tolist() == slow.tolist()
+    assert (fast[:, 0].sum(axis=1) > 0.0).all()
+    assert not fast[[1, 4], 1].any()  # no such windows
 
 
 @pytest.mark.parametrize(
