@@ -6,6 +6,7 @@ from sim.quantities import duration, gib, percent
 from sim.report.settings import settings
 from sim.report.view import Cell, Column, Lines, Row, Table, View, left
 from sim.result.improve import Improvement, JobState
+from sim.result.trials import DEAR
 
 
 def view(found: Improvement) -> View:
@@ -23,7 +24,7 @@ def view(found: Improvement) -> View:
         at = made.state
     return View(
         f"A plan of changes for {found.title}",
-        [Table(columns, rows, indent=2), Lines([_answer(found)])],
+        [Table(columns, rows, indent=2), Lines([_answer(found), *_otherwise(found)])],
         found,
     )
 
@@ -51,3 +52,10 @@ def _answer(found: Improvement) -> str:
     if not found.before.memory.fits:
         return f"With them it {after.word}, {percent(after.probability, 0)} likely to run: {typed}"
     return f"Together {1.0 / found.time_ratio:.2f} x as fast: {typed}"
+
+
+def _otherwise(found: Improvement) -> list[str]:
+    """Where to look on, if a job is made to fit dearly alone or not at all."""
+    if found.before.memory.fits or (found.after.memory.fits and found.time_ratio <= DEAR):
+        return []
+    return ["`scaling-sim memory` also looks at what trains otherwise: LoRA, other weights"]

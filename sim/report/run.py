@@ -241,7 +241,7 @@ def fixes_table(result: Result) -> Table:
     rows: list[Row] = [
         [
             Cell(percent(fix.step_time_ratio - 1.0, sign="+"), fix.step_time_ratio),
-            fix.description,
+            fix.text,
             Cell(gib(fix.memory_bytes) + ("" if fix.verdict == "fits" else f", {fix.verdict}"),
                  fix.memory_bytes, "B"),
             settings(fix.change),

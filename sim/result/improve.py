@@ -171,7 +171,7 @@ def improve(
 
 
 def state_of(topology: Topology, workload: Workload) -> JobState:
-    """A job, simulated; where it does not fit, as if it did, without retries."""
+    """A job, simulated; where it does not fit, as if it just ran."""
     step_s, token_s, memory = timed(topology, workload)
     return JobState(topology, workload, token_s, step_s, memory)
 

@@ -157,6 +157,14 @@ class Fix:
     memory_bytes: float  # what must live with it, on a node's host where only that lacks room
     fits: bool
     verdict: str = "fits"
+    changes_training: bool = False  # another method or precision: the trained model will differ
+
+    @property
+    def text(self) -> str:
+        """In words, with what it is besides a change of how the job runs."""
+        return (
+            f"{self.description}, another training" if self.changes_training else self.description
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from sim.step.step import memory_of, quick
 SHORTER = 0.005  # share of the step that a change must save to be named
 LESS = 0.01  # share of the peak
 MOST = 5  # that a run names
+DEAR = 2.0  # times the time a token, from which on another training is named beside a change
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,9 @@ def ranked(topology: Topology, workload: Workload, now: Breakdown, fits: bool) -
     """The changes that help most, best first.
 
     A job that fits wants less time a token and must still fit as surely; one that does not fit
-    wants what `smaller` finds: what lets it fit, or else comes nearest, and trains the same.
+    wants what `smaller` finds: what lets it fit, or else comes nearest, and trains the same. Where
+    nothing does, or at twice the time and more alone, what lets it fit and trains another model is
+    named after it.
 
     Parameters
     ----------
@@ -70,13 +73,7 @@ def ranked(topology: Topology, workload: Workload, now: Breakdown, fits: bool) -
         In memory.
     """
     if not fits:
-        found = smaller(topology, workload, training=False)
-        cures = [f for f in found if f.fits]
-        nearest = sorted(found, key=lambda f: f.needed_bytes)
-        return tuple(
-            Fix(f.change, f.description, 1.0 + f.time_cost, f.needed_bytes, f.fits, f.verdict)
-            for f in (cures or nearest)[:MOST]
-        )
+        return tuple(_as_fix(f) for f in _mending(smaller(topology, workload)))
     waits = now.exposed_s + now.slowdown_s
     parts = {"": now.time_s, "loss": now.kernels.get("loss", 0.0), "waits": waits}
     base = now.time_s / batch_on(workload).tokens_per_gpu
@@ -98,15 +95,26 @@ def ranked(topology: Topology, workload: Workload, now: Breakdown, fits: bool) -
     return tuple(sorted(faster, key=lambda f: f.step_time_ratio)[:MOST])
 
 
-def smaller(
-    topology: Topology, workload: Workload, *, training: bool = True
-) -> tuple[MemoryFix, ...]:
-    """Changes that save memory: those that make it fit first, then cheapest in time first.
+def _mending(found: tuple[MemoryFix, ...]) -> list[MemoryFix]:
+    same = [f for f in found if not f.changes_training]
+    cures = [f for f in same if f.fits]
+    nearest = sorted(same, key=lambda f: f.needed_bytes)
+    named = (cures or nearest)[:MOST]
+    if any(1.0 + f.time_cost <= DEAR for f in cures):
+        return named
+    others = [f for f in found if f.changes_training and f.fits]
+    return [*named[: max(1, MOST - len(others))], *others][:MOST]
 
-    Parameters
-    ----------
-    training : bool
-        Also those with which the trained model will differ.
+
+def _as_fix(fix: MemoryFix) -> Fix:
+    return Fix(
+        fix.change, fix.description, 1.0 + fix.time_cost, fix.needed_bytes, fix.fits, fix.verdict,
+        fix.changes_training,
+    )  # fmt: skip
+
+
+def smaller(topology: Topology, workload: Workload) -> tuple[MemoryFix, ...]:
+    """Changes that save memory: those that make it fit first, then cheapest in time first.
 
     Returns
     -------
@@ -118,8 +126,6 @@ def smaller(
     _, base, _ = timed(topology, workload)
     found = []
     for change in changes(topology, workload, "smaller"):
-        if change.changes_training and not training:
-            continue
         after = memory_of(change.topology, change.workload)
         if _saved(before, after) < LESS * _needs(before, before):
             continue
@@ -154,10 +160,9 @@ def _saved(before: MemoryReport, after: MemoryReport) -> float:
 
 
 def timed(topology: Topology, workload: Workload) -> tuple[float, float, MemoryReport]:
-    """A step [s], a GPU's time for a token [s], memory; without retries where it does not fit."""
+    """A step [s], a GPU's time for a token [s], memory; of what does not fit as if it just ran."""
     found = quick(topology, workload)
-    step_s = found.time_s - (0.0 if found.memory.fits else found.retries_s)
-    return step_s, step_s / batch_on(workload).tokens_per_gpu, found.memory
+    return found.time_s, found.time_s / batch_on(workload).tokens_per_gpu, found.memory
 
 
 def _together(

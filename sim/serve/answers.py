@@ -146,7 +146,7 @@ def _run(asked: RunBody) -> dict[str, Any]:
         found["beside"] = _ratios(cases[0].result, result)
     if asked.changes:
         found["changes"] = [
-            {"text": fix.description, "overrides": _words(fix.change),
+            {"text": fix.text, "overrides": _words(fix.change),
              "ratio": fix.step_time_ratio, "verdict": fix.verdict}
             for fix in result.bottleneck.fixes
         ]  # fmt: skip

@@ -7,6 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+import sim
 from sim import simulate
 from sim.cli import group
 from sim.errors import InputError
@@ -127,3 +128,29 @@ def test_apply_writes_a_workload_that_loads(tmp_path):
     plan = improve(loaded.topology, loaded.workload)
     assert load("dgx-h100", file, ["nodes=1"]).workload == plan.after.workload
     assert json.loads(done.stdout)["time_ratio"] == pytest.approx(plan.time_ratio)
+
+
+SMALL = ("gradient_accumulation=1", "micro_batch=1", "sequence_length=2048")
+
+
+def test_a_job_that_does_not_fit_has_one_step_time():
+    """Its changes are held against what `run` says of it, the allocator's retries included."""
+    ran = sim.simulate("h100-x1", "llama3-8b-sft", overrides=SMALL, scaling=False)
+    plan = sim.improve("h100-x1", "llama3-8b-sft", overrides=SMALL)
+    assert not ran.memory.fits
+    assert plan.before.step_s == ran.step.time_s
+    [change] = plan.made
+    [fix] = [f for f in ran.bottleneck.fixes if f.change == change.settings]
+    assert fix.step_time_ratio == pytest.approx(plan.time_ratio)
+
+
+def test_where_all_that_fits_costs_more_than_twice_another_training_is_named():
+    fixes = sim.simulate(
+        "h100-x1", "llama3-8b-sft", overrides=SMALL, scaling=False
+    ).bottleneck.fixes
+    assert [f.changes_training for f in fixes] == [False, True, True]
+    assert fixes[0].step_time_ratio > 2.0
+    assert all(f.fits for f in fixes)
+    assert all(f.text.endswith("another training") for f in fixes[1:])
+    found = told(view(sim.improve("h100-x1", "llama3-8b-sft", overrides=SMALL)))
+    assert "scaling-sim memory" in found
