@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sim.cost.host_update import threads_of
+from sim.fabric import compile_fabric
 from sim.inputs.notes import Message
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -32,8 +33,11 @@ def thread_warnings(topology: Topology, workload: Workload, step_s: float) -> tu
     p, stack = workload.parallelism, workload.stack
     if p.offload not in ("optimizer", "all") or stack.omp_num_threads is not None:
         return ()
-    cores = max(threads_of(group.node.cpu, group.node.gpus) for group in topology.groups)
-    if strategy_of(workload).deepspeed or topology.gpus_per_node == 1 or cores == 1:
+    if strategy_of(workload).deepspeed or topology.gpus_per_node == 1:
+        return ()
+    fabric = compile_fabric(topology)
+    hosts = {fabric.host(node) for node in range(topology.node_count)}
+    if (cores := max(threads_of(host.cpu, host.gpus) for host in hosts)) == 1:
         return ()
     one = workload.model_copy(update={"stack": stack.model_copy(update={"omp_num_threads": 1})})
     slow_s = quick(topology, one).time_s

@@ -6,8 +6,9 @@ from sim import simulate
 from sim.blocks.optimizer import OPTIMIZERS
 from sim.blocks.parameters import build_tree, count_parameters
 from sim.blocks.update import host_update_bytes, optimizer_kernels, shard_of
-from sim.cost.host_update import host_rate, update_s, update_slowdown
+from sim.cost.host_update import host_rate, threads_of, update_s, update_slowdown
 from sim.inputs.gpu import Gpu
+from sim.inputs.loader import load
 from sim.inputs.models import resolve_model
 from sim.inputs.shares import mesh_on
 from sim.inputs.topology import Cpu, Node, Pcie, Topology
@@ -25,9 +26,12 @@ from sim.job.forecast import checkpoint_bytes
 from sim.memory.report import memory
 from sim.memory.states import optimizer_bytes, trainable_elements
 from sim.mesh import Mesh
+from sim.result.threads import thread_warnings
 from sim.step.step import step
 from sim.strategies import plan_of
 from sim.strategies.step_memory import pinned_bytes
+from tests.unit.machines import dgx_h100
+from tests.unit.test_fabric_graphs import explicit
 
 P = 8_030_261_248
 
@@ -305,6 +309,13 @@ def test_launchers_threads_are_said_with_the_step_that_they_make():
     assert slow > 1.5 * usual
     assert not silent
     assert f"would take {slow:.2f} s, not {usual:.2f} s as on 14 cores" in said
+
+
+def test_launchers_threads_are_said_of_a_machine_written_as_a_graph():
+    """Its hosts are a node's defaults, whose cores a rank are said."""
+    job = load("dgx-h100", "llama3-8b-offload", ["model.layers=2"]).workload
+    (said,) = thread_warnings(explicit(dgx_h100(1)), job, 1e-3)
+    assert f" as on {threads_of(Cpu(), 8)} cores a rank" in said.message
 
 
 @pytest.mark.parametrize(
