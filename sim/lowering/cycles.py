@@ -44,7 +44,7 @@ def repeating(lowered: Lowered, cycle: int) -> Repeating | None:
         return None
     pausing, held, hosts = [], [], []
     for view in lowered.views:
-        lanes = _lanes(lowered, view)
+        lanes = lanes_of(lowered, view)
         host = lanes[0]
         own = [lane for lane in lanes if period[lane]]
         # a cycle before one of its lanes leaves what repeats
@@ -64,7 +64,7 @@ def repeating(lowered: Lowered, cycle: int) -> Repeating | None:
     return Repeating(cycles, Gates(np.array(pausing), np.array(held)), np.array(hosts))
 
 
-def _lanes(lowered: Lowered, view: RankView) -> list[int]:
+def lanes_of(lowered: Lowered, view: RankView) -> list[int]:
     """A rank's, its host first."""
     name = f"rank {view.rank} "
     found = [i for i, lane in enumerate(lowered.lane_names) if lane.startswith(name)]
@@ -78,7 +78,7 @@ def _micro_steps(lowered: Lowered) -> tuple[I4, I8]:
     ends = np.searchsorted(program.lane, np.arange(program.n_lanes + 1))
     micro = np.full(program.lane.size, -1, dtype=np.int32)
     for view in lowered.views:
-        lanes = _lanes(lowered, view)
+        lanes = lanes_of(lowered, view)
         own = slice(int(ends[min(lanes)]), int(ends[max(lanes) + 1]))
         micro[own] = table_of(view.plan).micro_step[lowered.plan_op[own]]
         # what is on the wire follows those that come to it

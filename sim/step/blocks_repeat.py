@@ -40,8 +40,11 @@ def blocks_repeat(lowered: Lowered, timeline: Timeline, pace: ShallowSteps) -> B
     least = SAME * period
     even = np.abs(np.diff(cuts, axis=2) - period[..., None]).max(axis=2) <= least
     cuts = cuts - 2 * least[..., None]  # what begins with a block may be rounded to before it
-    in_time = _host_in_time(lowered, timeline, pace.leads, least)
-    found: B1 = np.asarray(in_time & even.all(axis=1))
+    launches, stop = launches_of(lowered, lowered.views[0])
+    gained = pace.leads[..., _MEASURED + 1] - pace.leads[..., _MEASURED]
+    kept = (gained >= -least).all(axis=1)
+    in_time = host_in_time(lowered, timeline, launches[:, _MEASURED + 1], stop, gained > least)
+    found: B1 = np.asarray(kept & in_time & even.all(axis=1))
     left = np.flatnonzero(found)
     while left.size:  # ops of a block stand at other places where a lane is further ahead
         found[left] = False
@@ -60,39 +63,40 @@ def measured_block(lowered: Lowered, timeline: Timeline) -> list[Windows]:
     return [[(begin, end) for begin, end in each] for each in begins.tolist()]
 
 
-def _host_in_time(lowered: Lowered, timeline: Timeline, leads: F8, least: F8) -> B1:
-    """In which steps nothing waits for the host that would not with more blocks, (steps,).
+def host_in_time(lowered: Lowered, timeline: Timeline, nexts: I8, stop: int, ahead: B1) -> B1:
+    """In which steps nothing waits for a host that would not if it came earlier, (steps,).
 
     Parameters
     ----------
-    leads : (steps, passes, blocks) float64
-        By how much the host is ahead of each block. [s]
-    least : (steps, passes) float64
-        What of it is rounding. [s]
+    lowered, timeline : Lowered, Timeline
+        Steps of one structure.
+    nexts : (n,) int64
+        Ops of a host from which on it may come earlier, until it waits for the GPU.
+    stop : int
+        Where its ops end.
+    ahead : (steps, n) bool
+        Whether it may.
     """
-    program, (launches, stop) = lowered.program, launches_of(lowered, lowered.views[0])
-    begin = int(np.searchsorted(program.lane, program.lane[launches[0, 0]]))
-    start, end = timeline.start, timeline.end
-    gained = leads[..., _MEASURED + 1] - leads[..., _MEASURED]
-    found: B1 = np.asarray((gained >= -least).all(axis=1))
-    ahead = gained > least
+    program = lowered.program
+    start, end = np.atleast_2d(timeline.start), np.atleast_2d(timeline.end)
     if not ahead.any():
-        return found
+        return np.ones(len(start), dtype=np.bool_)
+    begin = int(nexts.min())
     # the last op of the host at which it may come earlier, and the last before which it waits
     earlier = np.full((len(start), stop - begin), -1)
-    nexts = launches[:, _MEASURED + 1] - begin
-    earlier[:, nexts] = np.where(ahead, nexts, -1)
+    earlier[:, nexts - begin] = np.where(ahead, nexts - begin, -1)
     waited = np.full_like(earlier, -1)
     pauses = start[:, begin + 1 : stop] > end[:, begin : stop - 1]
     waited[:, 1:] = np.where(pauses, np.arange(1, stop - begin), -1)
     free = np.maximum.accumulate(earlier, axis=1) > np.maximum.accumulate(waited, axis=1)
     # what the GPU runs as soon as it is launched
-    by = np.repeat(np.arange(program.lane.size), np.diff(program.succ_ptr))
-    mine = np.flatnonzero((by >= begin) & (by < stop) & (program.succ >= stop))
-    launch, launched = by[mine], program.succ[mine]
+    edges = program.succ_ptr[begin : stop + 1]
+    by, to = np.repeat(np.arange(begin, stop), np.diff(edges)), program.succ[edges[0] : edges[-1]]
+    mine = np.flatnonzero(to >= stop)
+    launch, launched = by[mine], to[mine]
     at_once = (start[:, launched] <= end[:, launch]) & free[:, launch - begin]
     last = free[:, -1] & (end[:, stop - 1] >= end.max(axis=1))
-    in_time: B1 = found & ~at_once.any(axis=1) & ~last
+    in_time: B1 = ~at_once.any(axis=1) & ~last
     return in_time
 
 

@@ -1,7 +1,7 @@
 """Steps that were simulated, kept under what they depend on.
 
 Jobs share them that differ in length, price, data or accumulation alone: micro-steps past a few are
-the middle one so many times more.
+the middle one so many times more, where it is like those that follow.
 """
 
 from __future__ import annotations
@@ -63,15 +63,26 @@ def measures_kept(
         steps = workload.gradient_accumulation
         alone = workload.parallelism.pipeline_parallel > 1  # its micro-batches interlock
         shared = steps if alone else min(steps, SHARED)
-        if shared != steps:
-            workload = workload.model_copy(update={"gradient_accumulation": shared})
-        keys.append(StepKey(machine_key(topology), _STEP, shared, topology, workload))
+        keys.append(_key_of(topology, workload, shared))
         counts.append(steps - shared)
+    found = _kept(keys, asked, progress)
+    # their micro-steps become alike later, or never
+    late = [i for i, more in enumerate(counts) if more and found[i].middle is None]
+    apart = [_key_of(*jobs[i], jobs[i][1].gradient_accumulation) for i in late]
+    for i, one in zip(late, _kept(apart, asked, progress), strict=True):
+        found[i], counts[i] = one, 0
     return [
-        found if not more or found.middle is None
-        else found._replace(whole=weighted((found.whole, 1.0), (found.middle, more)))
-        for found, more in zip(_kept(keys, asked, progress), counts, strict=True)
+        one if not more or one.middle is None
+        else one._replace(whole=weighted((one.whole, 1.0), (one.middle, more)))
+        for one, more in zip(found, counts, strict=True)
     ]  # fmt: skip
+
+
+def _key_of(topology: Topology, workload: Workload, steps: int) -> StepKey:
+    """A job of so many micro-steps."""
+    if steps != workload.gradient_accumulation:
+        workload = workload.model_copy(update={"gradient_accumulation": steps})
+    return StepKey(machine_key(topology), _STEP, steps, topology, workload)
 
 
 _MOST = 1024

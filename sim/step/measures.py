@@ -98,11 +98,14 @@ def simulated(
     for ran, places in together(many, DEEP):
         pace = pace_of(ran.lowered, ran.timeline, DEEP)
         repeated = _repeated(ran, pace, [jobs[i] for i in places], asked.waits)
+        repeated = {row: one for row, one in repeated.items() if row not in ran.apart}
         found.update((places[row], measures) for row, measures in repeated.items())
         for row, (i, even) in enumerate(
             zip(places, settled(pace, depths[places]).tolist(), strict=True)
         ):
-            if even and row not in repeated and not alone(*jobs[i]):
+            if row in repeated or row in ran.apart:
+                continue
+            if even and not alone(*jobs[i]):
                 deep[i] = _measured(ran, row, asked.waits), ran.whole[row], pace, row
     for ran, places in together(list(deep), SHALLOW):
         mine = [deep[i] for i in places]
@@ -111,7 +114,7 @@ def simulated(
         pace = pace_of(ran.lowered, ran.timeline, SHALLOW)
         same = alike(pace, further, parts, depths[places]).tolist()
         for row, (i, (other, *_)) in enumerate(zip(places, mine, strict=True)):
-            if same[row]:
+            if same[row] and row not in ran.apart:
                 shallow = _measured(ran, row, asked.waits)
                 found[i] = _extended(shallow, other, jobs[i][1].model.layers)
     for i, (topology, workload) in enumerate(jobs):
@@ -122,7 +125,8 @@ def simulated(
     rest = [i for i in range(len(jobs)) if i not in found]
     for ran, places in together(rest, None):
         for row, i in enumerate(places):
-            found[i] = _measured(ran, row, asked.waits)
+            if row not in ran.apart:
+                found[i] = _measured(ran, row, asked.waits)
     return [found[i] for i in range(len(jobs))]
 
 

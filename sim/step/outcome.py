@@ -96,6 +96,7 @@ class Ran(NamedTuple):
     repeats: list[int]
     windows: list[tuple[Window, ...]]
     more: Sequence[Sequence[Breakdown]] = ()  # of other windows, of each step of a stack
+    apart: frozenset[int] = frozenset()  # steps of a stack in which the middle stands for no other
 
     def outcome(self, i: int) -> StepOutcome:
         """One of them by itself."""
@@ -174,7 +175,7 @@ def windows_of(
     if stretch is not None:
         begin, finish = [stretch[0]], [stretch[1]]
     elif any(each.repeats for each in ready):
-        middle = middle_of(lowered, timeline, lowered.slowest(timeline))
+        middle = middle_of(lowered, timeline)
         begin, finish = (np.atleast_1d(t).tolist() for t in middle)
     for i, each in enumerate(ready):
         if each.repeats:

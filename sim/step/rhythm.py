@@ -1,10 +1,12 @@
 """Micro-steps that repeat: which few stand for all, and the stretch of time that stands for others.
 
-Without stages every micro-step in the middle is like the next. In a pipeline whose ranks go back
-and forth, each cycle of its schedule adds one period: that of the rank that takes longest. How soon
-it is reached depends on how unequal stages are, so ever longer steps are tried until two cycles in
-a row are the same on every lane. Nothing that has happened by then tells a longer step from a
-shorter one, so that more cycles in the middle do no more than put off what follows.
+Without stages a micro-step in the middle is like the next once the host is as late, or early enough
+(`sim.step.micro_repeat`): most often at once, else ever longer steps are tried. In a pipeline whose
+ranks go back and forth, each cycle of its schedule adds one period: that of the rank that takes
+longest. How soon it is reached depends on how unequal stages are, so ever longer steps are tried
+until two cycles in a row are the same on every lane. Nothing that has happened by then tells a
+longer step from a shorter one, so that more cycles in the middle do no more than put off what
+follows.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from sim.pipeline.schedules import SCHEDULES
 from sim.program import Timeline
 from sim.strategies.plan import SEGMENT
 
-MICRO_STEPS = 3  # simulated without stages: the first, one that stands for those between, the last
+MICRO_STEPS = 3  # tried first without stages: the first, one that may stand for others, the last
 SAME = 1e-10  # of a period: what rounding may leave between two that are the same
 EVEN = 5e-4  # of a period: what may still change where longer trials would take too long
 _MORE = 4  # micro-batches of a trial beside a multiple of the stages
@@ -67,7 +69,10 @@ def _tried(workload: Workload) -> Iterator[int]:
     """Micro-steps of trials, if there are more. [1]"""
     p = workload.parallelism
     if p.pipeline_parallel == 1:
-        yield MICRO_STEPS
+        few = MICRO_STEPS
+        while few < workload.gradient_accumulation:
+            yield few
+            few *= 2
         return
     table = SCHEDULES[p.pipeline_schedule].table
     times, more, saved = (12, 4, 3) if table else (2, 2, 1)
@@ -76,18 +81,16 @@ def _tried(workload: Workload) -> Iterator[int]:
         times *= more
 
 
-def middle_of(lowered: Lowered, timeline: Timeline, view: RankView) -> tuple[F8, F8]:
-    """When the compute lane enters the micro-step that stands for others, and the next one. [s]
+def middle_of(lowered: Lowered, timeline: Timeline) -> tuple[F8, F8]:
+    """When the slowest rank enters the micro-step that stands for others, and the last one. [s]
 
     Parameters
     ----------
     lowered, timeline : Lowered, Timeline
         A step without stages, or a stack; then the two have an entry each.
-    view : RankView
-        The rank, in each of them.
     """
-    starts = _forwards(lowered, timeline, view)
-    return starts[..., 1], starts[..., 2]
+    starts = entered(lowered, timeline, lowered.slowest(timeline))
+    return starts[..., -2], starts[..., -1]
 
 
 def stretch_of(
@@ -111,9 +114,9 @@ def stretch_of(
     (float, float) or None
         None where its ranks have found no rhythm yet.
     """
-    starts = _forwards(lowered, timeline, view)
+    starts = entered(lowered, timeline, view)
     # a stage without blocks passes messages on, or begins with its head alone
-    known = [f for f in (_forwards(lowered, timeline, v) for v in lowered.views) if f.size > cycle]
+    known = [f for f in (entered(lowered, timeline, v) for v in lowered.views) if f.size > cycle]
     if starts.size <= cycle:
         starts = known[0]
     # until then no rank has come to the end of its forwards
@@ -147,8 +150,8 @@ def _in_step(known: Sequence[F8], latest: float, cycle: int, period: float) -> b
     return True
 
 
-def _forwards(lowered: Lowered, timeline: Timeline, view: RankView) -> F8:
-    """When the forward of each micro-step begins, (micro-steps,) or a row a step. [s]"""
+def entered(lowered: Lowered, timeline: Timeline, view: RankView) -> F8:
+    """When on a rank the forward of each micro-step begins, (micro-steps,) or a row a step. [s]"""
     table = table_of(view.plan)
     of, starts = lowered.plan_op[view.compute], timeline.start[..., view.compute]
     inside = np.flatnonzero((table.kind == SEGMENT)[of])

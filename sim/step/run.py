@@ -16,9 +16,10 @@ from sim.lowering.crowd import gathered
 from sim.lowering.frames import folds, lowered, stacks
 from sim.lowering.lower import Lowered
 from sim.program import Timeline
-from sim.step.bounds import LONG, PROBED, check_size, ops_of
+from sim.step.bounds import LONG, MAX_DRAWN, PROBED, check_size, ops_of
 from sim.step.breakdown import Windows
 from sim.step.intervals import F8
+from sim.step.micro_repeat import micro_steps_repeat
 from sim.step.outcome import CrowdRun, Ran, StepOutcome, Window, measured, windows_of
 from sim.step.ready import Ready, priced_of, ready_of
 from sim.step.rhythm import fewest, shortened, stretch_of
@@ -83,7 +84,7 @@ def run_replicas(
     level = variation.level(level)
     tried = (workload,) if all_micro_steps else shortened(workload)
     lean = not every_rank and level == "ranks" and engine in ("auto", "compiled")
-    even: _Found | None = None  # ranks go in step but for little
+    even: _Found | None = None  # what is left out is like what was run but for little
     known: tuple[Priced, int] | None = None  # what a step takes, of so many micro-steps
     for simulated in tried:
         steps = simulated.gradient_accumulation
@@ -92,7 +93,8 @@ def run_replicas(
             known = priced_of(topology, few, variation, level), few.gradient_accumulation
         if known is not None:
             times = steps / known[1]
-            if even is not None and times * ops_of(known[0]) > LONG:
+            ops = times * ops_of(known[0])
+            if even is not None and (ops > LONG or ops * variation.replicas > MAX_DRAWN):
                 return even[:2]
             check_size(known[0], level, variation, times, whole=all_micro_steps)
             _announce(known[0], times, variation, progress)
@@ -142,7 +144,10 @@ def _replicas(
     def ran(replica: int) -> _RunOnce | None:
         nonlocal exact
         if of_crowd is not None:
-            return of_crowd(replica)
+            crowd = of_crowd(replica)
+            if ready.repeats and not micro_steps_repeat(crowd.lowered, crowd.timeline).all():
+                exact = False
+            return crowd
         drawn = program
         if variation.jitter:
             drawn = jittered(program, ready.ranks, variation.seed, replica)
@@ -156,6 +161,8 @@ def _replicas(
                 stretch = stretch_of(drawn, timeline, view, ready.cycle, nearly=True)
             if stretch is None:
                 return None
+        elif ready.repeats and not micro_steps_repeat(drawn, timeline).all():
+            exact = False
         return _RunOnce(drawn, timeline, windows_of([ready], drawn, timeline, stretch), None)
 
     times = np.empty(draws)
@@ -238,7 +245,8 @@ def run_together(
     Parameters
     ----------
     jobs : sequence of StepJob
-        Each is measured as by `run_step`.
+        Each is measured as by `run_step`, but for those of some of their blocks whose second
+        micro-step is not like those that would follow: they are left out.
     engine : str
         As for `run_step`.
     causes : bool
@@ -249,17 +257,40 @@ def run_together(
         Of a stack that has run, other windows of each step to measure too (`Ran.more`).
     """
     together: dict[int, Ready] = {}
+    longer = []
     for place, (topology, workload, layers) in enumerate(jobs):
-        if workload.parallelism.pipeline_parallel == 1:
-            few = next(shortened(workload))
-            ready = ready_of(topology, workload, few, Variation(), "folded", layers)
-            if folds(ready.priced):
-                together[place] = ready
-            else:
-                alone = lowered(ready.priced)
-                timeline = run(alone.program, engine)
-                windows = windows_of([ready], alone, timeline)
-                yield measured([place], [ready], alone, timeline, windows, causes)
+        if workload.parallelism.pipeline_parallel > 1:
+            longer.append(place)
+            continue
+        few = next(shortened(workload))
+        ready = ready_of(topology, workload, few, Variation(), "folded", layers)
+        if folds(ready.priced):
+            together[place] = ready
+            continue
+        alone = lowered(ready.priced)
+        timeline = run(alone.program, engine)
+        if ready.repeats and not micro_steps_repeat(alone, timeline).all():
+            longer.append(place)
+            continue
+        windows = windows_of([ready], alone, timeline)
+        yield measured([place], [ready], alone, timeline, windows, causes)
+    all_places = list(together)
+    for stack in stacks([ready.priced for ready in together.values()]):
+        places = [all_places[i] for i in stack.places]
+        timeline = run(stack.lowered.program, engine)
+        mine = [together[i] for i in places]
+        windows = windows_of(mine, stack.lowered, timeline)
+        others = more(stack.lowered, timeline)
+        found = measured(places, mine, stack.lowered, timeline, windows, causes, others)
+        if any(found.repeats):
+            same = micro_steps_repeat(stack.lowered, timeline).tolist()
+            apart = [row for row, n in enumerate(found.repeats) if n and not same[row]]
+            longer += [places[row] for row in apart]
+            found = found._replace(apart=frozenset(apart))
+        yield found
+    for place in longer:
+        topology, workload, layers = jobs[place]
+        if workload.model.layers < layers:
             continue
         one, _ = run_replicas(
             topology, workload, Variation(), engine=engine, level="folded", layers=layers,
@@ -269,11 +300,3 @@ def run_together(
             [place], one.lowered, one.timeline, [one.priced], [one.breakdown], [one.middle],
             [one.repeats], [one.windows],
         )  # fmt: skip
-    all_places = list(together)
-    for stack in stacks([ready.priced for ready in together.values()]):
-        places = [all_places[i] for i in stack.places]
-        timeline = run(stack.lowered.program, engine)
-        mine = [together[i] for i in places]
-        windows = windows_of(mine, stack.lowered, timeline)
-        others = more(stack.lowered, timeline)
-        yield measured(places, mine, stack.lowered, timeline, windows, causes, others)

@@ -157,6 +157,11 @@ def micro_steps(jobs: Sequence[tuple[Topology, Workload]]) -> list[WindowMeasure
     ----------
     jobs : sequence of (topology, workload)
         As for `steps`, without a pipeline; their own number of micro-steps does not matter.
+
+    Returns
+    -------
+    list of WindowMeasures
+        Empty ones of jobs whose micro-steps are not alike soon.
     """
     many = {"gradient_accumulation": SHARED}
     longer = [
@@ -164,7 +169,7 @@ def micro_steps(jobs: Sequence[tuple[Topology, Workload]]) -> list[WindowMeasure
         for topology, workload in jobs
     ]
     found = measures_kept(longer, AskedOf("auto", False, True))
-    return [one.middle for one in found if one.middle is not None]
+    return [one.middle or WindowMeasures(Breakdown(), ()) for one in found]
 
 
 def _report(

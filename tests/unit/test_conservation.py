@@ -77,7 +77,7 @@ def with_node(topology: Topology, **changes: Any) -> Topology:
 def test_a_step_is_the_sum_of_its_parts_and_has_room_for_all_that_is_exposed(pair):
     job = loaded(pair)
     whole = run_step(*job[:2], engine="python", all_micro_steps=True).breakdown
-    # one micro-step in place of those like it: within 1e-4 of the time (docs/decisions/0002)
+    # blocks in place of those like them: within 1e-4 of the time (sim.step.depth.SHORT)
     for found, share in ((whole, 1e-9), (step(*job[:2]).breakdown, 3e-4)):
         slack = share * found.time_s
         assert sum(found.parts.values()) == pytest.approx(found.time_s, rel=1e-9)

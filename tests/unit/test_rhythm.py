@@ -56,7 +56,7 @@ def test_only_1f1b_has_a_period_of_one_micro_batch():
     assert tried == [12, 20, 36, 40]
     assert len(list(shortened(job(40, pipeline_schedule="gpipe")[1]))) == 1
     assert [w.gradient_accumulation for w in shortened(job(8)[1])] == [8]
-    assert [w.gradient_accumulation for w in shortened(job(8, pipeline_parallel=1)[1])] == [3, 8]
+    assert [w.gradient_accumulation for w in shortened(job(8, pipeline_parallel=1)[1])] == [3, 6, 8]
 
 
 def test_memory_of_1f1b_is_that_of_what_is_in_flight():

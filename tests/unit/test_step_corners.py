@@ -136,7 +136,7 @@ def test_a_class_that_nobody_keeps_waiting():
 def test_a_stretch_ends_with_the_last_micro_step_that_all_stages_have_begun(monkeypatch):
     """Stages begin every two seconds, the second a second later: at 16 s both are in their last."""
     first, second = np.arange(0.0, 20.0, 2.0), np.arange(1.0, 21.0, 2.0)
-    monkeypatch.setattr(rhythm, "_forwards", lambda lowered, timeline, view: view)
+    monkeypatch.setattr(rhythm, "entered", lambda lowered, timeline, view: view)
     stages = SimpleNamespace(views=[first, second])
     assert rhythm.stretch_of(stages, None, first, 1, nearly=True) == (14.0, 16.0)
     second[-3] += 0.01  # the second is late once
