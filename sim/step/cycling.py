@@ -174,7 +174,10 @@ class _Parts:
         return measured(*some, causes=self.causes, view=self.view)
 
     def _now(self, all_ended: bool) -> _Now:
-        """The times of what has begun; what has not ended ends now, and the rest begins then."""
+        """The times of what has begun; what has not ended ends later, and the rest begins then.
+
+        A moment later, so that no gap of a window is said to end with it.
+        """
         played, now = self.played, self.played.now
         begins, ends = self.timeline.start, self.timeline.end
         begins[:], ends[:] = played.start, played.end
@@ -184,7 +187,7 @@ class _Parts:
         at = played.running()
         ended[at] = False
         begun = begins[at]
-        begins[~ended] = ends[~ended] = now
+        begins[~ended] = ends[~ended] = np.nextafter(now, np.inf)
         begins[at] = begun
         return _Now(now, self.timeline, ended)
 

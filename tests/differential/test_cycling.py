@@ -5,12 +5,13 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
+from sim.inputs.loader import load
 from sim.step import cycling
 from sim.step.cycling import UnevenError, cycled, few_of
 from sim.step.measures import AskedOf, WindowMeasures, simulated
 from sim.step.run import run_step
 from sim.step.waiting import waiting
-from tests.differential.test_rhythm import TABLES, equal, job, measures, waits
+from tests.differential.test_rhythm import MODEL, TABLES, equal, job, measures, waits
 
 
 def in_parts(topology, workload):
@@ -52,6 +53,25 @@ def test_so_are_those_of_other_jobs(name, knobs):
     same_as_in_full(*job(96, sequence=8192, **knobs))
     # where all wait for hosts, rounding says who of two came last
     same_as_in_full(*job(96, sequence=1024, **knobs), who=False)
+
+
+def test_a_cycle_waits_for_nothing_that_has_not_begun():
+    """What is under way or to come when a cycle is measured did not end its gaps: clipping."""
+    small = {"layers": 10, "hidden_size": 512, "heads": 8, "kv_heads": 8}
+    layout = {"pipeline_parallel": 2, "pipeline_schedule": "interleaved-1f1b", "tensor_parallel": 4}
+    written = {
+        "name": "t", "model": MODEL | small, "sequence_length": 512, "micro_batch": 1, "steps": 10,
+        "gradient_accumulation": 40, "parallelism": layout,
+    }  # fmt: skip
+    topology, workload = load("mixed-h100-a100", written)[:2]
+    found = []
+
+    def seen(ran):
+        found.append(ran.whole[0].exposed.get("all_reduce clip", 0.0))
+
+    cycled(topology, workload, next(few_of(workload)), "compiled", False, seen)
+    assert found[-1] > 0.0
+    assert not any(found[:-1])
 
 
 @pytest.mark.parametrize("name", TABLES)
