@@ -44,7 +44,11 @@ from sim.program import NUMBERS, Program, Timeline, followers_of, revalue, valid
 from sim.records import dataclass
 from sim.strategies.plan import Plan
 
-EVEN = 1e-9  # of a step: ranks that end as close to each other end together
+# of moments, not of a step, so that nothing hangs on how much of it is played
+TOGETHER = 1e-6  # ranks that end as close to each other end together [s]
+ROUNDED = 1e-10  # and so does a rank with those that run the same [s]
+EVEN = 1e-9  # of what kernels take: as close to each other, ranks are as busy
+_COLLECTIVE = CATEGORIES.index("collective")
 _COPY_STREAMS = frozenset({"copy_in", "offload_in", "offload_out", "nvme"})
 
 
@@ -107,12 +111,23 @@ class Lowered:
         return ops[~np.isin(self.category[ops], NOT_KERNELS)]
 
     def slowest(self, timeline: Timeline) -> RankView:
-        """The rank whose kernels end last, the first of those; of a stack, the first row's."""
+        """The rank whose kernels end last, of several the busiest; of a stack, the first row's."""
         if len(self.views) == 1 or self.program.stack:
             return self.views[0]
         ends = [float(timeline.end[view.compute].max()) for view in self.views]
-        last = max(ends)
-        return next(v for v, end in zip(self.views, ends, strict=True) if last - end <= EVEN * last)
+        least = max(ends) - TOGETHER
+        late = [i for i, end in enumerate(ends) if end >= least]
+        if len(late) > 1:
+            busy = [self._busy_s(self.views[i]) for i in late]
+            least = (1.0 - EVEN) * max(busy)
+            late = [i for i, seconds in zip(late, busy, strict=True) if seconds >= least]
+        last = max(ends[i] for i in late)
+        return next(self.views[i] for i in late if ends[i] >= last - ROUNDED)
+
+    def _busy_s(self, view: RankView) -> float:
+        """What the kernels of a rank take alone, which is told without a timeline. [s]"""
+        kernels = self.category[view.compute] != _COLLECTIVE
+        return float(self.alone_s[view.compute] @ kernels)
 
 
 def lower(parts: Sequence[Part], classes: Classes, flights: Flights = NO_FLIGHTS) -> Lowered:

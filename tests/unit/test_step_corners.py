@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from sim.inputs.loader import load
+from sim.lowering.lower import Lowered
 from sim.lowering.parts import CATEGORIES
+from sim.program import Timeline
 from sim.step import rhythm, trace_marks
 from sim.step.breakdown import Breakdown
 from sim.step.chrome_trace import Trace
@@ -72,6 +74,24 @@ def test_what_micro_steps_run_and_what_the_step_runs_once():
         "copy_out", "reduce_scatter_copy_in",
     }  # fmt: skip
     assert units == 3 * 4
+
+
+def test_a_step_is_told_from_the_busiest_of_ranks_that_end_together():
+    """However long it is played; of ranks as busy, the last to end, and the first of these."""
+
+    def told(busy, ends):
+        views = tuple(SimpleNamespace(compute=slice(i, i + 1)) for i in range(len(busy)))
+        kernels = np.zeros(len(busy), dtype=np.int8)
+        step = Lowered(
+            SimpleNamespace(stack=()), kernels, kernels, np.array(busy), views, (), len(busy)
+        )
+        times = np.array(ends)
+        return views.index(step.slowest(Timeline(times - 1.0, times, 0, 0)))
+
+    for last in (1.0, 15.0, 1000.0):
+        assert told([1.0, 2.0], [last, last - 11e-9]) == 1
+        assert told([1.0, 2.0], [last, last - 1e-5]) == 0
+        assert told([1.0, 1.0, 1.0], [last - 1e-9, last, last]) == 1
 
 
 def test_launches_of_one_phase_are_one_span_of_no_block(job):
