@@ -30,8 +30,9 @@ from sim.inputs.gpu import Gpu
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced
-from sim.lowering.parts import B1, CATEGORIES, F8, NOT_KERNELS, Part
+from sim.lowering.parts import B1, CATEGORIES, F8, I8, NOT_KERNELS, Part
 from sim.lowering.table import each_of, table_of
+from sim.step.rhythm import cycle_of
 from sim.strategies.plan import KERNEL, OWNED, SEGMENT, Plan
 
 REFERENCE_RANKS = 8  # ranks of the runs against which kernel constants were checked
@@ -160,8 +161,8 @@ def ranks_of(
     whole = whole or workload
     layers = workload.model.layers
     missing = whole.model.layers - layers
-    longer = whole.gradient_accumulation / workload.gradient_accumulation
     further = whole.gradient_accumulation - workload.gradient_accumulation
+    cycle = (cycle_of(workload) if further else 0) or 1
     classes = priced.compiled.classes
     sizes = np.bincount(classes.of, minlength=len(classes.ranks)).tolist()
     alike: dict[Gpu, int] = {}  # ranks of a faster kind are never the last
@@ -171,11 +172,12 @@ def ranks_of(
     handed_on = hands_on(workload)
     found = []
     for part in priced.parts:
-        n, runs = alike[part.role.gpu], _runs_of(part)
+        n, runs = alike[part.role.gpu], _runs_of(part, layers, cycle)
         generation, host = facts_of(part.role.gpu).constants, part.role.host
         played, again = (runs.times @ part.rows.alone_s @ (1.0, missing)).tolist()
-        busy_s = played + further * again
-        gathered = runs.units * longer * whole.model.layers / layers if handed_on and n > 1 else 0.0
+        busy_s = played + further / cycle * again
+        units = runs.units[0] + further / cycle * runs.units[1]
+        gathered = units * whole.model.layers / layers if handed_on and n > 1 else 0.0
         usual = deviation(generation, busy_s, gathered, pace_of(host.cpu, host.gpus))
         found.append(Ranks(n, jitter or usual, deviation(generation, busy_s, gathered)))
     return tuple(found)
@@ -190,21 +192,23 @@ def hands_on(workload: Workload) -> bool:
 
 
 class _KernelRuns(NamedTuple):
-    """How often the micro-steps of a plan run each kernel, and units that ranks gather in them."""
+    """How often the micro-steps of a plan run each kernel, and units that ranks gather in them.
 
-    # (2, 2, n_rows) in all micro-steps and in one in the middle; whole, and a block in the middle:
-    # the first may have less to do, and what copies some do once a step
-    times: F8
-    units: int
+    In all micro-steps and in a cycle in the middle: the first may have less to do, what copies
+    some do once a step or once a cycle.
+    """
+
+    times: F8  # (2, 2, n_rows) whole, and a block in the middle
+    units: tuple[int, int]
 
 
-def _runs_of(part: Part) -> _KernelRuns:
+def _runs_of(part: Part, layers: int, cycle: int) -> _KernelRuns:
     """The same for all steps of the part's plan and those like it, whatever their rows cost."""
     known = part.plan.first.derived.setdefault("runs of rows", {})
-    key = part.runs, part.rows.kinds
+    key = part.runs, part.rows.kinds, cycle
     found: _KernelRuns | None = known.get(key)
     if found is None:
-        again, block, one, units = _in_micro_steps(part.plan)
+        again, block, one, units = _in_micro_steps(part.plan, layers, cycle)
         kernels = _KERNELS[part.rows.category]
         times = np.zeros((4, kernels.size + 1))
         for row, mine in zip(times, (again, block, one, block & one), strict=True):
@@ -218,17 +222,39 @@ def _runs_of(part: Part) -> _KernelRuns:
     return found
 
 
-def _in_micro_steps(plan: Plan) -> tuple[B1, B1, B1, int]:
-    """Which ops of compute micro-steps run, a block and one of them in the middle; units in all."""
+def _in_micro_steps(plan: Plan, layers: int, cycle: int) -> tuple[B1, B1, B1, tuple[int, int]]:
+    """Which ops of compute micro-steps run, a block and a cycle in the middle; units gathered."""
     of, ops, _ = each_of(plan.first)
     t = table_of(plan)
     block = np.array([op.block for op in ops], dtype=np.int64)[of]
     segment = t.kind == SEGMENT
-    last = int(block[segment].max(initial=0))  # the head
     again = segment & np.array([op.name not in OWNED for op in ops], dtype=np.bool_)[of]
-    inside = np.flatnonzero(again & (block > 0) & (block < last))
+    inside = np.flatnonzero(again & (block > 0) & (block <= layers))
     copies = (t.kind == KERNEL) & (t.stream_id == t.streams.index("compute"))
     again |= copies & np.array([op.phase not in OWNED for op in ops], dtype=np.bool_)[of]
-    units = np.bincount(t.micro_step[inside] * (last + 1) + block[inside])
-    one = t.micro_step == int(t.micro_step.max(initial=0)) // 2
-    return again, again & (block == last // 2), again & one, int(np.count_nonzero(units))
+    first = (int(t.micro_step.max(initial=0)) + 1 - cycle) // 2
+    one = (t.micro_step >= first) & (t.micro_step < first + cycle)
+    gathers = np.array([op.collective == "all_gather" and op.group != op.stream for op in ops])[of]
+    units = _handed_on(plan, inside, np.flatnonzero(gathers), block, t.micro_step)
+    counts = int(units.size), int(np.count_nonzero((units >= first) & (units < first + cycle)))
+    return again, again & (block == (layers + 1) // 2), again & one, counts
+
+
+def _handed_on(plan: Plan, inside: I8, gathers: I8, block: I8, micro_step: I8) -> I8:
+    """Micro-steps in which blocks are handed on, one for each: gathered for what they run there.
+
+    A pipeline gathers ahead, for several micro-batches: it is the first of them that waits. Forward
+    and backward of one wait together. Without stages all blocks of a micro-step that gathers any
+    count, as ZeRO-3 fetches several at a time.
+    """
+    steps = int(micro_step.max(initial=0)) + 1
+    runs = np.unique(block[inside] * steps + micro_step[inside])
+    if plan.stages == 1:
+        return runs[np.isin(runs % steps, micro_step[gathers])] % steps
+    order = np.lexsort((inside, block[inside]))
+    place = block[inside][order] * block.size + inside[order]
+    at = np.searchsorted(place, block[gathers] * block.size + gathers)
+    some = at < place.size
+    nearest = inside[order[at[some]]]
+    mine = nearest[block[nearest] == block[gathers[some]]]
+    return np.unique(block[mine] * steps + micro_step[mine]) % steps

@@ -291,6 +291,9 @@ def _paced(candidate: Candidate, micro: _Micro, within: Mapping[str, float]) -> 
         share, unit_s = lost_to_slowest(topology.first_gpu, pace, candidate.gpus)
     if not hands_on(workload):
         unit_s = 0.0
+    p = workload.parallelism
+    if p.pipeline_parallel > 1 or not p.reshard_after_backward:
+        unit_s = min(0.0, unit_s)  # not every micro-step gathers all
     kernels = {kind: (1.0 + share) * seconds for kind, seconds in micro.kernels.items()}
     # the slower the kernels, the more of what is sent beside attention they hide
     hidden = share * micro.kernels["attention"]

@@ -55,6 +55,24 @@ def test_so_are_those_of_other_jobs(name, knobs):
     same_as_in_full(*job(96, sequence=1024, **knobs), who=False)
 
 
+@pytest.mark.parametrize("sequence", [64, 512])
+@pytest.mark.parametrize("name", ["interleaved-1f1b", "interleaved-zero-bubble"])
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"pipeline_parallel": 4, "pipeline_reshard_after_forward": True},
+        {"pipeline_parallel": 2, "virtual_stages": 4},
+        {"pipeline_parallel": 2, "virtual_stages": 4, "pipeline_reshard_after_forward": True},
+        {"pipeline_parallel": 4, "tensor_parallel": 2},
+    ],
+)
+def test_so_are_those_whose_micro_batches_are_not_alike(name, knobs, sequence):
+    """Parameters are gathered in the first of a cycle, or in each."""
+    # where all wait for hosts, rounding says who of two came last
+    who = "tensor_parallel" not in knobs
+    same_as_in_full(*job(96, sequence, pipeline_schedule=name, **knobs), who=who)
+
+
 def test_a_cycle_waits_for_nothing_that_has_not_begun():
     """What is under way or to come when a cycle is measured did not end its gaps: clipping."""
     small = {"layers": 10, "hidden_size": 512, "heads": 8, "kv_heads": 8}

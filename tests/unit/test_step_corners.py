@@ -13,15 +13,19 @@ from sim.program import Timeline
 from sim.step import rhythm, trace_marks
 from sim.step.breakdown import Breakdown
 from sim.step.chrome_trace import Trace
+from sim.step.cycling import few_of
 from sim.step.depth import DEEP, of_layers, pace_of
 from sim.step.kept import forget
 from sim.step.pressure import with_retries
+from sim.step.ready import priced_of
 from sim.step.run import run_step
 from sim.step.spans import step_timeline
 from sim.step.step import memory_of, quick, step
-from sim.step.straggle import _in_micro_steps
+from sim.step.straggle import _in_micro_steps, ranks_of
+from sim.step.variation import Variation
 from sim.step.waiting import WaitingGroup, _add
 from sim.strategies.plan import KERNEL, SEGMENT
+from tests.differential.test_rhythm import job as rhythm_job
 from tests.unit import test_fsdp_schedules as fsdp
 
 
@@ -63,7 +67,7 @@ def test_what_micro_steps_run_and_what_the_step_runs_once():
     Copies in and out of what blocks send, between their kernels, are theirs.
     """
     plan = fsdp.plan_of(layers=4, accumulate=3)
-    again, middle, one, units = _in_micro_steps(plan)
+    again, middle, one, units = _in_micro_steps(plan, layers=4, cycle=1)
     for i, op in enumerate(plan.ops):
         copied = op.kind == KERNEL and op.stream == "compute" and op.phase != "clip"
         assert again[i] == (copied or (op.kind == SEGMENT and op.name != "optimizer"))
@@ -73,7 +77,42 @@ def test_what_micro_steps_run_and_what_the_step_runs_once():
     assert {op.name for op in plan.ops if op.kind == KERNEL and op.block == 2} >= {
         "copy_out", "reduce_scatter_copy_in",
     }  # fmt: skip
-    assert units == 3 * 4
+    assert units == (3 * 4, 4)
+
+
+def test_units_are_handed_on_where_they_are_gathered():
+    """Once a step where they stay gathered; a stage's own layers, in each micro-batch or once."""
+    kept = {"reshard_after_forward": False, "reshard_after_backward": False}
+    assert units_of(kept) == [14]
+    assert units_of({**kept, "reshard_after_backward": True}) == [16 * 14]
+    staged = {"pipeline_parallel": 4, "pipeline_schedule": "1f1b"}
+    assert units_of(staged) == [3, 4, 4, 3]
+    staged |= {"pipeline_reshard_after_forward": True}
+    layers = [3, 4, 4, 3]
+    for found, own in zip(units_of(staged), layers, strict=True):
+        # a stage's last unit stays for the backward that comes next
+        assert 16 * (own - 1) <= found <= 16 * own
+
+
+def units_of(knobs):
+    topology, workload = rhythm_job(16, sequence=512, **knobs)
+    parts = priced_of(topology, workload, Variation(), "folded").parts
+    return [_in_micro_steps(part.plan, 14, 1)[3][0] for part in parts]
+
+
+@pytest.mark.parametrize("schedule", ["interleaved-1f1b", "interleaved-zero-bubble"])
+@pytest.mark.parametrize("sets", [{"pipeline_reshard_after_forward": True}, {"virtual_stages": 4}])
+def test_how_ranks_differ_does_not_hang_on_how_many_micro_batches_are_played(schedule, sets):
+    knobs = {"pipeline_parallel": 2, "pipeline_schedule": schedule, **sets}
+    topology, workload = rhythm_job(90, sequence=512, **knobs)
+    priced = priced_of(topology, workload, Variation(), "folded")
+    expected = [ranks.slowdown for ranks in ranks_of(priced, workload)]
+    shorter = [*few_of(workload), *rhythm.shortened(workload)]
+    assert len(shorter) > 2
+    for few in shorter:
+        priced = priced_of(topology, few, Variation(), "folded")
+        found = [ranks.slowdown for ranks in ranks_of(priced, few, whole=workload)]
+        assert found == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_step_is_told_from_the_busiest_of_ranks_that_end_together():
