@@ -260,7 +260,6 @@ WANTED = {
         "precision.kind": "bf16", "parallelism.strategy": "megatron",
         "parallelism.tensor_parallel": 2, "parallelism.pipeline_parallel": 2,
         "parallelism.pipeline_schedule": "interleaved-1f1b", "parallelism.virtual_stages": 4,
-        "parallelism.pipeline_first_stage_less_layers": 0,
         "parallelism.use_distributed_optimizer": True, "parallelism.overlap_grad_reduce": True,
         "parallelism.overlap_param_gather": False, "parallelism.sequence_parallel": True,
         "activation_checkpointing.kind": "full",

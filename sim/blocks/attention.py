@@ -235,7 +235,7 @@ def _eager(
     """Scores in memory: q k^T, scale, mask, softmax in fp32, cast, p v; masked ones as well.
 
     Megatron-LM's kernel reads scores and writes probabilities, in their dtype
-    (``scaled_upper_triang_masked_softmax``, which its own scripts leave on).
+    (``scaled_upper_triang_masked_softmax``, which its own scripts leave on), where it runs.
     """
     s = t.setting
     e, length, keys = s.element, s.length, s.keys
@@ -256,7 +256,8 @@ def _eager(
         role=role, product=True, gradients=2, flops=counted(t, n_heads * dim, window),
         exchanges=exchanges,
     )  # fmt: skip
-    if s.fuses_softmax:  # from scores to probabilities, and from one gradient to the other
+    fuses = s.fuses_softmax and _softmax_kernel(s.dtype, length, keys, batch)
+    if fuses:  # from scores to probabilities, and from one gradient to the other
         forward = [Map("softmax", 2 * e * n, 1, "fused")]
         backward = [Map("softmax", 3 * e * n, 1, "fused")]
     elif t.fused:
@@ -265,7 +266,7 @@ def _eager(
         forward = [Map("softmax", (2 * e + 3 * e + (e + 4 + 8 + 4 + e)) * n, 5)]
         backward = [Map("softmax", (e + 4 + 12 + 4 + e + 2 * e) * n, 4)]
     # softmax in fp32, kept, and its cast, kept for the product with v
-    kept = e if s.fuses_softmax else 4.0
+    kept = e if fuses else 4.0
     soft = t.op("softmax", (scores,), kept * n, (), forward, backward, role=role, own=True)
     if e != kept:
         soft = t.op("softmax.cast", (soft,), e * n, role=role)
@@ -280,6 +281,15 @@ def _eager(
     merge = [Map("heads.merge", 2 * out, 1, "strided", "copy")]
     t.unseen("heads.merge", merge, merge, role=role)
     return made
+
+
+def _softmax_kernel(dtype: str, queries: int, keys: int, batch: float) -> bool:
+    """Whether Megatron-LM's fused softmax takes scores of a shape; else torch's, in fp32.
+
+    Source: Megatron-LM, core/fusions/fused_softmax.py, `FusedScaleMaskSoftmax.is_kernel_available`.
+    """
+    whole = not (queries % 4 or keys % 4 or batch % 4)
+    return dtype in ("fp16", "bf16") and 16 < keys <= 16384 and whole
 
 
 def _cached(model: Model, tensor: int) -> float:

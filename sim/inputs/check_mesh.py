@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.inputs.finding import Findings, fault, warning
-from sim.inputs.modelling import ASYNC, PER_LINEAR, WIDE, experts, tensor_style
+from sim.inputs.modelling import ASYNC, PER_LINEAR, WIDE, experts, modelling_name, tensor_style
 from sim.inputs.strategy import not_modelled, strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -226,6 +226,26 @@ def blocks_of(workload: Workload) -> tuple[range, ...]:
     return blocks_of_stages(stage_layers(workload))
 
 
+def _even(w: Workload, shape: PipelineShape) -> Findings:
+    """Stages of equal length, none empty, where a trainer asserts that.
+
+    Source: Megatron-LM, core/transformer/transformer_block.py, `get_num_layers_to_build`:
+    ``num_layers`` plus ends that stand for a layer, divisible by ranks, then by virtual stages.
+    """
+    if w.parallelism.pipeline_split == "cost":
+        return
+    units = w.model.layers + sum(less_layers(w))
+    if units % shape.stages == 0 and min(stage_layers(w)) > 0:
+        return
+    ends = " and ends" if units > w.model.layers else ""
+    message = f"{units} layers{ends} are not {shape.stages} equal stages, as Megatron-LM wants them"
+    if units % shape.stages == 0:
+        message = f"embedding or head would be alone on one of {shape.stages} stages"
+    able = [n for n in range(1, units) if units % n == 0 and units // n > max(less_layers(w))]
+    hint = f"make stages x virtual stages one of {', '.join(map(str, able)) or '1'}"
+    yield fault("indivisible", "workload", "parallelism.pipeline_parallel", message, hint)
+
+
 def _pipeline(w: Workload) -> Findings:
     p = w.parallelism
     path = "parallelism.pipeline_parallel"
@@ -249,6 +269,8 @@ def _pipeline(w: Workload) -> Findings:
     if min(layers[0], layers[-1]) < 0 or not full:
         message = f"{w.model.layers} layers of {w.model.name} do not fill {shape.stages} stages"
         yield fault("stages", "workload", path, message, "write fewer stages")
+    elif strategy_of(w).even_stages and modelling_name(w) != "nanotron":  # cuts by work
+        yield from _even(w, shape)
     fewest = schedule.fewest(shape.ranks)
     if shape.micro < fewest and not strategy_of(w).short_pipelines:
         message = (

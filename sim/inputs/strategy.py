@@ -110,6 +110,8 @@ class Strategy:
     ties_stages = False
     #: layers that the embedding, and norm and head, stand for where layers are split over ranks
     ends_as_layers = 1
+    #: its code asserts that every stage has as many of them
+    even_stages = False
     #: parameters can be gathered in FP8
     gathers_fp8 = False
     #: checkpointed inputs of blocks can go to host memory

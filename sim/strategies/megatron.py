@@ -31,6 +31,7 @@ class Megatron(Strategy):
     casts_model = True
     ties_stages = short_pipelines = True
     ends_as_layers = 0  # --account-for-embedding-in-pipeline-split is off
+    even_stages = True
     measured_as = "zero1"
     shards_more = "fsdp2"
     schedules = ("1f1b", "gpipe", "interleaved-1f1b")

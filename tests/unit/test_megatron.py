@@ -3,6 +3,7 @@
 import pytest
 
 from sim.blocks.parameters import count_parameters, tree_of
+from sim.blocks.unroll import unroll
 from sim.errors import InputError
 from sim.inputs.check_mesh import stage_layers
 from sim.inputs.loader import load
@@ -282,3 +283,54 @@ def test_experts_beside_tensors_and_stages():
     assert run_step(found.topology, found.workload).time_s > 0
     with pytest.raises(InputError, match="modelled with the distributed optimizer"):
         job(model=MIXTURE, expert_parallel=4, use_distributed_optimizer=False)
+
+
+@pytest.mark.parametrize(
+    ("sets", "able"),
+    [
+        (("model.layers=10", "parallelism.pipeline_parallel=4"), "1, 2, 5"),
+        (
+            (
+                "model.layers=32", "parallelism.pipeline_parallel=8",
+                "parallelism.virtual_stages=3", "parallelism.pipeline_schedule=interleaved-1f1b",
+            ),
+            "1, 2, 4, 8, 16",
+        ),
+        (
+            (
+                "model.layers=6", "parallelism.pipeline_parallel=8",
+                "parallelism.pipeline_first_stage_less_layers=1",
+                "parallelism.pipeline_last_stage_less_layers=1",
+            ),
+            "1, 2, 4",
+        ),
+    ],
+)  # fmt: skip
+def test_stages_that_megatron_asserts_against_are_refused(sets, able):
+    """(3, 3, 2, 2), 32 over 24, and an embedding alone on a stage."""
+    with pytest.raises(InputError) as caught:
+        job(*sets)
+    (fault,) = caught.value.faults
+    assert fault.path == "parallelism.pipeline_parallel"
+    assert f"one of {able}" in fault.message
+    assert job(*sets, "trainer=nanotron").workload  # which cuts by work
+
+
+@pytest.mark.parametrize(
+    ("sets", "fused"),
+    [
+        ((), True),
+        (("sequence_length=16384",), True),
+        (("sequence_length=16388",), False),
+        (("sequence_length=2046",), False),
+        (("precision.kind=fp32",), False),
+        (("model.heads=2", "model.kv_heads=2", "model.head_dim=512"), False),
+        (("model.heads=2", "model.kv_heads=2", "model.head_dim=512", "micro_batch=2"), True),
+    ],
+)
+def test_the_fused_softmax_runs_on_shapes_that_it_takes(sets, fused):
+    """fp16 or bf16, keys up to 16,384, lengths and batch x heads multiples of 4; else in fp32."""
+    _, workload, _ = job("attention=eager", "trainer=megatron", *sets)
+    found = unroll(workload).of("layer", "forward")
+    launches = sum(k.launches for k in found if k.name.startswith("softmax"))
+    assert (launches == 1) is fused

@@ -146,9 +146,6 @@ def _pipeline(keys: Keys) -> None:
         keys.put("parallelism.virtual_stages", virtual, *said)
     elif stages > 1:
         keys.suppose("parallelism.pipeline_schedule", "1f1b")
-    if stages > 1:  # layers are divided evenly; the embedding and the head come on top
-        keys.suppose("parallelism.pipeline_first_stage_less_layers", 0)
-        keys.suppose("parallelism.pipeline_last_stage_less_layers", 0)
 
 
 def _context(keys: Keys) -> None:
