@@ -12,14 +12,20 @@ from typing import Any
 
 from sim.errors import InputError
 from sim.inputs.check_mesh import less_layers, shape_of
+from sim.inputs.model import Model
 from sim.inputs.modelling import ASYNC, reduce_dtype, tensor_style
+from sim.inputs.models import catalogue_model
 from sim.inputs.shares import batch_of, mesh_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_common import steps_said
+from sim.interop.trainers.torchtitan import catalogue_name, said_as
 from sim.pipeline.schedules import SCHEDULES
 from sim.quantities import counted
+
+#: in which checkpoints of one shape differ
+_APART = ("name", "max_positions", "source")
 
 
 def torchtitan_toml(topology: Topology, workload: Workload) -> str:
@@ -28,7 +34,8 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
     Raises
     ------
     InputError
-        The plan is not full training, or its context parallelism is Ulysses'.
+        The plan is not full training, its context parallelism is Ulysses', or no flavour of a
+        model is what it trains.
     """
     p, option = workload.parallelism, "--emit torchtitan"
     if workload.method.frozen:
@@ -45,7 +52,7 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
     compiled = ["model", "loss"] if workload.loss == "compiled" else ["model"]
     tables: dict[str, dict[str, Any]] = {
         "job": {"dump_folder": "./outputs", "description": workload.name},
-        "model": {"name": _family(workload.model.name), "flavor": _flavour(workload.model.name)},
+        "model": _model(workload.model),
         "optimizer": {
             "name": "AdamW",
             "implementation": workload.optimizer_implementation,
@@ -133,6 +140,18 @@ def _pipeline(workload: Workload) -> dict[str, Any]:
             raise InputError.single(option, message)
         found["pipeline_parallel_layers_per_stage"] = each
     return found
+
+
+def _model(model: Model) -> dict[str, str]:
+    """Family and flavour that are read as a model of this shape."""
+    name = model.name
+    for family, flavour in ((_family(name), _flavour(name)), *said_as(name)):
+        read = catalogue_model(catalogue_name(family, flavour))
+        if read and read.model_copy(update={k: getattr(model, k) for k in _APART}) == model:
+            return {"name": family, "flavor": flavour}
+    option = "--emit torchtitan"
+    message = f"torchtitan has no flavour for model: {name}; emit accelerate or yaml instead"
+    raise InputError.single(option, message)
 
 
 def _family(name: str) -> str:

@@ -256,3 +256,22 @@ def test_frozen_weights_come_back_in_their_dtype_from_trl(stored, tmp_path):
     paths = write_plan(loaded.topology, loaded.workload, ["trl"], tmp_path)
     assert ("dtype: bfloat16" in paths[0].read_text(encoding="utf-8")) is (stored == "bf16")
     assert frozen_dtype(load_workload(tuple(paths))) == stored
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("llama-3-8b", ("llama3", "8B")), ("llama-3.1-405b", ("llama3", "405B")),
+        ("deepseek-v3", ("deepseek_v3", "671B")), ("qwen3-30b-a3b", ("qwen3", "30B-A3B")),
+    ],
+)  # fmt: skip
+def test_torchtitans_flavours_are_read_as_the_same_shape(model, said):
+    table = tomllib.loads(torchtitan_toml(*job(f"model={model}")))["model"]
+    assert (table["name"], table["flavor"]) == said
+
+
+@pytest.mark.parametrize("model", ["llama-3.2-3b", "gemma-2-2b", "mistral-7b-v0.3"])
+def test_a_model_that_torchtitan_has_no_flavour_of_is_refused_by_its_name(model):
+    """Llama 3.2 was 'llama-3.1-3b' of a file nobody wrote; Gemma 2 a Gemma in silence."""
+    with pytest.raises(InputError, match=f"no flavour for model: {model}"):
+        torchtitan_toml(*job(f"model={model}"))

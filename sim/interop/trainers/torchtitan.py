@@ -110,14 +110,22 @@ def read(source: Source, job: Translation) -> None:
     keys.rest("torchtitan")
 
 
+def catalogue_name(family: str, flavour: str) -> str:
+    """What the catalogue calls a model of torchtitan's: ``llama3`` and ``8B`` are llama-3.1-8b."""
+    shape = f"{family}-{flavour}".lower()
+    return _SHAPES.get(shape, re.sub(r"^(\w+?)-", lambda m: _FAMILIES.get(m[1], m[1]) + "-", shape))
+
+
+def said_as(name: str) -> list[tuple[str, str]]:
+    """Families and flavours of a catalogue name that do not follow from it."""
+    pairs = [shape.split("-", 1) for shape, known in _SHAPES.items() if known == name]
+    return [(family, flavour.upper()) for family, flavour in pairs]
+
+
 def _model(model: Keys) -> None:
     family, flavour = model.text("name"), model.text("flavor")
     if family:
-        shape = f"{family}-{flavour}".lower()
-        name = _SHAPES.get(
-            shape, re.sub(r"^(\w+?)-", lambda m: _FAMILIES.get(m[1], m[1]) + "-", shape)
-        )
-        model.put("model", name, "flavor", "name")
+        model.put("model", catalogue_name(family, flavour), "flavor", "name")
     model.leave(
         common.WHY_NO_MATTER,
         "name hf_assets_path tokenizer_path norm_type print_after_conversion",
