@@ -8,7 +8,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -27,7 +27,9 @@ from sim.quantities import gib
 from sim.step.bounds import most_bytes
 from sim.step.breakdown import Breakdown
 from sim.step.critical import critical_path
+from sim.step.cycling import few_of
 from sim.step.outcome import StepOutcome
+from sim.step.rhythm import fewest
 from sim.step.run import run_step
 from sim.step.trace_collectives import COLLECTIVE_KEYS, collective_rows, wires
 from sim.step.trace_events import event, lanes_of
@@ -204,11 +206,17 @@ def traced(
         raise InputError.single(_SOURCE, f"{beyond[0]} is none of ranks 0 to {world - 1}", "ranks")
     level = "ranks" if ranks and level is None else variation.level(level)
     job = run_on(topology, workload)
+    steps, few = job.gradient_accumulation, None
+    if not all_micro_steps and any(
+        few_of(job)
+    ):  # cycle after cycle: two show how it begins and ends
+        few = fewest(job)
     outcome = run_step(
-        topology, job, level=level, all_micro_steps=bool(all_micro_steps), variation=variation,
-        progress=progress,
+        topology, few or job, level=level, all_micro_steps=bool(all_micro_steps or few),
+        variation=variation, progress=progress,
     )  # fmt: skip
-    steps = job.gradient_accumulation
+    if few is not None:
+        outcome = replace(outcome, repeats=steps - few.gradient_accumulation)
     if all_micro_steps is None and outcome.repeats:
         ops = outcome.lowered.program.lane.size * steps / (steps - outcome.repeats)
         if ops <= _MOST_OPS:

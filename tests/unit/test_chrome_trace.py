@@ -339,6 +339,17 @@ def test_rows_are_made_when_they_are_looked_at() -> None:
         rows[len(rows)]
 
 
+@pytest.mark.parametrize("schedule", ["interleaved-1f1b", "zbv"])
+def test_a_pipeline_of_many_micro_batches_is_cut_to_two_rounds(schedule):
+    """Its cycles come again: a trace shows how they begin and end, and how many are missing."""
+    job = {"pipeline_parallel": 4, "pipeline_schedule": schedule, "tensor_parallel": 2}
+    knobs = [f"parallelism.{key}={value}" for key, value in job.items()]
+    sets = ["model.layers=8", "sequence_length=1024", "gradient_accumulation=4096", *knobs]
+    found = sim.trace("dgx-h100", "llama3-8b-sft", overrides=sets)
+    assert (found.shown, found.micro_steps) == (8, 4096)
+    assert "8 of 4096 micro-steps" in found.to_json()
+
+
 @pytest.mark.parametrize(
     ("steps", "said"), [(65536, "64.2 GiB of memory"), (1_000_000, "979.5 GiB of memory")]
 )
