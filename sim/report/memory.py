@@ -19,6 +19,7 @@ TITLES = {
     "unsharded_gradients": "gradients (unsharded)",
     "optimizer_states": "optimizer states",
     "activations": "activations, logits",
+    "pipeline_messages": "messages of the pipeline",
     "temporaries": "temporaries",
     "all_gather_buffers": "all-gather buffers",
     "reduce_scatter_buffers": "reduce-scatter buffers",

@@ -20,9 +20,12 @@ from sim.inputs.workload import Checkpointing, Method, Precision, Workload
 from sim.memory.report import machine
 from sim.records import dataclass
 from sim.strategies.fsdp_memory import keeps_inputs
+from sim.strategies.pipeline_play import received_bytes
 
 #: tokens of a sequence from which splitting it over GPUs is worth a try
 LONG = 16384
+#: share of a GPU that a pipeline's messages may take, both ways, before fewer are proposed
+MESSAGES = 0.25
 
 Aim = Literal["faster", "smaller", "both"]
 
@@ -90,6 +93,7 @@ def _all(topology: Topology, workload: Workload) -> Iterator[Change]:
     yield from _experts(topology, workload)
     yield from _paths(topology, workload)
     yield from _sharding(topology, workload)
+    yield from _messages(topology, workload)
     yield from _training(topology, workload)
 
 
@@ -316,8 +320,9 @@ def _sharding(topology: Topology, workload: Workload) -> Iterator[Change]:
         yield make.job("smaller", "8-bit AdamW", optimizer="adamw-8bit")
     steps_alone = strategy.steps_in_backward and trainer_of(workload).name in STEPS_IN_BACKWARD
     if steps_alone and not workload.optimizer_in_backward and not workload.method.frozen:
+        unclipped = {"parallelism.clip_gradients": False} if p.clip_gradients else {}
         yield make.spelt(
-            "smaller", {"optimizer_in_backward": True, "parallelism.clip_gradients": False},
+            "smaller", {"optimizer_in_backward": True, **unclipped},
             "optimizer within backward, its gradients freed", trains=p.clip_gradients,
             optimizer_in_backward=True, parallelism=p.model_copy(update={"clip_gradients": False}),
         )  # fmt: skip
@@ -335,12 +340,38 @@ def _sharding(topology: Topology, workload: Workload) -> Iterator[Change]:
         if p.offload == "all" and "optimizer" in strategy.offloads:
             text = "the optimizer alone in host memory"
             yield make.parallel("both", text, offload="optimizer")
-    node = topology.node
-    joined = node is not None and node.nics is not None and node.nics.count > 0
-    if joined and p.shard is None:
+    if _grows(topology, workload):
         nodes = 2 * topology.nodes
         more = topology.model_copy(update={"nodes": nodes})
         yield Change({"nodes": nodes}, "twice the nodes", more, workload, "smaller")
+
+
+def _messages(topology: Topology, workload: Workload) -> Iterator[Change]:
+    """Fewer micro-batches a pipeline, whose stages hold the messages of all until the step ends."""
+    room = MESSAGES * min(gpu.memory for gpu in topology.gpu_counts)
+    times, steps = 1, workload.gradient_accumulation
+    while 2.0 * received_bytes(workload) / times > room and steps % (2 * times) == 0:
+        times *= 2
+    if times == 1:
+        return
+    make, fewer = _Maker(topology, workload), steps // times
+    update: dict[str, Any] = {"gradient_accumulation": fewer}
+    if workload.global_batch is not None:
+        update["global_batch"] = workload.global_batch // times
+    text = f"{fewer:,} micro-batches a step in place of {steps:,}, a smaller global batch"
+    yield make.spelt("smaller", update, text, trains=True, **update)
+    if _grows(topology, workload):
+        nodes = {"nodes": times * topology.nodes}
+        job = workload.model_copy(update={"gradient_accumulation": fewer})
+        text = f"{times} x the nodes, same global batch: {fewer:,} micro-batches a pipeline"
+        settings = nodes | {"gradient_accumulation": fewer}
+        yield Change(settings, text, topology.model_copy(update=nodes), job, "smaller")
+
+
+def _grows(topology: Topology, workload: Workload) -> bool:
+    """Whether a job runs as it is on more of the same nodes."""
+    nics = topology.node.nics if topology.node is not None else None
+    return nics is not None and nics.count > 0 and workload.parallelism.shard is None
 
 
 def _training(topology: Topology, workload: Workload) -> Iterator[Change]:

@@ -47,7 +47,7 @@ TERMS = (
     Term("optimizer temporaries", "temporaries"),
     Term("checkpoint staging", "temporaries"),
     Term("inputs", "inputs"),
-    Term("buffers of pipeline messages", "activations"),
+    Term("buffers of pipeline messages", "pipeline_messages"),
 )
 #: pools of the allocator, and which of them each term is in
 POOLS = tuple(dict.fromkeys(term.pool for term in TERMS))

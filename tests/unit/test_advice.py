@@ -208,3 +208,24 @@ def test_a_job_that_need_not_offload_is_told() -> None:
     first = ranked(*small[:2], now, fits=True)[0]
     assert first.change == {"parallelism.offload": "none"}
     assert first.step_time_ratio < 0.7
+
+
+def test_a_pipeline_full_of_messages_is_advised_fewer_of_them():
+    """256 GiB of messages from 4,096 micro-batches: a sixteenth of them, or so many on more."""
+    sets = ["nodes=64", "parallelism.tensor_parallel=8", "parallelism.pipeline_parallel=16",
+            "gradient_accumulation=4096", "micro_batch=1", "sequence_length=8192",
+            "parallelism.strategy=fsdp2", "model=llama-3.1-405b"]  # fmt: skip
+    loaded = load("dgx-h100", "llama3-70b-full", sets)
+    before = memory(loaded.topology, loaded.workload)
+    assert before.by_category["pipeline_messages"] == 256 * 2**30
+    few = [c for c in changes(loaded.topology, loaded.workload, "smaller")
+           if "gradient_accumulation" in c.settings]  # fmt: skip
+    assert [c.settings for c in few] == [
+        {"gradient_accumulation": 256}, {"nodes": 1024, "gradient_accumulation": 256},
+    ]  # fmt: skip
+    assert [c.changes_training for c in few] == [True, False]
+    for change in few:
+        after = memory(change.topology, change.workload)
+        assert before.needed_bytes - after.needed_bytes > 230 * 2**30
+    batches = [c.topology.nodes * c.workload.gradient_accumulation for c in few]
+    assert batches == [64 * 256, 64 * 4096]
