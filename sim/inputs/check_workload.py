@@ -163,22 +163,38 @@ def _in_backward(w: Workload) -> Findings:
     """
     if not w.optimizer_in_backward:
         return
-    p, message, hint = w.parallelism, "", "leave it out"
-    if not strategy_of(w).steps_in_backward:
-        message = f"{p.strategy} reduces gradients for a step after backward"
-        hint = "write single or fsdp2, or leave it out"
-    elif p.offload != "none":
-        message = f"offload: {p.offload} steps on the host, after backward"
-    elif p.tensor_parallel > 1 or p.pipeline_parallel > 1:
-        message = "it is modelled without tensor and pipeline parallelism alone"
-    elif w.gradient_accumulation > 1:
-        message = "a gradient is gone before the next micro-step could add to it"
-        hint = "write gradient_accumulation: 1"
-    elif p.clip_gradients:
-        message = "the norm of all gradients is known only after each has been used"
-        hint = "write parallelism.clip_gradients: false"
-    if message:
-        yield fault("in-backward", "workload", "optimizer_in_backward", message, hint)
+    p, otherwise = w.parallelism, "leave it out"
+    faults: list[tuple[bool, str, str]] = [
+        (
+            not strategy_of(w).steps_in_backward,
+            f"{p.strategy} reduces gradients for a step after backward",
+            "write single or fsdp2, or leave it out",
+        ),
+        (p.offload != "none", f"offload: {p.offload} steps on the host, after backward", otherwise),
+        (
+            p.tensor_parallel > 1 or p.pipeline_parallel > 1,
+            "it is not modelled under tensor or pipeline parallelism",
+            "write 1 for both, or leave it out",
+        ),
+        (
+            w.gradient_accumulation > 1,
+            "a gradient is gone before the next micro-step could add to it",
+            "write gradient_accumulation: 1",
+        ),
+        (
+            p.clip_gradients,
+            "the norm of all gradients is known only after each has been used",
+            "write parallelism.clip_gradients: false",
+        ),
+        (
+            w.precision.kind == "fp16",
+            "loss scaling looks for overflows in all gradients before any is used",
+            "write precision: bf16",
+        ),
+    ]
+    for wrong, message, hint in faults:
+        if wrong:
+            yield fault("in-backward", "workload", "optimizer_in_backward", message, hint)
 
 
 def _method(w: Workload) -> Findings:

@@ -93,7 +93,8 @@ def test_fsdp2_steps_shards_on_the_stream_that_reduced_them():
         (["parallelism.clip_gradients=true"], "write parallelism.clip_gradients: false"),
         (["parallelism.strategy=zero2"], "write single or fsdp2"),
         ([*FSDP2, "parallelism.offload=all"], "steps on the host"),
-        ([*FSDP2, "parallelism.tensor_parallel=2"], "tensor and pipeline"),
+        ([*FSDP2, "parallelism.tensor_parallel=2"], "not modelled under tensor or pipeline"),
+        (["precision=fp16"], "loss scaling looks for overflows in all gradients"),
     ],
 )
 def test_what_cannot_be_is_said(sets, said):
@@ -102,6 +103,25 @@ def test_what_cannot_be_is_said(sets, said):
     text = str(caught.value)
     assert "optimizer_in_backward" in text
     assert said in text
+
+
+def test_each_reason_against_it_is_said():
+    with pytest.raises(InputError) as caught:
+        load("dgx-h100", JOB, [*FSDP2, "optimizer_in_backward=true", "gradient_accumulation=2"])
+    said = [fault.message for fault in caught.value.faults]
+    assert len(said) == 2
+    assert "gradient_accumulation: 1" in said[0]
+    assert "clip_gradients: false" in said[1]
+
+
+def test_what_is_so_already_is_not_advised():
+    found = {}
+    for sets in ((), SETS):
+        loaded = load("a100-x1", JOB, ["node.gpu=rtx-4090-24gb", "trainer=torchtune", *sets])
+        [change] = [c for c in changes(loaded.topology, loaded.workload, "smaller")
+                    if "optimizer_in_backward" in c.settings]  # fmt: skip
+        found[sets] = set(change.settings)
+    assert found[()] - found[SETS] == {"parallelism.clip_gradients"}
 
 
 def test_a_knob_that_says_nothing_of_groups_leaves_one_gpu_alone():
