@@ -31,6 +31,15 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda m: f"\\u{ord(m[0]):04x}", text)
 
 
+#: characters that a fault repeats of what was written
+_REPEATED = 200
+
+
+def cut(text: str) -> str:
+    """What was written, no more of it than shows which it was."""
+    return text if len(text) <= _REPEATED else f"{text[:_REPEATED]}..."
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Fault:
     """One thing wrong with an input: where, what was read, what would be right."""
@@ -47,7 +56,11 @@ class Fault:
             place += f":{self.line}"
             if self.column is not None:
                 place += f":{self.column}"
-        told = f"{place}  {self.path}: {self.message}" if self.path else f"{place}  {self.message}"
+        told = (
+            f"{place}  {cut(self.path)}: {self.message}"
+            if self.path
+            else f"{place}  {self.message}"
+        )
         return visible(told)
 
 

@@ -67,6 +67,11 @@ def is_folder(path: Path) -> bool:
     return _is(path, Path.is_dir)
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is something to read by that name: a file, a pipe, a device; as `is_file`."""
+    return _is(path, Path.exists) and not is_folder(path)
+
+
 def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
     try:
         return not hidden(path) and kind(path)

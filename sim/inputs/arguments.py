@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sim.errors import Fault, InputError
-from sim.files import File, is_file, is_folder
+from sim.files import File, is_file, is_folder, is_there
 from sim.inputs import catalogue, foreign
 from sim.inputs.base import Spec
 from sim.inputs.fields import plan_of
@@ -169,7 +169,7 @@ def path_of(side: Side, argument: File) -> Path:
     if re.fullmatch(r"[A-Za-z_][\w.\[\]]*=.*", text):
         raise InputError.single(text, f"is no file; a key is set by --set {text}")
     looks_like_path = "/" in text or "\\" in text or path.suffix in (".yaml", ".yml", ".json")
-    if looks_like_path or is_folder(path):
+    if looks_like_path or is_folder(path) or is_there(path):
         return path  # reading it says what is wrong
     names = catalogue.names(kind)
     hint = did_you_mean(text, names)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sim.data import DATA
-from sim.errors import InputError
-from sim.files import is_file
+from sim.errors import InputError, cut
+from sim.files import is_file, is_there
 from sim.inputs.hf import model_from_config, read_config
 from sim.inputs.model import Model
 
@@ -76,15 +76,15 @@ def resolve_model(
         path = Path(name) if folder is None else folder / name
         if is_file(path / "config.json"):
             path = path / "config.json"
-        if is_file(path):
+        if is_there(path):
             return model_from_config(read_config(path), source=str(path))
     shape = catalogue_model(shape_named(name) or "")
     if shape is not None:
         return _of_repository(name, shape)
     if name.endswith(".json") or "/" in name or "\\" in name:
-        message = f"{name!r}: no such file, and no such name in the catalogue"
+        message = f"{cut(name)!r}: no such file, and no such name in the catalogue"
     else:
-        message = f"{name!r} is not in the catalogue"
+        message = f"{cut(name)!r} is not in the catalogue"
     from difflib import get_close_matches
 
     bare = name.lower().rstrip("/").rpartition("/")[2]

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sim.errors import Fault, InputError
+from sim.errors import Fault, InputError, cut
 from sim.inputs.base import Spec
 from sim.inputs.fields import plan_of
 from sim.inputs.nearest import did_you_mean
@@ -65,7 +65,7 @@ def parse_all(texts: Iterable[str], faults: list[Fault]) -> list[Override]:
 
 @lru_cache(maxsize=4096)
 def _parse(text: str) -> Override:
-    source = f"--set {text}"
+    source = f"--set {cut(text)}"
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key:

@@ -133,7 +133,7 @@ def read_file(path: Path) -> str:
         if hidden(path):
             raise FileNotFoundError
         if path.is_dir():
-            raise InputError.single(source, "is a folder; name the YAML file in it")
+            raise InputError.single(source, "is a folder; name a file in it")
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise InputError.single(source, _too_large(size))

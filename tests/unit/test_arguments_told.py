@@ -1,0 +1,36 @@
+"""Arguments that are no plain files, or much too long: read, or refused as what they are."""
+
+import os
+import threading
+
+import pytest
+
+from sim.errors import InputError
+from sim.inputs.loader import load
+
+JOB = "model: llama-3.1-8b\nsequence_length: 1024\nsteps: 10\n"
+
+
+def test_a_pipe_without_a_suffix_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("ajob")
+    writer = threading.Thread(target=lambda: (tmp_path / "ajob").write_text(JOB), daemon=True)
+    writer.start()
+    loaded = load("h100-x1", "ajob")
+    writer.join(timeout=60)
+    assert loaded.workload.sequence_length == 1024
+
+
+def test_a_device_as_a_model_is_said_to_be_too_large():
+    with pytest.raises(InputError, match="/dev/zero: larger than 4 MiB"):
+        load("h100-x1", "llama3-8b-sft", ["model=/dev/zero"])
+
+
+@pytest.mark.parametrize("text", ["micro_batch={}", "{}=1", "{}", "model={}"])
+def test_a_long_setting_is_not_repeated_whole(text):
+    with pytest.raises(InputError) as caught:
+        load("h100-x1", "llama3-8b-sft", [text.format(6000 * "x")])
+    said = str(caught.value)
+    assert said.startswith("--set ")
+    assert "xxx..." in said
+    assert len(said) < 1000
