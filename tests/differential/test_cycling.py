@@ -1,5 +1,6 @@
 """A pipeline's step of cycles that come again and again, against the step in full."""
 
+import os
 from contextlib import suppress
 
 import numpy as np
@@ -12,6 +13,12 @@ from sim.step.measures import AskedOf, WindowMeasures, simulated
 from sim.step.run import run_step
 from sim.step.waiting import waiting
 from tests.differential.test_rhythm import MODEL, TABLES, equal, job, measures, waits
+
+# Thousands of micro-steps in plain Python take minutes; tests/unit/test_engine_cycling.py holds the
+# loop itself there.
+pytestmark = pytest.mark.skipif(
+    os.environ.get("NUMBA_DISABLE_JIT", "0") != "0", reason="played by machine code alone"
+)
 
 
 def in_parts(topology, workload):

@@ -1,5 +1,7 @@
 """A step of few micro-steps, the one before the last counted again, against the step in full."""
 
+import os
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -14,6 +16,12 @@ from sim.step.run import run_step
 from sim.step.step import micro_steps
 from sim.step.variation import Variation
 from tests.differential.test_rhythm import equal, measures
+
+# Thousands of micro-steps in plain Python take minutes; tests/unit/test_engine_cycling.py holds the
+# loop itself there.
+pytestmark = pytest.mark.skipif(
+    os.environ.get("NUMBA_DISABLE_JIT", "0") != "0", reason="played by machine code alone"
+)
 
 ASKED = AskedOf("compiled", True, True)
 #: whose second micro-step still works off the host's lag of the first
