@@ -248,7 +248,7 @@ def _handed_on(plan: Plan, inside: I8, gathers: I8, block: I8, micro_step: I8) -
     count, as ZeRO-3 fetches several at a time.
     """
     steps = int(micro_step.max(initial=0)) + 1
-    runs = np.unique(block[inside] * steps + micro_step[inside])
+    runs = np.flatnonzero(np.bincount(block[inside] * steps + micro_step[inside]))
     if plan.stages == 1:
         return runs[np.isin(runs % steps, micro_step[gathers])] % steps
     order = np.lexsort((inside, block[inside]))
@@ -257,4 +257,4 @@ def _handed_on(plan: Plan, inside: I8, gathers: I8, block: I8, micro_step: I8) -
     some = at < place.size
     nearest = inside[order[at[some]]]
     mine = nearest[block[nearest] == block[gathers[some]]]
-    return np.unique(block[mine] * steps + micro_step[mine]) % steps
+    return np.flatnonzero(np.bincount(block[mine] * steps + micro_step[mine])) % steps

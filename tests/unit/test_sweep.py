@@ -237,9 +237,13 @@ def test_processes_give_the_rows_of_one(tmp_path):
 
 def test_while_tasks_run_objects_are_collected_seldom():
     before = gc.get_threshold()
-    seen = run_here(lambda context, payload: gc.get_threshold()[0], None, [Task(0, 2), Task(1, 2)])
-    assert [answer.value for answer in seen] == [executors.COLLECTED_EVERY] * 2
-    assert gc.get_threshold() == before
+    gc.set_threshold(700, *before[1:])  # whatever ran before
+    try:
+        seen = run_here(lambda _, payload: gc.get_threshold()[0], None, [Task(0, 2), Task(1, 2)])
+        assert [answer.value for answer in seen] == [executors.COLLECTED_EVERY] * 2
+        assert gc.get_threshold() == (700, *before[1:])
+    finally:
+        gc.set_threshold(*before)
 
 
 def test_collection_that_was_switched_off_stays_off_while_tasks_run():
