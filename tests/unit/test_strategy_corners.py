@@ -14,7 +14,7 @@ from sim.strategies.reduced import in_master_dtype
 from sim.strategies.units import dtypes, trainable_elements
 from sim.strategies.zero3_quantized import quantized_reduce
 from tests.unit import test_fsdp_schedules as fsdp
-from tests.unit import test_zero as zero
+from tests.unit import zero_jobs as zero
 
 
 class Heard:
@@ -80,7 +80,7 @@ def test_a_bucket_averaged_in_another_dtype_is_cast_there_and_back():
 
 def test_secondary_shards_are_a_rank_s_part_read_and_written():
     """hpZ 4: of each parameter that is not persistent a quarter, two bytes in and two out."""
-    job = zero.workload(shape=zero.model(layers=16), zero_hpz_partition_size=4, **zero.small)
+    job = zero.workload(shape=zero.model(layers=16), zero_hpz_partition_size=4, **zero.SMALL)
     cut = kernels(zero.plan_of(job), "secondary_shard")
     persistent = 64 * 33
     parameters = count_parameters(job.model).total - persistent
@@ -99,7 +99,7 @@ def test_gradients_that_are_not_quantised_are_padded_to_equal_parts():
 
 def test_a_flat_gradient_is_written_in_fp32_and_cast_back():
     """ZeRO-3's clipping and update: two bytes in and four out an element, and the way back."""
-    plan = zero.plan_of(zero.workload(**zero.small))
+    plan = zero.plan_of(zero.workload(**zero.SMALL))
     for name in ("flatten", "cast"):
         [op] = kernels(plan, name)
         assert op.bytes == 6 * plan.owned_numel
