@@ -13,7 +13,7 @@ from sim.inputs.topology import Cpu, Node, NvLink, Pcie, Topology
 from sim.inputs.workload import Checkpointing, Parallelism
 from sim.memory.bound import solve
 from sim.memory.report import memory
-from sim.result.trials import smaller
+from sim.result.trials import smaller, timed
 from sim.step.run import run_step
 from tests.unit.fitting_jobs import FULL, topology, workload
 
@@ -74,7 +74,8 @@ def test_fixes_are_priced_by_simulation():
     switched = topology().model_copy(update={"node": node})
     found = {f.description: f for f in smaller(switched, job)}
     again = job.model_copy(update={"activation_checkpointing": FULL})
-    base = run_step(switched, job).time_s
+    base = timed(switched, job)[1]  # with what the allocator's retries take, near capacity
+    assert base > run_step(switched, job).time_s
     cost = run_step(switched, again).time_s / base - 1
     assert found["full activation checkpointing"].time_cost == pytest.approx(cost, abs=1e-4)
     assert cost > 0.15
