@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.lowering.lower import Lowered, RankView
+from sim.lowering.lower import Lowered
 from sim.lowering.parts import I4, I8
 from sim.lowering.table import table_of
 from sim.program.cycles import Cycles, Gates, cycles_of
@@ -44,9 +44,8 @@ def repeating(lowered: Lowered, cycle: int) -> Repeating | None:
         return None
     pausing, held, hosts = [], [], []
     for view in lowered.views:
-        lanes = lanes_of(lowered, view)
-        host = lanes[0]
-        own = [lane for lane in lanes if period[lane]]
+        host = lowered.host_of(view)
+        own = [lane for lane in lowered.lanes_of(view) if period[lane]]
         # a cycle before one of its lanes leaves what repeats
         last = cycles.end[own] - period[own]
         op = int(lowered.plan_op[last].min())
@@ -64,22 +63,14 @@ def repeating(lowered: Lowered, cycle: int) -> Repeating | None:
     return Repeating(cycles, Gates(np.array(pausing), np.array(held)), np.array(hosts))
 
 
-def lanes_of(lowered: Lowered, view: RankView) -> list[int]:
-    """A rank's, its host first."""
-    name = f"rank {view.rank} "
-    found = [i for i, lane in enumerate(lowered.lane_names) if lane.startswith(name)]
-    host = lowered.lane_names.index(f"{name}host")
-    return [host, *(lane for lane in found if lane != host)]
-
-
 def _micro_steps(lowered: Lowered) -> tuple[I4, I8]:
     """The micro-batch of each op, -1 of none, and where ops of lanes begin, (n_lanes + 1,)."""
     program = lowered.program
     ends = np.searchsorted(program.lane, np.arange(program.n_lanes + 1))
     micro = np.full(program.lane.size, -1, dtype=np.int32)
     for view in lowered.views:
-        lanes = lanes_of(lowered, view)
-        own = slice(int(ends[min(lanes)]), int(ends[max(lanes) + 1]))
+        lanes = lowered.lanes_of(view)
+        own = slice(int(ends[lanes.start]), int(ends[lanes.stop]))
         micro[own] = table_of(view.plan).micro_step[lowered.plan_op[own]]
         # what is on the wire follows those that come to it
         arrive = own.start + np.flatnonzero(program.hold_until[own] >= lowered.wire)

@@ -100,6 +100,20 @@ class Lowered:
             self.lane_names, self.wire,
         )  # fmt: skip
 
+    def lanes_of(self, view: RankView) -> range:
+        """A rank's; they stand together, in the order of its streams."""
+        prefix = _lane_name(view.rank, "")
+        own = [i for i, name in enumerate(self.lane_names) if name.startswith(prefix)]
+        return range(own[0], own[-1] + 1)
+
+    def host_of(self, view: RankView) -> int:
+        """The lane of a rank's host."""
+        return self.lane_names.index(_lane_name(view.rank, "host"))
+
+    def stream_of(self, lane: int) -> str:
+        """The name of the stream that a rank's lane is."""
+        return self.lane_names[lane].split(" ", 2)[2]
+
     def slower(self, factor: F8) -> Lowered:
         """The same where ops take so many times as long, (n,)."""
         program = self.program._replace(work=self.program.work * factor)
@@ -362,11 +376,15 @@ def _views(run: ClassRun, played: Played, classes: Classes, base: I8) -> Iterato
         )
 
 
+def _lane_name(rank: int, stream: str) -> str:
+    return f"rank {rank} {stream}"
+
+
 def _lane_names(
     runs: Sequence[ClassRun], played: Sequence[Played], classes: Classes, n_lanes: int
 ) -> tuple[str, ...]:
     names = tuple(
-        f"rank {classes.ranks[c]} {stream}"
+        _lane_name(classes.ranks[c], stream)
         for run in runs
         for c in range(run.begin, run.begin + run.classes)
         for stream in played[run.part].layout.streams

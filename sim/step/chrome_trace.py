@@ -32,7 +32,7 @@ from sim.step.outcome import StepOutcome
 from sim.step.rhythm import fewest
 from sim.step.run import run_step
 from sim.step.trace_collectives import COLLECTIVE_KEYS, collective_rows, wires
-from sim.step.trace_events import event, lanes_of
+from sim.step.trace_events import event
 from sim.step.trace_marks import marks
 from sim.step.trace_slices import kernels, pipeline, titles
 from sim.step.variation import Progress, Variation
@@ -147,7 +147,7 @@ class Trace(Document):
         """Of the ranks that are written. [1]"""
         lowered = self.outcome.lowered
         each = np.bincount(lowered.program.lane, minlength=len(lowered.lane_names))
-        return sum(int(each[lanes_of(lowered, view)].sum()) for _, view in self._views())
+        return sum(int(each[lowered.lanes_of(view)].sum()) for _, view in self._views())
 
     def memory_snapshot(self) -> dict[str, Any]:
         """Allocations of the step as PyTorch's snapshot, a device a rank that is shown.

@@ -177,7 +177,7 @@ def launches_of(lowered: Lowered, view: RankView) -> tuple[I8, int]:
 
     And where ops of that host end.
     """
-    lane = lowered.lane_names.index(f"rank {view.rank} host")
+    lane = lowered.host_of(view)
     begin, end = np.searchsorted(lowered.program.lane, (lane, lane + 1))
     ops = _first_of_blocks(view.plan)
     return np.asarray(begin + np.searchsorted(lowered.plan_op[begin:end], ops)), int(end)

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.lowering.cycles import lanes_of
 from sim.lowering.lower import Lowered, RankView
 from sim.lowering.parts import B1, I8
 from sim.lowering.table import each_of, table_of
@@ -83,7 +82,8 @@ def _known(lowered: Lowered, view: RankView, which: int) -> _Beginnings | None:
 def _beginnings(lowered: Lowered, view: RankView, which: int) -> _Beginnings | None:
     """Of a micro-step and the next; None where the two do not issue the same."""
     micro, forward = table_of(view.plan).micro_step, _forward(view.plan)
-    lanes = lanes_of(lowered, view)  # its host first
+    host = lowered.host_of(view)
+    lanes = [host, *(lane for lane in lowered.lanes_of(view) if lane != host)]
     bounds = np.searchsorted(lowered.program.lane, [[lane, lane + 1] for lane in lanes])
     begun: list[list[I8]] = []
     left = []

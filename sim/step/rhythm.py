@@ -169,7 +169,7 @@ def _repeats(lowered: Lowered, timeline: Timeline, end: float, period: float) ->
     program, least = lowered.program, SAME * period
     ends = np.searchsorted(program.lane, np.arange(program.n_lanes + 1)).tolist()
     cut = end - 2 * least  # what begins with the stretch may be rounded to before it
-    hosts = {lowered.lane_names.index(f"rank {view.rank} host") for view in lowered.views}
+    hosts = {lowered.host_of(view) for view in lowered.views}
     cuts = (cut - 2 * period, cut - period, cut)
     for lane in range(program.n_lanes):
         if lane in hosts:

@@ -146,13 +146,8 @@ def step_timeline(
 
 def tracks_of(lowered: Lowered, view: RankView) -> dict[str, int]:
     """Lanes of a rank by the name of their stream; those with nothing on them left out."""
-    prefix = f"rank {view.rank} "
     used = set(np.unique(lowered.program.lane).tolist())
-    named = {
-        name.removeprefix(prefix): lane
-        for lane, name in enumerate(lowered.lane_names)
-        if name.startswith(prefix) and lane in used
-    }
+    named = {lowered.stream_of(lane): lane for lane in lowered.lanes_of(view) if lane in used}
     order = ["host", "compute"]
     return {k: named[k] for k in (*order, *named) if k in named}
 

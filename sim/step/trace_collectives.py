@@ -10,7 +10,7 @@ from sim.cost.nccl.algorithms import algorithm_named
 from sim.documents import OneByOne
 from sim.lowering.lower import RankView
 from sim.step.outcome import StepOutcome
-from sim.step.trace_events import event, lanes_of
+from sim.step.trace_events import event
 from sim.strategies.plan import PlanOp
 from sim.units import DTYPE_BYTES
 
@@ -40,7 +40,7 @@ def wires(
 ) -> Iterator[dict[str, Any]]:
     """Collectives of one rank, from the start on the wire to the end; `critical` as `kernels`."""
     lowered, timeline = outcome.lowered, outcome.timeline
-    lanes = lanes_of(lowered, view)
+    lanes = lowered.lanes_of(view)
     for k in range(len(view.comm_kind)):
         begin, end = int(view.comm_begin[k]), int(view.comm_end[k])
         op = view.plan.ops[int(view.comm_plan[k])]

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sim.lowering.lower import Lowered, RankView
-
 _MICRO, _DIGITS = 1e6, 3
-
-
-def lanes_of(lowered: Lowered, view: RankView) -> range:
-    """Lanes of one class of ranks; pipeline stages have different ones."""
-    prefix = f"rank {view.rank} "
-    own = [i for i, name in enumerate(lowered.lane_names) if name.startswith(prefix)]
-    return range(own[0], own[-1] + 1)
 
 
 def meta(kind: str, process: int, thread: int, **arguments: object) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from sim.inputs.workload import Workload
 from sim.lowering.lower import RankView
 from sim.step.outcome import StepOutcome
 from sim.step.spans import critical_stretches, exposed_stretches, held_bytes, tracks_of
-from sim.step.trace_events import event, instant, lanes_of, meta
+from sim.step.trace_events import event, instant, meta
 from sim.strategies.plan import COLLECTIVE
 
 #: threads below those of the streams
@@ -102,7 +102,7 @@ def _arrow(
 
 def _threads(outcome: StepOutcome, view: RankView) -> dict[str, tuple[int, int]]:
     """Lane and thread of each stream of a rank."""
-    base = lanes_of(outcome.lowered, view).start
+    base = outcome.lowered.lanes_of(view).start
     tracks = tracks_of(outcome.lowered, view)
     return {name: (lane, lane - base) for name, lane in tracks.items()}
 

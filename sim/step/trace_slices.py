@@ -15,7 +15,7 @@ from sim.lowering.parts import CATEGORIES
 from sim.lowering.pricing import segment_kernels
 from sim.step.outcome import StepOutcome
 from sim.step.stages import stage_runs
-from sim.step.trace_events import event, lanes_of, meta
+from sim.step.trace_events import event, meta
 from sim.strategies.plan import SEGMENT, Plan, runs
 
 _HOST = CATEGORIES.index("host")
@@ -30,8 +30,8 @@ def titles(lowered: Lowered) -> Iterator[dict[str, Any]]:
         alike = f" (and {view.multiplicity - 1} like it)" if view.multiplicity > 1 else ""
         yield meta("process_name", number, 0, name=f"rank {view.rank}{alike}")
         yield meta("process_sort_index", number, 0, sort_index=number)
-        for k, lane in enumerate(lanes_of(lowered, view)):
-            name = lowered.lane_names[lane].split(" ", 2)[2]
+        for k, lane in enumerate(lowered.lanes_of(view)):
+            name = lowered.stream_of(lane)
             yield meta("thread_name", number, k, name=name)
             yield meta("thread_sort_index", number, k, sort_index=k)
 
@@ -44,7 +44,7 @@ def kernels(
     `critical` has a byte an op, 1 on the critical path.
     """
     lowered, timeline = outcome.lowered, outcome.timeline
-    lanes, lane = lanes_of(lowered, lowered.views[number]), lowered.program.lane
+    lanes, lane = lowered.lanes_of(lowered.views[number]), lowered.program.lane
     mine = np.flatnonzero((lane >= lanes.start) & (lane < lanes.stop))
     mine = mine[
         (lowered.category[mine] != _COLLECTIVE) & (timeline.end[mine] > timeline.start[mine])
