@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.inputs.finding import Findings, fault, warning
-from sim.inputs.modelling import ASYNC, PER_LINEAR, WIDE, experts, modelling_name, tensor_style
+from sim.inputs.modelling import ASYNC, PER_LINEAR, WIDE, experts, modelling_of, tensor_style
 from sim.inputs.strategy import not_modelled, strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -269,7 +269,7 @@ def _pipeline(w: Workload) -> Findings:
     if min(layers[0], layers[-1]) < 0 or not full:
         message = f"{w.model.layers} layers of {w.model.name} do not fill {shape.stages} stages"
         yield fault("stages", "workload", path, message, "write fewer stages")
-    elif strategy_of(w).even_stages and modelling_name(w) != "nanotron":  # cuts by work
+    elif strategy_of(w).even_stages and not modelling_of(w).cuts_by_work:
         yield from _even(w, shape)
     fewest = schedule.fewest(shape.ranks)
     if shape.micro < fewest and not strategy_of(w).short_pipelines:

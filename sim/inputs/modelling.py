@@ -34,6 +34,8 @@ class Modelling:
     fuses_softmax : bool
         ``attention: eager`` has a kernel of its own from scores to probabilities, scale and mask
         among it, that keeps nothing in fp32.
+    cuts_by_work : bool
+        Its stages are of equal work, not of as many layers.
     own_loop : bool
         Its layers run in the trainer of its name alone, whose groups of ranks they ask for.
     """
@@ -43,6 +45,7 @@ class Modelling:
     copies_heads: bool = False
     groups_since: str = ""
     fuses_softmax: bool = False
+    cuts_by_work: bool = False
     own_loop: bool = False
 
 
@@ -58,7 +61,7 @@ MODELLING = {
     "torchtitan": Modelling(complex_rope=True, loops_experts=False, groups_since="2.10"),
     "composer": Modelling(loops_experts=False),
     "megatron": Modelling(loops_experts=False, fuses_softmax=True, own_loop=True),
-    "nanotron": Modelling(loops_experts=False, copies_heads=True, own_loop=True),
+    "nanotron": Modelling(loops_experts=False, copies_heads=True, cuts_by_work=True, own_loop=True),
 }
 #: attention kernels that read key and value heads without repeating them
 NATIVE_GROUPS = ("flash2", "flash3", "cudnn")

@@ -40,6 +40,8 @@ class Trainer:
         Under FSDP1 it takes PEFT's wrap policy: a unit for each adapter weight.
     keeps_chunks : bool
         It makes the logits of all chunks of a loss before the loss of the first.
+    steps_in_backward : bool
+        It can step a parameter as soon as its gradient is there.
     own_adapters : bool
         Its LoRA layers are its own, not PEFT's, and of the dtype of its weights.
     shards_scales : bool
@@ -75,6 +77,7 @@ class Trainer:
     attentions: tuple[str, ...] = ()
     wraps_adapters: bool = False
     keeps_chunks: bool = False
+    steps_in_backward: bool = False
     own_adapters: bool = False
     shards_scales: bool = False
     no_sync: tuple[str, ...] = ()

@@ -288,8 +288,6 @@ def _paths(topology: Topology, workload: Workload) -> Iterator[Change]:
             )
 
 
-#: loops that can: torchtune's recipes, and one's own
-STEPS_IN_BACKWARD = ("torchtune", "none")
 _NCCL_PATHS = {
     "registered": "buffers registered with NCCL: NVLS on a few SMs",
     "symmetric": "NCCL's symmetric kernels",
@@ -318,8 +316,8 @@ def _sharding(topology: Topology, workload: Workload) -> Iterator[Change]:
         yield make.parallel("smaller", text, context_parallel=twice, **kind)
     if workload.optimizer == "adamw":
         yield make.job("smaller", "8-bit AdamW", optimizer="adamw-8bit")
-    steps_alone = strategy.steps_in_backward and trainer_of(workload).name in STEPS_IN_BACKWARD
-    if steps_alone and not workload.optimizer_in_backward and not workload.method.frozen:
+    able = strategy.steps_in_backward and trainer_of(workload).steps_in_backward
+    if able and not workload.optimizer_in_backward and not workload.method.frozen:
         unclipped = {"parallelism.clip_gradients": False} if p.clip_gradients else {}
         yield make.spelt(
             "smaller", {"optimizer_in_backward": True, **unclipped},
