@@ -18,7 +18,7 @@ from sim.fabric.network import Plane, shorthand_plane
 from sim.fabric.rings import Hops, Load, Rings, find_rings, ring_hops
 from sim.fabric.shape import Shape, shape_of
 from sim.fabric.wiring import F8, I8, Route, Wiring
-from sim.inputs.topology import Topology
+from sim.inputs.topology import Offer, Topology
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -114,7 +114,16 @@ def _compile(key: _FabricKey) -> Fabric:
     return found
 
 
+# One fabric a name and offer: what is known of a fabric is looked up by which it is.
+@functools.lru_cache(maxsize=64)
+def _renamed(key: _FabricKey, name: str, offer: Offer | None) -> Fabric:
+    fabric = copy.copy(_compile(key))
+    fabric.topology = key.topology
+    return fabric
+
+
 goes_with_machines(_compile.cache_clear)
+goes_with_machines(_renamed.cache_clear)
 
 
 def _compiled(topology: Topology) -> Fabric:
@@ -172,9 +181,9 @@ def compile_fabric(topology: Topology) -> Fabric:
     InputError
         If the machine can't be: unknown generations, nodes that nothing joins, a bad graph.
     """
-    fabric = _compile(_FabricKey(topology))
+    key = _FabricKey(topology)
+    fabric = _compile(key)
     known = fabric.topology
     if known is not topology and (known.name, known.offer) != (topology.name, topology.offer):
-        fabric = copy.copy(fabric)
-        fabric.topology = topology
+        return _renamed(key, topology.name, topology.offer)
     return fabric

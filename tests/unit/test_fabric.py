@@ -45,6 +45,7 @@ def test_same_content_compiles_once():
     assert compile_fabric(a) is compile_fabric(dgx_h100(2))
     assert compile_fabric(a).capacity is compile_fabric(b).capacity
     assert compile_fabric(b).topology.name == "other"
+    assert compile_fabric(b) is compile_fabric(b.model_copy())
     assert compile_fabric(a).topology.name == "dgx-h100"
     assert compile_fabric(a) is not compile_fabric(dgx_h100(3))
 
