@@ -3,8 +3,9 @@
     python bench/fit/attention.py
 
 Backward follows from forward and both together. Where a table gives both together alone, forward is
-taken to be FORWARD_OVER_BOTH times as fast (H100 FlashAttention-2 is 1.07; assumed for the A100),
-and the knees are those of both.
+taken to be FORWARD_OVER_BOTH times as fast, and the knees are those of both: FlashAttention-2 on
+the A100 assumed (the H100's is 1.07); FlashAttention-1 from what its successor's paper says of it,
+forward at 30 to 50 % of the peak, backward at 25 to 35 (arXiv 2307.08691, section 1): the middles.
 
 Head sizes whose backward no table of the H100 has follow from an H200's (bench/gpu/h200, measured
 by bench/gpu/measure_kernels.py): rate and knee over those of head size 128 there, times the H100's.
@@ -24,7 +25,11 @@ from sim.inputs import catalogue
 TABLE = Path(__file__).parents[2] / "sim/data/measured/attention_kernels.csv"
 SECOND = Path(__file__).parents[2] / "bench/gpu/h200/attention.csv"
 BOARDS = {"A100": "a100-sxm-80gb", "H100": "h100-sxm-80gb"}
-FORWARD_OVER_BOTH = {("A100", "flash2"): 1.127}
+FORWARD_OVER_BOTH = {
+    ("A100", "flash2"): 1.127,
+    ("A100", "flash1"): 1.238,
+    ("H100", "flash1"): 1.238,
+}
 IMPL = {
     "FA2": "flash2",
     "FA3": "flash3",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sim.inputs.versions import sdpa_on_cudnn
+from sim.inputs.versions import sdpa_flash, sdpa_on_cudnn
 from sim.records import dataclass
 
 SDPA = "sdpa"  # PyTorch's own; "sdpa-2.11": as it is since that release
@@ -14,14 +14,14 @@ CUDNN_HEAD = 128  # columns of a head up to which cuDNN has a backward
 def family(kind: str, capability: float, head_dim: int) -> str:
     """The family whose constants an implementation has on a GPU.
 
-    PyTorch's `scaled_dot_product_attention` is FlashAttention 2, but where its release prefers
-    cuDNN (``data/versions.toml``).
+    PyTorch's `scaled_dot_product_attention` is FlashAttention 2, but where its release carries the
+    first one or prefers cuDNN (``data/versions.toml``).
     """
     name, _, since = kind.partition("-")
     if name != SDPA:
         return kind
     preferred = capability in sdpa_on_cudnn(since) and head_dim <= CUDNN_HEAD
-    return "cudnn" if preferred else "flash2"
+    return "cudnn" if preferred else sdpa_flash(since)
 
 
 @dataclass(frozen=True, slots=True)

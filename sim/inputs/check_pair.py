@@ -9,7 +9,7 @@ from sim.inputs.check_rows import padding_said
 from sim.inputs.check_workload import too_old
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.gpu import Gpu
-from sim.inputs.modelling import FLASH_SINCE, experts, with_kernels
+from sim.inputs.modelling import FLASH1_SINCE, FLASH_SINCE, experts, with_kernels
 from sim.inputs.shares import batch_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -61,12 +61,15 @@ def _dtypes(gpu: Gpu, w: Workload) -> Findings:
 
 
 def _attention(gpu: Gpu, w: Workload) -> Findings:
-    if w.precision.kind == "fp32" and w.attention in ("flash2", "flash3", "cudnn"):
+    if w.precision.kind == "fp32" and w.attention in ("flash1", "flash2", "flash3", "cudnn"):
         message = f"{w.attention} has no FP32"
         yield fault("attention-fp32", "workload", "attention", message, "write sdpa, or eager")
     if w.attention == "flash3" and "flash3" not in facts_of(gpu).attention:
         message = f"FlashAttention-3 runs on Hopper only, not on {gpu.name}"
         yield fault("flash3", "workload", "attention", message, "write flash2")
+    if w.attention == "flash1" and gpu.compute_capability < FLASH1_SINCE:
+        message = f"FlashAttention-1 needs Turing or newer, not {gpu.name}"
+        yield fault("flash1", "workload", "attention", message, "write sdpa")
     if w.attention == "flash2" and gpu.compute_capability < FLASH_SINCE:
         message = f"FlashAttention-2 needs Ampere or newer, not {gpu.name}"
         yield fault("flash2", "workload", "attention", message, "write sdpa")

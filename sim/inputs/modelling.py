@@ -202,6 +202,7 @@ def asks_groups(workload: Workload) -> bool:
 
 #: compute capability from which PyTorch has FlashAttention
 FLASH_SINCE = 8.0
+FLASH1_SINCE = 7.5
 
 
 def keeps_scores(workload: Workload, capability: float) -> bool:

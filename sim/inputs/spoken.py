@@ -11,6 +11,7 @@ _VALUES = {
     "torchfloat16": "fp16", "float32": "fp32", "single": "fp32", "torchfloat32": "fp32",
     "float8": "fp8",
     "flashattention2": "flash2", "flashattn2": "flash2", "fa2": "flash2", "flash": "flash2",
+    "flashattention1": "flash1", "flashattn1": "flash1", "fa1": "flash1",
     "flashattention": "flash2", "flashattn": "flash2", "flashattention3": "flash3",
     "flashattn3": "flash3", "fa3": "flash3",
     "adamwtorchfused": "adamw", "adamwbnb8bit": "adamw-8bit", "adamw8bit": "adamw-8bit",
@@ -30,7 +31,7 @@ _MEANT = {
     "pagedadamw8bit": "write adamw-8bit, with optimizer_paged: true",
     "pagedadamw32bit": "write adamw, with optimizer_paged: true",
     "flexattention": "write flash2: it is the nearest kernel",
-    "xformers": "write flash2: it is the nearest kernel",
+    "xformers": "write flash1: it is the nearest kernel",
 }
 _VENDOR = frozenset({"nvidia", "tesla", "geforce", "amd", "instinct", "quadro", "gpu", "ada",
                      "generation", "graphics", "blackwell", "server", "workstation",

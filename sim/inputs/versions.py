@@ -35,11 +35,10 @@ def sdpa_since(torch: str) -> str:
 
     A version without its last number, ``2.5``, is the latest of that series.
     """
+    latest = torch if len(version(torch)) > 2 else f"{torch.strip()}.99"
     for entry in versions()["sdpa"]:
         before = entry.get("before")
-        if before and len(version(torch)) < 3:
-            continue
-        if not older(torch, entry["since"]) and (not before or older(torch, before)):
+        if not older(latest, entry["since"]) and (not before or older(latest, before)):
             return str(entry["since"])
     return ""
 
@@ -48,3 +47,10 @@ def sdpa_since(torch: str) -> str:
 def sdpa_on_cudnn(since: str) -> tuple[float, ...]:
     """Compute capabilities on which such a PyTorch's fused attention is cuDNN's."""
     return next((tuple(e["cudnn"]) for e in versions()["sdpa"] if e["since"] == since), ())
+
+
+@cache
+def sdpa_flash(since: str) -> str:
+    """The FlashAttention that such a PyTorch carries."""
+    found = (e.get("flash") for e in versions()["sdpa"] if e["since"] == since)
+    return next((str(kind) for kind in found if kind), "flash2")

@@ -285,7 +285,7 @@ class Workload(Spec):
     optimizer_in_backward: bool = False
     parallelism: Parallelism = Parallelism.model_construct()
     activation_checkpointing: Checkpointing = Checkpointing.model_construct()
-    attention: Literal["eager", "sdpa", "flash2", "flash3", "triton", "cudnn"] = "flash2"
+    attention: Literal["eager", "sdpa", "flash1", "flash2", "flash3", "triton", "cudnn"] = "flash2"
     # padding taken out of q, k and v in each layer: found once a layer (Hugging Face), or for each
     # of them (llm-foundry)
     attention_padding: Literal["none", "unpad", "unpad-each"] = "none"

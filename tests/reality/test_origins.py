@@ -69,7 +69,7 @@ def test_what_an_sm_moves_is_that_of_the_script():
 
 def test_attention_is_that_of_its_script():
     claimed = from_script("attention")
-    assert len(claimed) == 6
+    assert len(claimed) == 10
     fits = attention.constants()
     for generation, address in claimed:
         _, kind, way = address.split(".")

@@ -71,8 +71,8 @@ WRITTEN_OPTIMIZERS = {
 }  # fmt: skip
 WRITTEN_PAGED = {"adamw": "paged_adamw_32bit", "adamw-8bit": "paged_adamw_8bit"}
 WRITTEN_ATTENTION = {
-    "flash2": "flash_attention_2", "flash3": "flash_attention_3", "sdpa": "sdpa", "eager": "eager",
-    "triton": "flex_attention", "cudnn": "sdpa",
+    "flash1": "flash_attention_2", "flash2": "flash_attention_2", "flash3": "flash_attention_3",
+    "sdpa": "sdpa", "eager": "eager", "triton": "flex_attention", "cudnn": "sdpa",
 }  # fmt: skip
 
 
