@@ -16,7 +16,7 @@ def small(row: Row) -> Record | None:
     return None
 
 
-_CAPPED = ["node.gpu={base: h100-sxm-80gb, power_limit: 500 W, memory_bandwidth: 2.4 TB/s}"]
+_CAPPED = ["node.gpu=h100-hbm2e-96gb"]
 
 
 _AC = {
@@ -51,7 +51,7 @@ def _torchao(row: Row) -> Record | None:
             "stack": {"torch": "2.7" if stated else "2.6", "cuda": "12.6", "nccl": "2.25"},
         },
         "complete" if stated else "incomplete",
-        "H100 taken for a 500 W, 2.4 TB/s part"
+        "H100 taken for torchtitan's, of HBM2e and 500 W"
         + ("" if stated else "; model and batch not stated, Llama 3 8B and 1 assumed"),
         # torchtitan prints max_reserved in GiB: 47.65 was 50.16 % of this part's 95 GiB
         tokens=number(row, "tokens_per_s_per_gpu"), memory=number(row, "mem_gb") * GIB,

@@ -61,10 +61,11 @@ def gpu_named(word: str, names: Iterable[str]) -> str | None:
     """The catalogue's name of a GPU as people and nvidia-smi call it, or None.
 
     ``H100``, ``A100 80GB``, ``NVIDIA A100-SXM4-80GB``, ``RTX 4090``: every word must be one of the
-    catalogue's name. Where only the form is open, it is SXM, as of a card of that name most are.
+    catalogue's name. Where only the form is open, it is SXM, as of a card of that name most are; a
+    kind of memory that the catalogue's name has must be said.
     """
-    said = _words(word)
-    fitting = _having(said - _VENDOR, names)
+    said, memory = _words(word), set(_MEMORY_KIND.findall(word.lower()))
+    fitting = [n for n in _having(said - _VENDOR, names) if memory >= set(_MEMORY_KIND.findall(n))]
     if len(fitting) > 1:  # "RTX 6000 Ada": a vendor's word tells two apart
         fitting = _nearest(said, fitting)
     if len(fitting) > 1:

@@ -76,7 +76,8 @@ def test_a_key_of_an_inner_table_is_led_there():
 @pytest.mark.parametrize(("word", "name"), [
     ("H100", "h100-sxm-80gb"), ("h100", "h100-sxm-80gb"), ("A100 80GB", "a100-sxm-80gb"),
     ("A100 80 GB", "a100-sxm-80gb"), ("NVIDIA A100-SXM4-40GB", "a100-sxm-40gb"),
-    ("NVIDIA H100 80GB HBM3", "h100-sxm-80gb"), ("NVIDIA H100 PCIe", "h100-pcie-80gb"),
+    ("NVIDIA H100 80GB HBM3", "h100-sxm-80gb"), ("H100 96GB HBM2e", "h100-hbm2e-96gb"),
+    ("NVIDIA H100 PCIe", "h100-pcie-80gb"),
     ("NVIDIA GeForce RTX 4090", "rtx-4090-24gb"), ("4090", "rtx-4090-24gb"),
     ("H200", "h200-sxm-141gb"), ("L40S", "l40s-pcie-48gb"),
     ("Tesla V100-SXM2-16GB", "v100-sxm-16gb"),
@@ -91,7 +92,7 @@ def test_gpus_by_what_people_and_drivers_call_them(word, name):
 @pytest.mark.parametrize(("word", "names"), [
     ("Tesla V100", '"v100-sxm-16gb" or "v100-sxm-32gb"'),
     ("NVIDIA GH200 480GB", '"gh200-96gb"'),
-    ("NVIDIA H100 96GB HBM3", '"h100-nvl-94gb" or "h100-pcie-80gb" or "h100-sxm-80gb"'),
+    ("NVIDIA H100 96GB HBM3", '"h100-hbm2e-96gb"'), ("H100 96GB", '"h100-hbm2e-96gb"'),
 ])  # fmt: skip
 def test_a_gpu_that_is_not_quite_in_the_catalogue_is_led_to_its_likes(word, names):
     with pytest.raises(InputError, match=f"did you mean {names}"):
@@ -249,7 +250,7 @@ def test_options_of_a_script_are_no_file_of_such_a_tool(tmp_path, options):
     ("gpu", "says"),
     [
         ("V100-PCIE-32GB", 'did you mean "v100-sxm-32gb"'),
-        ("H100 96GB", '"h100-nvl-94gb" or "h100-pcie-80gb" or "h100-sxm-80gb"'),
+        ("H100 96GB", '"h100-hbm2e-96gb"'),
         ("rtx4070ti", "another is described: {name: ..., base: "),
     ],
 )
