@@ -7,14 +7,14 @@ import re
 import select
 import shutil
 import subprocess
+import tempfile
 import time
 from html import unescape
 from pathlib import Path
 
 from tests.clock import HANG_S
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-WITHOUT = "there is no chromium here (Debian: apt-get install chromium)"
+WITHOUT = "there is no chromium here that starts (Debian: apt-get install chromium)"
 _FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
     "--disable-background-networking", "--disable-extensions", "--enable-logging=stderr",
@@ -24,6 +24,25 @@ _LISTEN = (
     "window.faults = [];"
     "window.addEventListener('error', (e) => window.faults.push(String(e.message)));"
 )
+
+
+def _found() -> str | None:
+    """A Chromium that shows an empty page: one that a container won't let start is none."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        return None
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        try:
+            done = subprocess.run(
+                [path, *_FLAGS, f"--user-data-dir={folder}", "--dump-dom", "about:blank"],
+                capture_output=True, text=True, timeout=120, check=False,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+    return path if done.returncode == 0 and "<body>" in done.stdout else None
+
+
+CHROMIUM = _found()
 #: among others, text whose contrast with what is behind it is below WCAG 2.2, 1.4.3
 PROBE = (Path(__file__).parent / "probe.js").read_text(encoding="utf-8")
 
