@@ -91,7 +91,7 @@ def test_the_readme_is_as_right_as_the_pages_say(what):
         assert text.count(line) == 1
         cells = text.partition(line)[2].partition("\n")[0].split("|")
         found += [float(cells[column]) for column in columns]
-    assert [float(cell) for cell in said] == pytest.approx(found, abs=0.25)  # pages move by tenths
+    assert [float(cell) for cell in said] == found
 
 
 def test_the_readme_says_of_memory_what_the_page_says():
