@@ -180,7 +180,7 @@ class Strategy:
         Returns
         -------
         Plan
-            As a recorder has it (`sim.strategies.plan`).
+            As a recorder has it (`sim.strategies.recorder`).
         """
         raise NotImplementedError
 

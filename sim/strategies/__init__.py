@@ -12,7 +12,8 @@ from sim.inputs.trainer import reduces_each, trainer_of
 from sim.pipeline.schedules import SCHEDULES
 from sim.shelf import Shelf
 from sim.strategies.alike import Patterns
-from sim.strategies.plan import Plan, Quiet, Recorder
+from sim.strategies.plan import Plan
+from sim.strategies.recorder import Quiet, Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

@@ -11,7 +11,7 @@ from sim.blocks.flops import checkpointed_layers
 from sim.blocks.footprint import checkpoint_policy, layer_footprint
 from sim.blocks.modules import ModelTree
 from sim.inputs.workload import Workload
-from sim.strategies.plan import Event, Recorder
+from sim.strategies.recorder import Event, Recorder
 
 
 def copies_of(workload: Workload, tree: ModelTree) -> ActivationCopies | None:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 from sim.strategies.allocations import MARK
 from sim.strategies.copied import Copy
-from sim.strategies.plan import Calls, Recorder, StreamState
+from sim.strategies.plan import Calls
+from sim.strategies.recorder import Recorder, StreamState
 
 
 class Copied(Protocol):

@@ -18,7 +18,8 @@ from sim.inputs.trainer import reductions, trainer_of
 from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import copies_of
-from sim.strategies.plan import Plan, Recorder
+from sim.strategies.plan import Plan
+from sim.strategies.recorder import Recorder
 from sim.strategies.replicated_memory import Gathered, ReplicatedMemory
 from sim.strategies.tail import clip_and_step, loss_all_reduce, step_within
 from sim.strategies.units import SOURCE, dtypes, is_matrix, tree_blocks

@@ -17,7 +17,8 @@ from sim.inputs.modelling import ASYNC, tensor_style
 from sim.inputs.workload import Workload
 from sim.mesh import Groups, Mesh
 from sim.mesh.routing import parts_met
-from sim.strategies.plan import Recorder, together
+from sim.strategies.plan import together
+from sim.strategies.recorder import Recorder
 from sim.strategies.units import dtypes
 
 #: mesh axis -> the plan's group of that name, and the stream its collectives run on

@@ -15,7 +15,8 @@ from sim.mesh import Mesh
 from sim.strategies.fsdp1 import Fsdp1Run, groups_of
 from sim.strategies.fsdp1_layout import lay_out
 from sim.strategies.fsdp_memory import FsdpMemory, kept_inputs
-from sim.strategies.plan import Plan, Quiet, Recorder
+from sim.strategies.plan import Plan
+from sim.strategies.recorder import Quiet, Recorder
 from sim.strategies.repeat import Folding, remember, shortened
 from sim.strategies.units import FSDP_KNOBS, SHARD, Unit, dtypes, equal_layers
 

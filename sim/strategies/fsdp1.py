@@ -20,7 +20,7 @@ from sim.strategies.activation_copies import copies_of
 from sim.strategies.fsdp1_gradients import FlatGradients
 from sim.strategies.fsdp1_layout import ROOT, Fsdp1Layout
 from sim.strategies.fsdp_memory import Remembers, runs_again
-from sim.strategies.plan import Event, Recorder
+from sim.strategies.recorder import Event, Recorder
 from sim.strategies.reduced import BACKWARD
 from sim.strategies.repeat import Folding
 from sim.strategies.tail import clip_and_step, loss_all_reduce

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
-from sim.strategies.plan import Recorder
+from sim.strategies.recorder import Recorder
 from sim.strategies.reduced import BACKWARD, across_replicas, in_master_dtype
 from sim.strategies.traced import traced
 from sim.strategies.units import SHARD, Unit, dtypes

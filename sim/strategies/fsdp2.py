@@ -24,7 +24,7 @@ from sim.strategies.fsdp2_layout import (
     prefetch_targets,
 )
 from sim.strategies.fsdp_memory import Remembers
-from sim.strategies.plan import Event, Recorder
+from sim.strategies.recorder import Event, Recorder
 from sim.strategies.repeat import Folding
 from sim.strategies.tail import clip_and_step, loss_all_reduce
 from sim.strategies.units import EXPERT_SHARD, SHARD, Unit, dtypes, sharers

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from sim.inputs.workload import Parallelism
 from sim.mesh import Mesh
-from sim.strategies.plan import Event, Recorder
+from sim.strategies.recorder import Event, Recorder
 from sim.strategies.reduced import across_replicas, in_master_dtype
 from sim.strategies.tail import step_within
 from sim.strategies.units import Dtypes, Unit

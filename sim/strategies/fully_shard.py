@@ -16,7 +16,8 @@ from sim.strategies.fsdp2 import Hooks, groups_of
 from sim.strategies.fsdp2_layout import gathered_ahead, lay_out
 from sim.strategies.fsdp_memory import FsdpMemory
 from sim.strategies.plain_modules import Plain, PlainMemory, plain
-from sim.strategies.plan import Plan, Recorder
+from sim.strategies.plan import Plan
+from sim.strategies.recorder import Recorder
 from sim.strategies.repeat import Folding, remember, shortened
 from sim.strategies.stage_play import build_stage
 from sim.strategies.units import FSDP_KNOBS, dtypes, equal_layers, tree_blocks

@@ -12,7 +12,8 @@ from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
 from sim.pipeline.schedules import SCHEDULES
 from sim.strategies.megatron_play import RankJob
-from sim.strategies.plan import Plan, Recorder
+from sim.strategies.plan import Plan
+from sim.strategies.recorder import Recorder
 
 
 class Megatron(Strategy):

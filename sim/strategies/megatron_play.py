@@ -27,7 +27,8 @@ from sim.pipeline.schedules import SCHEDULES
 from sim.strategies.exchanges import groups_within, player
 from sim.strategies.megatron_memory import MegatronMemory, MegatronStageMemory
 from sim.strategies.pipeline_play import PipelineRank
-from sim.strategies.plan import SEGMENT, Event, PlanOp, Recorder, modules_of
+from sim.strategies.plan import SEGMENT, PlanOp, modules_of
+from sim.strategies.recorder import Event, Recorder
 from sim.strategies.tail import clip_and_step, loss_all_reduce
 from sim.strategies.units import EXPERT_SHARD, SHARD, dtypes, tree_blocks
 from sim.units import DTYPE_BYTES

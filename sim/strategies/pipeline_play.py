@@ -34,7 +34,7 @@ from sim.pipeline.actions import (
 )
 from sim.pipeline.schedules import SCHEDULES
 from sim.strategies.chunks import Chunks, Copied
-from sim.strategies.plan import Event, Recorder
+from sim.strategies.recorder import Event, Recorder
 from sim.strategies.units import dtypes
 
 

@@ -20,7 +20,7 @@ from sim.strategies import terms as t
 from sim.strategies.fsdp2 import UNSHARDED, Hooks
 from sim.strategies.fsdp2_gradients import PRE_BACKWARD
 from sim.strategies.fsdp_memory import FsdpMemory, UnitBytes
-from sim.strategies.plan import Recorder
+from sim.strategies.recorder import Recorder
 from sim.strategies.tail import clip_and_step
 from sim.strategies.units import Unit, dtypes
 from sim.units import DTYPE_BYTES

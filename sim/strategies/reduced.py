@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.strategies.plan import Recorder
+from sim.strategies.recorder import Recorder
 from sim.strategies.units import Dtypes, Unit
 from sim.units import DTYPE_BYTES
 

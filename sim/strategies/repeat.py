@@ -16,7 +16,8 @@ from sim.inputs.trainer import reductions
 from sim.inputs.workload import Workload
 from sim.strategies.allocations import Stretch
 from sim.strategies.fsdp_memory import Remembers
-from sim.strategies.plan import Plan, PlanOp, Recorder
+from sim.strategies.plan import Plan, PlanOp
+from sim.strategies.recorder import Recorder
 
 _new_op = tuple.__new__
 _BLOCK, _UNIT, _DEPS, _SYNC = map(PlanOp._fields.index, ("block", "unit", "deps", "host_after"))

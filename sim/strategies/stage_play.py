@@ -22,7 +22,8 @@ from sim.strategies.fsdp2 import SHARDED, UNSHARDED, Hooks, groups_of
 from sim.strategies.fsdp2_gradients import PRE_BACKWARD
 from sim.strategies.fsdp2_layout import Fsdp2Piece, lay_out, part_of
 from sim.strategies.pipeline_play import PipelineRank
-from sim.strategies.plan import Plan, Recorder
+from sim.strategies.plan import Plan
+from sim.strategies.recorder import Recorder
 from sim.strategies.stage_memory import PipelineMemory, StageMemory
 from sim.strategies.tail import clip_and_step, loss_all_reduce
 from sim.strategies.units import SHARD, dtypes, sharers, tree_blocks

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from sim.inputs.workload import Parallelism
 from sim.mesh import Mesh
-from sim.strategies.plan import SEGMENT, Recorder
+from sim.strategies.plan import SEGMENT
+from sim.strategies.recorder import Recorder
 
 #: what the CPU does for a tensor that a hook of its own steps, within backward
 ALONE = "optimizer.alone"

@@ -24,7 +24,8 @@ from sim.mesh import Mesh
 from sim.strategies.activation_copies import ActivationCopies, copies_of
 from sim.strategies.deepspeed import DeepSpeed
 from sim.strategies.exchanges import Player, groups_within, player
-from sim.strategies.plan import Plan, Recorder
+from sim.strategies.plan import Plan
+from sim.strategies.recorder import Recorder
 from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.tail import loss_all_reduce
 from sim.strategies.traced import traced

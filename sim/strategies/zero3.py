@@ -21,7 +21,8 @@ from sim.mesh import Mesh
 from sim.strategies.activation_copies import copies_of
 from sim.strategies.deepspeed import DeepSpeed
 from sim.strategies.exchanges import groups_within, player
-from sim.strategies.plan import Plan, Quiet, Recorder
+from sim.strategies.plan import Plan
+from sim.strategies.recorder import Quiet, Recorder
 from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.tail import loss_all_reduce
 from sim.strategies.units import tree_blocks

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from sim.strategies.activation_copies import ActivationCopies
 from sim.strategies.exchanges import Player, whole
-from sim.strategies.plan import Event, Recorder
+from sim.strategies.recorder import Event, Recorder
 from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.zero3_gradients import GradientBucket, Issued
 from sim.strategies.zero3_quantized import quantized_gather

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sim.strategies.plan import Event, Recorder
+from sim.strategies.recorder import Event, Recorder
 from sim.strategies.zero3_quantized import quantized_reduce
 from sim.strategies.zero3_settings import Settings
 from sim.strategies.zero3_trace import ModuleTrace

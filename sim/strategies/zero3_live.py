@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sim.blocks.modules import ModelTree
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
-from sim.strategies.plan import Quiet
+from sim.strategies.recorder import Quiet
 from sim.strategies.replicated_memory import Gathered
 from sim.strategies.zero3_coordinator import Coordinator
 from sim.strategies.zero3_settings import Settings, settings_of

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from math import ceil
 
-from sim.strategies.plan import Recorder
+from sim.strategies.recorder import Recorder
 
 TARGET_GROUP = 8000  # elements per scale; CUDAQuantizer.target_group_size
 

@@ -12,7 +12,7 @@ from sim.lowering.parts import Wire
 from sim.lowering.table import comm_bytes_of, distinct, table_of
 from sim.strategies import build_plans
 from sim.strategies.chunks import Chunks
-from sim.strategies.plan import Quiet
+from sim.strategies.recorder import Quiet
 from tests.differential.test_rhythm import MODEL
 
 MIXTURE = MODEL | {"experts": 8, "experts_per_token": 2, "expert_ffn_size": 1024}

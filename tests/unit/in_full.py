@@ -9,7 +9,8 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies import flat_shard, fully_shard
-from sim.strategies.plan import Plan, Recorder
+from sim.strategies.plan import Plan
+from sim.strategies.recorder import Recorder
 
 
 def recorded_in_full(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int = 1) -> Plan:

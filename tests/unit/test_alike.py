@@ -20,7 +20,8 @@ from sim.step.step import steps
 from sim.strategies import allocations_of, build_plan, plan_of
 from sim.strategies.alike import MAX_KEYS, MAX_WAYS, Patterns
 from sim.strategies.columns import columns_of
-from sim.strategies.plan import Plan, Quiet, Recorder
+from sim.strategies.plan import Plan
+from sim.strategies.recorder import Quiet, Recorder
 from sim.strategies.traced import Untraceable, ValueTrace, filled, placed, traced
 from sim.strategies.tree_form import form_of, with_sizes
 from tests.unit.test_fsdp_repeat import FSDP1, FSDP2

@@ -10,7 +10,8 @@ from sim.blocks.parameters import build_tree
 from sim.inputs.model import Model
 from sim.inputs.workload import Checkpointing, Parallelism, Workload
 from sim.strategies.ddp import buckets
-from sim.strategies.plan import COLLECTIVE, HOST, KERNEL, SEGMENT, Recorder
+from sim.strategies.plan import COLLECTIVE, HOST, KERNEL, SEGMENT
+from sim.strategies.recorder import Recorder
 from tests.replay import replay
 from tests.small_plans import check, issued, plan_of, seconds, workload
 

@@ -11,7 +11,7 @@ from sim.inputs.shares import mesh_on
 from sim.inputs.workload import Checkpointing, Method, Parallelism, Workload
 from sim.strategies import build_plan
 from sim.strategies.columns import columns_of
-from sim.strategies.plan import Quiet
+from sim.strategies.recorder import Quiet
 from tests.unit.in_full import recorded_in_full
 
 

@@ -18,7 +18,8 @@ from sim.result.advice import changes
 from sim.step.run import run_step
 from sim.step.step import step
 from sim.strategies import build_plan
-from sim.strategies.plan import COLLECTIVE, HOST, Recorder
+from sim.strategies.plan import COLLECTIVE, HOST
+from sim.strategies.recorder import Recorder
 
 BOX = {
     "name": "box",

@@ -14,7 +14,7 @@ from sim.mesh import Mesh, Pairs, Sisters
 from sim.step.kept import forget
 from sim.step.run import run_step
 from sim.step.step import step
-from sim.strategies.plan import Recorder
+from sim.strategies.recorder import Recorder
 
 STAGES, MICRO_BATCHES = 2, 3
 SIZE = 2.0 * 4096 * 2048  # of a message [B]
