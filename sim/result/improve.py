@@ -16,7 +16,8 @@ from sim.inputs.checks import check
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.report import MemoryReport
-from sim.result.advice import Aim, Change, changes
+from sim.result.advice import changes
+from sim.result.change import Aim, Change
 from sim.result.sections import title_of
 from sim.result.trials import SHORTER, timed
 from sim.step.pressure import retry_warnings

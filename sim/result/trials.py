@@ -9,7 +9,8 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.report import MemoryReport
 from sim.records import dataclass
-from sim.result.advice import Change, changes
+from sim.result.advice import changes
+from sim.result.change import Change
 from sim.result.result import Fix
 from sim.step.breakdown import Breakdown
 from sim.step.step import memory_of, quick
