@@ -148,6 +148,12 @@ def is_ours(source: Source) -> bool:
     return isinstance(source.tree, Leaf | Items) or (source.tree is not None and source.keys <= own)
 
 
+def _below(source: Source, key: str) -> set[str]:
+    """Keys of a mapping in a file, with its own before them; none where it is a name."""
+    inner = source.tree.entries.get(key) if isinstance(source.tree, Branch) else None
+    return {f"{key}.{name}" for name in inner.entries} if isinstance(inner, Branch) else set()
+
+
 def format_of(source: Source) -> Format | None:
     """The format that a file is of, or None where it is none of another tool's.
 
@@ -156,7 +162,7 @@ def format_of(source: Source) -> Format | None:
     InputError
         The file of a tool that is known and not read.
     """
-    if told := unread(source.keys):
+    if told := unread(source.keys | _below(source, "trainer")):
         raise InputError.single(source.name, told)
     return format_of_keys(source)
 

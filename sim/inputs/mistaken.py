@@ -13,6 +13,8 @@ _MOST = 6
 #: tools whose files are not read, and top-level keys that tell them
 _UNREAD = (
     ("a NeMo 1.x configuration", {"trainer", "exp_manager", "model"}),
+    ("a configuration of Lightning or NeMo 1.x", {"trainer.devices"}),
+    ("a configuration of Lightning or NeMo 1.x", {"trainer.accelerator"}),
     ("a nanotron configuration", {"general", "parallelism", "tokens"}),
     ("an llm-foundry configuration", {"max_seq_len", "global_train_batch_size"}),
     ("an llm-foundry configuration", {"variables", "global_train_batch_size"}),
@@ -62,7 +64,13 @@ def shape_instead(name: str, keys: Collection[str]) -> str:
 
 
 def unread(keys: Collection[str]) -> str:
-    """What to do with a file of a tool that is known and not read; "" for any other."""
+    """What to do with a file of a tool that is known and not read; "" for any other.
+
+    Parameters
+    ----------
+    keys : collection of str
+        Those at the top of the file, and those of its ``trainer`` as ``trainer.devices``.
+    """
     tool = next((title for title, own in _UNREAD if own <= set(keys)), "")
     return f"is {tool}, which is not read; write its job as a workload (start: init)" * bool(tool)
 

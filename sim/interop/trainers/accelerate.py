@@ -35,11 +35,11 @@ def read(source: Source, job: Translation) -> None:
         job.world = (world, keys.place("num_processes"))
     keys.leave("held against the machine", "num_processes num_machines")
     kind = keys.text("distributed_type").upper()
-    plugin, zero = keys.inner("fsdp_config"), keys.inner("deepspeed_config")
+    plugin, inner = keys.inner("fsdp_config"), keys.inner("deepspeed_config")
     if kind == "FSDP" or (not kind and plugin.branch.entries):
         fsdp_keys.fsdp(plugin, plugin.count("fsdp_version") or 1, [])
     elif kind == "DEEPSPEED":
-        _zero(source, zero)
+        zero(source, inner)
     elif kind in ("MULTI_GPU", "NO"):
         keys.put("parallelism.strategy", "ddp", "distributed_type")
     elif kind:
@@ -68,33 +68,33 @@ def _recipe(keys: Keys) -> str:
     return "tensorwise" if backend in ("AO", "TORCHAO") else "te-delayed"
 
 
-def _zero(source: Source, zero: Keys) -> None:
-    """DeepSpeed by a file, or by accelerate's own few keys."""
-    if zero.has("deepspeed_config_file"):
-        deepspeed.named(source, zero, "deepspeed_config_file")
-        zero.leave(common.WHY_NO_MATTER, "zero3_init_flag deepspeed_multinode_launcher")
-        zero.rest("accelerate")
+def zero(source: Source, keys: Keys) -> None:
+    """DeepSpeed by a file, or by accelerate's own few keys: of its YAML or of its command."""
+    if keys.has("deepspeed_config_file"):
+        deepspeed.named(source, keys, "deepspeed_config_file")
+        keys.leave(common.WHY_NO_MATTER, "zero3_init_flag deepspeed_multinode_launcher")
+        keys.rest("accelerate")
         return
-    stage = zero.count("zero_stage")
+    stage = keys.count("zero_stage")
     stage = 2 if stage is None else stage  # accelerate's default
-    deepspeed.staged(zero, stage, "zero_stage")
-    zero.put_count("gradient_accumulation", "gradient_accumulation_steps")
+    deepspeed.staged(keys, stage, "zero_stage")
+    keys.put_count("gradient_accumulation", "gradient_accumulation_steps")
     names = ("offload_optimizer_device", "offload_param_device")
-    states, weights = (zero.text(name).lower() in ("cpu", "nvme") for name in names)
+    states, weights = (keys.text(name).lower() in ("cpu", "nvme") for name in names)
     if stage and (states or weights):
         what = (
             "all" if states and weights and stage == 3 else "optimizer" if states else "parameters"
         )
-        zero.put("parallelism.offload", what, names[0] if states else names[1])
+        keys.put("parallelism.offload", what, names[0] if states else names[1])
     if stage == 3:
-        zero.put_on("checkpoint.mode", "zero3_save_16bit_model", value="full")
-    zero.leave(
+        keys.put_on("checkpoint.mode", "zero3_save_16bit_model", value="full")
+    keys.leave(
         common.WHY_NO_MATTER,
         "deepspeed_multinode_launcher deepspeed_hostfile zero3_init_flag gradient_clipping "
         "offload_optimizer_device offload_param_device zero3_save_16bit_model "
         "deepspeed_moe_layer_cls_names offload_optimizer_nvme_path offload_param_nvme_path",
     )
-    zero.rest("accelerate")
+    keys.rest("accelerate")
 
 
 def _mesh(mesh: Keys) -> None:

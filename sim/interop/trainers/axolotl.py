@@ -63,12 +63,14 @@ def read(source: Source, job: Translation) -> None:
 
 
 def _rows(keys: Keys) -> None:
-    keys.put_flag("data.packing", "sample_packing", default=False)
-    packed = keys.job.text_at("data.packing").lower()
-    if packed == "true":
+    packed = keys.flag("sample_packing")
+    if keys.flag("pad_to_sequence_len") and not packed:
+        keys.put("data.packing", True, "pad_to_sequence_len")
+        keys.leave("each sample is padded to a whole row", "sample_packing")
+    else:
+        keys.put_flag("data.packing", "sample_packing", default=False)
+    if packed:
         common.masked(keys, "sample_packing")
-    if packed == "false":
-        keys.put_on("data.packing", "pad_to_sequence_len")
     keys.leave(
         "no effect where rows are packed",
         "pad_to_sequence_len sample_packing_eff_est total_num_tokens min_sample_len "

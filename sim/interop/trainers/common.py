@@ -149,7 +149,7 @@ def refer(source: Source, name: str, job: Translation) -> Source | None:
 def zero_by_name(name: str, job: Translation, place: Place, theirs: str) -> None:
     """What a DeepSpeed file that is not here says by its name: ``zero3``, ``ds_z2_offload``."""
     base = name.rpartition("/")[2].lower()
-    stage = re.search(r"(?:zero|z)_?(?:stage_?)?([0-3])", base)
+    stage = re.search(r"(?:zero|z|(?<![a-z])stage)[_-]?(?:stage_?)?([0-3])", base)
     if stage is None:
         job.faults.append(
             place.fault(theirs, f'"{name}" is not here; name it too, or put it beside this file')
@@ -157,7 +157,7 @@ def zero_by_name(name: str, job: Translation, place: Place, theirs: str) -> None
         return
     strategy = {"0": "ddp"}.get(stage[1], f"zero{stage[1]}")
     job.take("parallelism.strategy", strategy, place, theirs, name)
-    if "offload" in base:
+    if re.search(r"(?<!no)(?<!no[_-])offload", base):
         both = "optim" not in base and stage[1] == "3"
         if "params" in base:
             both = True

@@ -20,7 +20,7 @@ _MARKS = {
 _TRL = {
     "max_length", "max_seq_length", "use_peft", "lora_r", "lora_target_modules", "packing",
     "dataset_text_field", "assistant_only_loss", "completion_only_loss", "padding_free",
-    "dataset_name",
+    "dataset_name", "num_generations", "max_completion_length", "max_prompt_length",
 }  # fmt: skip
 _DEFAULT = "transformers' default"
 _OF_TRL = "TRL's default"
@@ -47,16 +47,21 @@ def arguments(source: Source, keys: Keys) -> None:
     """The arguments of a trainer and, where they are there, of TRL's SFT script."""
     trl = bool(_TRL & frozenset(keys.branch.entries))
     keys.whose = _OF_TRL if trl else _DEFAULT
-    if keys.has("model_name_or_path"):
-        keys.put("model", keys.text("model_name_or_path"), "model_name_or_path")
+    names = ("model_name_or_path", "model_name")  # scripts of one's own have the latter
+    if keys.has(*names):
+        keys.put("model", keys.text(*names), *names)
     if trl:
+        _preferences(keys)
         keys.put_count("sequence_length", "max_length", "max_seq_length", default=1024)
         _rows(keys)
         _method(keys)
+    else:  # what scripts of one's own call it
+        keys.put_count("sequence_length", "model_max_length", "block_size", "max_seq_len")
     training(source, keys, micro_batch=8, precision="bf16" if trl else "fp32", checkpointing=trl)
     if not trl:
         keys.suppose("data.packing", False)
     words.attention(keys, "attn_implementation")
+    keys.put_on("attention", "use_flash_attn", "use_flash_attention_2", value="flash2")
     keys.job.suppose("attention", "sdpa", _DEFAULT)
     dtype = words.dtype(keys, *_DTYPE)
     master(keys, dtype, *_DTYPE)
@@ -122,8 +127,7 @@ def strategy(source: Source, keys: Keys) -> None:
     options = " ".join(keys.words("fsdp")).lower().split()
     plugin = keys.tree("fsdp_config")
     if (options and options != ["false"]) or isinstance(plugin, Branch):
-        inner = keys.inner("fsdp_config") if isinstance(plugin, Branch) else None
-        inner = inner or Keys(job, Branch({}, keys.place("fsdp")), keys.whose, "fsdp.")
+        inner = keys.inner("fsdp_config") if isinstance(plugin, Branch) else _plugin(source, keys)
         version = inner.count("version", "fsdp_version") or (2 if options == ["true"] else 1)
         inner.seen.add("version")
         fsdp_keys.fsdp(inner, version, options)
@@ -138,10 +142,36 @@ def strategy(source: Source, keys: Keys) -> None:
     )
 
 
+def _plugin(source: Source, keys: Keys) -> Keys:
+    """FSDP's keys in the file that ``fsdp_config`` names; none where it is not here."""
+    none, name = Branch({}, keys.place("fsdp")), keys.text("fsdp_config")
+    found = common.refer(source, name, keys.job) if name else None
+    if found is not None:
+        return Keys.of(found, keys.job, keys.whose)
+    if name:
+        why = f"{name} is not here: name it too; FSDP is taken without what it says"
+        keys.matters(why, "fsdp_config")
+    return Keys(keys.job, none, keys.whose, "fsdp.")
+
+
 def master(keys: Keys, dtype: str, *names: str) -> None:
     """Weights loaded in 16 bits and trained without FSDP or DeepSpeed stay in 16 bits."""
     if dtype == "bf16":
         keys.job.loads_bf16 = f"{keys.named(*names)}: {keys.text(*names)}"
+
+
+def _preferences(keys: Keys) -> None:
+    """Arguments of GRPO and DPO, whose updates alone are taken, and whose rows are longer."""
+    rolled = ("num_generations", "max_completion_length", "use_vllm")
+    if keys.has(*rolled):
+        prompt = keys.count("max_prompt_length") or 512
+        keys.put("sequence_length", prompt + (keys.count(rolled[1]) or 256), rolled[1], rolled[0])
+        why = "rollouts are not read: an update alone, of the longest rows; posttrain has the rest"
+        keys.matters(f"{why}, of a workload with post_training", *rolled)
+    elif keys.has("max_prompt_length", "precompute_ref_log_probs", "beta"):
+        why = "pairs and their reference are not read: a plain step of one row each"
+        why = f"{why}; posttrain has the rest, of a workload with post_training: {{algorithm: dpo}}"
+        keys.matters(why, "max_prompt_length", "precompute_ref_log_probs", "beta")
 
 
 def _rows(keys: Keys) -> None:

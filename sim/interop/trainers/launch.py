@@ -10,7 +10,7 @@ from sim.inputs.foreign import LAUNCHES, format_of, format_of_keys
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Leaf, Place
-from sim.interop.trainers import common, fsdp_keys, huggingface
+from sim.interop.trainers import accelerate, common, fsdp_keys, huggingface
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
 from sim.interop.trainers.words import put_dtype
@@ -26,7 +26,12 @@ _ASSIGNED = re.compile(r"^\s*(?:export\s+|local\s+|declare\s+)?([A-Za-z_]\w*)=([
 #: a list of words: ``ARGS=(--key value`` ... ``)``
 _OPENED = re.compile(r"^\s*(?:local\s+|declare\s+-a\s+)?[A-Za-z_]\w*\+?=\(")
 _CLOSED = re.compile(r"\)\s*$")
+_GOES_ON = re.compile(r"\\\s*$")
+#: an option and its value in one quotation, or several options
+_SEVERAL = re.compile(r"^--[\w-]+ | --")
 _LISTS = frozenset({"recompute-modules"})  # arguments of several words
+#: options of ``accelerate launch`` that its DeepSpeed plugin takes
+_ZERO = r"zero_stage|zero3_\w+|deepspeed_\w+|offload_(?:optimizer|param)_\w+"
 _DIRECTIVE = re.compile(r"^#SBATCH\s+(--?[\w-]+)[=\s]?([^\s#]*)")
 
 
@@ -79,7 +84,7 @@ def arguments(
         job.world = (world, launch.branch.place)
     _config(launch, source, job)
     _positional(text, source, job)
-    _accelerate(launch, job)
+    _accelerate(launch, source, job)
     rest = Branch(
         {k: v for k, v in options.items() if k not in launch.seen},
         Place(source.name),
@@ -96,16 +101,22 @@ def arguments(
     keys.leave("an argument of a script that is not known here", rest.entries)
 
 
-def _accelerate(launch: Keys, job: Translation) -> None:
-    """FSDP and precision as options of ``accelerate launch``."""
+def _accelerate(launch: Keys, source: Source, job: Translation) -> None:
+    """FSDP, DeepSpeed and precision as options of ``accelerate launch``."""
     if launch.flag("use_fsdp"):
-        names = [n for n in launch.branch.entries if n.startswith("fsdp_")]
-        launch.seen.update(names)
-        plugin = Branch({n: launch.branch.entries[n] for n in names}, launch.place("use_fsdp"))
-        inner = Keys(job, plugin)
+        inner = _plugin(launch, "use_fsdp", r"fsdp_\w+", job)
         fsdp_keys.fsdp(inner, inner.count("fsdp_version") or 1, [])
+    if launch.flag("use_deepspeed"):
+        accelerate.zero(source, _plugin(launch, "use_deepspeed", _ZERO, job))
     put_dtype(launch, "precision.kind", "mixed_precision")
-    launch.seen.update(("use_deepspeed", "multi_gpu"))
+    launch.seen.add("multi_gpu")
+
+
+def _plugin(launch: Keys, name: str, pattern: str, job: Translation) -> Keys:
+    """The options that a plugin of accelerate's takes, of which a flag turns it on."""
+    names = [n for n in launch.branch.entries if re.fullmatch(pattern, n)]
+    launch.seen.update(names)
+    return Keys(job, Branch({n: launch.branch.entries[n] for n in names}, launch.place(name)))
 
 
 def _config(launch: Keys, source: Source, job: Translation) -> None:
@@ -177,25 +188,28 @@ def _options(text: str, name: str, values: dict[str, str]) -> dict[str, Leaf]:
         if line.lstrip().startswith("#"):
             continue
         bare = _OPENED.sub("", line)
-        line = _CLOSED.sub("", bare) if bare.count(")") > bare.count("(") else bare
-        try:
-            words = shlex.split(line.replace("\\\n", " "), comments=True)
-        except ValueError:  # a quotation that goes on in the next line
-            words = line.replace('"', " ").replace("'", " ").split()
-        words = [w for word in words for w in (word.split() if " --" in word else [word])]
+        words = _words(_CLOSED.sub("", bare) if bare.count(")") > bare.count("(") else bare)
         for at, word in enumerate(words):
             if not word.startswith("--"):
                 continue
             key, equals, value = word[2:].partition("=")
             if key in _LISTS:
-                value = " ".join(
-                    takewhile(lambda w: not w.startswith(("--", "\\")), words[at + 1 :])
-                )
+                value = " ".join(takewhile(lambda w: not w.startswith("--"), words[at + 1 :]))
             elif not equals:
                 after = words[at + 1] if at + 1 < len(words) else "true"
-                value = "true" if after.startswith(("--", "\\")) else after
+                value = "true" if after.startswith("--") else after
             found.setdefault(key, Leaf(_known(value, values), Place(name, number)))
     return found
+
+
+def _words(line: str) -> list[str]:
+    """Words of a line, which may go on in the next; options within one quotation apart."""
+    line = _GOES_ON.sub("", line)
+    try:
+        words = shlex.split(line, comments=True)
+    except ValueError:  # a quotation that goes on in the next line
+        words = line.replace('"', " ").replace("'", " ").split()
+    return [w for word in words for w in (word.split() if _SEVERAL.search(word) else [word])]
 
 
 def _known(value: str, values: dict[str, str]) -> str:

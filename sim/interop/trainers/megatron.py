@@ -128,6 +128,9 @@ def _experts(keys: Keys) -> None:
         if shared:
             keys.put("model.shared_experts", shared // width, "moe-shared-expert-intermediate-size")
     keys.put_count("parallelism.expert_parallel", "expert-model-parallel-size")
+    dispatcher = keys.text("moe-token-dispatcher-type").lower()
+    if dispatcher in ("", "alltoall"):
+        keys.leave("the default here", "moe-token-dispatcher-type")
     how = "grouped" if keys.flag("moe-grouped-gemm") else "eager"
     _put(keys, "experts", how, "moe-grouped-gemm")
 

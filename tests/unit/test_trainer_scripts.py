@@ -1,0 +1,122 @@
+"""Launch scripts as their repositories have them: what stands in quotations, files and plugins."""
+
+import json
+
+import pytest
+
+import sim
+from sim.errors import InputError
+
+#: an option in a quotation with "=", a line that goes on, a model by a name of the script's own
+OWN = """\
+model="Qwen/Qwen2.5-32B-Instruct"
+torchrun --nproc-per-node 8 train/sft.py \\
+    --block_size=20000 \\
+    --per_device_train_batch_size=1 \\
+    --model_name=${model} \\
+    --fsdp="full_shard auto_wrap" \\
+    --fsdp_config="fsdp_qwen.json" \\
+    --bf16=True
+"""
+ACCELERATE = """\
+accelerate launch --mixed_precision bf16 --num_machines 2 --num_processes 16 --use_deepspeed \\
+    {options} \\
+    finetune.py --model_name_or_path allenai/OLMo-2-1124-13B --use_flash_attn \\
+    --max_seq_length 4096 --per_device_train_batch_size 1 --gradient_accumulation_steps 2
+"""
+MEGATRON = """\
+ARGS=(
+    --num-layers 32 --hidden-size 4096 --num-attention-heads 32 --seq-length 4096
+    --max-position-embeddings 4096 --micro-batch-size 1 --bf16 --num-experts 8
+    --moe-token-dispatcher-type alltoall
+)
+FP8=(
+    "--fp8-format hybrid"
+    "--vocab-size 128256"
+)
+torchrun --nproc_per_node 8 pretrain_gpt.py ${ARGS[@]} ${FP8[@]}
+"""
+
+
+def read(tmp_path, name, text):
+    """The workload of a file, and what of it changes the run and is not followed."""
+    (tmp_path / name).write_text(text)
+    found = sim.import_job(str(tmp_path / name))
+    told = {row["theirs"]: row["why"] for row in found.to_dict()["aside"] if row["matters"]}
+    return found.yaml, told
+
+
+def test_options_in_quotations_are_read_where_the_line_goes_on(tmp_path):
+    job, told = read(tmp_path, "sft.sh", OWN)
+    for line in ("strategy: fsdp1", "model: Qwen/Qwen2.5-32B-Instruct", "sequence_length: 20000"):
+        assert line in job
+    assert "fsdp_qwen.json is not here" in told["fsdp_config"]
+    (tmp_path / "fsdp_qwen.json").write_text(json.dumps({"activation_checkpointing": True}))
+    job, told = read(tmp_path, "sft.sh", OWN)
+    assert "activation_checkpointing: {full: {reentrant: false}}" in job
+    assert told == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "strategy", "offload"),
+    [
+        (
+            "--zero_stage 3 --offload_optimizer_device cpu --offload_param_device cpu",
+            "zero3",
+            "all",
+        ),
+        ("--zero_stage 2", "zero2", ""),
+        ("", "zero2", ""),  # accelerate's default
+        ("--deepspeed_config_file conf/stage3_no_offloading.conf", "zero3", ""),
+        ("--deepspeed_config_file conf/stage3_offloading.conf", "zero3", "all"),
+    ],
+)
+def test_deepspeed_by_options_of_accelerate(tmp_path, options, strategy, offload):
+    """Was read as plain data parallelism, in silence."""
+    job, _ = read(tmp_path, "run.sh", ACCELERATE.format(options=options))
+    assert f"strategy: {strategy}" in job
+    assert ("offload:" in job) == bool(offload)
+    assert f"offload: {offload}" in job or not offload
+    assert "attention: flash2" in job
+
+
+def test_an_option_and_its_value_in_one_quotation(tmp_path):
+    job, told = read(tmp_path, "train.sh", MEGATRON)
+    assert "precision: {fp8: {recipe: te-delayed}}" in job
+    assert "vocab_size: 128256" in job
+    assert "moe-token-dispatcher-type" not in told  # all-to-alls are what runs here
+
+
+def test_samples_that_axolotl_pads_to_whole_rows(tmp_path):
+    """``sample_packing: false`` beside ``pad_to_sequence_len: true`` was refused."""
+    text = "base_model: Qwen/Qwen3-8B\nsequence_len: 512\nmicro_batch_size: 1\n"
+    job, _ = read(tmp_path, "a.yaml", f"{text}sample_packing: false\npad_to_sequence_len: true\n")
+    assert "packing: true" in job
+    job, _ = read(tmp_path, "b.yaml", f"{text}sample_packing: false\n")
+    assert "packing: false" in job
+
+
+TRL = "model_name_or_path: Qwen/Qwen2.5-1.5B\nper_device_train_batch_size: 8\nbf16: true\n"
+
+
+def test_rollouts_and_pairs_are_said_not_to_be_read(tmp_path):
+    """A row of GRPO is a prompt and a completion, by TRL's defaults 512 and 256 tokens."""
+    job, told = read(tmp_path, "grpo.yaml", f"{TRL}num_generations: 8\nuse_vllm: true\n")
+    assert "sequence_length: 768" in job
+    assert "post_training" in told["num_generations"]
+    long = f"{TRL}max_prompt_length: 1024\nmax_completion_length: 3072\n"
+    assert "sequence_length: 4096" in read(tmp_path, "long.yaml", long)[0]
+    job, told = read(tmp_path, "dpo.yaml", f"{TRL}max_length: 2048\nbeta: 0.1\n")
+    assert "sequence_length: 2048" in job
+    assert "dpo" in told["beta"]
+
+
+def test_a_trainer_that_is_a_table_is_lightnings(tmp_path):
+    """Its keys are ours by name: it was "a file of scaling-sim's own"."""
+    path = tmp_path / "fit.yaml"
+    path.write_text("trainer: {devices: 8, strategy: fsdp}\nmodel: {class_path: my.Model}\n")
+    with pytest.raises(InputError, match=r"Lightning or NeMo 1\.x, which is not read"):
+        sim.import_job(str(path))
+    path.write_text("trainer: huggingface\nmodel: llama-3-8b\nsequence_length: 512\n")
+    with pytest.raises(InputError, match="scaling-sim's own"):
+        sim.import_job(str(path))
