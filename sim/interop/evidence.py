@@ -24,6 +24,9 @@ MAX_TEXT = 64 * 1024 * 1024  # a log of nccl-tests has kilobytes
 _MB, _PIECE = 10**6, 1 << 20
 _GZIP = b"\x1f\x8b"
 TOO_EARLY = "; the file ends too early"
+#: what launchers put before each piece of output that they see, inside lines too: ``[0]``,
+#: ``[1,0]<stdout>:`` of mpirun, ``[rank0]:`` of torchrun, ``[default0]:`` of its redirects
+LAUNCHERS_TAG = r"\[(?:rank|default)?\d{1,6}(?:,\d{1,6})?\](?:<std(?:out|err)>)?:?"
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 

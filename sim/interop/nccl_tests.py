@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from sim.cost.collectives import bus_factor
 from sim.errors import InputError
-from sim.interop.evidence import MAX_TEXT, json_of, read_bytes, text_of
+from sim.interop.evidence import LAUNCHERS_TAG, MAX_TEXT, json_of, read_bytes, text_of
 from sim.quantities import counted
 from sim.units import DTYPE_BYTES
 
@@ -42,8 +42,7 @@ _ROW = re.compile(
     rf"(?:\s+(?P<time2>{_NUMBER})\s+(?P<alg2>{_NUMBER})\s+(?P<bus2>{_NUMBER})\s+(?P<check2>{_CHECK}))?"
     r"(?:\s|$)"
 )
-#: what launchers put before each piece of output they see, inside lines too: [0], [1,0]<stdout>:
-_TAG = re.compile(r"\[\d{1,6}(?:,\d{1,6})?\](?:<std(?:out|err)>:?)?")
+_TAG = re.compile(LAUNCHERS_TAG)
 _DEVICE = re.compile(
     r"#\s+Rank\s+(\d{1,9})(?:\s+Group\s+\d+)?\s+Pid\s+\d+\s+on\s+(\S+)\s+device\s+\d+\s+\[[^\]]*\]\s+(.*)"
 )

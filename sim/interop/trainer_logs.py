@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from sim.errors import InputError
 from sim.inputs.tree import STDIN, stdin_bytes
-from sim.interop.evidence import MAX_TEXT, checked, read_bytes, text_of
+from sim.interop.evidence import LAUNCHERS_TAG, MAX_TEXT, checked, read_bytes, text_of
 
 _NUMBER = r"([0-9][0-9,]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)([KMG]?)(?![0-9])"
 _SAYS = r"[\"\']?(?: *[:=]) *[\"\']?"  # between a name and its number
@@ -56,11 +56,19 @@ _RATES = (
           _said("current token per gpu per sec")),
     _Rate("Composer's throughput/tokens_per_sec", "tokens_per_s",
           _said("throughput/tokens_per_sec")),
+    _Rate("MaxText's Tokens/s/device or picotron's Tokens/s/GPU", "tokens_per_s_per_gpu",
+          _said("Tokens/s/(?:device|GPU)")),
+    _Rate("torchtitan's or Lingua's wps", "tokens_per_s_per_gpu", rf"\bwps: +{_NUMBER}"),
+    _Rate("NeMo AutoModel's tps", "tokens_per_s_per_gpu", rf"\btps [0-9.,]+\({_NUMBER}/gpu\)"),
+    _Rate("nanochat's tok/sec", "tokens_per_s", _said("tok/sec")),
+    _Rate("llm.c's tok/s", "tokens_per_s", rf"\| {_NUMBER} tok/s\b"),
     _Rate("LLaMA-Factory's throughput", "tokens_per_s",
           _said("throughput") + r"[\"\']?, *[\"\']total_tokens"),
     _Rate("Megatron's elapsed time per iteration", "step_time_s",
           _said(r"elapsed[ _]time[ _]per[ _]iteration[ _](?:\(ms\)|ms)"), 1e-3),
     _Rate("NeMo's train_step_timing", "step_time_s", _said("train_step_timing in s")),
+    _Rate("verl's train/time", "step_time_s", _said(r"train/time\(s\)")),
+    _Rate("DeepSpeed's iter time", "step_time_s", _said(r"iter time \(s\)")),
     _Rate("nanoGPT's time of an iteration", "step_time_s",
           rf"\biter [0-9]+: loss [0-9.]+, time {_NUMBER} ?ms", 1e-3),
     _Rate("DeepSpeed's CurrSamplesPerSec", "samples_per_s", _said("CurrSamplesPerSec")),
@@ -79,6 +87,9 @@ _RATES = (
 _BAR = re.compile(
     r"[0-9]{1,3}%\|[^|\r\n]{0,400}\|\s*[0-9]+/([0-9]+) \[[^\]\r\n]{0,60}?, *([0-9.]+) ?(s/it|it/s)"
 )
+_TAG = re.compile(LAUNCHERS_TAG)
+#: a line of the summary that Weights & Biases prints
+_SUMMARY = re.compile(r"^wandb: +([\w./()-]+) +([0-9][^\s]*)\s*$", re.MULTILINE)
 _BARE = re.compile(r"([0-9][0-9.]*) ?(s/it|it/s)")
 #: what bars before and between training are labelled
 _ASIDE = re.compile(
@@ -107,7 +118,7 @@ def read_log(path: str) -> tuple[str, str]:
         source, data = STDIN, checked(stdin_bytes(MAX_TEXT), MAX_TEXT, STDIN)
     else:
         source, data = path, read_bytes(path, MAX_TEXT)
-    text = text_of(data, source)
+    text = _SUMMARY.sub(r"\1: \2", _TAG.sub("", text_of(data, source)))
     for kind in _RATES:
         values = _bars(text) if kind.name is _BARS else _numbers(kind.pattern, text)
         values = [v for v in values if v > 0.0 and math.isfinite(v)]

@@ -61,6 +61,23 @@ SWIFT = (
         ("    throughput/device/TPS=12,345", "tokens_per_s_per_gpu=12345"),
         ("current token per gpu per sec: 9123", "tokens_per_s_per_gpu=9123"),
         ("iter 10: loss 4.3123, time 245.33ms, mfu 41.20%", "step_time_s=0.24533"),
+        ("completed step: 9, seconds: 5.3, TFLOP/s/device: 301.1, Tokens/s/device: 6168.9",
+         "tokens_per_s_per_gpu=6168.9"),
+        ("Step: 10 | Tokens/s: 101.5K | Tokens/s/GPU: 12.69K | Tokens: 10M",
+         "tokens_per_s_per_gpu=12690"),
+        ("step: 10  loss:  9.1  flops: 3.91e+14  wps: 6.94e+03  iter: 2.361",
+         "tokens_per_s_per_gpu=6940"),
+        ("step 10 | loss 1.1 | mem 61.2 GiB | tps 51234.12(6404.27/gpu) | num_label_tokens 9",
+         "tokens_per_s_per_gpu=6404.27"),
+        ("step 00100/21400 (0.47%) | dt: 812.30ms | tok/sec: 645,433 | mfu: 47.10",
+         "tokens_per_s=645433"),
+        ("step  100/18865 | loss 4.2 | lr 6e-04 | 1120.31 ms | 56.1% bf16 MFU | 467952 tok/s",
+         "tokens_per_s=467952"),
+        ("step:10 - train/loss:0.41 - train/lr(1e-3):0.0099 - train/time(s):3.25",
+         "step_time_s=3.25"),
+        ("steps: 10 loss: 2.1 iter time (s): 3.250 samples/sec: 39.38", "step_time_s=3.25"),
+        ("wandb:     train_samples_per_second 8.1\nwandb:       train_steps_per_second 0.254\n",
+         "it_per_s=0.254"),
         ("[default7]: iteration 10/ 100 | elapsed time per iteration (ms): 5523.1 |",
          "step_time_s=5.5231"),
     ],
@@ -71,6 +88,16 @@ def test_logs_of_many_shapes(tmp_path, log, figure):
     assert read_log(str(path))[0] == figure
     path.write_bytes(gzip.compress(log.encode()))
     assert read_log(str(path))[0] == figure
+
+
+@pytest.mark.parametrize("tag", ["[0]", "[1,15]<stdout>:", "[rank3]:", "[rank3]: ", "[default0]:"])
+def test_a_tag_between_a_key_and_its_number(tmp_path, tag):
+    """Launchers put theirs before each piece of output that they see (NVIDIA/nccl issue 1453)."""
+    path = tmp_path / "train.log"
+    path.write_text(TITAN.replace("tps: ", f"tps: {tag}"))
+    assert read_log(str(path))[0] == "tokens_per_s_per_gpu=7605"
+    path.write_text(f"{tag} iteration 10/ 100 | elapsed time per iteration (ms):{tag} 5523.1 |")
+    assert read_log(str(path))[0] == "step_time_s=5.5231"
 
 
 @pytest.mark.parametrize("log", [LOADING, "{'loss': 1.2, 'grad_norm': 0.5}", "throughput: 12 it"])
