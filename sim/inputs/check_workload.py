@@ -321,7 +321,8 @@ def _loss(w: Workload) -> Findings:
         yield warning("no-effect", "workload", "loss_chunks", message, hint)
 
 
-_SOFTWARE = {"cuda": "CUDA", "torch": "PyTorch", "nccl": "NCCL"}
+#: what an architecture or a feature may need a version of, as sentences call it
+SOFTWARE = {"cuda": "CUDA", "torch": "PyTorch", "nccl": "NCCL"}
 
 
 def too_old(w: Workload, what: str, needs: Mapping[str, Any], hint: str) -> Findings:
@@ -338,7 +339,7 @@ def too_old(w: Workload, what: str, needs: Mapping[str, Any], hint: str) -> Find
     hint : str
         What to do, with ``{key}`` and ``{need}``.
     """
-    for software, name in _SOFTWARE.items():
+    for software, name in SOFTWARE.items():
         need, have, key = needs.get(software), getattr(w.stack, software), f"stack.{software}"
         if need is not None and older(have, need):
             message = f"{what} needs {name} {need} or newer; stack says {have}"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
 from sim.inputs import check_pair, check_topology, check_workload
 from sim.inputs.base import Spec
+from sim.inputs.check_workload import SOFTWARE
 from sim.inputs.finding import Finding
+from sim.inputs.gpu import Gpu
+from sim.inputs.modelling import FLASH_SINCE
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
+from sim.inputs.versions import older, versions
 from sim.inputs.workload import Parallelism, Workload
 
 __all__ = ["Finding", "check", "check_one", "finish", "finish_pair"]
@@ -55,7 +59,8 @@ def finish_pair(
     """Derive what depends on both files, or on several keys.
 
     On one GPU nothing is sharded unless the file says so. The gradient accumulation follows from a
-    global batch, where only that is written; FlashAttention has no FP32, PyTorch's kernels have.
+    global batch, where only that is written; FlashAttention has no FP32 and no GPUs before Ampere,
+    PyTorch's kernels have. Software that is left out is as new as the GPUs need.
 
     Parameters
     ----------
@@ -66,8 +71,8 @@ def finish_pair(
     whole : bool
         Whether it is a spec, which says everything.
     """
-    if workload.precision.kind == "fp32" and "attention" not in given and not whole:
-        workload = workload.model_copy(update={"attention": "sdpa"})
+    if not whole:
+        workload = _as_new_as(tuple(topology.gpu_counts), workload, given)
     if topology.world_size == 1 and "parallelism" not in given and not whole:
         clips = workload.parallelism.clip_gradients
         one = ONE_GPU if clips else ONE_GPU.model_copy(update={"clip_gradients": False})
@@ -78,6 +83,24 @@ def finish_pair(
     if rest or not steps:
         return workload  # `check` says so
     return workload.model_copy(update={"gradient_accumulation": steps})
+
+
+def _as_new_as(gpus: Sequence[Gpu], workload: Workload, given: Collection[str]) -> Workload:
+    """A job whose kernels and software, where nobody wrote them, are what some GPUs can run."""
+    early = any(gpu.compute_capability < FLASH_SINCE for gpu in gpus)
+    if "attention" not in given and (early or workload.precision.kind == "fp32"):
+        workload = workload.model_copy(update={"attention": "sdpa"})
+    newer: dict[str, str] = {}
+    for gpu in gpus:
+        minima = versions()["architecture"].get(gpu.architecture, {})
+        for software in SOFTWARE:
+            have = newer.get(software) or getattr(workload.stack, software)
+            need = minima.get(software)
+            if need is not None and f"stack.{software}" not in given and older(have, need):
+                newer[software] = need
+    if not newer:
+        return workload
+    return workload.model_copy(update={"stack": workload.stack.model_copy(update=newer)})
 
 
 def check(topology: Topology, workload: Workload) -> tuple[Finding, ...]:

@@ -156,6 +156,11 @@ def inferred(assumed: list[Assumption], spec: Spec) -> list[Assumption]:
     return [a if a.value is not None else a._replace(value=_at(spec, a.path)) for a in assumed]
 
 
+def anew(assumed: Iterable[Assumption], spec: Spec) -> tuple[Assumption, ...]:
+    """Assumptions with what a spec has for them, which may follow from another file."""
+    return tuple(a._replace(value=_at(spec, a.path)) for a in assumed)
+
+
 def _at(spec: Spec, path: str) -> Any:
     """The value at a dotted path; None where a list stands in the way."""
     value: Any = spec

@@ -18,7 +18,7 @@ from sim.inputs.arguments import CLASSES, Argument, Given, given, kind_of, of_si
 from sim.inputs.base import Spec
 from sim.inputs.bind import Assumption
 from sim.inputs.finding import Side
-from sim.inputs.half import Half, by_key, inferred
+from sim.inputs.half import Half, anew, by_key, inferred
 from sim.inputs.notes import Notes
 from sim.inputs.reader import Reader
 from sim.inputs.topology import Topology
@@ -160,6 +160,8 @@ def _checked(topology: Half, workload: Half) -> Prepared:
             assumed = assumed | {"parallelism": (strategy,)}
         if finished.attention != job.attention:
             assumed = assumed | {"attention": (Assumption("attention", finished.attention),)}
+        if finished.stack is not job.stack:
+            assumed = assumed | {"stack": anew(assumed.get("stack", ()), finished)}
         workload = replace(workload, spec=finished, assumed=assumed)
     findings = (
         *checks.check(machine, finished),

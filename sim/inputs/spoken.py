@@ -33,9 +33,10 @@ _MEANT = {
     "flexattention": "write flash2: it is the nearest kernel",
     "xformers": "write flash1: it is the nearest kernel",
 }
+#: nvidia-smi's name of a GH200 has its CPU's memory, of a B300 how it is cooled
 _VENDOR = frozenset({"nvidia", "tesla", "geforce", "amd", "instinct", "quadro", "gpu", "ada",
                      "generation", "graphics", "blackwell", "server", "workstation",
-                     "edition"})  # fmt: skip
+                     "edition", "480gb", "ac"})  # fmt: skip
 _MEMORY_KIND = re.compile(r"hbm\w*|gddr\w*")
 
 
@@ -62,14 +63,18 @@ def gpu_named(word: str, names: Iterable[str]) -> str | None:
 
     ``H100``, ``A100 80GB``, ``NVIDIA A100-SXM4-80GB``, ``RTX 4090``: every word must be one of the
     catalogue's name. Where only the form is open, it is SXM, as of a card of that name most are; a
-    kind of memory that the catalogue's name has must be said.
+    kind of memory that the catalogue's name has must be said. A name that another adds to is the
+    plain one's: ``RTX 3090``, not 3090 Ti.
     """
     said, memory = _words(word), set(_MEMORY_KIND.findall(word.lower()))
     fitting = [n for n in _having(said - _VENDOR, names) if memory >= set(_MEMORY_KIND.findall(n))]
     if len(fitting) > 1:  # "RTX 6000 Ada": a vendor's word tells two apart
         fitting = _nearest(said, fitting)
     if len(fitting) > 1:
-        fitting = [n for n in fitting if "sxm" in n.split("-")]
+        fitting = [n for n in fitting if "sxm" in n.split("-")] or fitting
+    if len(fitting) > 1:
+        least = min(len(n.split("-")) for n in fitting)
+        fitting = [n for n in fitting if len(n.split("-")) == least]
     return fitting[0] if len(fitting) == 1 else None
 
 
@@ -94,7 +99,9 @@ def _having(words: set[str], names: Iterable[str]) -> list[str]:
 
 def _words(word: str) -> set[str]:
     """The words of a GPU's name, as the catalogue writes them; no kind of memory."""
-    text = re.sub(r"(?<=\d)\s*(?:gib|gb)\b", "gb", word.lower())
+    text = re.sub(r"(?<=\d)\s*(?:gib|gb|(?<=\b\d\d)g)\b", "gb", word.lower())  # 80G, not A10G
+    text = re.sub(r"\brtx(?=a?\d)", "rtx ", text)  # RTX4090
+    text = re.sub(r"(?<=\d)ti\b", " ti", re.sub(r"(?<=4090) d\b", "d", text))
     words = {re.sub(r"^sxm\d$", "sxm", w) for w in re.split(r"[-_\s/]+", text) if w}
     return {w for w in words if not _MEMORY_KIND.fullmatch(w)}
 

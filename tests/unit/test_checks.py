@@ -58,7 +58,7 @@ ERRORS = [
     # a GPU that lacks what is asked of it
     ("dgx-a100", {"precision": "fp8"}, "precision: a100-sxm-80gb has no FP8"),
     (V100, {"attention": "sdpa"}, "precision: v100-sxm-32gb has no BF16; write fp16"),
-    (V100, {"precision": "fp16"}, "FlashAttention-2 needs Ampere"),
+    (V100, {"precision": "fp16", "attention": "flash2"}, "FlashAttention-2 needs Ampere"),
     ("dgx-a100", {"attention": "flash3"}, "FlashAttention-3 runs on Hopper only"),
     (node("l40s-pcie-48gb", nvlink={"generation": 3, "links_per_gpu": 12}), {}, "has no NVLink"),
     (node(OWN_GPU, nvlink={"generation": 4, "links_per_gpu": 18}), {}, "add nvlink_generation: 4"),
@@ -94,7 +94,7 @@ ERRORS = [
     (H100, {"stack": {"torch": "2.3"}}, "fsdp2 needs PyTorch 2.4 or newer; stack says 2.3"),
     (H100, {"stack": {"nccl": "2.14"}}, "NCCL 2.15"),
     (H100, {"attention": "cudnn", "stack": {"torch": "2.4"}}, "cudnn needs PyTorch 2.5"),
-    ("dgx-b200", {}, "b200-sxm-180gb needs CUDA 12.8"),
+    ("dgx-b200", {"stack": {"cuda": "12.4"}}, "b200-sxm-180gb needs CUDA 12.8"),
     (
         V100,
         {"precision": "fp16", "attention": "sdpa", "stack": {"cuda": "13.0"}},
@@ -311,3 +311,19 @@ def test_hopper_alone_has_flash3_and_a_stranger_takes_its_constants():
     stranger = facts_of(hopper.model_copy(update={"architecture": "rubin"}))
     assert (stranger.constants, stranger.known, stranger.attention) == ("h100", False, ())
     assert set(table("architectures")["architecture"]) == set(versions()["architecture"])
+
+
+def test_software_that_nobody_wrote_is_as_new_as_the_gpus_need():
+    """A file without a stack, as trainers' are, was refused on Blackwell for versions of ours."""
+    found = loader.load("dgx-b200", JOB)
+    stack = found.workload.stack
+    assert (stack.torch, stack.cuda, stack.nccl) == ("2.7", "12.8", "2.25")
+    assert "cuda=12.8" in " ".join(found.notes.assumptions())
+    newer = loader.load("dgx-b200", JOB | {"stack": {"torch": "2.9"}}).workload.stack
+    assert (newer.torch, newer.cuda) == ("2.9", "12.8")
+    assert loader.load("dgx-h100", JOB).workload.stack.torch == "2.5"
+
+
+def test_attention_that_nobody_wrote_runs_on_gpus_before_ampere():
+    assert loader.load(V100, JOB | {"precision": "fp16"}).workload.attention == "sdpa"
+    assert loader.load("dgx-a100", JOB).workload.attention == "flash2"

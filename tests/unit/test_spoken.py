@@ -83,6 +83,14 @@ def test_a_key_of_an_inner_table_is_led_there():
     ("Tesla V100-SXM2-16GB", "v100-sxm-16gb"),
     ("NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada-48gb"), ("RTX A6000", "rtx-a6000-48gb"),
     ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx-pro-6000-96gb"),
+    ("RTX4090", "rtx-4090-24gb"), ("rtxa6000", "rtx-a6000-48gb"), ("A100-80G", "a100-sxm-80gb"),
+    ("A10G", "a10g-pcie-24gb"), ("RTX 3090", "rtx-3090-24gb"), ("3090Ti", "rtx-3090-ti-24gb"),
+    ("NVIDIA GeForce RTX 4090 D", "rtx-4090d-24gb"), ("NVIDIA L20", "l20-pcie-48gb"),
+    ("NVIDIA A800 80GB PCIe", "a800-pcie-80gb"), ("A800", "a800-sxm-80gb"),
+    ("H20", "h20-sxm-96gb"), ("H20 141GB", "h20-3e-141gb"), ("NVIDIA H20-3e", "h20-3e-141gb"),
+    ("Tesla V100-PCIE-32GB", "v100-pcie-32gb"), ("NVIDIA GH200 480GB", "gh200-96gb"),
+    ("NVIDIA B300 SXM6 AC", "b300-sxm-288gb"), ("RTX 5000 Ada", "rtx-5000-ada-32gb"),
+    ("NVIDIA GeForce RTX 4090 Laptop GPU", None), ("V100", None),
     ("RTX 6000", None), ("A100", None), ("H300", None), ("", None), ("NVIDIA", None),
 ])  # fmt: skip
 def test_gpus_by_what_people_and_drivers_call_them(word, name):
@@ -90,8 +98,9 @@ def test_gpus_by_what_people_and_drivers_call_them(word, name):
 
 
 @pytest.mark.parametrize(("word", "names"), [
-    ("Tesla V100", '"v100-sxm-16gb" or "v100-sxm-32gb"'),
-    ("NVIDIA GH200 480GB", '"gh200-96gb"'),
+    ("Tesla V100",
+     '"v100-pcie-16gb" or "v100-pcie-32gb" or "v100-sxm-16gb" or "v100-sxm-32gb"'),
+    ("NVIDIA GH200 144GB", '"gh200-96gb"'),
     ("NVIDIA H100 96GB HBM3", '"h100-hbm2e-96gb"'), ("H100 96GB", '"h100-hbm2e-96gb"'),
 ])  # fmt: skip
 def test_a_gpu_that_is_not_quite_in_the_catalogue_is_led_to_its_likes(word, names):
@@ -249,7 +258,7 @@ def test_options_of_a_script_are_no_file_of_such_a_tool(tmp_path, options):
 @pytest.mark.parametrize(
     ("gpu", "says"),
     [
-        ("V100-PCIE-32GB", 'did you mean "v100-sxm-32gb"'),
+        ("A100-SXM4-64GB", 'did you mean "a100-sxm-40gb" or "a100-sxm-80gb"'),
         ("H100 96GB", '"h100-hbm2e-96gb"'),
         ("rtx4070ti", "another is described: {name: ..., base: "),
     ],
