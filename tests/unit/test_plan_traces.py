@@ -42,6 +42,12 @@ def test_philly(tmp_path):
     assert trace.notes == ("1 rows left out: without GPUs, a time of arrival or a duration",)
 
 
+def test_seconds_that_read_like_a_day_are_seconds(tmp_path):
+    text = "id,gpus,submit,duration\na,4,12340506,60\nb,4,12340531,60\n"
+    trace = read_trace(write(tmp_path, text), 8)
+    assert [job.arrival_s for job in trace.jobs] == [0.0, 25.0]
+
+
 def test_a_trace_is_served(tmp_path):
     # two jobs of 4 GPUs share a node of 8; the third waits for one of them, the fourth for both
     text = "id,gpus,submit,duration\na,4,0,3600\nb,4,10,1800\nc,2,20,600\nd,8,30,600\n"
