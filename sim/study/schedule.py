@@ -128,6 +128,7 @@ class _Scheduler:
         self.queue: deque[_Running] = deque()
         self.running: list[_Running] = []
         self.talking = 0  # of them, those that others' collectives can slow
+        self.seen = 0  # of the queue, jobs that cannot pass as things are: only time has gone by
 
     def arrived(self, arrival: simpy.Event) -> None:
         """A job has come, the value of its arrival."""
@@ -160,6 +161,8 @@ class _Scheduler:
         while self.queue and self.pool.fits(form := self._wanted(self.queue[0])):
             self._start(self.queue.popleft(), form)
             started = True
+        if started:
+            self.seen = 0
         if self.queue and self.policy == "priority":
             self._preempt_for(self.queue[0])
         elif self.queue and self.policy == "backfill":
@@ -196,11 +199,12 @@ class _Scheduler:
 
     def _backfill(self) -> bool:
         """EASY: others may start if the first in the queue is not delayed by it."""
-        if not self.pool.any_free:
+        after, self.seen = max(1, self.seen), min(len(self.queue), DEPTH + 1)
+        if after >= self.seen or not self.pool.any_free:
             return False
         room: dict[tuple[int, int], bool] = {}  # by nodes and GPUs: many jobs want the same
         small = []
-        for job in itertools.islice(self.queue, 1, DEPTH + 1):
+        for job in itertools.islice(self.queue, after, DEPTH + 1):
             for form in job.forms:
                 size = form.nodes, form.gpus
                 if size not in room:
@@ -227,7 +231,9 @@ class _Scheduler:
                 then.place(form)
             self.queue.remove(job)
             self._start(job, form)
-            started = True
+            self.seen, started = 0, True
+            if not self.pool.any_free:
+                break
         return started
 
     def _preempt_for(self, wanting: _Running) -> None:
@@ -306,6 +312,7 @@ class _Scheduler:
         job.log.holds.append(Hold(held_from, self.env.now, nodes))
         self.pool.release(job.placed)
         job.placed = []
+        self.seen = 0
         if self.told is not None:
             self.told()
         self._dispatch()

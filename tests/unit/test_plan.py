@@ -12,8 +12,9 @@ from sim.errors import InfeasibleError, InputError
 from sim.study.cluster import Cluster, Request
 from sim.study.jobs import cluster_of
 from sim.study.plan import fewest, plan, serve, smallest
+from sim.study.pool import Pool
 from sim.study.scenarios import compare_plans
-from sim.study.schedule import POLICIES, schedule
+from sim.study.schedule import DEPTH, POLICIES, schedule
 
 HOUR = 3600.0
 
@@ -59,6 +60,20 @@ def test_backfill_may_use_for_long_what_the_first_leaves_over():
     queue = [job("a", 3, 0, 4), job("b", 3, 1, 2), job("c", 1, 2, 9)]
     logs = schedule(cluster(), queue, 4, "backfill")
     assert times(logs) == {"a": (0, 4), "b": (4, 6), "c": (2, 11)}
+
+
+def test_backfill_looks_at_no_arrival_behind_those_it_looks_at(monkeypatch):
+    tried = []
+    usual = Pool.copy
+    monkeypatch.setattr(Pool, "copy", lambda pool: tried.append(1) or usual(pool))
+    # b waits for a; each of the others has its node, which b needs before it were done
+    late = [job(str(i), 1, 2 + i / 1e4, 9) for i in range(4 * DEPTH)]
+    while_waiting = []
+    schedule(
+        cluster(), [job("a", 3, 0, 4), job("b", 4, 1, 2), *late], 4, "backfill",
+        told=lambda: while_waiting.append(len(tried)),
+    )  # fmt: skip
+    assert DEPTH - 2 <= while_waiting[0] <= DEPTH + 2
 
 
 def test_priority_preempts_saves_and_resumes():
