@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import click
 
-from sim.errors import ScalingSimError, visible
+from sim.errors import ScalingSimError, brief, visible
 
 _TRACEBACK = "SCALING_SIM_TRACEBACK"
 _INTERRUPTED = 128 + signal.SIGINT
@@ -201,7 +201,7 @@ def _run() -> None:
 def _fail(message: str, code: int) -> NoReturn:
     _end_at_once()
     with suppress(OSError):  # nobody has to listen
-        click.echo(visible(message), err=True)
+        click.echo(visible(brief(message)), err=True)
     sys.exit(code)
 
 

@@ -33,11 +33,20 @@ def visible(text: str) -> str:
 
 #: characters that a fault repeats of what was written
 _REPEATED = 200
+#: a word so long is no word, nor a path; a line so long is what somebody wrote, not what we say
+_WORD, _LINE = re.compile(r"\S{500,}"), re.compile(r".{2500,}")
 
 
 def cut(text: str) -> str:
     """What was written, no more of it than shows which it was."""
     return text if len(text) <= _REPEATED else f"{text[:_REPEATED]}..."
+
+
+def brief(message: str) -> str:
+    """A message that may repeat what was written: long words are cut, and then long lines."""
+    if len(message) < 500:
+        return message
+    return _LINE.sub(lambda m: cut(m[0]), _WORD.sub(lambda m: cut(m[0]), message))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -56,12 +65,8 @@ class Fault:
             place += f":{self.line}"
             if self.column is not None:
                 place += f":{self.column}"
-        told = (
-            f"{place}  {cut(self.path)}: {self.message}"
-            if self.path
-            else f"{place}  {self.message}"
-        )
-        return visible(told)
+        about = f"{cut(self.path)}: " if self.path else ""
+        return visible(brief(f"{place}  {about}{self.message}"))
 
 
 class ScalingSimError(Exception):

@@ -282,9 +282,9 @@ CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def options(name: str) -> Iterator[Case]:
-    """Everything that an option may get."""
+    """Everything that an option may get, and what is much too long."""
     command, values = OPTIONS[name]
-    for value in values:
+    for value in (*values, "x" * 6000, "x y " * 1500):
         argv = (*command, value) if command else tuple(value.split())
         files: dict[str, Content] = {"job.yaml": WORKLOAD.encode(), "jobs.yaml": JOBS.encode()}
         yield Case(value[:60], argv, files)

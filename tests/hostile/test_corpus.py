@@ -17,6 +17,7 @@ from tests.hostile.corpus import Case, cases, readers
 
 READERS = readers()
 LIMIT_S = 10.0  # of CPU: other tests share the machine
+LONGEST_WORD = 1000  # a path may be long
 #: escapes, bells, C1 controls, turns of the writing direction
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -51,6 +52,8 @@ def run(case: Case, folder: Path, capsys, monkeypatch) -> list[str]:
         faults.append(f"control characters: {CONTROL.findall(out + err)[:3]}")
     if len(err) > 200_000:
         faults.append(f"{len(err)} characters of messages")
+    if (longest := max(map(len, err.split()), default=0)) > LONGEST_WORD:
+        faults.append(f"repeats a word of {longest} characters")
     if took > LIMIT_S and took > LIMIT_S * pace():
         faults.append(f"{took:.1f} s")
     for path in folder.iterdir():

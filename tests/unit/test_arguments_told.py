@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from sim.errors import InputError
+from sim.errors import InputError, brief
 from sim.inputs.loader import load
 
 JOB = "model: llama-3.1-8b\nsequence_length: 1024\nsteps: 10\n"
@@ -26,7 +26,7 @@ def test_a_device_as_a_model_is_said_to_be_too_large():
         load("h100-x1", "llama3-8b-sft", ["model=/dev/zero"])
 
 
-@pytest.mark.parametrize("text", ["micro_batch={}", "{}=1", "{}", "model={}"])
+@pytest.mark.parametrize("text", ["micro_batch={}", "{}=1", "{}", "model={}", "nodes.{}=1"])
 def test_a_long_setting_is_not_repeated_whole(text):
     with pytest.raises(InputError) as caught:
         load("h100-x1", "llama3-8b-sft", [text.format(6000 * "x")])
@@ -34,3 +34,12 @@ def test_a_long_setting_is_not_repeated_whole(text):
     assert said.startswith("--set ")
     assert "xxx..." in said
     assert len(said) < 1000
+
+
+def test_what_is_much_too_long_is_cut_and_a_sentence_is_not():
+    sentence = " ".join(["word"] * 400)
+    assert brief(sentence) == sentence
+    assert brief(f"a {6000 * 'x'} b") == f"a {200 * 'x'}... b"
+    assert len(brief(3000 * "x y ")) < 210
+    path = "/".join(["folder"] * 60)
+    assert str(InputError.single(path, "no such file")) == f"{path}  no such file"
