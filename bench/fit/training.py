@@ -44,7 +44,8 @@ def place(name):
 def forget():
     """Forget what other constants gave."""
     for known in gc.get_objects():
-        if isinstance(known, functools._lru_cache_wrapper) and known is not table:
+        # not isinstance(), which asks a weak proxy for what it stands for, and that may be gone
+        if type(known) is functools._lru_cache_wrapper and known is not table:
             known.cache_clear()
     kept.forget()
 
