@@ -17,7 +17,7 @@ from sim.lowering.parts import B1, F8, I8
 from sim.lowering.table import each_of, table_of
 from sim.program import Timeline
 from sim.step.breakdown import Windows
-from sim.step.depth import DEEP, ShallowSteps, launches_of, pace_of
+from sim.step.depth import DEEP, BlockPaces, block_paces, launches_of
 from sim.step.rhythm import SAME
 
 #: the block from whose begin on they are to repeat, and the one that is measured
@@ -25,14 +25,14 @@ _FROM = 2
 _MEASURED = _FROM + 1
 
 
-def blocks_repeat(lowered: Lowered, timeline: Timeline, pace: ShallowSteps) -> B1:
+def blocks_repeat(lowered: Lowered, timeline: Timeline, pace: BlockPaces) -> B1:
     """Which steps of a stack repeat three blocks in every direction of every micro-step, (steps,).
 
     Parameters
     ----------
     lowered, timeline : Lowered, Timeline
         Steps of a few blocks, with ranks of one class.
-    pace : ShallowSteps
+    pace : BlockPaces
         When they begin each block.
     """
     cuts = pace.begins[..., _FROM : _FROM + 4]
@@ -59,7 +59,7 @@ def blocks_repeat(lowered: Lowered, timeline: Timeline, pace: ShallowSteps) -> B
 
 def measured_block(lowered: Lowered, timeline: Timeline) -> list[Windows]:
     """When the block runs that stands for others, in each pass of each step of a stack. [s]"""
-    begins = pace_of(lowered, timeline, DEEP).begins[:, :, _MEASURED : _MEASURED + 2]
+    begins = block_paces(lowered, timeline).begins[:, :, _MEASURED : _MEASURED + 2]
     return [[(begin, end) for begin, end in each] for each in begins.tolist()]
 
 

@@ -8,25 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.step.blocks_repeat import blocks_repeat, measured_block
 from sim.step.breakdown import Breakdown
 from sim.step.cycling import UnevenError, cycled, few_of
-from sim.step.depth import (
-    DEEP,
-    SHALLOW,
-    ShallowSteps,
-    alike,
-    alone,
-    factors,
-    of_layers,
-    pace_of,
-    repeats,
-    rows_of,
-    settled,
-)
+from sim.step.depth import DEEP, block_paces, of_layers, repeats
 from sim.step.outcome import Ran
 from sim.step.run import StepJob, no_more, run_together
 from sim.step.variation import Progress
@@ -92,31 +79,10 @@ def simulated(
         for ran in run_together(parts, asked.engine, asked.causes, progress, blocks):
             yield ran, [which[place] for place in ran.places]
 
-    depths = np.array([workload.model.layers for _, workload in jobs])
-    deep: dict[int, tuple[StepMeasures, Breakdown, ShallowSteps, int]] = {}
     many = [i for i, job in enumerate(jobs) if repeats(*job)]
     for ran, places in together(many, DEEP):
-        pace = pace_of(ran.lowered, ran.timeline, DEEP)
-        repeated = _repeated(ran, pace, [jobs[i] for i in places], asked.waits)
-        repeated = {row: one for row, one in repeated.items() if row not in ran.apart}
-        found.update((places[row], measures) for row, measures in repeated.items())
-        for row, (i, even) in enumerate(
-            zip(places, settled(pace, depths[places]).tolist(), strict=True)
-        ):
-            if row in repeated or row in ran.apart:
-                continue
-            if even and not alone(*jobs[i]):
-                deep[i] = _measured(ran, row, asked.waits), ran.whole[row], pace, row
-    for ran, places in together(list(deep), SHALLOW):
-        mine = [deep[i] for i in places]
-        further = rows_of([(pace, row) for *_, pace, row in mine])
-        parts = list(zip(ran.whole, (whole for _, whole, *_ in mine), strict=True))
-        pace = pace_of(ran.lowered, ran.timeline, SHALLOW)
-        same = alike(pace, further, parts, depths[places]).tolist()
-        for row, (i, (other, *_)) in enumerate(zip(places, mine, strict=True)):
-            if same[row] and row not in ran.apart:
-                shallow = _measured(ran, row, asked.waits)
-                found[i] = _extended(shallow, other, jobs[i][1].model.layers)
+        more = [jobs[i][1].model.layers - DEEP for i in places]
+        found.update((places[row], whole) for row, whole in _repeated(ran, more, asked.waits))
     for i, (topology, workload) in enumerate(jobs):
         for few in () if i in found else few_of(workload):
             with suppress(UnevenError):
@@ -156,35 +122,20 @@ def _measured(ran: Ran, row: int, waits: bool) -> StepMeasures:
     return StepMeasures(WindowMeasures(whole, together), WindowMeasures(middle, ranks[1]), *said)
 
 
-def _repeated(
-    ran: Ran, pace: ShallowSteps, jobs: Sequence[tuple[Topology, Workload]], waits: bool
-) -> dict[int, StepMeasures]:
-    """Those of some steps of `DEEP` blocks whose blocks repeat, with all of their blocks."""
-    counted = [strategy_of(w).counts_missing(w.parallelism) for _, w in jobs]
-    if not (ran.lowered.program.stack and any(counted)):
-        return {}
-    same = blocks_repeat(ran.lowered, ran.timeline, pace) & counted
-    found = {}
+def _repeated(ran: Ran, more: Sequence[int], waits: bool) -> Iterator[tuple[int, StepMeasures]]:
+    """Those of some steps of `DEEP` blocks whose blocks repeat, with so many blocks more."""
+    same = blocks_repeat(ran.lowered, ran.timeline, block_paces(ran.lowered, ran.timeline))
     for row in np.flatnonzero(same).tolist():
+        if row in ran.apart:
+            continue
         own = _measured(ran, row, waits)
-        more = jobs[row][1].model.layers - DEEP
-        parts = [(WindowMeasures(block, ()), float(more)) for block in ran.more[row]]
+        parts = [(WindowMeasures(block, ()), float(more[row])) for block in ran.more[row]]
         middle = own.middle
         if middle is not None:
             again = ran.windows[row][1].times
             middle = weighted((middle, 1.0), *parts[_MIDDLE])
             parts[_MIDDLE] = [(block, times * (1 + again)) for block, times in parts[_MIDDLE]]
-        found[row] = own._replace(whole=weighted((own.whole, 1.0), *parts), middle=middle)
-    return found
-
-
-def _extended(shallow: StepMeasures, deep: StepMeasures, layers: int) -> StepMeasures:
-    less, more = factors(layers)
-    middle = None
-    if shallow.middle is not None and deep.middle is not None:
-        middle = weighted((deep.middle, more), (shallow.middle, less))
-    whole = weighted((deep.whole, more), (shallow.whole, less))
-    return deep._replace(whole=whole, middle=middle)
+        yield row, own._replace(whole=weighted((own.whole, 1.0), *parts), middle=middle)
 
 
 def weighted(*parts: tuple[WindowMeasures, float]) -> WindowMeasures:

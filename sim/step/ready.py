@@ -11,7 +11,6 @@ from sim.blocks.parameters import tree_of
 from sim.fabric import compile_fabric
 from sim.fabric.role import Role
 from sim.inputs.shares import mesh_of
-from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced, price
@@ -87,9 +86,7 @@ def ready_of(
     InputError
         Its program would be absurd.
     """
-    missing = 0
-    if layers is not None and strategy_of(workload).counts_missing(workload.parallelism):
-        missing = layers - workload.model.layers
+    missing = 0 if layers is None else layers - workload.model.layers
     priced = priced_of(topology, simulated, variation, level, missing)
     crowd = lean and crowded(priced)
     check_size(priced, level, variation, crowd=crowd)

@@ -245,8 +245,9 @@ def run_together(
     Parameters
     ----------
     jobs : sequence of StepJob
-        Each is measured as by `run_step`, but for those of some of their blocks whose second
-        micro-step is not like those that would follow: they are left out.
+        Each is measured as by `run_step`, but for those of some of their blocks whose ranks are
+        not one class, or whose second micro-step is not like those that would follow: they are
+        left out.
     engine : str
         As for `run_step`.
     causes : bool
@@ -266,6 +267,8 @@ def run_together(
         ready = ready_of(topology, workload, few, Variation(), "folded", layers)
         if folds(ready.priced):
             together[place] = ready
+            continue
+        if workload.model.layers < layers:
             continue
         alone = lowered(ready.priced)
         timeline = run(alone.program, engine)

@@ -10,7 +10,7 @@ from sim.inputs.loader import load
 from sim.inputs.shares import mesh_of
 from sim.step import measures
 from sim.step.blocks_repeat import blocks_repeat
-from sim.step.depth import DEEP, of_layers, pace_of, repeats
+from sim.step.depth import DEEP, block_paces, of_layers, repeats
 from sim.step.measures import AskedOf, simulated
 from sim.step.run import StepJob, run_together
 from sim.strategies import plan_of
@@ -98,7 +98,7 @@ def deep(name):
 @pytest.mark.parametrize("column", ["start", "end"])
 def test_one_op_that_is_off_is_seen(column):
     ran = deep("micro-steps")
-    pace = pace_of(ran.lowered, ran.timeline, DEEP)
+    pace = block_paces(ran.lowered, ran.timeline)
     begins = pace.begins
     assert blocks_repeat(ran.lowered, ran.timeline, pace).all()
     period = begins[0, 2, 4] - begins[0, 2, 3]
@@ -126,7 +126,7 @@ def test_steps_of_a_stack_are_judged_as_each_alone():
     def judged(jobs):
         found = {}
         for ran in run_together(jobs, "auto"):
-            pace = pace_of(ran.lowered, ran.timeline, DEEP)
+            pace = block_paces(ran.lowered, ran.timeline)
             same = blocks_repeat(ran.lowered, ran.timeline, pace).tolist()
             found.update(zip(ran.places, same, strict=True))
         return [found[i] for i in range(len(jobs))]
@@ -153,7 +153,7 @@ def test_a_host_that_is_ahead_may_not_be_waited_for_later():
     loaded = load("dgx-h100", "llama3-8b-sft", ["gradient_accumulation=2"])
     few = of_layers(loaded.workload, DEEP)
     [ran] = run_together([StepJob(loaded.topology, few, loaded.workload.model.layers)], "auto")
-    pace, program = pace_of(ran.lowered, ran.timeline, DEEP), ran.lowered.program
+    pace, program = block_paces(ran.lowered, ran.timeline), ran.lowered.program
     assert blocks_repeat(ran.lowered, ran.timeline, pace).all()
     assert (np.diff(pace.leads, axis=2)[0, :, 3] > 0).all()
     of_host = int(np.searchsorted(program.lane, 1))
@@ -167,7 +167,7 @@ def test_a_host_that_is_ahead_may_not_be_waited_for_later():
 
 
 def test_blocks_of_ddp_are_alike_on_one_gpu_alone(monkeypatch):
-    """Not where it reduces in buckets of many blocks; nor is one GPU's step carried on in depth."""
+    """Not where it reduces in buckets of many blocks."""
     machine, job, sets = JOBS["alone"]
     pair = ALONE.replace("gpus: 1", "gpus: 2")
     one, two = (load(machine, job, [*sets, node]) for node in (ALONE, pair))
@@ -175,7 +175,9 @@ def test_blocks_of_ddp_are_alike_on_one_gpu_alone(monkeypatch):
     assert not repeats(two.topology, two.workload)
     depths = []
     run = measures.run_together
-    monkeypatch.setattr(measures, "blocks_repeat", lambda _lowered, _timeline, pace: pace.end < 0)
+    monkeypatch.setattr(
+        measures, "blocks_repeat", lambda _lowered, _timeline, pace: pace.begins[:, 0, 0] < 0
+    )
     monkeypatch.setattr(
         measures, "run_together",
         lambda parts, *a: run([depths.append(p.workload.model.layers) or p for p in parts], *a),

@@ -1,6 +1,5 @@
 """One step for every verb, and its short cuts against the whole simulation."""
 
-import numpy as np
 import pytest
 
 from sim.calibration.diagnose import diagnose
@@ -11,8 +10,9 @@ from sim.inputs.loader import load
 from sim.memory.bound import solve
 from sim.memory.report import memory
 from sim.result.predict import predict
-from sim.step.depth import DEEP, of_layers, pace_of, repeats, settled
-from sim.step.run import run_step
+from sim.step.blocks_repeat import blocks_repeat
+from sim.step.depth import DEEP, block_paces, of_layers, repeats
+from sim.step.run import StepJob, run_step, run_together
 from sim.step.step import _walked, memory_of, step
 from sim.study.candidates import Candidate
 from sim.study.inverse import gpus_for
@@ -31,13 +31,13 @@ CASES = [
 
 
 @pytest.mark.parametrize(("topology", "workload", "sets"), CASES)
-def test_extrapolated_depth_equals_every_block(topology, workload, sets):
+def test_few_blocks_equal_every_block(topology, workload, sets):
     loaded = load(topology, workload, sets)
     full = run_step(loaded.topology, loaded.workload, engine="python").breakdown
     quick = step(loaded.topology, loaded.workload, engine="python").breakdown
-    assert quick.time_s == pytest.approx(full.time_s, rel=1e-5)
-    assert quick.compute_s == pytest.approx(full.compute_s, rel=1e-5)
-    assert quick.exposed_s == pytest.approx(full.exposed_s, rel=1e-3, abs=1e-4 * full.time_s)
+    assert quick.time_s == pytest.approx(full.time_s, rel=1e-9)
+    assert quick.compute_s == pytest.approx(full.compute_s, rel=1e-9)
+    assert quick.exposed_s == pytest.approx(full.exposed_s, rel=1e-9, abs=1e-9 * full.time_s)
     busy = sum(quick.kernels.values()) + quick.waiting_s
     assert busy == pytest.approx(quick.compute_s, rel=1e-9)
 
@@ -49,9 +49,9 @@ def test_blocks_without_a_rhythm_are_all_simulated():
             "parallelism={strategy: fsdp1, forward_prefetch: 1}"]  # fmt: skip
     loaded = load("dgx-h100", "llama3-8b-sft", sets)
     assert repeats(loaded.topology, loaded.workload)
-    deep = run_step(loaded.topology, of_layers(loaded.workload, DEEP), engine="python")
-    pace = pace_of(deep.lowered, deep.timeline, DEEP)
-    assert not settled(pace, np.array([loaded.workload.model.layers])).any()
+    few = of_layers(loaded.workload, DEEP)
+    [ran] = run_together([StepJob(loaded.topology, few, loaded.workload.model.layers)], "python")
+    assert not blocks_repeat(ran.lowered, ran.timeline, block_paces(ran.lowered, ran.timeline))
     full = run_step(loaded.topology, loaded.workload, engine="python")
     assert step(loaded.topology, loaded.workload, engine="python").time_s == full.time_s
 
