@@ -69,7 +69,8 @@ def _nvlink(gpu: Gpu, gpus: int, written: bool) -> dict[str, Any]:
     """What the GPU says of NVLink, and of its board where the node has no word of it."""
     if not written or gpu.nvlink_generation is None:
         return board_links(gpu, gpus)
-    return {"generation": gpu.nvlink_generation, "links_per_gpu": gpu.nvlink_links}
+    links = {"generation": gpu.nvlink_generation, "links_per_gpu": gpu.nvlink_links}
+    return {**links, "fabric": "pairs"} if gpu.form_factor == "pcie" else links  # bridges
 
 
 def board_links(gpu: Gpu, gpus: int) -> dict[str, Any]:

@@ -114,8 +114,12 @@ def model_from_config(config: Mapping[str, Any], *, source: str = "config.json")
         notes.append("only the text decoder is modelled; vision and audio towers are left out")
     kind = values.get("model_type", config.get("model_type"))
     if not isinstance(kind, str):
+        kind = _by_class(values)
+    if not kind:
         raise InputError.single(source, "required key is missing", "model_type")
     shown, kind = kind, DECODER_OF.get(kind, kind)
+    if kind not in KINDS:
+        kind = _by_class(values) or kind
     reader = HfReader(values, kind, source)
     _refuse(reader, shown, config)
     quantized = values.get("quantization_config", config.get("quantization_config"))
@@ -127,6 +131,9 @@ def model_from_config(config: Mapping[str, Any], *, source: str = "config.json")
     fields = _common(reader)
     fields.update(KINDS[kind](reader, fields))
     notes += fields.pop("notes", ())
+    if more := reader.count("num_nextn_predict_layers", "num_mtp_modules", default=0, least=0):
+        layers = "the layer that predicts" if more == 1 else f"{more} layers that predict"
+        notes.append(f"{layers} tokens further on (MTP): left out, as by transformers")
     _finish(reader, fields)
     name = values.get("_name_or_path") or config.get("_name_or_path")
     if not isinstance(name, str) or not name or name.startswith("/"):
@@ -152,8 +159,23 @@ def _decoder(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return values
 
 
+def _by_class(values: Mapping[str, Any]) -> str:
+    """The kind of the class that a file names, where its `model_type` is none that is known.
+
+    MiniMax-M2 was released as "minimax", which its predecessors are; decoders of some models of
+    several parts have no kind at all.
+    """
+    named = values.get("architectures")
+    name = str(named[0]) if isinstance(named, list) and named else ""
+    bare = name.removesuffix("ForCausalLM").lower()
+    return next((kind for kind in KINDS if kind.replace("_", "") == bare), "")
+
+
 def _refuse(reader: HfReader, shown: str, config: Mapping[str, Any]) -> None:
     """Raise on what could only be approximated."""
+    if config.get("is_encoder_decoder"):
+        message = f"{shown!r} is an encoder-decoder; only decoders are modelled"
+        raise InputError.single(reader.source, message, "is_encoder_decoder")
     if reader.kind not in KINDS and (part := strange_part(reader.kind, reader.values)):
         message = (
             f"a model of kind {shown!r} cannot be modelled: it has {part}; an inline `model` of as"
@@ -175,9 +197,6 @@ def _refuse(reader: HfReader, shown: str, config: Mapping[str, Any]) -> None:
         known_kinds = ", ".join(sorted(KINDS))
         message = f"a model of kind {shown!r} cannot be modelled{hint} (known: {known_kinds})"
         raise InputError.single(reader.source, message, "model_type")
-    if config.get("is_encoder_decoder"):
-        message = f"{shown!r} is an encoder-decoder; only decoders are modelled"
-        raise InputError.single(reader.source, message, "is_encoder_decoder")
 
 
 def _common(reader: HfReader) -> dict[str, Any]:

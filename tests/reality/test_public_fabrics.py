@@ -98,6 +98,17 @@ def test_nccl_goes_peer_to_peer_as_far_as_it_is_told(machine, level, held):
     )
 
 
+def test_two_bridged_cards_are_a_pair_however_that_is_written():
+    """115 to 116 GB/s of two H100 PCIe (NVIDIA/nccl issue 1161, nccl-tests issue 194)."""
+    rates = []
+    for fabric in ("pairs", "mesh"):
+        machine = {"name": "m", "node": {"gpu": "H100 PCIe", "gpus": 2,
+                                         "nvlink": {"fabric": fabric}}}  # fmt: skip
+        found = plan_collective(compile_fabric(load_topology(machine)), "all_reduce", range(2), GIB)
+        rates.append(found.busbw_bytes_per_s)
+    assert rates[0] == rates[1] == pytest.approx(115.5e9, rel=0.1)
+
+
 def test_what_a_virtual_server_passes_through_host_memory_is_a_range():
     """1.2 to 12 GB/s where eight L40S are offered; boards without peer-to-peer 2 to 12.5."""
     for machine, expected in (

@@ -29,6 +29,7 @@ def node_of(tmp_path, text):
         ("gpu: {base: h100-sxm-80gb, nvlink_links: 8}, gpus: 8", (4, 8, "nvswitch", True)),
         ("gpu: a100-sxm-80gb, gpus: 8, nvlink: {fabric: mesh}", (3, 12, "mesh", False)),
         ("gpu: a100-pcie-80gb, gpus: 8, nvlink: {fabric: pairs}", (3, 12, "pairs", False)),
+        ("gpu: rtx-3090-24gb, gpus: 2, nvlink: {}", (3, 4, "pairs", False)),  # a bridge
         ("gpu: mi300x-192gb, gpus: 8", (4, 7, "mesh", False)),
         ("gpu: mi325x-256gb, gpus: 4", (4, 7, "mesh", False)),
         ("gpu: mi250x-128gb, gpus: 8", (3, 7, "mesh", False)),

@@ -226,3 +226,30 @@ def test_a_number_of_too_many_digits_is_a_fault(tmp_path):
     path.write_text('{"model_type": "llama", "hidden_size": ' + "9" * 5000 + "}")
     with pytest.raises(InputError, match="not JSON: Exceeds the limit"):
         read_config(path)
+
+
+def test_a_kind_by_its_class_where_its_name_is_no_kinds():
+    """MiniMax-M2 was released as "minimax", DeepSeek-OCR's decoder without a kind (its code)."""
+    m2 = {"model_type": "minimax", "architectures": ["MiniMaxM2ForCausalLM"], "rotary_dim": 64,
+          "attn_type_list": [1] * 62, "num_mtp_modules": 3}  # fmt: skip
+    found = model_from_config(m2)
+    assert count_parameters(found).total == RELEASED["minimax-m2"][1]
+    assert "3 layers that predict tokens further on (MTP): left out" in found.notes[0]
+    decoder = {
+        "architectures": ["DeepseekV2ForCausalLM"], "hidden_size": 1280, "num_hidden_layers": 12,
+        "intermediate_size": 6848, "moe_intermediate_size": 896, "n_routed_experts": 64,
+        "n_shared_experts": 2, "num_experts_per_tok": 6, "num_attention_heads": 10,
+        "num_key_value_heads": 10, "first_k_dense_replace": 1, "use_mla": False,
+        "vocab_size": 129280,
+    }  # fmt: skip
+    outer = {"model_type": "deepseek_vl_v2", "language_config": decoder}
+    total = count_parameters(model_from_config(outer)).total
+    assert total == 12 * (4 * 1280**2 + 2 * 1280) + 3 * 1280 * 6848 + 2 * 129280 * 1280 + 1280 + (
+        11 * (66 * 3 * 1280 * 896 + 64 * 1280)
+    )
+    with pytest.raises(InputError, match="lightning attention"):
+        model_from_config({"model_type": "minimax", "architectures": ["MiniMaxForCausalLM"]})
+    with pytest.raises(InputError, match="is an encoder-decoder"):
+        model_from_config({"model_type": "t5", "is_encoder_decoder": True})
+    with pytest.raises(InputError, match="required key is missing"):
+        model_from_config({"hidden_size": 64})
