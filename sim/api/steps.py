@@ -141,6 +141,7 @@ def stages(
     *,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
+    progress: Progress | None = None,
 ) -> StageChart:
     """What each rank of a pipeline computes when, for a chart; and the share that it is idle.
 
@@ -148,6 +149,8 @@ def stages(
     ----------
     topology, workload, overrides, calibration
         As for `simulate`.
+    progress : callable, optional
+        As for `trace`.
 
     Raises
     ------
@@ -157,4 +160,4 @@ def stages(
     machine, job, _ = read(topology, workload, overrides, calibration)
     from sim.step.stages import stage_chart
 
-    return stage_chart(machine, job, f"{job.name} on {machine.name}")
+    return stage_chart(machine, job, f"{job.name} on {machine.name}", progress)

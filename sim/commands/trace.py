@@ -112,7 +112,9 @@ def command(
     from sim.report.progress import progress_bar
 
     if stages or form in _PICTURES:
-        _chart(sim.stages(topology, workload, overrides=overrides), form, output)
+        with progress_bar("ops") as progress:
+            chart = sim.stages(topology, workload, overrides=overrides, progress=progress)
+        _chart(chart, form, output)
         return
     with progress_bar("ops") as progress:
         found = sim.trace(

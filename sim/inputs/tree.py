@@ -7,6 +7,7 @@ nothing to bite on.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -23,6 +24,10 @@ MAX_BYTES = 4_000_000  # an explicit graph of 10,000 edges is about 1 MB
 MAX_DEPTH = 24
 DEEPER = f"nested deeper than {MAX_DEPTH} levels"
 MAX_VALUES = 400_000  # after aliases are expanded
+#: a pipe of a shell's ``<(...)`` or ``|``, by the name that Linux gives it
+_NAMELESS = re.compile(r"/fd/pipe:\[\d+\]$")
+#: what such pipes and standard input said: they say it once, and verbs ask again where they need it
+_HEARD: dict[Any, bytes] = {}
 
 
 class Place(NamedTuple):
@@ -137,8 +142,13 @@ def read_file(path: Path) -> str:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise InputError.single(source, _too_large(size))
+        if (pipe := os.path.realpath(path)) in _HEARD:
+            return decode(_HEARD[pipe], source)
         with path.open("rb") as stream:  # a device or pipe has no size: read one byte too many
-            return decode(stream.read(MAX_BYTES + 1), source)
+            data = stream.read(MAX_BYTES + 1)
+        if _NAMELESS.search(pipe):
+            _HEARD[pipe] = data
+        return decode(data, source)
     except FileNotFoundError:
         raise InputError.single(source, "no such file") from None
     except OSError as error:
@@ -149,7 +159,9 @@ def read_file(path: Path) -> str:
 
 def read_stdin() -> str:
     """Text on standard input."""
-    return decode(stdin_bytes(MAX_BYTES), STDIN)
+    if sys.stdin not in _HEARD:
+        _HEARD[sys.stdin] = stdin_bytes(MAX_BYTES)
+    return decode(_HEARD[sys.stdin], STDIN)
 
 
 def stdin_bytes(limit: int) -> bytes:

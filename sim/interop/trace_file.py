@@ -258,6 +258,8 @@ class _Pieces:
         while ends_too_early(message, self._at + beyond, self._held) and not self._ended:
             self._more()
         at = self._at + beyond
+        if self._held[at : at + 1] == "\0":
+            return InputError.single(self._source, "is a binary file or a device, not JSON")
         hint = TOO_EARLY if ends_too_early(message, at, self._held) else ""
         return InputError.single(self._source, f"is not JSON: {self._place(at)}: {message}{hint}")
 

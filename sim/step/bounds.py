@@ -82,8 +82,8 @@ def check_size(
         option, who = "gradient_accumulation", "micro-batches of a pipeline that has no rhythm are"
         instead = "write fewer, or pipeline_schedule: 1f1b"
     if whole:
-        option, who = "all_micro_steps", "all micro-steps one by one are"
-        instead = "take fewer; a trace can be cut to those that differ (--cut)"
+        option, who = "gradient_accumulation", "all micro-steps one by one are"
+        instead = "write fewer; a trace without --stages can be cut to those that differ (--cut)"
     needed = ops * (CROWD_OP_BYTES if crowd else OP_BYTES)
     if needed > (most := most_bytes(needed)):
         message = (

@@ -20,6 +20,7 @@ from sim.pipeline.actions import BACKWARD, FORWARD, INPUT, WEIGHT
 from sim.pipeline.schedules import SCHEDULES
 from sim.step.outcome import StepOutcome
 from sim.step.run import run_step
+from sim.step.variation import Progress
 from sim.strategies.plan import SEGMENT
 
 #: names of segments -> action of the schedule; a recompute belongs to what follows it
@@ -81,8 +82,10 @@ class StageChart(Document):
         return [asdict(run) for run in self.runs]
 
 
-def stage_chart(topology: Topology, workload: Workload, title: str) -> StageChart:
-    """Simulate a step and put its chart together.
+def stage_chart(
+    topology: Topology, workload: Workload, title: str, progress: Progress | None = None
+) -> StageChart:
+    """Simulate a step and put its chart together; `progress` is that of `step`.
 
     Raises
     ------
@@ -93,7 +96,7 @@ def stage_chart(topology: Topology, workload: Workload, title: str) -> StageChar
         message = "nothing to draw: the job has no pipeline; write 2 or more"
         raise InputError.single(workload.name, message, "parallelism.pipeline_parallel")
     job = run_on(topology, workload)
-    outcome = run_step(topology, job, all_micro_steps=True)
+    outcome = run_step(topology, job, all_micro_steps=True, progress=progress)
     runs = tuple(stage_runs(outcome, job))
     shape = shape_of(job)
     first, last = min(run.start_s for run in runs), max(run.end_s for run in runs)

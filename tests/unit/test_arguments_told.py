@@ -1,10 +1,12 @@
 """Arguments that are no plain files, or much too long: read, or refused as what they are."""
 
+import io
 import os
 import threading
 
 import pytest
 
+import sim
 from sim.errors import InputError, brief
 from sim.inputs.loader import load
 
@@ -43,3 +45,33 @@ def test_what_is_much_too_long_is_cut_and_a_sentence_is_not():
     assert len(brief(3000 * "x y ")) < 210
     path = "/".join(["folder"] * 60)
     assert str(InputError.single(path, "no such file")) == f"{path}  no such file"
+
+
+def test_what_a_shells_pipe_said_is_known_where_it_is_asked_again():
+    for asked in (1, 2):
+        ours, theirs = os.pipe()
+        os.write(theirs, JOB.replace("1024", str(1024 * asked)).encode())
+        os.close(theirs)
+        read = [load("h100-x1", f"/dev/fd/{ours}") for _ in range(2)]
+        os.close(ours)
+        assert [r.workload.sequence_length for r in read] == [1024 * asked] * 2
+
+
+def test_standard_input_is_known_where_it_is_asked_again(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(JOB))
+    report = sim.compare(["h100-x1", "dgx-h100"], "-")
+    assert "dgx-h100" in report.to_json()
+
+
+def test_a_device_is_no_recorded_trace():
+    with pytest.raises(InputError, match=r"^/dev/zero  is a binary file or a device, not JSON$"):
+        sim.trace_diff("/dev/zero", "h100-x1", "llama3-8b-lora")
+
+
+def test_a_chart_of_too_many_actions_says_what_to_write():
+    sets = [
+        "nodes=64", "gradient_accumulation=4096", "parallelism.tensor_parallel=8",
+        "parallelism.pipeline_parallel=16",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"gradient_accumulation .* write fewer; a trace without"):
+        sim.stages("dgx-h100", "llama3-405b", overrides=sets)
