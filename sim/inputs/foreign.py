@@ -38,7 +38,7 @@ from sim.inputs.yaml import from_yaml
 
 #: commands that start a training
 LAUNCHES = (
-    r"\b(?:torchrun|accelerate +launch|deepspeed +--|python3? +-m +torch\.distributed"
+    r"\b(?:torchrun|accelerate +launch|deepspeed +(?:--|\S+\.py\b)|python3? +-m +torch\.distributed"
     r"|swift +(?:sft|pt|rlhf)|trl +(?:sft|dpo|grpo|kto|rloo|reward)"
     r"|axolotl +train|llamafactory-cli +train)\b"
 )

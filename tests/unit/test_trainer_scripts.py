@@ -6,6 +6,7 @@ import pytest
 
 import sim
 from sim.errors import InputError
+from sim.inputs.loader import load
 
 #: an option in a quotation with "=", a line that goes on, a model by a name of the script's own
 OWN = """\
@@ -120,3 +121,102 @@ def test_a_trainer_that_is_a_table_is_lightnings(tmp_path):
     path.write_text("trainer: huggingface\nmodel: llama-3-8b\nsequence_length: 512\n")
     with pytest.raises(InputError, match="scaling-sim's own"):
         sim.import_job(str(path))
+
+
+SFT = """\
+#!/bin/bash
+#SBATCH --nodes=2
+#SBATCH --gres=gpu:4
+export OMP_NUM_THREADS=8
+export NCCL_P2P_DISABLE=1
+export NCCL_IB_DISABLE=0
+export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
+srun accelerate launch --mixed_precision bf16 train.py --model_name_or_path Qwen/Qwen2.5-7B \\
+    --per_device_train_batch_size 2 --max_length 2048
+"""
+
+
+def test_variables_that_a_script_exports(tmp_path):
+    job, told = read(tmp_path, "sft.sbatch", SFT)
+    assert "stack: {expandable_segments: true, omp_num_threads: 8}" in job or (
+        "stack: {omp_num_threads: 8, expandable_segments: true}" in job
+    )
+    assert told == {"NCCL_P2P_DISABLE": "is the machine's: --set node.pcie.p2p=false"}
+    swift = """NPROC_PER_NODE=4 \\
+swift sft --model Qwen/Qwen2.5-7B --max_length 2048 --train_type full --torch_dtype bfloat16 \\
+    --per_device_train_batch_size 1
+"""
+    (tmp_path / "swift.sh").write_text(swift)
+    loaded = load("dgx-h100", str(tmp_path / "swift.sh"))
+    assert "4" in next(str(w) for w in loaded.notes.warnings if w.code == "world")
+
+
+@pytest.mark.parametrize(
+    ("options", "method"),
+    [
+        ("--lora_enable True --lora_r 128", "lora: {rank: 128"),
+        ("--q_lora True --lora_r 8", "qlora: {rank: 8"),
+        ("", "method: full"),
+    ],
+)
+def test_adapters_of_scripts_of_ones_own(tmp_path, options, method):
+    """LLaVA's and FastChat's flags; LoRA was read as full training in silence."""
+    script = f"""deepspeed llava/train/train_mem.py {options} --bf16 True \\
+    --model_name_or_path lmsys/vicuna-13b-v1.5 --model_max_length 2048 --packing False \\
+    --per_device_train_batch_size 16 --deepspeed ./scripts/zero3.json
+"""
+    job, _ = read(tmp_path, "lora.sh", script)
+    assert method in job
+    assert "sequence_length: 2048" in job
+
+
+TITAN = """\
+[model]
+name = "llama3"
+flavor = "8B"
+[training]
+batch_size = 1
+seq_len = 8192
+tensor_parallel_degree = 4
+compile = true
+[experimental]
+context_parallel_degree = 2
+[float8]
+enable_float8_linear = true
+[checkpoint]
+enable_checkpoint = false
+"""
+
+
+def test_tables_of_torchtitan_before_march_2025(tmp_path):
+    job, told = read(tmp_path, "old.toml", TITAN)
+    for line in ("tensor_parallel: 4", "context_parallel: 2", "compile: true", "fp8"):
+        assert line in job
+    assert told == {}
+
+
+DEEPSPEED = {
+    "train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True},
+    "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [({"ratio": 0.3}, "ratio"), ({"super_offload": True}, "super_offload"), ({"ratio": 1.0}, "")],
+)
+def test_offload_that_is_not_plain_is_said(tmp_path, more, key):
+    zero = {"stage": 3, "offload_optimizer": {"device": "cpu", **more}}
+    text = json.dumps({**DEEPSPEED, "zero_optimization": zero})
+    _, told = read(tmp_path, "ds.json", text)
+    assert [k.rpartition(".")[2] for k in told] == ([key] if key else [])
+
+
+def test_older_and_newer_keys_that_change_a_run(tmp_path):
+    text = "base_model: Qwen/Qwen3-8B\nsequence_len: 8192\nmicro_batch_size: 1\n"
+    job, _ = read(tmp_path, "a.yaml", f"{text}sequence_parallel_degree: 4\n")
+    assert "context_parallel: 4" in job
+    text = "model_name_or_path: Qwen/Qwen3-8B\nstage: sft\ncutoff_len: 2048\n"
+    job, told = read(tmp_path, "l.yaml", f"{text}use_muon: true\nuse_unsloth_gc: true\n")
+    assert "Muon" in told["use_muon"]
+    assert "offload: true" in job

@@ -140,7 +140,9 @@ def _strategy(source: Source, keys: Keys) -> None:
     else:
         keys.leave("no fsdp_config", "fsdp_version")
     deepspeed.named(source, keys, "deepspeed")
-    keys.put_count("parallelism.context_parallel", "context_parallel_size")
+    split = ("context_parallel_size", "sequence_parallel_degree")  # the latter until 0.12
+    keys.put_count("parallelism.context_parallel", *split)
+    keys.leave("how keys and values go round", "heads_k_stride ring_attn_func")
     if job.at("parallelism.context_parallel") is not None:
         packed = job.text_at("data.packing").lower() == "true"
         kind = "all-gather" if packed else "ring"  # varlen_llama3 gathers keys and values

@@ -154,6 +154,8 @@ def _zero(zero: Keys, stage: int) -> None:
             if value is not None:
                 zero.put(f"parallelism.{name}", value, *names)
     _offload(zero, stage)
+    if zero.has("zenflow"):
+        zero.matters("ZenFlow's updates beside the step are not modelled", "zenflow")
     zero.put_flag("parallelism.overlap_comm", "overlap_comm")
     if stage < 3:
         zero.put_flag("parallelism.reduce_scatter", "reduce_scatter")
@@ -190,6 +192,11 @@ def _offload(zero: Keys, stage: int) -> None:
     kind = "all" if states and weights else tables[name]
     place, said = zero.place(name), zero.named(name)
     zero.job.take("parallelism.offload", kind, place, said)
+    optimizer = zero.inner("offload_optimizer")
+    if (optimizer.number("ratio") or 1.0) != 1.0:
+        optimizer.matters("a part of the states on the GPU is not modelled: all are away", "ratio")
+    if optimizer.flag("super_offload"):
+        optimizer.matters("SuperOffload is not modelled: taken as plain offload", "super_offload")
     if "nvme" in devices:
         zero.job.take("parallelism.offload_device", "nvme", place, said)
 

@@ -25,6 +25,9 @@ _TRL = {
 _DEFAULT = "transformers' default"
 _OF_TRL = "TRL's default"
 _LIGER = ("use_liger_kernel", "use_liger", "enable_liger_kernel")
+#: what scripts of one's own call the longest row, and what turns adapters on in them
+_LENGTH = ("model_max_length", "block_size", "max_seq_len")
+_PEFT = ("use_peft", "lora_enable", "use_lora", "q_lora")
 _DTYPE = ("dtype", "torch_dtype", "model_dtype")
 
 
@@ -52,11 +55,11 @@ def arguments(source: Source, keys: Keys) -> None:
         keys.put("model", keys.text(*names), *names)
     if trl:
         _preferences(keys)
-        keys.put_count("sequence_length", "max_length", "max_seq_length", default=1024)
+        keys.put_count("sequence_length", "max_length", "max_seq_length", *_LENGTH, default=1024)
         _rows(keys)
         _method(keys)
     else:  # what scripts of one's own call it
-        keys.put_count("sequence_length", "model_max_length", "block_size", "max_seq_len")
+        keys.put_count("sequence_length", *_LENGTH)
     training(source, keys, micro_batch=8, precision="bf16" if trl else "fp32", checkpointing=trl)
     if not trl:
         keys.suppose("data.packing", False)
@@ -65,7 +68,7 @@ def arguments(source: Source, keys: Keys) -> None:
     keys.job.suppose("attention", "sdpa", _DEFAULT)
     dtype = words.dtype(keys, *_DTYPE)
     master(keys, dtype, *_DTYPE)
-    if keys.flag("use_peft") and (dtype == "fp32" or not keys.text(*_DTYPE)):
+    if keys.flag(*_PEFT) and (dtype == "fp32" or not keys.text(*_DTYPE)):
         said = f"{keys.named(*_DTYPE)}: float32" if dtype else "TRL's dtype: float32"
         keys.job.loads_fp32 = f"{said}, of what is not of 4 bits"
 
@@ -190,8 +193,10 @@ def _rows(keys: Keys) -> None:
 
 def _method(keys: Keys) -> None:
     four = bool(keys.flag("load_in_4bit"))
-    if keys.flag("use_peft"):
-        names = LoraKeys("use_peft", "lora_r", "lora_target_modules", "lora_dropout")
+    four = four or bool(keys.flag("q_lora"))
+    on = [keys.flag(name) for name in _PEFT]
+    if any(on):
+        names = LoraKeys(" ".join(_PEFT), "lora_r", "lora_target_modules", "lora_dropout")
         common.lora(keys, names, four, rank=16, dropout=0.05)
         nested = bool(keys.flag("use_bnb_nested_quant"))
         if four:

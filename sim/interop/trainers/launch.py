@@ -29,6 +29,11 @@ _CLOSED = re.compile(r"\)\s*$")
 _GOES_ON = re.compile(r"\\\s*$")
 #: an option and its value in one quotation, or several options
 _SEVERAL = re.compile(r"^--[\w-]+ | --")
+#: variables of NCCL that turn a path off, and what a machine without it is
+_OF_THE_MACHINE = {
+    "NCCL_P2P_DISABLE": "node.pcie.p2p=false",
+    "NCCL_IB_DISABLE": "node.nics.kind=tcp",
+}
 _LISTS = frozenset({"recompute-modules"})  # arguments of several words
 #: options of ``accelerate launch`` that its DeepSpeed plugin takes
 _ZERO = r"zero_stage|zero3_\w+|deepspeed_\w+|offload_(?:optimizer|param)_\w+"
@@ -43,8 +48,23 @@ def recognises(source: Source) -> bool:
 def read(source: Source, job: Translation) -> None:
     """Read how many GPUs a script asks for, and the trainer's arguments on its lines."""
     found, names = _directives(source)
+    _environment(names, source, job)
     text = "\n".join(source.text.splitlines())
     arguments(text, source, job, found, names)
+
+
+def _environment(values: dict[str, str], source: Source, job: Translation) -> None:
+    """What variables of PyTorch and NCCL mean: for the job, and for the machine."""
+    place = Place(source.name)
+    threads = values.get("OMP_NUM_THREADS", "")
+    if threads.isdecimal() and int(threads) > 0:
+        job.take("stack.omp_num_threads", int(threads), place, "OMP_NUM_THREADS", threads)
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        if "expandable_segments:true" in values.get(name, "").lower():
+            job.take("stack.expandable_segments", True, place, name, values[name])
+    for name, then in _OF_THE_MACHINE.items():
+        if values.get(name, "0") not in ("0", ""):
+            job.skip(place, name, f"is the machine's: --set {then}", True)
 
 
 def arguments(
@@ -72,6 +92,8 @@ def arguments(
     options = _options(text, source.name, values)
     launch = Keys(job, Branch({**options, **found}, Place(source.name)))
     per_node = launch.count("nproc_per_node", "nproc-per-node", "gpus", "num_gpus")
+    if per_node is None and values.get("NPROC_PER_NODE", "").isdecimal():  # ms-swift's
+        per_node = int(values["NPROC_PER_NODE"])
     nodes = launch.count("nnodes", "nodes", "num_machines", "num_nodes")
     world = launch.count("num_processes")
     if nodes:

@@ -14,6 +14,9 @@ _NOT_MODELLED = {
     "use_badam": "BAdam is not modelled: taken as AdamW",
     "use_galore": "GaLore is not modelled: taken as AdamW",
     "use_apollo": "APOLLO is not modelled: taken as AdamW",
+    "use_muon": "Muon is not modelled: taken as AdamW",
+    "use_adam_mini": "Adam-mini is not modelled: taken as AdamW",
+    "use_kt": "KTransformers' experts in host memory are not modelled: all are on the GPU",
     "shift_attn": "shifted sparse attention is not modelled: taken as full",
     "use_ray": "Ray launches it: the ranks are the same",
 }
@@ -51,6 +54,8 @@ def read(source: Source, job: Translation) -> None:
         keys.put("precision.master", "bf16", "pure_bf16")
     keys.matter_on(_NOT_MODELLED)
     keys.put_on("method.adapters", "use_unsloth", value="fused")
+    if not off:  # Unsloth's checkpointing keeps what it saves in host memory
+        keys.put_on("activation_checkpointing.offload", "use_unsloth_gc")
     keys.leave(
         "read above", "use_reentrant_gc double_quantization quantization_type quantization_method"
     )

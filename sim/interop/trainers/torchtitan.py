@@ -22,6 +22,7 @@ _AXES = (
     ("context_parallel_degree", "context_parallel"),
     ("data_parallel_shard_degree", "shard"),
 )
+_AXIS = r"\w+_parallel_(?:degree|schedule|rotate_method)|enable_async_tensor_parallel"
 _SCHEDULES = {schedule.torch_name.lower(): name for name, schedule in SCHEDULES.items()}
 #: flavours of its models by the names of the catalogue
 _FAMILIES = {
@@ -75,13 +76,14 @@ def read(source: Source, job: Translation) -> None:
     training.leave_matching(
         common.WHY_NO_MATTER,
         r"dataset\w*|max_norm|gc_\w+|seed|warmup\w*"
-        r"|deterministic|mixed_precision_\w+|dtype|disable_cuda_graphs",
+        rf"|deterministic|mixed_precision_\w+|dtype|disable_cuda_graphs|compile|{_AXIS}",
     )
     training.rest("torchtitan")
-    _parallelism(keys.inner("parallelism"))
+    _parallelism(_mesh(keys))
     _precision(keys, param)
     _checkpointing(keys.inner("activation_checkpoint"))
     compiled = keys.inner("compile")
+    training.put_on("compile", "compile")  # until 2025, as below
     if compiled.flag("enable"):
         parts = compiled.words("components")
         compiled.put("compile", "model" in parts or not compiled.has("components"), "enable")
@@ -130,6 +132,20 @@ def _model(model: Keys) -> None:
         common.WHY_NO_MATTER,
         "name hf_assets_path tokenizer_path norm_type print_after_conversion",
     )
+
+
+def _mesh(keys: Keys) -> Keys:
+    """Its axes: a table of their own since March 2025, two others' before."""
+    mesh = keys.inner("parallelism")
+    for table in ("training", "experimental"):
+        inner = keys.inner(table)
+        older = [n for n in inner.branch.entries if re.fullmatch(_AXIS, n)]
+        found = {n: inner.branch.entries[n] for n in older}
+        places = {n: inner.branch.keys[n] for n in older if n in inner.branch.keys}
+        branch = mesh.branch
+        merged = Branch({**found, **branch.entries}, branch.place, {**places, **branch.keys})
+        mesh = Keys(keys.job, merged, keys.whose, mesh.prefix)
+    return mesh
 
 
 def _parallelism(mesh: Keys) -> None:
@@ -195,10 +211,14 @@ def _precision(keys: Keys, param: str) -> None:
     quantize = keys.inner("quantize").inner("linear").inner("float8")
     if not quantize.branch.entries:
         quantize = keys.inner("float8")
-    if "float8" not in converters:
+    early = quantize.flag("enable_float8_linear")  # until 2025
+    if "float8" not in converters and not early:
         keys.suppose("precision.kind", param or "bf16")
         return
-    model.put("precision.kind", "fp8", "converters")
+    if early:
+        quantize.put("precision.kind", "fp8", "enable_float8_linear")
+    else:
+        model.put("precision.kind", "fp8", "converters")
     recipe = quantize.text("recipe_name")
     recipe = recipe if recipe in ("rowwise", "tensorwise") else "tensorwise"
     place = quantize.place("recipe_name")
