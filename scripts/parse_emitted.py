@@ -1,4 +1,4 @@
-"""Whether the trainers' own parsers take what `export` writes.
+"""Whether the trainers' own parsers take what `export` writes, and have the names that we say.
 
 python scripts/parse_emitted.py                         # against their own source, fetched by pip
 python scripts/parse_emitted.py --write FOLDER          # with scaling-sim
@@ -81,7 +81,46 @@ def check() -> int:
             refused += len(told)
             print(f"{name}: {len(files)} files, {len(told)} complaints by {versions}")
             print("".join(f"    {line}\n" for line in told), end="")
+        refused += _check_names(Path(scratch, "sources"), begun)
     return 1 if refused else 0
+
+
+def _check_names(sources: Path, begun: float) -> int:
+    """How many optimizers and attentions of data/trainers.toml their trainers do not have."""
+    from scripts.trainer_schemas import Package, fetch
+    from sim.inputs.trainer import trainer_named
+
+    refused = 0
+    for name, (requirement, patterns) in NAMED_IN.items():
+        trainer, theirs = trainer_named(name), _words_of(name)
+        ours = {*trainer.optimizers, *trainer.attentions}
+        try:
+            home = fetch(requirement, sources, TIME_S - (time.monotonic() - begun))
+        except (OSError, ValueError) as reason:
+            print(f"names of {name}: skipped, {requirement} not to be had: {reason}")
+            continue
+        package = Package({home: patterns})
+        told = [f"{word}: no word of {trainer.title} is known for it" for word in ours - {*theirs}]
+        told += [
+            f"{word}: {trainer.title} has no {their}"
+            for word, their in theirs.items()
+            if not package.says(their)
+        ]
+        refused += len(told)
+        print(f"names of {name}: {len(theirs)} words, {len(told)} complaints by {_version(home)}")
+        print("".join(f"    {line}\n" for line in told), end="")
+    return refused
+
+
+def _words_of(trainer: str) -> dict[str, str]:
+    """Text that stands in a trainer's source where it has an optimizer or attention of ours."""
+    from sim.interop.trainers import words
+
+    if trainer == "megatron":
+        return {"adamw": "'adam'", "adamw-bf16": "exp_avg_dtype", "sgd": "'sgd'"}
+    found = {**words.WRITTEN_ATTENTION, **words.WRITTEN_OPTIMIZERS}
+    found |= {f"paged {ours}": theirs for ours, theirs in words.WRITTEN_PAGED.items()}
+    return {ours: f'"{theirs}"' for ours, theirs in found.items()}
 
 
 def _version(home: Path) -> str:
@@ -159,6 +198,16 @@ TRAINERS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Complain]] = {
     # 0.3 takes no TOML any more: its configurations are Python
     "torchtitan.toml": (("torchtitan<0.3",), ("config/job_config.py",), _fields("JobConfig")),
 }  # fmt: skip
+
+
+#: trainer -> the package whose files name what it can be told to take; nanotron's of today is none
+NAMED_IN = {
+    "huggingface": (
+        "transformers",
+        ("transformers/training_args.py", "transformers/modeling_utils.py"),
+    ),
+    "megatron": ("megatron-core", ("core/optimizer/*.py",)),
+}
 
 
 def parse(folder: Path) -> None:
