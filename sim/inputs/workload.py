@@ -130,7 +130,9 @@ class Parallelism(Spec):
     checkpoint_wrapper: Literal["inside", "outside"] | None = None
     offload: Literal["none", "optimizer", "parameters", "all"] = "none"
     offload_device: Literal["cpu", "nvme"] = "cpu"
-    pin_memory: bool = True  # FSDP2's CPUOffloadPolicy: False makes the host wait for every copy
+    # of what is offloaded, by FSDP2 or DeepSpeed (whose own default is False): without, the host
+    # waits for every copy
+    pin_memory: bool = True
     cpu_ram_efficient_loading: bool = True  # False: every rank builds the model in host memory
     clip_gradients: bool = True
     loss_all_reduce: bool = False

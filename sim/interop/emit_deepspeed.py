@@ -47,7 +47,7 @@ def deepspeed_json(topology: Topology, workload: Workload) -> str:
         if p.zero_quantized_gradients:
             zero["zero_quantized_gradients"] = True
     if p.offload != "none":
-        device = {"device": p.offload_device, "pin_memory": True}
+        device = {"device": p.offload_device, "pin_memory": p.pin_memory}
         if p.offload in ("optimizer", "all"):
             zero["offload_optimizer"] = device
         if p.offload in ("parameters", "all") and zero["stage"] == 3:

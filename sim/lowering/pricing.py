@@ -270,8 +270,8 @@ class Pricing:
         if op.name == "optimizer":
             elements = op.bytes / host_update_bytes(workload)
             took = update_s(workload, host.cpu, host.gpus, op.bytes, elements)
-        else:
-            threads = workload.stack.omp_num_threads
+        else:  # a pageable copy is moved by the thread that asked for it
+            threads = 1 if op.name == "stage" else workload.stack.omp_num_threads
             took = op.bytes / host_rate(host.cpu, host.gpus, threads)
         return HOST_SYNC_S + calls_s + took
 

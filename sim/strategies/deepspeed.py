@@ -13,7 +13,7 @@ class DeepSpeed(Strategy):
 
     knobs = frozenset((
         "reduce_bucket_size", "allgather_bucket_size", "reduce_scatter", "overlap_comm",
-        "communication_data_type", "deepspeed_version",
+        "communication_data_type", "deepspeed_version", "pin_memory",
     ))  # fmt: skip
     instead: ClassVar = {"reduce_dtype": "DeepSpeed says communication_data_type"}
     tools = frozenset({"accelerate", "axolotl", "deepspeed"})

@@ -95,6 +95,7 @@ class StepMemory:
     def _on_host(self, share: float) -> None:
         p, types, keep = self.knobs, self.types, self.to.keep_on_host
         deepspeed, nvme = strategy_of(self.workload).deepspeed, p.offload_device == "nvme"
+        taken = pinned_bytes if p.pin_memory else float
         offloads, parameters = p.offload != "none", p.offload in ("parameters", "all")
         elements = trainable_elements(self.workload, self.ranks)[0] if offloads else 0.0
         if p.offload in ("optimizer", "all") and nvme:
@@ -104,11 +105,8 @@ class StepMemory:
             if deepspeed:
                 groups, rest = divmod(elements, float(p.sub_group_size))
                 keep("master weights", 4.0 * elements)
-                keep(
-                    "gradients",
-                    groups * pinned_bytes(4.0 * p.sub_group_size) + pinned_bytes(4.0 * rest),
-                )
-                keep("gradients in the compute dtype", pinned_bytes(self.compute * elements))
+                keep("gradients", groups * taken(4.0 * p.sub_group_size) + taken(4.0 * rest))
+                keep("gradients in the compute dtype", taken(self.compute * elements))
             else:
                 keep("gradients", DTYPE_BYTES[types.master] * elements)
         if parameters and nvme:
@@ -116,9 +114,9 @@ class StepMemory:
         elif parameters or (offloads and not deepspeed):
             size = stored_bytes(self.tree, types, types.compute if deepspeed else types.master)
             size /= self.ranks
-            keep("parameters", pinned_bytes(size) if deepspeed else size)
+            keep("parameters", taken(size) if deepspeed else size)
             if deepspeed:
-                keep("parameters as loaded", self._as_loaded(size))
+                keep("parameters as loaded", self._as_loaded(size) if p.pin_memory else size)
         if offloads:
             keep("process", PROCESS)
         if self.workload.activation_checkpointing.offload:

@@ -31,6 +31,7 @@ from sim.strategies.tail import loss_all_reduce
 from sim.strategies.traced import traced
 from sim.strategies.units import tree_blocks
 from sim.strategies.zero3 import scalar_all_reduce, step_on_host
+from sim.strategies.zero3_gradients import STAGED
 from sim.strategies.zero3_settings import resolve
 from sim.strategies.zero3_trace import BACKWARD, GRADIENT, PHASES, SEGMENT, ModuleTrace, trace_of
 from sim.units import DTYPE_BYTES
@@ -154,7 +155,11 @@ class _Zero12Run:
             moves.append(("offload_out", "d2h", 4.0 * mine))
         for copies, name, traffic in moves:
             r.wait_stream(copies, stream)
-            r.wait(stream, (r.kernel(copies, name, "backward", traffic),))
+            moved = r.kernel(copies, name, "backward", traffic)
+            r.wait(stream, (moved,))
+            if not self.workload.parallelism.pin_memory:
+                r.host_sync((moved,))
+                r.host("stage", "backward", STAGED * traffic)
 
 
 def _cut(spans: Sequence[tuple[int, int]], partition: int, most: int) -> tuple[int, ...]:
@@ -191,7 +196,8 @@ def _step(run: _Zero12Run, owned: float, shard: int) -> None:
     scalar_all_reduce(r, 4.0, "fp32")
     r.host_sync(r.record("compute"))
     if run.offload:
-        step_on_host(r, [int(owned)], size)
+        pinned = run.workload.parallelism.pin_memory
+        step_on_host(r, [int(owned)], size, staged=0.0 if pinned else STAGED)
     else:
         r.kernel("compute", "flatten", "clip", (size + 4.0) * owned)
         r.kernel("compute", "clip", "clip", 8.0 * owned)

@@ -27,6 +27,7 @@ from sim.strategies.replicated_memory import ReplicatedMemory
 from sim.strategies.tail import loss_all_reduce
 from sim.strategies.units import tree_blocks
 from sim.strategies.zero3_coordinator import Coordinator
+from sim.strategies.zero3_gradients import STAGED_ANEW
 from sim.strategies.zero3_live import gathered, zero3_live_peak
 from sim.strategies.zero3_settings import one_by_one, settings_of
 from sim.strategies.zero3_trace import FORWARD, SEGMENT, trace_of
@@ -98,7 +99,8 @@ def _step(workload: Workload, c: Coordinator) -> None:
             scalar_all_reduce(r, 8.0, "fp64")
     r.host_sync(r.record("compute"))
     if s.offload_optimizer:
-        step_on_host(r, sub_groups, c.size, stays=s.offload_parameters, nvme=s.nvme)
+        stays = s.offload_parameters
+        step_on_host(r, sub_groups, c.size, stays=stays, nvme=s.nvme, staged=STAGED_ANEW)
     elif sub_groups:
         # gradients become one flat fp32 tensor a sub-group, are scaled in place; then bf16 copies
         r.kernel("compute", "flatten", "clip", (c.size + 4.0) * owned)
@@ -117,9 +119,9 @@ def scalar_all_reduce(r: Recorder, size: float, dtype: str) -> None:
 
 def step_on_host(
     r: Recorder, sub_groups: Sequence[int], element_bytes: float, *, stays: bool = False,
-    nvme: bool = False,
+    nvme: bool = False, staged: float = 0.0,
 ) -> None:  # fmt: skip
-    """CPU Adam sub-group by sub-group, and the updated partition copied to the GPU.
+    """CPU Adam sub-group by sub-group, and the updated partition, cast, copied to the GPU.
 
     Parameters
     ----------
@@ -134,6 +136,14 @@ def step_on_host(
     nvme : bool
         States are read before and written after, without overlap (``pipeline_read`` and
         ``pipeline_write`` are off by default).
+    staged : float
+        Passes over pageable memory on the way to the GPU. [1]
+
+    Notes
+    -----
+    PyTorch casts on the CPU where a copy blocks (aten/src/ATen/native/cuda/Copy.cu). Read in
+    DeepSpeed 0.9.5 to 0.19.8: stage3.py, `_reassign_or_swap_out_partitioned_parameters`, whose
+    tensor in between is new and pageable; stage_1_and_2.py, `step`: pinned since 0.17.
     """
     r.wait_stream("host", "offload_out")
     for size in sub_groups:
@@ -143,11 +153,15 @@ def step_on_host(
             r.host_sync((read,))
         r.host("clip", "clip", 8.0 * size)
         r.host("optimizer", "optimizer", CPU_ADAM_BYTES * size)
+        if element_bytes < FP32:
+            r.host("cast", "optimizer", (FP32 + element_bytes) * size)
         if nvme:
             r.wait_stream("nvme", "host")
             written = NVME_WRITE_BYTES + (element_bytes if stays else 0.0)
             r.host_sync((r.kernel("nvme", "nvme_write", "optimizer", written * size),))
         if not stays:
+            if staged:
+                r.host("stage", "optimizer", staged * element_bytes * size)
             r.wait_stream("offload_in", "host")
             r.host_sync((r.kernel("offload_in", "h2d", "optimizer", element_bytes * size),))
     r.wait_stream("compute", "offload_in")

@@ -18,7 +18,7 @@ from sim.strategies.activation_copies import ActivationCopies
 from sim.strategies.exchanges import Player, whole
 from sim.strategies.recorder import Event, Recorder
 from sim.strategies.replicated_memory import ReplicatedMemory
-from sim.strategies.zero3_gradients import GradientBucket, Issued
+from sim.strategies.zero3_gradients import STAGED, GradientBucket, Issued
 from sim.strategies.zero3_quantized import quantized_gather
 from sim.strategies.zero3_settings import Settings
 from sim.strategies.zero3_trace import (
@@ -300,6 +300,8 @@ class Coordinator:
                 if p not in self._staged:
                     self._read(p)
             r.wait("offload_in", tuple(self._staged[p] for p in group))
+        if not self.settings.pinned:
+            r.host("stage", "forward", STAGED * part)
         loaded = r.kernel("offload_in", "h2d", "forward", part)
         r.host_sync((loaded,))
         r.wait("all_gather", (loaded,))

@@ -12,6 +12,10 @@ from sim.strategies.zero3_settings import Settings
 from sim.strategies.zero3_trace import ModuleTrace
 from sim.units import DTYPE_BYTES
 
+#: passes over host memory, by one thread, of a byte copied between the GPU and pageable memory:
+#: read and written by way of a pinned buffer of CUDA; of a new tensor, whose pages Linux zeroes too
+STAGED, STAGED_ANEW = 2.0, 3.0
+
 
 class Issued(NamedTuple):
     """A collective and why it was issued, as recordings name it."""
@@ -113,14 +117,24 @@ class GradientBucket:
         moves = [("offload_out", "d2h", half), ("offload_in", "h2d", half)]
         if not self.first:
             moves.reverse()
+        leaving = half if s.host_casts_gradients else 4.0 * shard
         if self.boundary:
-            moves.append(("offload_out", "d2h", 4.0 * shard))
+            moves.append(("offload_out", "d2h", leaving))
             if s.nvme:
                 moves.append(("nvme", "nvme_write", 4.0 * shard))
+        moved = -1
         for stream, name, traffic in moves:
             r.wait_stream(stream, "reduce_scatter")
             moved = r.kernel(stream, name, "backward", traffic)
             r.wait("reduce_scatter", (moved,))
+            if not s.pinned and name in ("d2h", "h2d"):
+                r.host_sync((moved,))
+                r.host("stage", "backward", STAGED * traffic)
+        if self.boundary and s.blocking_gradients:
+            r.host_sync((moved,))
+            if s.host_casts_gradients:  # into a new tensor, then to fp32
+                r.host("stage", "backward", STAGED_ANEW * half)
+                r.host("cast", "backward", half + 4.0 * shard)
         r.kernel("reduce_scatter", "keep_gradient", "backward", half)
 
     def sub_groups(self) -> list[int]:

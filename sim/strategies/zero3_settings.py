@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 from sim.errors import InputError
 from sim.inputs.modelling import experts
-from sim.inputs.versions import version
+from sim.inputs.versions import older, version
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.strategies.units import SOURCE
 
 #: the last release without the attribution of frozen parameters to the active backward
 LAST_WITHOUT_ATTRIBUTION = (0, 19, 2)
+#: stage3.py, `partition_grads`: fp32_grad_tensor.copy_(grad_buffer), which PyTorch casts on the CPU
+#: where it blocks (aten/src/ATen/native/cuda/Copy.cu), to 0.14.4; of a GPU's fp32 tensor since
+GPU_CASTS_GRADIENTS = "0.15"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,10 @@ class Settings:
     offload_optimizer: bool = False
     one_by_one: bool = False  # experts are modules with hooks of their own
     nvme: bool = False  # what is offloaded lies on NVMe, not in host memory
+    pinned: bool = True  # what is offloaded lies in pinned memory (pin_memory)
+    # gradients that leave for the host at the end: the CPU waits, and makes them fp32 itself
+    blocking_gradients: bool = False
+    host_casts_gradients: bool = False
 
 
 def settings_of(workload: Workload, mesh: Mesh) -> Settings:
@@ -78,6 +85,9 @@ def settings_of(workload: Workload, mesh: Mesh) -> Settings:
         offload_optimizer=p.offload in ("optimizer", "all"),
         one_by_one=one_by_one(workload),
         nvme=p.offload_device == "nvme",
+        pinned=p.pin_memory,
+        blocking_gradients=not attributes_frozen(p.deepspeed_version),
+        host_casts_gradients=older(p.deepspeed_version, GPU_CASTS_GRADIENTS),
     )
 
 

@@ -285,6 +285,49 @@ def test_pageable_copies_hold_the_host_up():
     assert times[False] > times[True]
 
 
+@pytest.mark.parametrize(
+    ("strategy", "kind"), [("zero2", "optimizer"), ("zero3", "optimizer"), ("zero3", "all")]
+)
+def test_what_the_host_casts_and_stages_under_zero(strategy, kind):
+    """bf16 from the fp32 masters, 6 B an element; 3 x 2 B where a new pageable tensor is sent."""
+    job = workload(parallelism=Parallelism(strategy=strategy, offload=kind))
+    plan = plan_of(job, build_tree(job.model, job.method), Mesh(dp_shard=8))
+    cast, staged = (sum(op.bytes for op in plan.ops if op.name == n) for n in ("cast", "stage"))
+    sends = strategy == "zero3" and kind == "optimizer"
+    assert cast == pytest.approx(6 * plan.owned_numel)
+    assert staged == pytest.approx(6 * plan.owned_numel * sends)
+
+
+def test_gradients_that_the_host_casts_before_deepspeed_0_15():
+    """As much again for gradients, and a wait for each bucket; from 0.15 on fp32 leaves the GPU."""
+    found, sent, times = {}, {}, {}
+    for release in ("0.14.4", "0.19.8"):
+        p = Parallelism(strategy="zero3", offload="optimizer", deepspeed_version=release)
+        job = workload(parallelism=p)
+        plan = plan_of(job, build_tree(job.model, job.method), Mesh(dp_shard=8))
+        found[release] = sum(op.bytes for op in plan.ops if op.name == "cast")
+        sent[release] = sum(op.bytes for op in plan.ops if op.name == "d2h")
+        times[release] = step(topology(), job).time_s
+    assert found["0.14.4"] == pytest.approx(2 * found["0.19.8"])
+    assert sent["0.14.4"] < sent["0.19.8"]
+    assert times["0.14.4"] > times["0.19.8"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kind"), [("zero2", "optimizer"), ("zero3", "optimizer"), ("zero3", "parameters")]
+)
+def test_pageable_memory_under_zero(strategy, kind):
+    """Every copy is moved by a thread on the host too; sizes are not rounded up."""
+    times, sizes = {}, {}
+    for pinned in (True, False):
+        p = Parallelism(strategy=strategy, offload=kind, pin_memory=pinned)
+        job = workload(parallelism=p)
+        times[pinned] = step(topology(), job).time_s
+        sizes[pinned] = memory(topology(), job).host_bytes
+    assert times[False] > times[True]
+    assert sizes[False] < sizes[True]
+
+
 def test_fused_adamw_takes_a_core_its_time():
     """8.8e9 elements: 14 B each at 12 GB/s and 2 ns on one thread; a 16th of the 2 ns on 16."""
     rome = Cpu(sockets=2, memory_bandwidth=204.8e9, cores=128)

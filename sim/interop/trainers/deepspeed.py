@@ -197,6 +197,11 @@ def _offload(zero: Keys, stage: int) -> None:
         optimizer.matters("a part of the states on the GPU is not modelled: all are away", "ratio")
     if optimizer.flag("super_offload"):
         optimizer.matters("SuperOffload is not modelled: taken as plain offload", "super_offload")
+    # offload_config.py: pin_memory is False where it is left out
+    pins = [zero.inner(table).flag("pin_memory") for table in tables]
+    if not zero.flag("cpu_offload"):
+        offloaded = [bool(pin) for pin, on in zip(pins, (states, weights), strict=True) if on]
+        zero.job.take("parallelism.pin_memory", all(offloaded), place, said)
     if "nvme" in devices:
         zero.job.take("parallelism.offload_device", "nvme", place, said)
 
