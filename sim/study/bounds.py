@@ -127,7 +127,9 @@ class Bounds:
         tokens = batch_on(workload, candidate.gpus).tokens
         return self._peaks[key] * tokens / candidate.gpus * _filling(workload)
 
-    def of(self, candidate: Candidate, exchanges: bool = True) -> LeastTime:
+    def of(
+        self, candidate: Candidate, exchanges: bool = True, parameters: bool = True
+    ) -> LeastTime:
         """All but the first.
 
         Parameters
@@ -136,6 +138,8 @@ class Bounds:
             The plan.
         exchanges : bool
             Those within blocks, too; where there are any, a micro-step is simulated for them.
+        parameters : bool
+            The sixth, too; it takes longest.
         """
         workload = candidate.workload
         micro, steps = self._micro_of(candidate), workload.gradient_accumulation
@@ -144,8 +148,11 @@ class Bounds:
         each = (_EVEN if stages > 1 else 1.0) * steps / stages
         kernels = {kind: each * seconds for kind, seconds in micro.kernels.items()}
         paced = _paced(candidate, micro, within)
-        copies = self._parameters.copies(candidate)
-        under_way = self._parameters.under_way(candidate)
+        copies: Sequence[Copies] = (Copies(),) * len(blocks_of(workload))
+        under_way = UnderWay()
+        if parameters:
+            copies = self._parameters.copies(candidate)
+            under_way = self._parameters.under_way(candidate)
         accumulating, update = _on_host_s(candidate)
         if stages > 1:
             apart = stages if paced.block_s > 0.0 else 0

@@ -25,7 +25,8 @@ Rank = tuple[int, bool, float]
 
 #: micro-batches of ranks of a pipeline that take as long as a step without one
 _ACTIONS = 8
-#: searches that go on together: their steps are simulated in one call of the engine
+#: searches that go on together where there is an end to what may be spent; else all do: their steps
+#: are simulated in one call of the engine
 _FRONT = 4
 
 
@@ -124,8 +125,9 @@ class Race(Generic[T]):
     def finish(self, work: float = math.inf) -> None:
         """Go on with all others, the most promising first; after so much `Need.work` they end."""
         order = sorted(self._needs, key=lambda i: (self._needs[i].promise, i))
+        together = _FRONT if math.isfinite(work) else len(order)
         while self._needs and work > 0.0:
-            front = [i for i in order if i in self._needs][:_FRONT]
+            front = [i for i in order if i in self._needs][:together]
             work -= sum(self._needs[i].work for i in front)
             self._go_on(front)
         self._end()

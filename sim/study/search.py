@@ -109,10 +109,10 @@ class Simulated(Section):
         }
 
 
-#: what a candidate's place in the search rests on: its FLOPs, its kernels and parameters, exchanges
-#: within its blocks too, a job of so long steps with failures and energy, what plans of its cut
-#: take beyond that
-_ROUGH, _ALONE, _STEP, _TIGHT, _EXPECTED = range(5)
+#: what a candidate's place in the search rests on: its FLOPs, its kernels, what its parameters take
+#: too, exchanges within its blocks too, a job of so long steps with failures and energy, what plans
+#: of its cut take beyond that
+_ROUGH, _KERNELS, _ALONE, _STEP, _TIGHT, _EXPECTED = range(6)
 #: part of what one plan of a cut takes beyond its bound that another of the cut surely does
 _LIKENESS = 0.8
 
@@ -258,7 +258,7 @@ class Searcher:
             if bounded >= lowest:
                 tally.ruled_out += len(heap) + 1
                 break
-            if bounded > said:
+            if bounded > said and how != _KERNELS:  # parameters are soon asked
                 said = bounded + _TOLD * abs(bounded)
                 if (yield Need(least=bounded)):
                     return Sought(best, min(bounded, lowest))
@@ -294,8 +294,8 @@ class Searcher:
 
     def _better(self, candidate: Candidate, how: int) -> Estimate | None:
         """A bound that rests on more than `how`; None where there is none."""
-        if how in (_ROUGH, _ALONE):
-            least = self.bounds.of(candidate, exchanges=how == _ALONE)
+        if how < _STEP:
+            least = self.bounds.of(candidate, exchanges=how == _ALONE, parameters=how > _ROUGH)
             return _rough(candidate, least.step_s)
         if how == _STEP:
             return self.bound(candidate)

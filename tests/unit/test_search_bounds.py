@@ -54,8 +54,10 @@ def test_no_step_is_quicker_than_its_bounds(topology, nodes, job):
     bounds, few = Bounds(), drawn(topology, nodes, job, 12)
     took = steps([(c.topology, c.workload) for c in few], causes=False)
     for candidate, exact in zip(few, took, strict=True):
+        kernels = bounds.of(candidate, exchanges=False, parameters=False).step_s
         alone = bounds.of(candidate, exchanges=False).step_s
         assert bounds.peak_s(candidate) <= exact.time_s
+        assert 0.0 < kernels <= alone, candidate.workload.parallelism
         assert alone <= bounds.of(candidate).step_s <= exact.time_s, candidate.workload.parallelism
 
 

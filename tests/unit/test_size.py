@@ -112,6 +112,18 @@ def test_pruning_saves_simulations():
     assert tally.ruled_out > tally.considered / 4
 
 
+def test_parameters_are_asked_of_plans_that_kernels_do_not_rule_out(monkeypatch):
+    bounded, of = {True: set(), False: set()}, Bounds.of
+
+    def counted(self, candidate, exchanges=True, parameters=True):
+        bounded[parameters].add(id(candidate))
+        return of(self, candidate, exchanges, parameters)
+
+    monkeypatch.setattr(Bounds, "of", counted)
+    searched(["dgx-h100", A100], 64, 16, Target("cost"), Searcher())
+    assert bounded[True] < bounded[False]
+
+
 def test_every_plan_has_the_same_global_batch(all_plans):
     for plan in all_plans:
         w = plan.candidate.workload
