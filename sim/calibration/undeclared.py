@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sim.calibration.cause import (
     ONCE,
     Cause,
@@ -11,6 +13,7 @@ from sim.calibration.cause import (
     miscounted,
     silent,
 )
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Precision, Workload
 from sim.quantities import percent
@@ -23,10 +26,18 @@ def _no_fp8(topology: Topology, workload: Workload, strength: float) -> Changed 
     return Changed(topology, workload.model_copy(update={"precision": bf16}))
 
 
-def _reshards(topology: Topology, workload: Workload) -> bool:
-    p = workload.parallelism
-    shards = topology.world_size > 1 and p.strategy in ("fsdp1", "fsdp2")
-    return shards and bool(p.reshard_after_forward)
+def _keeps(topology: Topology, workload: Workload, strength: float) -> Changed | None:
+    """What forward gathers is there in backward, by the key that the strategy has for it."""
+    p, knobs = workload.parallelism, strategy_of(workload).knobs
+    kept: dict[str, Any] = {}
+    if "reshard_after_forward" in knobs and p.reshard_after_forward:
+        kept = {"reshard_after_forward": False}
+    elif "sharding_strategy" in knobs and p.sharding_strategy == "full-shard":
+        kept = {"sharding_strategy": "shard-grad-op"}
+    if topology.world_size == 1 or not kept:
+        return None
+    job = workload.model_copy(update={"parallelism": p.model_copy(update=kept)})
+    return Changed(topology, job)
 
 
 UNDECLARED: tuple[Cause, ...] = (
@@ -65,8 +76,7 @@ UNDECLARED: tuple[Cause, ...] = (
     ),
     Cause(
         "kept", "faster than declared: gathered parameters are kept until backward", 0.2,
-        job_with(_reshards, parallelism={"reshard_after_forward": False}),
-        ONCE, silent, "all-gathers in backward are missing; peak memory", faster=True,
+        _keeps, ONCE, silent, "all-gathers in backward are missing; peak memory", faster=True,
     ),
     Cause(
         "shorter", "faster than declared: sequences are shorter, and are counted whole", 0.2,

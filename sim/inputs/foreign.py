@@ -211,15 +211,16 @@ def _finish(job: Translation, path: Path | None) -> None:
     if job.at("parallelism.strategy") is None and job.at("parallelism") is None:
         job.suppose("parallelism.strategy", "ddp", "neither FSDP nor DeepSpeed is configured")
     strategy = job.text_at("parallelism.strategy")
+    trainer = trainer_named(job.text_at("trainer") or "none")
     if job.syncs_each is not None:
         theirs, place = job.syncs_each
-        if strategy in trainer_named(job.text_at("trainer") or "none").no_sync:
+        if strategy in trainer.no_sync:
             job.take("parallelism.gradient_sync", "every", place, theirs, "true")
         else:
             job.skip(place, theirs, f"{strategy} accumulates without no_sync()")
     adapted = job.text_at("method.kind") in ("lora", "qlora")
     _loaded(job, strategy, adapted)
-    apart = "huggingface" in job.text_at("trainer") or (
+    apart = trainer.wraps_adapters or (
         job.text_at("parallelism.use_orig_params").lower() == "false"
     )
     if strategy == "fsdp1" and adapted and apart:

@@ -130,6 +130,23 @@ def test_every_cause_is_slower_or_as_fast() -> None:
         assert all(b >= a * 0.995 for a, b in pairwise(times)), cause.key
 
 
+@pytest.mark.parametrize("strategy", ["fsdp1", "fsdp2"])
+def test_parameters_that_are_kept_are_not_gathered_again(strategy: str) -> None:
+    """The root and five blocks are gathered once; there is nothing to keep on one GPU."""
+    topology, workload, _ = load("dgx-h100", {**JOB, "parallelism": strategy}, SETS)
+    cause = BY_KEY["kept"]
+    changed = cause.change(topology, workload, 1.0)
+    assert changed is not None
+    gathers = [
+        step(topology, job).breakdown.collectives["all_gather"]["count"]
+        for job in (workload, changed.workload)
+    ]
+    assert gathers == [1 + 2 * 5, 1 + 5]
+    assert cause.change(topology, changed.workload, 1.0) is None
+    alone = load("dgx-h100", {**JOB, "parallelism": strategy}, ["node.gpus=1", "model.layers=5"])
+    assert cause.change(*alone[:2], 1.0) is None
+
+
 def test_causes_leave_out_what_cannot_be() -> None:
     """One GPU has no network, no NVLink and no other GPU to wait for."""
     job = {**JOB, "parallelism": "fsdp2"}
