@@ -28,7 +28,7 @@ class Growth(NamedTuple):
 
 CASES = {
     "nodes": Growth("nodes, equal ranks once", (128, 256, 512, 1024, 2048), "nodes={n}"),
-    "ranks": Growth("ranks, each by itself", (32, 64, 128, 256, 512), "nodes={n}", "ranks"),
+    "ranks": Growth("nodes, each rank by itself", (32, 64, 128, 256, 512), "nodes={n}", "ranks"),
     "micro-batches": Growth(
         "micro-batches of a 1F1B pipeline of 16", (64, 256, 1024, 4096, 16384),
         "nodes=32 parallelism.pipeline_parallel=16 parallelism.tensor_parallel=8 "
