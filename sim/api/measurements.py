@@ -9,6 +9,7 @@ from sim.api.arguments import Overrides, names, settings
 
 if TYPE_CHECKING:
     from sim.calibration.calibrate import CalibrationReport
+    from sim.calibration.cause import Heard
     from sim.calibration.confusion import Confusion
     from sim.calibration.diagnose import Diagnosis
     from sim.calibration.validation import Validation
@@ -87,7 +88,8 @@ def diagnose(
         ``tokens_per_s_per_gpu=1000``, ``tokens_per_s``, ``step_time_s``, ``samples_per_s``,
         ``mfu=41%``, or ``12.5s/it``.
     log : path, optional
-        A trainer's log that says it, instead.
+        A trainer's log that says it, instead; beside a figure, what else it says (NCCL's
+        transports, warnings) is read.
     also : sequence of str
         Other runs of the job that the cause must explain too: ``KEY=VALUE SET...``.
     baseline : str, optional
@@ -99,13 +101,20 @@ def diagnose(
 
     from sim.calibration.diagnose import diagnose
     from sim.calibration.figures import read_figures
-    from sim.interop.trainer_logs import read_log
+    from sim.interop.log_says import heard_in
+    from sim.interop.trainer_logs import log_text, rate_in
 
     sets = settings(overrides, calibration)
     said = ""
+    heard: tuple[Heard, ...] = ()
     if log is not None:
-        measured, said = read_log(str(log))
+        text, source = log_text(str(log))
+        heard = heard_in(text)
+        if not measured:
+            measured, said = rate_in(text, source)
     figures = read_figures(topology, workload, sets, measured, also)
+    if heard:
+        figures[0] = replace(figures[0], heard=heard)
     if said:
         figures[0] = replace(figures[0], read=f"{measured} ({said})")
     known = None

@@ -27,6 +27,15 @@ class Changed(NamedTuple):
     adds: Literal["step", "exposed", "wait", "count", "tokens"] = "step"
 
 
+class Heard(NamedTuple):
+    """What a run's log says, at a line, and the causes that it names or denies by their keys."""
+
+    says: str
+    line: int
+    causes: tuple[str, ...] = ()
+    denied: tuple[str, ...] = ()
+
+
 #: (topology, workload, strength) to the job with a cause; None where it cannot be
 Effect = Callable[[Topology, Workload, float], Changed | None]
 

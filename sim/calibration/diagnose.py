@@ -37,6 +37,9 @@ SHARED_ERROR = 0.06  # b
 OWN_ERROR = 0.04  # n: fully specified runs the constants were not fitted to, docs/validation.md
 FREEDOM = 4  # degrees of freedom of their tails
 EXPLAINS = 0.15  # |ln(predicted/measured)| up to which a cause explains the figures
+#: by how much a line of the run's log makes a cause that it names likelier: judgement, as the
+#: plausibilities; it is what runs, if not always what is slow
+SAID = 20.0
 _SLOWEST = 0.05  # pace
 _RIVALS = 4
 _FINE = 40  # interpolated strengths between two simulated ones
@@ -143,6 +146,7 @@ class Diagnosis(Document):
             "causes": self.explanations,
             "test": self.test,
             "borrowed": self.borrowed,
+            "heard": [{"says": h.says, "line": h.line} for h in self.figures[0].heard],
         }
 
     def records(self) -> Sequence[Mapping[str, Any]]:
@@ -182,8 +186,10 @@ def diagnose(
     first, nothing, explanations = figures[0], 0.0, []
     table = predictions(figures, beside, progress)
     likelihoods = [p.weighed(measured) for p in table]
+    odds = _odds(first)
     evidence = [
-        p.cause.plausibility * float(ls.mean()) for p, ls in zip(table, likelihoods, strict=True)
+        p.cause.plausibility * float(ls.mean()) * odds.get(p.cause.key, 1.0)
+        for p, ls in zip(table, likelihoods, strict=True)
     ]
     total = sum(evidence) or 1.0
     for p, likelihood, weight in zip(table, likelihoods, evidence, strict=True):
@@ -205,6 +211,12 @@ def diagnose(
         _telling(figures[0], explanations),
         steps[0].memory.verdict, tuple(dict.fromkeys(text for s in steps for text in s.fallbacks)),
     )  # fmt: skip
+
+
+def _odds(figure: Figure) -> dict[str, float]:
+    """By what a figure's log makes causes likelier, or less likely."""
+    odds = {key: 1.0 / SAID for heard in figure.heard for key in heard.denied}
+    return odds | {key: SAID for heard in figure.heard for key in heard.causes}
 
 
 def pace_of(baseline: Figure) -> float:

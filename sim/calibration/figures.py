@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sim.blocks.flops import token_flops
+from sim.calibration.cause import Heard
 from sim.errors import Fault, InputError
 from sim.files import is_file
 from sim.inputs.arguments import Argument
@@ -31,6 +32,7 @@ class Figure:
     label: str = ""
     read: str = ""  # where from, where it was not given as it is
     timed: bool = False  # a time, whatever tokens are counted
+    heard: tuple[Heard, ...] = ()  # what its log says besides
 
     @property
     def tokens_per_s_per_gpu(self) -> float:

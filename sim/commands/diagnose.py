@@ -22,7 +22,7 @@ _asks = asks(diagnose_run)
        help="tokens_per_s_per_gpu=1000, tokens_per_s=64000, step_time_s=12.5, 12.5s/it, "
               "mfu=41%, samples_per_s=8")  # fmt: skip
 @_asks("log", type=str, metavar="FILE",
-       help="A trainer's log to read the figure from; - for what is pasted.")  # fmt: skip
+       help="A trainer's log: its figure, and what else it says; - if pasted.")  # fmt: skip
 @click.option("--confusion", is_flag=True,
               help="Which causes can be told apart on this job, and how often stated odds come "
               "true, instead of a diagnosis.")  # fmt: skip
@@ -48,7 +48,7 @@ def command(
 
     if confusion:
         return confused.view(sim.confusion(topology, workload, also=also, overrides=overrides))
-    if (measured is None) == (log is None):
+    if measured is None and log is None:
         source, message = "diagnose", "give --measured KEY=VALUE, or --log FILE"
         raise InputError.single(source, message)
     with progress_bar("causes") as progress:

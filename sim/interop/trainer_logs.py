@@ -100,9 +100,19 @@ _ASIDE = re.compile(
 
 
 def read_log(path: str) -> tuple[str, str]:
-    """A figure, as ``key=number``, of a trainer's log, and how it was read.
+    """A figure, as ``key=number``, of a trainer's log, and how it was read (see `rate_in`).
 
-    Of the first kind of figure that the log has, the median of those after it warmed up.
+    Raises
+    ------
+    InputError
+        It cannot be read, or says no rate.
+    """
+    text, source = log_text(path)
+    return rate_in(text, source)
+
+
+def log_text(path: str) -> tuple[str, str]:
+    """A log's text without its launcher's tags, and what to call it in faults.
 
     Parameters
     ----------
@@ -112,13 +122,23 @@ def read_log(path: str) -> tuple[str, str]:
     Raises
     ------
     InputError
-        It cannot be read, or says no rate.
+        It cannot be read.
     """
     if path == "-":
         source, data = STDIN, checked(stdin_bytes(MAX_TEXT), MAX_TEXT, STDIN)
     else:
         source, data = path, read_bytes(path, MAX_TEXT)
-    text = _SUMMARY.sub(r"\1: \2", _TAG.sub("", text_of(data, source)))
+    return _SUMMARY.sub(r"\1: \2", _TAG.sub("", text_of(data, source))), source
+
+
+def rate_in(text: str, source: str) -> tuple[str, str]:
+    """Of the first kind of figure that a log has, the median of those after it warmed up.
+
+    Raises
+    ------
+    InputError
+        It says no rate.
+    """
     for kind in _RATES:
         values = _bars(text) if kind.name is _BARS else _numbers(kind.pattern, text)
         values = [v for v in values if v > 0.0 and math.isfinite(v)]

@@ -46,6 +46,7 @@ def _besides(found: Diagnosis) -> list[str]:
     """Other figures, and what the first one must be read with."""
     read = found.figures[0].read
     lines = [f"read from {read}"] if read else []
+    lines += [f"its log says: {h.says} (line {h.line})" for h in found.figures[0].heard]
     lines += [
         f"also given: {figure.label}: {figure.tokens_per_s_per_gpu:,.0f} tokens/s per GPU, "
         f"{figure.rate(seconds):,.0f} predicted"

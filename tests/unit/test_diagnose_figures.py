@@ -102,7 +102,6 @@ def test_a_pasted_log():
     ("more", "said"),
     [
         ([], "give --measured KEY=VALUE, or --log FILE"),
-        (["--measured", "2.5s/it", "--log", "-"], "give --measured KEY=VALUE, or --log FILE"),
         (["--log", "-"], "says no rate that is known here"),
         (["--log", "/no/such.log"], "no such file"),
         (["--measured", "flops=3"], "give one of tokens_per_s_per_gpu"),
