@@ -126,7 +126,7 @@ def test_deepspeed_batch_arithmetic_and_stage():
 def test_deepspeed_offload():
     zero = json.loads(deepspeed_json(*job("parallelism.offload=all", workload="llama3-8b-zero3")))
     assert zero["zero_optimization"]["offload_param"]["device"] == "cpu"
-    assert zero["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+    assert zero["zero_optimization"]["offload_optimizer"] == {"device": "cpu", "pin_memory": True}
 
 
 def test_torchtitan():

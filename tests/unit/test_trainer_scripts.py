@@ -212,6 +212,17 @@ def test_offload_that_is_not_plain_is_said(tmp_path, more, key):
     assert [k.rpartition(".")[2] for k in told] == ([key] if key else [])
 
 
+@pytest.mark.parametrize("pins", ["", "optimizer", "param", "optimizer param"])
+def test_offload_is_pinned_where_every_table_says_so(tmp_path, pins):
+    """DeepSpeed's own default is not; accelerate's few keys say nothing of it."""
+    zero = {"stage": 3} | {
+        f"offload_{name}": {"device": "cpu", **({"pin_memory": True} if name in pins else {})}
+        for name in ("optimizer", "param")
+    }
+    job, _ = read(tmp_path, "ds.json", json.dumps({**DEEPSPEED, "zero_optimization": zero}))
+    assert ("pin_memory: false" in job) is (pins != "optimizer param")
+
+
 def test_older_and_newer_keys_that_change_a_run(tmp_path):
     text = "base_model: Qwen/Qwen3-8B\nsequence_len: 8192\nmicro_batch_size: 1\n"
     job, _ = read(tmp_path, "a.yaml", f"{text}sequence_parallel_degree: 4\n")

@@ -85,7 +85,10 @@ def zero(source: Source, keys: Keys) -> None:
         what = (
             "all" if states and weights and stage == 3 else "optimizer" if states else "parameters"
         )
-        keys.put("parallelism.offload", what, names[0] if states else names[1])
+        name = names[0] if states else names[1]
+        keys.put("parallelism.offload", what, name)
+        # utils/dataclasses.py, DeepSpeedPlugin: its configuration says no pin_memory
+        keys.put("parallelism.pin_memory", False, name)
     if stage == 3:
         keys.put_on("checkpoint.mode", "zero3_save_16bit_model", value="full")
     keys.leave(
