@@ -163,7 +163,7 @@ def speed_rows() -> Iterable[MeasuredRow]:
 
 @functools.cache
 def validate_training() -> TrainingValidation:
-    """Compare every published speed with the model; quick, depth is extrapolated."""
+    """Compare every published speed with the model."""
     points = predict_all(speed_rows())
     complete = [p for p in points if p.row.status == "complete"]
     return TrainingValidation(points, summarise(complete), tuple(_pairs(complete)))

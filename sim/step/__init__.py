@@ -1,1 +1,1 @@
-"""One training step: simulated, measured, extrapolated in depth and micro-steps."""
+"""One training step: simulated, measured, a few blocks and micro-steps for those that repeat."""

@@ -60,7 +60,7 @@ I4 = npt.NDArray[np.int32]
 _ALIKE = ("gemm", "attention", "norm", "loss", "embedding")
 #: and those of a strategy whose blocks do nothing else in any layout
 _WITHIN = ("elementwise",)
-#: rounding of the extrapolation in depth must not make a bound exceed what it bounds
+#: rounding, where blocks stand for others, must not make a bound exceed what it bounds
 _SAFETY = 0.999
 #: a rank of a pipeline has less than the mean of all by so much
 _EVEN = 0.95
