@@ -15,7 +15,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Method, Precision, Workload
 from sim.result.change import Aim, Change, Maker
 from sim.result.spread import spread
-from sim.strategies.fsdp_memory import keeps_inputs
+from sim.strategies.fsdp1_checkpoints import keeps_inputs
 
 
 def changes(topology: Topology, workload: Workload, aim: Aim) -> Iterator[Change]:

@@ -13,8 +13,9 @@ from sim.inputs.trainer import reduces_each, trainer_of
 from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
 from sim.strategies.fsdp1 import Fsdp1Run, groups_of
+from sim.strategies.fsdp1_checkpoints import kept_inputs
 from sim.strategies.fsdp1_layout import lay_out
-from sim.strategies.fsdp_memory import FsdpMemory, kept_inputs
+from sim.strategies.fsdp_memory import FsdpMemory
 from sim.strategies.plan import Plan
 from sim.strategies.recorder import Quiet, Recorder
 from sim.strategies.repeat import Folding, remember, shortened

@@ -17,9 +17,10 @@ from sim.inputs.trainer import reductions
 from sim.inputs.workload import Workload
 from sim.mesh import Groups, Mesh
 from sim.strategies.activation_copies import copies_of
+from sim.strategies.fsdp1_checkpoints import runs_again
 from sim.strategies.fsdp1_gradients import FlatGradients
 from sim.strategies.fsdp1_layout import ROOT, Fsdp1Layout
-from sim.strategies.fsdp_memory import Remembers, runs_again
+from sim.strategies.fsdp_memory import Remembers
 from sim.strategies.recorder import Event, Recorder
 from sim.strategies.reduced import BACKWARD
 from sim.strategies.repeat import Folding
