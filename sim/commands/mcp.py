@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -36,12 +37,21 @@ def command() -> None:
         raise InputError.single(command.name or "", message)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _ended)
+    _keep_to_ourselves()
     try:
         server().run("stdio")
     except BaseExceptionGroup as found:
         if found.split(BrokenPipeError)[1] is not None:
             raise
         unheard(BrokenPipeError())  # the assistant has gone
+
+
+def _keep_to_ourselves() -> None:
+    """Move what the assistant says away from where a job called ``-`` or /dev/stdin is read."""
+    said = os.dup(sys.stdin.fileno())
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdin.fileno())
+    sys.stdin = os.fdopen(said, encoding="utf-8")
 
 
 def _ended(number: int, frame: object) -> None:
@@ -78,7 +88,11 @@ def server() -> FastMCP:
             if unknown:
                 message = f"takes no {', '.join(unknown)}; it takes {', '.join(taken[name])}"
                 raise InputError.single(name, message)
-            return await super().call_tool(name, arguments)
+            heard, sys.stdin = sys.stdin, StringIO()
+            try:
+                return await super().call_tool(name, arguments)
+            finally:
+                sys.stdin = heard
 
     found = Door("scaling-sim", instructions=_ABOUT, log_level="WARNING")
     for tool in (run, memory, size, compare):

@@ -278,6 +278,22 @@ CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("size", {"workload": "llama3-8b-lora", "deadline": "1h", "max_gpus": 0}),
     ("compare", {"topologies": [], "workload": "llama3-8b-lora"}),
     ("compare", {"topologies": ["x", "h100-x1"], "workload": "llama3-8b-lora"}),
+    ("run", {}), ("nothing", {}), ("run", {**_JOB, "settings": "nodes=2"}),
+    ("run", {**_JOB, "settings": [1, None]}), ("run", {**_JOB, "settings": {"a": 1}}),
+    ("run", {**_JOB, "\x1b[31mx": 1}), ("run", {**_JOB, "x" * 9999: 1}),
+    ("run", {"topology": None, "workload": ["a"]}), ("run", {"topology": "-", "workload": "-"}),
+    ("run", {**_JOB, "workload": "-"}), ("run", {"topology": "x" * 9999, "workload": "y" * 9999}),
+    ("run", {"topology": "\ud800", "workload": "\x00"}), ("memory", {**_JOB, "topology": _CYCLE}),
+    ("run", {"topology": "/dev/zero", "workload": "/dev/zero"}),
+    ("run", {**_JOB, "settings": ["nodes=1000000000"]}),
+    ("run", {**_JOB, "settings": ["model=/dev/zero"]}),
+    ("run", {**_JOB, "settings": ["sequence_length=1e18", "micro_batch=" + "9" * 5000]}),
+    ("size", {"workload": "llama3-8b-lora", "deadline": "1h", "max_gpus": 10**30}),
+    ("size", {"workload": "llama3-8b-lora", "deadline": "1h", "max_gpus": 1.5}),
+    ("size", {"workload": "llama3-8b-lora", "deadline": "1h", "gpu": "\x1b[31m"}),
+    ("compare", {"topologies": "h100-x1", "workload": "llama3-8b-lora"}),
+    ("compare", {"topologies": ["h100-x1", "x" * 9999], "workload": "llama3-8b-lora"}),
+    ("compare", {"topologies": [_CYCLE], "workload": "llama3-8b-lora"}),
 )  # fmt: skip
 
 

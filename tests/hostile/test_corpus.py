@@ -1,5 +1,6 @@
 """Nothing that a file or an option may say ends in a traceback, a hang, or an escape sequence."""
 
+import asyncio
 import io
 import json
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sim import cli
+from sim.errors import InputError
 from tests.clock import HANG_S, pace
 from tests.hostile.arguments import BODIES, CALLS, OPTIONS, options
 from tests.hostile.corpus import Case, cases, readers
@@ -113,12 +115,24 @@ def test_bodies_of_the_live_page(verb):
 
 
 def test_arguments_of_an_assistants_tools():
-    from sim.commands import mcp
+    """Refused in words that an assistant can act on, by the tool or before it is reached."""
+    mcp = pytest.importorskip("mcp.server.fastmcp.exceptions", reason="no mcp extra")
+    from sim.commands.mcp import server
 
+    door, slow = server(), pace()
     for tool, arguments in CALLS:
-        said = getattr(mcp, tool)(**arguments)
-        assert said.startswith("not answered:\n"), (tool, arguments, said[:200])
-        assert not CONTROL.search(said)
+        began = time.process_time()
+        try:
+            (answer, *_), _ = asyncio.run(door.call_tool(tool, arguments))
+            said = answer.text
+            assert said.startswith("not answered:\n"), (tool, arguments, said[:200])
+        except (mcp.ToolError, InputError) as refusal:
+            said = str(refusal)
+        assert said.strip()
+        assert not CONTROL.search(said), said
+        assert "Traceback" not in said
+        assert len(said) < 3000
+        assert time.process_time() - began < LIMIT_S * max(slow, pace())
 
 
 def test_there_are_enough():

@@ -15,20 +15,11 @@ from sim.engine import objects
 from sim.errors import InputError
 from sim.study.store import WAIT_S, Store, StoredRow
 from tests.clock import HANG_S
-from tests.hostile.samples import CLUSTER_TRACE, JOBS, KINETO, STUDY, WORKLOAD
+from tests.hostile.samples import WORKLOAD
 
 ROOT = Path(__file__).parents[2]
 START = [sys.executable, "-c", "from sim.cli import main; main()"]
 RUN = ("run", "h100-x1", "job.yaml", "--quiet")
-#: verbs that came later than `run`, each with the files that `start` lays out
-LATER = {
-    "explain": ("explain", "h100-x1", "job.yaml"),
-    "support": ("support", "h100-x1", "job.yaml"),
-    "plan": ("plan", "h100-x1", "jobs.yaml", "--replicas", "0"),
-    "plan of a trace": ("plan", "h100-x1", "jobs.csv", "--replicas", "0"),
-    "study": ("study", "question.yaml"),
-    "trace diff": ("trace", "diff", "recorded.json", "h100-x1", "job.yaml"),
-}
 SWEEP = ("sweep", "h100-x1", "job.yaml", "-j", "1", "--store", "s.sqlite", "--format", "csv")
 
 
@@ -163,49 +154,6 @@ def test_odd_surroundings(call, variables):
     code, out, err = call(*RUN, **variables)
     assert (code, err) == (0, "")
     assert "fits" in out
-
-
-@pytest.fixture
-def files(tmp_path):
-    """What the later verbs read, beside the job."""
-    for name, text in (("jobs.yaml", JOBS), ("jobs.csv", CLUSTER_TRACE), ("question.yaml", STUDY),
-                       ("recorded.json", KINETO)):  # fmt: skip
-        (tmp_path / name).write_text(text)
-
-
-@pytest.mark.parametrize("verb", LATER)
-def test_later_verbs_without_room_or_a_reader(call, files, verb):
-    with open("/dev/full", "w") as full:
-        code, _, err = call(*LATER[verb], stdout=full)
-    assert code == 2
-    assert err.endswith("standard output  cannot write: No space left on device\n")
-    reader, writer = os.pipe()
-    os.close(reader)
-    with open(writer, "w") as broken:
-        code, _, err = call(*LATER[verb], stdout=broken)
-    assert code in (0, 141)
-    assert "Broken pipe" not in err
-    assert call(*LATER[verb], before=lambda: os.close(1))[0] == 0
-
-
-@pytest.mark.parametrize("verb", LATER)
-def test_later_verbs_in_odd_surroundings(call, files, verb):
-    odd = {
-        "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "COLUMNS": "1",
-        "HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null", "TMPDIR": "/nowhere",
-    }  # fmt: skip
-    usual, spare = call(*LATER[verb]), call(*LATER[verb], **odd)
-    assert (usual[0], spare[0]) == (0, 0)
-    assert usual[1].strip()
-    assert spare[1].strip()
-
-
-@pytest.mark.parametrize("verb", LATER)
-def test_later_verbs_write_whole_files_or_none(call, files, tmp_path, verb):
-    before = sorted(p.name for p in tmp_path.iterdir())
-    code, _, err = call(*LATER[verb], "-o", "out.json", before=at_most(100))
-    assert (code, err[: len("out.json  cannot write: ")]) == (2, "out.json  cannot write: ")
-    assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
 def test_no_room_for_another_process(call):

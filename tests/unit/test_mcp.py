@@ -57,6 +57,9 @@ def test_the_client_of_the_protocol_lists_and_calls():
             wrong = CALLS["run"] | {"overrides": ["nodes=2"]}
             refused = await client.call_tool("run", wrong)
             assert refused.isError
+            for ours in ("-", "/dev/stdin"):  # where the protocol is spoken: no job is read there
+                empty = await client.call_tool("run", CALLS["run"] | {"workload": ours})
+                assert "is empty" in empty.content[0].text
             return tools, answer.content[0].text, refused.content[0].text
 
     tools, text, refused = anyio.run(talk)
