@@ -70,7 +70,10 @@ ERRORS = [
         "cannot reduce in the switch",
     ),
     (
-        node("h100-pcie-80gb", nvlink={"generation": 4, "links_per_gpu": 12}),
+        node(
+            "h100-pcie-80gb",
+            nvlink={"generation": 4, "links_per_gpu": 12, "fabric": "nvswitch"},
+        ),
         {},
         "joined by bridges",
     ),
