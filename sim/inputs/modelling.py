@@ -65,16 +65,11 @@ MODELLING = {
 }
 #: attention kernels that read key and value heads without repeating them
 NATIVE_GROUPS = ("flash2", "flash3", "cudnn")
-#: trainers whose models are not mostly Hugging Face's
-OF_TRAINER = {
-    "torchtitan": "torchtitan", "torchtune": "torchtitan", "composer": "composer",
-    "megatron": "megatron", "nanotron": "nanotron",
-}  # fmt: skip
 
 
 def modelling_name(workload: Workload) -> str:
     """Whose code a workload's model is: what it names, or what its trainer's models mostly are."""
-    return workload.modelling or OF_TRAINER.get(trainer_of(workload).name, "huggingface")
+    return workload.modelling or trainer_of(workload).modelling
 
 
 def modelling_of(workload: Workload) -> Modelling:

@@ -18,6 +18,8 @@ class Trainer:
     ----------
     name, title : str
         As ``trainer`` writes it, and as reports do.
+    modelling : str
+        Whose code its models mostly are (`sim.inputs.modelling`).
     strategies : tuple of str
         Strategies that it can run, beside that of one GPU, the usual one first; empty: any.
     optimizers, attentions : tuple of str
@@ -72,6 +74,7 @@ class Trainer:
     waits_for_loss: bool
     waits_for_step: bool
     scales_gradients: bool
+    modelling: str = "huggingface"
     strategies: tuple[str, ...] = ()
     optimizers: tuple[str, ...] = ()
     attentions: tuple[str, ...] = ()
