@@ -29,7 +29,7 @@ class Footprint:
         Share of `saved` still alive at the peak of backward.
     backward_working : float
         All else at that peak: recomputed tensors, gradients of activations (the incoming one left
-        out) and weight gradients made so far.
+        out) and weight gradients made so far, if they stay.
     hidden : float
         The block's input or output, and the gradient of it.
     tensors : tuple of (str, float)
@@ -44,7 +44,9 @@ class Footprint:
     tensors: tuple[tuple[str, float], ...]
 
 
-def footprint(described: Description, checkpoint: str = "none", constant: float = 0.0) -> Footprint:
+def footprint(
+    described: Description, checkpoint: str = "none", constant: float = 0.0, passing: bool = False
+) -> Footprint:
     """Bytes of a block under a checkpoint policy.
 
     Parameters
@@ -55,8 +57,10 @@ def footprint(described: Description, checkpoint: str = "none", constant: float 
         ``none``, ``full``, ``full-reentrant`` or ``selective-op``.
     constant : float
         Saved whatever the policy (inputs other than the hidden state). [B]
+    passing : bool
+        A weight's gradient is gone once it is made: a hook has stepped the weight.
     """
-    return _Walk(described).footprint(checkpoint, constant)
+    return _Walk(described).footprint(checkpoint, constant, passing)
 
 
 class _Walk:
@@ -79,7 +83,7 @@ class _Walk:
             for n, read in zip(self.nodes, done, strict=True)
         ]  # fmt: skip
 
-    def footprint(self, checkpoint: str = "none", constant: float = 0.0) -> Footprint:
+    def footprint(self, checkpoint: str, constant: float, passing: bool) -> Footprint:
         kept = kept_outputs(self.nodes) if checkpoint == "selective-op" else set()
         saved_by_graph = {t for n in self.nodes for t in n.saves}
         extras = sum([n.extra for n in self.nodes])
@@ -98,7 +102,7 @@ class _Walk:
             names.append(("positions", constant))
         saved = sum(size for _, size in names)
         forward = self._forward(kept if checkpoint != "none" else saved_by_graph, checkpoint)
-        alive, working = self._backward(checkpoint, kept, saved_by_graph, constant, extras)
+        alive, working = self._backward(checkpoint, kept, saved_by_graph, constant, extras, passing)
         return Footprint(
             saved=saved,
             forward_peak=forward + constant,
@@ -129,6 +133,7 @@ class _Walk:
         graph: set[int],
         constant: float,
         extras: float,
+        passing: bool,
     ) -> tuple[float, float]:
         """Saved bytes alive and working set at the peak of backward."""
         sizes, nodes = self.sizes, self.nodes
@@ -183,6 +188,8 @@ class _Walk:
             if now > highest:
                 highest = now
                 best = (alive, now - alive)
+            if passing:
+                gradients = 0.0
             for t, new in made:
                 flow.give(t, new)
             flow.release(buffer)

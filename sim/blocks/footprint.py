@@ -55,17 +55,21 @@ class HeadFootprint:
 @lru_cache(maxsize=256)
 def layer_footprint(workload: Workload, kind: str, checkpoint: str = "none") -> Footprint:
     """Footprint of one layer of a kind under a checkpoint policy (see `autograd.footprint`)."""
-    setting, model = Setting.of(workload), workload.model
+    setting, model, strategy = Setting.of(workload), workload.model, strategy_of(workload)
     constant = 0.0
-    if model.positions == "rope" and strategy_of(workload).casts_inputs:
+    if model.positions == "rope" and strategy.casts_inputs:
         # FSDP2 casts each block's floating inputs, so every block keeps its own cos and sin
         constant = float(setting.length * (model.rope_head_dim or model.head_dim) * setting.element)
-    return _footprint(setting, block_kinds(model)[kind], checkpoint, constant)
+    # where blocks are gathered, the gradients of one wait for each other
+    passing = workload.optimizer_in_backward and not strategy.gathers_blocks
+    return _footprint(setting, block_kinds(model)[kind], checkpoint, constant, passing)
 
 
 @lru_cache(maxsize=1024)
-def _footprint(setting: Setting, kind: BlockKind, checkpoint: str, constant: float) -> Footprint:
-    return footprint(describe(setting, kind), checkpoint, constant)
+def _footprint(
+    setting: Setting, kind: BlockKind, checkpoint: str, constant: float, passing: bool
+) -> Footprint:
+    return footprint(describe(setting, kind), checkpoint, constant, passing)
 
 
 @lru_cache(maxsize=256)

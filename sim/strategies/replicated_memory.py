@@ -3,10 +3,15 @@
 Sources: torch's reducer.cpp (buckets are allocated once; with ``gradient_as_bucket_view`` a reduced
 gradient is a view of its bucket, one of an unsynchronised micro-step is not), DeepSpeed 0.19.8
 stage_1_and_2.py and stage3.py: bf16 parameters, fp32 master partition, contiguous gradient buckets.
+Both gradients of a tied table live until their sum does, which has memory of its own: the head's is
+a transposed view, and autograd adds to no such (but under autocast, which casts it). Autocast's
+copy of a weight lives until its backward, in a recomputed block for as long as that runs again.
+Recorded in ``tests/data/gradient_memory.json``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sim.blocks.modules import Block, ModelTree
@@ -28,10 +33,9 @@ class Gathered(NamedTuple):
     buckets: float = 0.0  # of gradients, that are reduced
 
 
-def _largest(block: Block) -> float:
-    """Elements of a block's largest trainable parameter."""
-    sizes = [p.numel for m in block.modules for p in m.parameters if p.trainable]
-    return float(max(sizes, default=0))
+def _trained(block: Block) -> list[int]:
+    """Elements of a block's trainable parameters."""
+    return [p.numel for m in block.modules for p in m.parameters if p.trainable]
 
 
 class ReplicatedMemory(StepMemory):
@@ -48,17 +52,27 @@ class ReplicatedMemory(StepMemory):
         self.elements, _, self.largest, _ = trainable_elements(workload, 1)
         self.count = len(tree.layers)
         self.states_on_host = p.offload in ("optimizer", "all")
+        self.autocast = self.stage == 0 and self.compute < DTYPE_BYTES[types.master]
+        self.within = workload.optimizer_in_backward  # a gradient lives until its weight is stepped
         width = self.compute if self.stage else DTYPE_BYTES[types.master]
-        self.kept = width * self.elements  # gradients
-        self.within = workload.optimizer_in_backward
-        if self.within:  # a gradient lives until its parameter is stepped
-            self.kept = 0.0
         kinds = {b.kind: b for b in (tree.embedding, *tree.layers, tree.head)}
-        self.passing = {k: self.within * width * _largest(b) for k, b in kinds.items()}
-        if tree.tied:  # the head's is of the embedding's table
-            self.passing[tree.head.kind] = self.passing[tree.embedding.kind]
-        if self.stage >= 2:
-            self.kept = 0.0 if self.states_on_host else self.kept / ranks
+        sizes = {kind: _trained(block) for kind, block in kinds.items()}
+        self.largest_of = {kind: width * max(each, default=0) for kind, each in sizes.items()}
+        self.table = 0.0  # of gradients, that two blocks have
+        if tree.tied and tree.embedding.modules[0].parameters[0].trainable:
+            self.table = width * tree.embedding.modules[0].parameters[0].numel
+            self.largest_of[tree.head.kind] = self.table
+        # a table that is looked up is not cast, one that multiplies is
+        cast = self.compute * self.autocast
+        self.cast_of = {kind: cast * sum(each) for kind, each in sizes.items()}
+        self.cast_of[tree.embedding.kind] = 0.0
+        if self.table:
+            self.cast_of[tree.head.kind] += cast * max(sizes[tree.embedding.kind])
+        if self.within or (self.stage >= 2 and self.states_on_host):
+            width = 0.0
+        elif self.stage >= 2:
+            width /= ranks
+        self.kept_of = {kind: width * sum(each) for kind, each in sizes.items()}
         self.buckets = self.gathered.buckets
         self.views = bool(self.buckets) and p.gradient_as_bucket_view
         if self.stage in (1, 2) and self.elements:
@@ -81,9 +95,6 @@ class ReplicatedMemory(StepMemory):
             parameters, parameters_on_host=p.offload in ("parameters", "all"),
             states_on_host=self.states_on_host, master=partition,
         )  # fmt: skip
-        if self.stage == 0 and self.compute < DTYPE_BYTES[types.master]:
-            # autocast keeps a cast copy of each weight until its backward
-            self.to.put(t.UNSHARDED, self.compute * self.elements)
         if self.stage == 0:
             self.to.put(t.SCATTERS, self.buckets)  # for as long as the reducer
         self.apart = False
@@ -92,9 +103,11 @@ class ReplicatedMemory(StepMemory):
         """A micro-batch; `reduced`: its gradients are, and with them those of the ones before."""
         to = self.to
         before, self.apart = self.apart, not (self.views and reduced)
-        self.gained = (self.apart - before) * self.kept / self.count  # gradients beside buckets
+        self.gained = self.apart - before  # whether gradients come to lie beside buckets, or go
         self.block = 0
         to.moment = t.FORWARD
+        if self.autocast:
+            to.put(t.UNSHARDED, self._cast(self.tree.layers))
         if self.stage == 3:
             to.put(t.UNSHARDED, self.gathered.forward)
             to.put(t.GATHERS, self.gathered.buffers)
@@ -125,15 +138,28 @@ class ReplicatedMemory(StepMemory):
         to = self.to
         to.moment = t.BACKWARD
         to.put(t.SCATTERS, self.buckets)
+        if self.autocast:  # whose region has ended
+            layers = zip(self.tree.layers, to.layers, strict=True)
+            to.put(t.UNSHARDED, self._cast([b for b, style in layers if not style.recomputed]))
         self.loss_backward()
         to.put(t.LOGITS, 1.0, t.HELD)
-        if self.within:
-            gradient = self.passing[self.tree.head.kind]
-            to.mark(
-                (t.FULL_GRADIENTS, gradient), (t.SCRATCH, 1.0, t.SCRATCH_BYTES),
-                (t.LOGIT_GRADIENTS, 1.0, t.HEAD_BACKWARD),
-            )  # fmt: skip
-            to.put(t.WAITING, gradient * self.tree.tied)  # until the embedding's is there too
+        to.mark(
+            (t.FULL_GRADIENTS, self.largest_of[self.tree.head.kind]),
+            (t.SCRATCH, float(self.within), t.SCRATCH_BYTES),
+            (t.LOGIT_GRADIENTS, 1.0, t.HEAD_BACKWARD),
+        )  # fmt: skip
+        self._keep(self.tree.head)
+        to.put(t.WAITING, self.table)
+        to.add(t.UNSHARDED, -self.cast_of[self.tree.head.kind])
+
+    def _cast(self, layers: Sequence[Block]) -> float:
+        """Copies that autocast has made of weights, those of the head among them. [B]"""
+        return sum(self.cast_of[block.kind] for block in (*layers, self.tree.head))
+
+    def _keep(self, block: Block) -> None:
+        """Gradients of a block are there."""
+        size = self.gained * self.kept_of[block.kind]
+        self.to.add(t.GRADIENTS if self.stage >= 2 else t.FULL_GRADIENTS, size)
 
     def _backward(self, layer: int) -> None:
         to, gathered = self.to, self.gathered
@@ -141,30 +167,37 @@ class ReplicatedMemory(StepMemory):
             passed = (self.count + 1 - layer) / self.count
             held = gathered.forward + (gathered.backward - gathered.forward) * passed
             to.put(t.UNSHARDED, held)
+        cast, recomputed = (
+            self.cast_of[self.tree.layers[layer - 1].kind],
+            to.layers[layer - 1].recomputed,
+        )
         to.mark(
+            (t.UNSHARDED, cast * recomputed),
             (t.SAVED, -1.0, t.GONE, layer),
             (t.SAVED, 2.0 if layer > 1 else 1.0, t.FETCHED, layer),  # its input, and the next one's
             (t.RECOMPUTED, 1.0, t.HIDDEN),
             (t.RECOMPUTED, 1.0, t.LAYER_BACKWARD, layer),
-            (t.FULL_GRADIENTS, self.passing[self.tree.layers[layer - 1].kind]),
         )
         to.add(t.SAVED, -1.0, t.RESIDENT, layer)
-        to.add(t.GRADIENTS if self.stage >= 2 else t.FULL_GRADIENTS, self.gained)
+        to.add(t.UNSHARDED, -cast * (not recomputed))
+        self._keep(self.tree.layers[layer - 1])
 
     def done(self) -> None:
         """Backward has ended."""
         self.reach(0, forward=False)
-        gradient = self.passing[self.tree.embedding.kind]
+        embedding = self.tree.embedding
+        gradient = self.largest_of[embedding.kind] + (0.0 if self.autocast else self.table)
         self.to.mark((t.RECOMPUTED, 1.0, t.HIDDEN), (t.FULL_GRADIENTS, gradient))
         self.to.put(t.LOGITS)
         self.to.put(t.WAITING)
+        self._keep(embedding)
 
     def step(self) -> None:
         """The optimizer's step, and a checkpoint after it."""
         to, stage, ranks = self.to, self.stage, self.ranks
         if stage:
             to.put(t.SCATTERS)
-        if stage in (0, 3):
+        if stage == 3:
             to.put(t.UNSHARDED)
             to.put(t.GATHERS)
         own, sub_group = self.elements / ranks, float(self.knobs.sub_group_size)

@@ -56,9 +56,9 @@ def test_all_that_is_stepped_is_stepped_once():
     assert sum(dict(op.calls)["optimizer.alone"] for op in steps) == plan.owned_tensors
 
 
-@pytest.mark.parametrize(("tied", "tables"), [(True, 2), (False, 1)])
+@pytest.mark.parametrize(("tied", "tables"), [(True, 3), (False, 1)])
 def test_a_tied_table_waits_for_both_of_its_gradients(tied, tables):
-    """Its head's lives until the embedding's is there; of two tables each is stepped at once."""
+    """Its head's lives until the embedding's and their sum are; of two each is stepped at once."""
     sets = [
         *WITHIN, "model=llama-3.2-1b", f"model.tied_embeddings={tied}".lower(),
         "sequence_length=128", "optimizer=sgd",
