@@ -44,6 +44,7 @@ from sim.step.variation import Variation, capacities, read_variation
 from sim.study.sized import SizeReport
 
 _ENGINE = "compiled"  # it is warm here
+MOST_GPUS = 65_536  # of a machine that is answered in the time that a request has
 
 
 def answer(verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -107,7 +108,11 @@ def _argument(text: str) -> Argument:
 
 def _loaded(job: JobBody) -> Loaded:
     prepared = _prepared(json.dumps(job.topology), json.dumps(job.workload))
-    return (prepared.vary(job.overrides) if job.overrides else prepared).loaded()
+    found = (prepared.vary(job.overrides) if job.overrides else prepared).loaded()
+    if (gpus := found.topology.world_size) > MOST_GPUS:
+        message = f"{gpus:,} GPUs; this page takes {MOST_GPUS:,} at most, `scaling-sim run` more"
+        raise InputError.single(found.topology.name, message, "nodes")
+    return found
 
 
 def _varied(job: DegradedBody) -> Variation:

@@ -10,14 +10,18 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
+from typing import Any
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sim.errors import InputError
 from sim.serve.app import application
 
 HOST = "127.0.0.1"
 _SOURCE = "serve"
+HEAD_S = 5.0  # longest time that the head of a request takes to come [s]
 
 
 def serve(port: int, workers: int, limit_s: float, tell: Callable[[str], None]) -> None:
@@ -57,6 +61,7 @@ def serve(port: int, workers: int, limit_s: float, tell: Callable[[str], None]) 
             application(token, hosts, workers, limit_s), log_level="warning", access_log=False,
             server_header=False, date_header=False, timeout_keep_alive=5,
             timeout_graceful_shutdown=3, limit_concurrency=512, backlog=512, lifespan="on",
+            http=_Connection,
             log_config=None,  # its own asks standard output, which may be closed, for its colours
         ),
         lambda: tell(f"http://{HOST}:{port}/?token={token}\nCtrl-C stops it."),
@@ -65,6 +70,35 @@ def serve(port: int, workers: int, limit_s: float, tell: Callable[[str], None]) 
         server.run(sockets=[listening])
     if server.failed is not None:
         raise server.failed
+
+
+class _Connection(H11Protocol):
+    """Ends where the head of a request is begun, or never, and not ended: each holds a place."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._late: asyncio.TimerHandle | None = None
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._late is not None:
+            self._late.cancel()
+
+    def _wait(self) -> None:
+        """Wait for the rest of a head, from its first byte on."""
+        if self.conn.their_state is h11.IDLE:
+            self._late = self._late or self.loop.call_later(HEAD_S, self._end)
+        elif self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _end(self) -> None:
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):

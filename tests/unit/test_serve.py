@@ -5,10 +5,13 @@ import gzip
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ import sim
 from sim.documents import plain
 from sim.errors import TOLD
 from sim.serve import workers
+from sim.serve.answers import answer
 from sim.serve.app import openapi
 from sim.serve.guard import MOST_BYTES, Guard
 from sim.serve.requests import BODIES
@@ -347,3 +351,24 @@ def test_workers_that_fail_to_start_are_started_by_the_next_that_asks(monkeypatc
         return await asyncio.wait_for(pool.ask("run", {}), 5)
 
     assert asyncio.run(twice()) == (200, b"{}")
+
+
+def test_who_does_not_end_the_head_of_a_request_is_let_go(server):
+    address = urllib.parse.urlparse(server.base)
+    known = f"Host: {address.netloc}\r\nAuthorization: Bearer {server.token}\r\n\r\n"
+    whole = f"GET /api/catalogue HTTP/1.1\r\n{known}".encode()
+    begun = (b"", b"GET / HTTP/1.1\r\nHo", whole + b"GET / HT")
+    place = address.hostname, address.port
+    with ExitStack() as opened:
+        lines = [opened.enter_context(socket.create_connection(place, HANG_S)) for _ in begun]
+        for line, said in zip(lines, begun, strict=True):
+            line.sendall(said)
+        heard = [b"".join(iter(lambda line=line: line.recv(65536), b"")) for line in lines]
+    assert [said[:12] for said in heard] == [b"", b"", b"HTTP/1.1 200"]
+    assert server.run()[0] == 200
+
+
+def test_a_machine_beyond_what_a_request_has_time_for_is_refused():
+    status, found = answer("run", {**JOB, "overrides": ["nodes=30000"]})
+    assert status == 422
+    assert "240,000 GPUs; this page takes 65,536 at most" in found["faults"][0]["message"]
