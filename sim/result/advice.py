@@ -12,6 +12,7 @@ from sim.inputs.checks import check
 from sim.inputs.rows import varied
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
+from sim.inputs.versions import sdpa_flash, sdpa_since
 from sim.inputs.workload import Checkpointing, Method, Precision, Workload
 from sim.result.change import Aim, Change, Maker
 from sim.result.spread import spread
@@ -79,7 +80,8 @@ def _kernels(topology: Topology, workload: Workload) -> Iterator[Change]:
         yield make.job("both", "torch.compile fuses element-wise kernels", compile=True)
     if workload.attention != "flash3":
         yield make.job("faster", "FlashAttention-3", attention="flash3")
-    if workload.attention == "eager":
+    older = sdpa_flash(sdpa_since(workload.stack.torch)) if workload.attention == "sdpa" else ""
+    if "flash1" in (workload.attention, older) or workload.attention == "eager":
         yield make.job("both", "FlashAttention-2", attention="flash2")
     if all(gpu.peak_fp8 for gpu in gpus) and workload.precision.kind == "bf16":
         fp8 = Precision.model_construct(

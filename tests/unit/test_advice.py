@@ -47,6 +47,25 @@ def test_settings_give_the_job_that_is_simulated(topology, workload, sets, aim):
         assert again.workload.model_copy(update=fixed) == change.workload.model_copy(update=fixed)
 
 
+@pytest.mark.parametrize(
+    ("sets", "offered"),
+    [
+        (["attention=flash1"], True),
+        (["attention=sdpa", "stack.torch=2.1", "parallelism=fsdp1"], True),
+        (["attention=sdpa"], False),
+        (["attention=flash2"], False),
+    ],
+)
+def test_attention_of_2022_is_told_of_its_successor(sets, offered):
+    """PyTorch's own before 2.2 too; it is faster on an A100, and keeps as much."""
+    topology, job, _ = load("dgx-a100", "llama3-8b-sft", ["sequence_length=4096", *sets])
+    found = [c for c in changes(topology, job, "faster") if "attention" in c.name]
+    assert [c.settings for c in found] == [{"attention": "flash2"}] * offered
+    for change in found:
+        before, after = (step(topology, w).time_s for w in (job, change.workload))
+        assert after < 0.95 * before
+
+
 def test_changes_that_the_loader_would_refuse_are_not_offered():
     # groups of 8 for the resharding do not fit into HSDP's groups of 8
     sets = ["nodes=2", "parallelism={strategy: fsdp2, reshard_after_forward: 8}"]
