@@ -8,6 +8,7 @@ next waits for the GPU comes earlier, which changes nothing if it was early enou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,13 +17,14 @@ from sim.lowering.lower import Lowered
 from sim.lowering.parts import B1, F8, I8
 from sim.lowering.table import each_of, table_of
 from sim.program import Timeline
-from sim.step.breakdown import Windows
 from sim.step.depth import DEEP, BlockPaces, block_paces, launches_of
 from sim.step.rhythm import SAME
+from sim.step.windows import Window
 
 #: the block from whose begin on they are to repeat, and the one that is measured
 _FROM = 2
 _MEASURED = _FROM + 1
+_MIDDLE = (2, 3)  # forward and backward of the micro-step that stands for others
 
 
 def blocks_repeat(lowered: Lowered, timeline: Timeline, pace: BlockPaces) -> B1:
@@ -57,10 +59,34 @@ def blocks_repeat(lowered: Lowered, timeline: Timeline, pace: BlockPaces) -> B1:
     return found
 
 
-def measured_block(lowered: Lowered, timeline: Timeline) -> list[Windows]:
-    """When the block runs that stands for others, in each pass of each step of a stack. [s]"""
-    begins = block_paces(lowered, timeline).begins[:, :, _MEASURED : _MEASURED + 2]
-    return [[(begin, end) for begin, end in each] for each in begins.tolist()]
+def missing_blocks(
+    lowered: Lowered, timeline: Timeline, missing: Sequence[int],
+    windows: Sequence[tuple[Window, ...]],
+) -> list[tuple[Window, ...] | None]:  # fmt: skip
+    """What stands for blocks that steps of a stack have not; None where nothing does.
+
+    Parameters
+    ----------
+    lowered, timeline : Lowered, Timeline
+        As for `blocks_repeat`.
+    missing : sequence of int
+        Blocks that each has not. [1]
+    windows : sequence of tuples of Window
+        Those of each step, of which a second one is the micro-step in its middle.
+    """
+    paces = block_paces(lowered, timeline)
+    repeat = blocks_repeat(lowered, timeline, paces).tolist()
+    blocks = paces.begins[:, :, _MEASURED : _MEASURED + 2].tolist()
+    found: list[tuple[Window, ...] | None] = []
+    for same, more, own, passes in zip(repeat, missing, windows, blocks, strict=True):
+        again = own[1].times if len(own) > 1 else 0
+        within = [more if again and i in _MIDDLE else 0 for i in range(len(passes))]
+        stand = tuple(
+            Window(begin, end, more + again * n, n)
+            for (begin, end), n in zip(passes, within, strict=True)
+        )
+        found.append(stand if same else None)
+    return found
 
 
 def host_in_time(lowered: Lowered, timeline: Timeline, nexts: I8, stop: int, ahead: B1) -> B1:

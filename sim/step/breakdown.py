@@ -28,10 +28,11 @@ from sim.engine.account import (
     accounts,
 )
 from sim.lowering.lower import Lowered, RankView
-from sim.lowering.parts import B1, CATEGORIES, F8, I4, I8
+from sim.lowering.parts import B1, CATEGORIES, I4
 from sim.program import Timeline
 from sim.records import dataclass
 from sim.step.overlap import CAUSES, holders
+from sim.step.windows import Windows
 
 _COLLECTIVE = CATEGORIES.index("collective")
 _ROUNDING = 1e-9  # of a step: differences of its moments are rounded to less
@@ -39,8 +40,6 @@ _SECONDS = (
     "compute_s", "communication_s", "exposed_s", "copy_s", "host_s", "slowdown_s", "waiting_s",
     "deviation_s",
 )  # fmt: skip
-
-Windows = Sequence[tuple[float, float]]
 
 
 @dataclass(slots=True)
@@ -128,10 +127,10 @@ class Breakdown:
 
 
 def measure(
-    lowered: Lowered, timeline: Timeline, views: Sequence[RankView], windows: Sequence[Windows],
+    lowered: Lowered, timeline: Timeline, views: Sequence[RankView], windows: Windows,
     far: Sequence[B1],
 ) -> list[list[Breakdown]]:  # fmt: skip
-    """Measures of a rank within windows of its step, for each step of a stack.
+    """Measures of a rank in its step, and in the middle of that if any, for each step of a stack.
 
     Parameters
     ----------
@@ -141,8 +140,8 @@ def measure(
         When they ran.
     views : sequence of RankView
         The rank (or class of ranks) to look from in each step.
-    windows : sequence of sequences of (begin, finish)
-        Of each step. [s]
+    windows : Windows
+        Of each step.
     far : sequence of (P,) bool
         Which ops of each one's plan are collectives between nodes.
     """
@@ -156,7 +155,6 @@ def measure(
     first, last = (_i4(np.append(each, view.copies)) for each in (view.comm_begin, view.comm_end))
     by = began[first].argsort(kind="stable")
     (labels, label), (sorts, sort) = _codes(view)
-    counts, begin, finish = moments(windows)
     found = accounts(
         Watched(
             start=timeline.start,
@@ -186,28 +184,17 @@ def measure(
             until=_i4(program.hold_until[holds]),
             held=program.hold_units,
             holder=holders(lowered, holds, far),
-            windows=counts,
-            begin=begin,
-            finish=finish,
+            windows=windows.counts,
+            begin=windows.begin,
+            finish=windows.finish,
         ),
         len(views),
     )
+    lasts = (windows.finish - windows.begin)[..., None]
     return [
-        [
-            _named(finish - begin, sums, labels, sorts)
-            for (begin, finish), sums in zip(each, rows, strict=False)
-        ]
-        for each, rows in zip(windows, found.tolist(), strict=True)
+        [_named(time_s, sums, labels, sorts) for time_s, *sums in each]
+        for each in windows.added(np.concatenate((lasts, found), axis=2))
     ]
-
-
-def moments(windows: Sequence[Windows]) -> tuple[I8, F8, F8]:
-    """How many windows there are, (steps,), when they begin and finish, (steps, most). [s]"""
-    counts = [len(each) for each in windows]
-    found = np.zeros((2, len(counts), max(counts)))
-    for i, each in enumerate(windows):
-        found[:, i, : len(each)] = np.transpose(each)
-    return np.array(counts), found[0], found[1]
 
 
 def _i4(column: npt.NDArray[Any]) -> I4:
@@ -217,7 +204,7 @@ def _i4(column: npt.NDArray[Any]) -> I4:
 def _named(
     time_s: float, sums: Sequence[float], labels: Sequence[str], sorts: Sequence[str]
 ) -> Breakdown:
-    """The sums of a window."""
+    """Measures by name."""
     out = Breakdown(
         time_s=time_s, communication_s=sums[BESIDE], compute_s=sums[BUSY], exposed_s=sums[HIDDEN],
         slowdown_s=sums[LOST],

@@ -24,10 +24,11 @@ from sim.lowering.lower import Lowered, RankView
 from sim.lowering.parts import B1, CATEGORIES, F8
 from sim.pipeline.schedules import SCHEDULES
 from sim.program import Timeline
-from sim.step.outcome import Ran, Window, measured
+from sim.step.outcome import Ran, measured
 from sim.step.ready import Ready, ready_of
 from sim.step.rhythm import SAME, cycle_of, of_steps
 from sim.step.variation import Progress, Variation
+from sim.step.windows import Window
 
 _COLLECTIVE = CATEGORIES.index("collective")
 _MOST_PARTS = 100  # without two cycles that are the same: rhythms take some ten to be found
@@ -155,7 +156,7 @@ class _Parts:
                 if before < self.cycles.begin[self.lane]:  # it has been put back since
                     before_s = since
                 if before_s >= since and abs(until - before_s - lasts) <= SAME * lasts:
-                    windows += (Window(before_s, until, left),)
+                    windows += (Window(before_s, until, left, 1),)
                     left = 0
             yield self._measured(now.timeline, windows)
             since = until

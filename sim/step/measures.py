@@ -6,20 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-import numpy as np
-
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.step.blocks_repeat import blocks_repeat, measured_block
 from sim.step.breakdown import Breakdown
 from sim.step.cycling import UnevenError, cycled, few_of
-from sim.step.depth import DEEP, block_paces, of_layers, repeats
+from sim.step.depth import DEEP, of_layers, repeats
 from sim.step.outcome import Ran
-from sim.step.run import StepJob, no_more, run_together
+from sim.step.run import StepJob, run_together
 from sim.step.variation import Progress
 from sim.step.waiting import WaitingGroup, summed, waiting_in_windows
-
-_MIDDLE = slice(2, 4)  # forward and backward of the micro-step that stands for others
 
 
 class WindowMeasures(NamedTuple):
@@ -68,31 +63,25 @@ def simulated(
     """
     found: dict[int, StepMeasures] = {}
 
-    def together(which: Sequence[int], layers: int | None) -> Iterator[tuple[Ran, list[int]]]:
-        """Some of the steps with so many blocks, and which they are; None: with all of them."""
+    def together(which: Sequence[int], layers: int | None) -> None:
+        """Some of the steps with so many blocks, those that stand for all; None: with all."""
         parts = []
         for i in which:
             topology, workload = jobs[i]
             few = workload if layers is None else of_layers(workload, layers)
             parts.append(StepJob(topology, few, workload.model.layers))
-        blocks = measured_block if layers == DEEP else no_more
-        for ran in run_together(parts, asked.engine, asked.causes, progress, blocks):
-            yield ran, [which[place] for place in ran.places]
+        for ran in run_together(parts, asked.engine, asked.causes, progress):
+            for row, place in enumerate(ran.places):
+                if row not in ran.apart:
+                    found[which[place]] = _measured(ran, row, asked.waits)
 
-    many = [i for i, job in enumerate(jobs) if repeats(*job)]
-    for ran, places in together(many, DEEP):
-        more = [jobs[i][1].model.layers - DEEP for i in places]
-        found.update((places[row], whole) for row, whole in _repeated(ran, more, asked.waits))
+    together([i for i, job in enumerate(jobs) if repeats(*job)], DEEP)
     for i, (topology, workload) in enumerate(jobs):
         for few in () if i in found else few_of(workload):
             with suppress(UnevenError):
                 found[i] = _in_parts(topology, workload, few, asked, progress)
                 break
-    rest = [i for i in range(len(jobs)) if i not in found]
-    for ran, places in together(rest, None):
-        for row, i in enumerate(places):
-            if row not in ran.apart:
-                found[i] = _measured(ran, row, asked.waits)
+    together([i for i in range(len(jobs)) if i not in found], None)
     return [found[i] for i in range(len(jobs))]
 
 
@@ -120,22 +109,6 @@ def _measured(ran: Ran, row: int, waits: bool) -> StepMeasures:
         return StepMeasures(WindowMeasures(whole, ranks[0]), None, *said)
     together = summed([(ranks[0], 1.0), (ranks[1], ran.windows[row][1].times)])
     return StepMeasures(WindowMeasures(whole, together), WindowMeasures(middle, ranks[1]), *said)
-
-
-def _repeated(ran: Ran, more: Sequence[int], waits: bool) -> Iterator[tuple[int, StepMeasures]]:
-    """Those of some steps of `DEEP` blocks whose blocks repeat, with so many blocks more."""
-    same = blocks_repeat(ran.lowered, ran.timeline, block_paces(ran.lowered, ran.timeline))
-    for row in np.flatnonzero(same).tolist():
-        if row in ran.apart:
-            continue
-        own = _measured(ran, row, waits)
-        parts = [(WindowMeasures(block, ()), float(more[row])) for block in ran.more[row]]
-        middle = own.middle
-        if middle is not None:
-            again = ran.windows[row][1].times
-            middle = weighted((middle, 1.0), *parts[_MIDDLE])
-            parts[_MIDDLE] = [(block, times * (1 + again)) for block, times in parts[_MIDDLE]]
-        yield row, own._replace(whole=weighted((own.whole, 1.0), *parts), middle=middle)
 
 
 def weighted(*parts: tuple[WindowMeasures, float]) -> WindowMeasures:

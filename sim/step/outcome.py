@@ -12,19 +12,12 @@ from sim.lowering.crowd import Gathering
 from sim.lowering.lower import Lowered, RankView
 from sim.program import Timeline
 from sim.records import dataclass
-from sim.step.breakdown import Breakdown, Windows, measure
+from sim.step.breakdown import Breakdown, measure
 from sim.step.overlap import between_nodes
 from sim.step.ready import Ready
 from sim.step.rhythm import middle_of
 from sim.step.transfers import shared
-
-
-class Window(NamedTuple):
-    """A part of the simulated time, and how often it is to be counted. [s]"""
-
-    begin: float
-    finish: float
-    times: int
+from sim.step.windows import Window, Windows
 
 
 class CrowdRun(NamedTuple):
@@ -95,8 +88,8 @@ class Ran(NamedTuple):
     middle: list[Breakdown | None]
     repeats: list[int]
     windows: list[tuple[Window, ...]]
-    more: Sequence[Sequence[Breakdown]] = ()  # of other windows, of each step of a stack
-    apart: frozenset[int] = frozenset()  # steps of a stack in which the middle stands for no other
+    #: steps of a stack whose middle, or whose few blocks, stand for no others
+    apart: frozenset[int] = frozenset()
 
     def outcome(self, i: int) -> StepOutcome:
         """One of them by itself."""
@@ -108,18 +101,16 @@ class Ran(NamedTuple):
 
 def measured(
     places: list[int], ready: Sequence[Ready], lowered: Lowered, timeline: Timeline,
-    windows: list[tuple[Window, ...]], causes: bool = True, more: Sequence[Windows] = (),
-    view: RankView | None = None,
+    windows: list[tuple[Window, ...]], causes: bool = True,
+    more: Sequence[tuple[Window, ...] | None] = (), view: RankView | None = None,
 ) -> Ran:  # fmt: skip
-    """Measures of steps, and those of `more` windows of each.
+    """Measures of steps, with `more` windows of each that stand for blocks which it has not.
 
     One step is looked at from a rank's `view`, the slowest's if not told.
     """
     views = lowered.views if lowered.program.stack else (view or lowered.slowest(timeline),)
-    inside = [[window[:2] for window in each] for each in windows]
-    counts = [len(each) for each in windows]
-    if more:
-        inside = [[*each, *others] for each, others in zip(inside, more, strict=True)]
+    further = more or [()] * len(windows)
+    inside = Windows.of([each + (m or ()) for each, m in zip(windows, further, strict=True)])
     found = _of_windows(ready, lowered, timeline, views, inside, causes)
     # beside a rank's, those of one on each other kind of GPU
     kinds = {} if lowered.program.stack else {v.role.gpu.name: v for v in reversed(lowered.views)}
@@ -128,22 +119,18 @@ def measured(
             [one] = _of_windows(ready, lowered, timeline, [its_view], inside)
             for window, its in zip(found[0], one, strict=True):
                 window.by_gpu[name] = its.parts
-    others = [each[n:] for each, n in zip(found, counts, strict=True)] if more else ()
-    for each, parts in zip(found, windows, strict=True):
-        if len(parts) > 1:
-            each[0].add(each[1], parts[1].times)
-    middles = [each[1] if n > 1 else None for each, n in zip(found, counts, strict=True)]
     priced = [each.priced for each in ready]
     wholes = [whole for whole, *_ in found]
+    middles = [middle[0] if middle else None for _, *middle in found]
     repeats = [each.repeats for each in ready]
-    return Ran(places, lowered, timeline, priced, wholes, middles, repeats, windows, others)
+    return Ran(places, lowered, timeline, priced, wholes, middles, repeats, windows)
 
 
 def _of_windows(
     ready: Sequence[Ready], lowered: Lowered, timeline: Timeline, views: Sequence[RankView],
-    windows: Sequence[Windows], causes: bool = False,
+    windows: Windows, causes: bool = False,
 ) -> list[list[Breakdown]]:  # fmt: skip
-    """Measures of a rank, in each step; what its kernels wait for slower ranks is apart."""
+    """Measures of a rank, of each step and of its middle; waits for slower ranks are apart."""
     far = [between_nodes(r.priced, view.plan) for r, view in zip(ready, views, strict=True)]
     found = measure(lowered, timeline, views, windows, far)
     for each, view, mine in zip(ready, views, found, strict=True):
@@ -179,5 +166,5 @@ def windows_of(
         begin, finish = (np.atleast_1d(t).tolist() for t in middle)
     for i, each in enumerate(ready):
         if each.repeats:
-            found[i] += (Window(begin[i], finish[i], each.repeats // each.cycle),)
+            found[i] += (Window(begin[i], finish[i], each.repeats // each.cycle, 1),)
     return found

@@ -16,14 +16,15 @@ from sim.lowering.crowd import gathered
 from sim.lowering.frames import folds, lowered, stacks
 from sim.lowering.lower import Lowered
 from sim.program import Timeline
+from sim.step.blocks_repeat import missing_blocks
 from sim.step.bounds import LONG, MAX_DRAWN, PROBED, check_size, ops_of
-from sim.step.breakdown import Windows
 from sim.step.intervals import F8
 from sim.step.micro_repeat import micro_steps_repeat
-from sim.step.outcome import CrowdRun, Ran, StepOutcome, Window, measured, windows_of
+from sim.step.outcome import CrowdRun, Ran, StepOutcome, measured, windows_of
 from sim.step.ready import Ready, priced_of, ready_of
 from sim.step.rhythm import fewest, shortened, stretch_of
 from sim.step.variation import Progress, Variation, jittered, paces
+from sim.step.windows import Window
 
 
 def run_step(
@@ -231,14 +232,8 @@ class StepJob(NamedTuple):
     layers: int
 
 
-def no_more(_lowered: Lowered, _timeline: Timeline) -> Sequence[Windows]:
-    """No other windows of any step."""
-    return ()
-
-
 def run_together(
     jobs: Sequence[StepJob], engine: str, causes: bool = True, progress: Progress | None = None,
-    more: Callable[[Lowered, Timeline], Sequence[Windows]] = no_more,
 ) -> Iterator[Ran]:  # fmt: skip
     """Simulate steps with equal ranks once, those of one structure in one call of the engine.
 
@@ -254,8 +249,6 @@ def run_together(
         Whether to say what transfers lost to each other (`Breakdown.transfers`).
     progress : callable, optional
         Of a large pipeline, as for `run_replicas`.
-    more : callable, optional
-        Of a stack that has run, other windows of each step to measure too (`Ran.more`).
     """
     together: dict[int, Ready] = {}
     longer = []
@@ -283,14 +276,17 @@ def run_together(
         timeline = run(stack.lowered.program, engine)
         mine = [together[i] for i in places]
         windows = windows_of(mine, stack.lowered, timeline)
-        others = more(stack.lowered, timeline)
-        found = measured(places, mine, stack.lowered, timeline, windows, causes, others)
+        missing = [jobs[i].layers - jobs[i].workload.model.layers for i in places]
+        more: Sequence[tuple[Window, ...] | None] = [()] * len(places)
+        if any(missing):
+            more = missing_blocks(stack.lowered, timeline, missing, windows)
+        found = measured(places, mine, stack.lowered, timeline, windows, causes, more)
+        apart = {row for row, each in enumerate(more) if each is None}
         if any(found.repeats):
             same = micro_steps_repeat(stack.lowered, timeline).tolist()
-            apart = [row for row, n in enumerate(found.repeats) if n and not same[row]]
-            longer += [places[row] for row in apart]
-            found = found._replace(apart=frozenset(apart))
-        yield found
+            apart |= {row for row, n in enumerate(found.repeats) if n and not same[row]}
+        longer += [places[row] for row in sorted(apart)]
+        yield found._replace(apart=frozenset(apart))
     for place in longer:
         topology, workload, layers = jobs[place]
         if workload.model.layers < layers:

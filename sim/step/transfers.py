@@ -19,16 +19,16 @@ from sim.engine.losses import Transfers, losses
 from sim.lowering.lower import Lowered, RankView
 from sim.lowering.parts import B1, CATEGORIES, I4, I8
 from sim.program import Program, Timeline
-from sim.step.breakdown import Windows, moments
+from sim.step.windows import Windows
 
 COLLECTIVES, COPIES, KERNELS = "collectives", "copies", "kernels (HBM)"
 _COPY = CATEGORIES.index("copy")
 
 
 def shared(
-    lowered: Lowered, timeline: Timeline, view: RankView, windows: Sequence[Windows]
+    lowered: Lowered, timeline: Timeline, view: RankView, windows: Windows
 ) -> list[list[dict[str, float]]]:
-    """Seconds that a rank's collectives and copies took longer than alone, by window and cause.
+    """Seconds that a rank's collectives and copies took longer than alone, by cause.
 
     Keys say which of the two lost and beside what (`beside`): a copy that goes faster may take less
     from its like, and more from collectives that the step waits for.
@@ -39,13 +39,13 @@ def shared(
         The step and when it ran; or a stack.
     view : RankView
         The rank; of a stack, that of its first step.
-    windows : sequence of sequences of (begin, finish)
-        Of each step. Transfers that start within one count there. [s]
+    windows : Windows
+        Of each step. Transfers that start within one count there.
 
     Returns
     -------
     list of list of dict
-        Seconds by key, of each window of each step. [s]
+        Seconds by key, of each step and of its middle if any. [s]
 
     Notes
     -----
@@ -68,7 +68,6 @@ def shared(
     np.divide(work, weight, out=alone, where=flying)
     alone += latency
     routes = _Routes.of_ops(lowered, ops)
-    counts, begin, finish = moments(windows)
     found = losses(
         Transfers(
             start=start,
@@ -87,16 +86,13 @@ def shared(
             resource=routes.resource,
             amount=program.demand_amount.take(routes.entry, axis=-1),
             capacity=program.capacity.take(routes.on, axis=-1),
-            windows=counts,
-            begin=begin,
-            finish=finish,
+            windows=windows.counts,
+            begin=windows.begin,
+            finish=windows.finish,
         ),
-        len(windows),
+        len(windows.counts),
     )
-    return [
-        [_named(sums) for sums, _ in zip(rows, each, strict=False)]
-        for rows, each in zip(found.tolist(), windows, strict=True)
-    ]
+    return [[_named(sums) for sums in each] for each in windows.added(found)]
 
 
 class _Routes(NamedTuple):
@@ -174,7 +170,7 @@ _KEYS = [beside(loser, cause) for loser in _LOSERS for cause in (*_LOSERS, KERNE
 
 
 def _named(sums: Sequence[float]) -> dict[str, float]:
-    """What a window's transfers lost, by which of the two they are and cause. [s]"""
+    """What transfers lost, by which of the two they are and cause. [s]"""
     return {key: seconds for key, seconds in zip(_KEYS, sums, strict=True) if seconds > 0.0}
 
 

@@ -106,7 +106,7 @@ def waiting_in_windows(outcome: StepOutcome) -> list[tuple[WaitingGroup, ...]]:
     who = [tuple(np.flatnonzero(members == i).tolist()) for i in index.values()]
     late = _late(outcome, classes.role, group_of)
     found = []
-    for begin, finish, _ in outcome.windows:
+    for begin, finish, *_ in outcome.windows:
         groups = [
             WaitingGroup(outcome.priced.parts[role].role, speed, ranks)
             for (role, speed), ranks in zip(index, who, strict=True)

@@ -176,7 +176,8 @@ def test_blocks_of_ddp_are_alike_on_one_gpu_alone(monkeypatch):
     depths = []
     run = measures.run_together
     monkeypatch.setattr(
-        measures, "blocks_repeat", lambda _lowered, _timeline, pace: pace.begins[:, 0, 0] < 0
+        "sim.step.blocks_repeat.blocks_repeat",
+        lambda _lowered, _timeline, pace: pace.begins[:, 0, 0] < 0,
     )
     monkeypatch.setattr(
         measures, "run_together",

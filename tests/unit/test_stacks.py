@@ -21,6 +21,7 @@ from sim.program import revalue
 from sim.step.breakdown import measure
 from sim.step.run import StepJob, run_together
 from sim.step.step import step, steps
+from sim.step.windows import Window, Windows
 from sim.strategies import plans_of
 from sim.study.executors import Task, run_here
 from sim.study.measures import measures, measures_of
@@ -168,7 +169,8 @@ def test_a_fault_of_one_program_of_a_stack_is_found(stack):
 def test_the_account_of_a_lane_is_the_same_as_machine_code_and_in_plain_python(stack, monkeypatch):
     together, _ = stack
     line = run(together.program, "compiled")
-    views, windows = together.views, [[(0.0, float(end.max()))] for end in line.end]
+    views = together.views
+    windows = Windows.of([[Window(0.0, float(end.max()), 1)] for end in line.end])
     far = [np.zeros(len(view.plan.ops), dtype=bool) for view in views]
     fast = measure(together, line, views, windows, far)
     monkeypatch.delitem(sys.modules, "sim.engine.compiled")

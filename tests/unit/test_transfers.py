@@ -13,6 +13,7 @@ from sim.engine.losses import CAUSES, KINDS, Transfers, losses
 from sim.inputs.loader import load
 from sim.step.run import run_step
 from sim.step.transfers import COLLECTIVES, COPIES, KERNELS, beside, shared
+from sim.step.windows import Window, Windows
 
 JOB = {"name": "x", "model": "llama-3-8b", "sequence_length": 2048, "micro_batch": 2}
 OFFLOADED = "parallelism={strategy: zero3, offload: optimizer}"
@@ -171,10 +172,12 @@ def test_a_window_counts_what_starts_in_it():
     whole = outcome("pcie4-a100-8", OFFLOADED)
     lowered, timeline = whole.lowered, whole.timeline
     view, end = lowered.views[0], float(timeline.end.max())
-    [parts] = shared(lowered, timeline, view, [[(0.0, end / 2), (end / 2, 2 * end)]])
+    two = Windows.of([[Window(0.0, end / 2, 1), Window(end / 2, 2 * end, 0, 1)]])
+    [parts] = shared(lowered, timeline, view, two)
     both = {c: sum(p.get(c, 0.0) for p in parts) for c in parts[0] | parts[1]}
     assert sum(both.values()) == pytest.approx(sum(whole.breakdown.transfers.values()), rel=1e-9)
-    assert shared(lowered, timeline, view, [[(2 * end, 3 * end)]]) == [[{}]]
+    late = Windows.of([[Window(2 * end, 3 * end, 1)]])
+    assert shared(lowered, timeline, view, late) == [[{}]]
 
 
 def test_the_report_and_the_document_say_it():
