@@ -144,8 +144,17 @@ def account(w: Watched, s: Sums) -> tuple[int, int]:
         # 1. the lane: what it is busy with, what is lost, and where it is idle
         n_gaps, n_slow = 0, 0
         last = begin
-        for i in range(n_ops):
+        first, n = 0, n_ops  # the first op that ends in the window or behind it
+        while first < n:
+            i = (first + n) // 2
+            if end[ops[i]] > begin:
+                n = i
+            else:
+                first = i + 1
+        for i in range(first, n_ops):
             o = ops[i]
+            if start[o] >= finish:
+                break
             a = min(max(start[o], begin), finish)
             b = min(max(end[o], begin), finish)
             length = b - a
@@ -187,6 +196,8 @@ def account(w: Watched, s: Sums) -> tuple[int, int]:
                     if w.holder[i] != union - 2:
                         continue
                     a, b = start[w.holds[i]], end[w.until[i]]
+                    if b <= start[slow[0]] or a >= end[slow[n_slow - 1]]:
+                        continue
                 else:
                     if union == 0:
                         a, b = start[begins[i]], end[ends[i]]
