@@ -14,7 +14,7 @@ from sim.inputs.workload import Workload
 from sim.memory.states import optimizer_bytes, optimizer_temporaries, scale_bytes, staged_bytes
 from sim.records import dataclass
 from sim.strategies.allocations import Allocations
-from sim.strategies.columns import columns_of
+from sim.strategies.columns import columns_of, edges_of
 from sim.strategies.pipeline_play import received_bytes
 from sim.strategies.plan import Plan
 from sim.strategies.terms import MOMENTS, POOLS, TERMS
@@ -155,7 +155,7 @@ def read(allocations: Allocations, workload: Workload, tree: ModelTree) -> Ledge
 
 def _summed(allocations: Allocations, sizes: F8) -> Ledger:
     """Peaks of a step whose quantities are known. [B]"""
-    c = columns_of(allocations)
+    c = edges_of(allocations)
     changes = c.coefficient * sizes[c.quantity]
     pooled = _live(c.pooled, changes, len(POOLS), c.before.size)
     total = pooled.sum(axis=0)

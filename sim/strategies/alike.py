@@ -135,14 +135,17 @@ class Pattern:
         found.unwritten = self._entries
         found.ranks, found.layers = filled(self._ranks, values), self._layers
         found.host = list(filled(self._host, values))
-        found.columns = (lambda: log.columns(values)) if log else (lambda: _columns(recorded()))
+        found.columns = lambda: _columns(recorded(), edges=False)
+        found.edges = (
+            (lambda: log.edges(values)) if log else (lambda: _columns(recorded(), edges=True))
+        )
         return found
 
 
-def _columns(plan: Plan) -> Columns:
-    from sim.strategies.columns import columns_of  # apart: it needs numpy
+def _columns(plan: Plan, edges: bool) -> Columns:
+    from sim.strategies.columns import columns_of, edges_of  # apart: it needs numpy
 
-    return columns_of(plan.memory)
+    return edges_of(plan.memory) if edges else columns_of(plan.memory)
 
 
 def _with(ops: Sequence[PlanOp], of: Callable[[Any], Any]) -> list[PlanOp]:

@@ -58,6 +58,7 @@ class Allocations:
         self.derived: dict[str, Any] = {}  # what readers work out once a log
         #: makes the columns of one whose log is that of others but for numbers, and is not written
         self.columns: Callable[[], Any] | None = None
+        self.edges: Callable[[], Any] | None = None  # and those of its first and last layers
 
     def add(self, term: int, size: float, quantity: int = BYTES, layer: int = 0) -> None:
         """Allocate (or with a negative size free), seen from the next instant on."""

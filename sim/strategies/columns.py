@@ -6,6 +6,7 @@ Apart from the log, as whoever asks a strategy for its knobs needs no numpy.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,27 +67,41 @@ def columns_of(allocations: Allocations) -> Columns:
     """All allocations of the full model; worked out once a log."""
     found: Columns | None = allocations.derived.get("columns")
     if found is None:
-        if allocations.columns is not None:
-            found = allocations.columns()
-        else:
-            reader = _LogReader(allocations)
-            whole, which = reader.columns()
-            found = whole._replace(coefficient=np.array(reader.sizes, dtype=np.float64)[which])
-        allocations.derived["columns"] = found
+        make = allocations.columns or partial(_read, allocations, edges=False)
+        found = allocations.derived["columns"] = make()
     return found
 
 
+def edges_of(allocations: Allocations) -> Columns:
+    """The same without layers in a row that hold no more than the first or last one like them.
+
+    Each of them adds what the one before did, at each of its instants. The last stands right
+    behind the first, where all between them come and go at once; ops do not count them.
+    """
+    found: Columns | None = allocations.derived.get("edges")
+    if found is None:
+        make = allocations.edges or partial(_read, allocations, edges=True)
+        found = allocations.derived["edges"] = make()
+    return found
+
+
+def _read(allocations: Allocations, edges: bool) -> Columns:
+    reader = _LogReader(allocations, edges)
+    whole, which = reader.columns()
+    return whole._replace(coefficient=np.array(reader.sizes, dtype=np.float64)[which])
+
+
 class LogPattern:
-    """What logs of one structure have in common, of which one is traced."""
+    """What logs of one structure have in common at their `edges_of`; one of them is traced."""
 
     def __init__(self, log: Allocations, trace: ValueTrace) -> None:
-        reader = _LogReader(log)
+        reader = _LogReader(log, edges=True)
         self._whole, which = reader.columns()
         place = [trace.place(size) for size in reader.sizes]
         self._places, inverse = np.unique(np.array(place, dtype=np.int64), return_inverse=True)
         self._which = inverse[which]
 
-    def columns(self, values: Sequence[Any]) -> Columns:
+    def edges(self, values: Sequence[Any]) -> Columns:
         """Those whose numbers these are."""
         sizes = np.array([values[place] for place in self._places.tolist()], dtype=np.float64)
         return self._whole._replace(coefficient=sizes[self._which])
@@ -95,8 +110,11 @@ class LogPattern:
 class _LogReader:
     """Makes rows of a log. What `put` frees depends on all before it, missing layers included."""
 
-    def __init__(self, a: Allocations) -> None:
+    def __init__(self, a: Allocations, edges: bool) -> None:
         self.a = a
+        #: copies of a layer that are written; others are lumped together
+        self.copies = min(a.extra, 1) if edges and len(set(a.layers)) == 1 else a.extra
+        self.lumps: list[list[tuple[int, int, int, int, int, int]]] = []  # rows, by stretch
         # of an allocation: instant, term, which of `sizes`, quantity, layer, 0;
         # of an instant: itself, -1, 0, moment, 0, the op that is issued next
         self.rows: list[tuple[int, int, int, int, int, int]] = []
@@ -110,6 +128,7 @@ class _LogReader:
             then, start, first = [held.copy() for held in self.live], len(self.rows), self.instants
             self._read(*s.log)
             self.inside.append((start, len(self.rows), self.instants - first))
+            self.lumps.append(self._lump(start, a.extra - self.copies))
             for held, before in zip(self.live, then, strict=True):
                 for quantity, size in held.items():  # the missing layers change it as this one has
                     held[quantity] = size + a.extra * (size - before.get(quantity, 0.0))
@@ -127,6 +146,15 @@ class _LogReader:
                     if other != rest[0]:
                         self._add(term, -held, other)
                 self._add(term, size - self.live[term].get(rest[0], 0.0), rest[0])
+
+    def _lump(self, start: int, times: int) -> list[tuple[int, int, int, int, int, int]]:
+        """All that rows from one on allocate and free, so many times, at the next instant."""
+        found = []
+        for _, term, which, quantity, layer, _ in self.rows[start:] if times else ():
+            if term >= 0:
+                found.append((self.instants, term, len(self.sizes), quantity, layer, 0))
+                self.sizes.append(times * self.sizes[which])
+        return found
 
     def _instant(self, moment: int, before: int, amounts: Sequence[Amount]) -> None:
         now, append = self.instants, self.rows.append
@@ -175,7 +203,7 @@ class _LogReader:
 
     def _lengthened(self, rows: I8) -> I8:
         """Copies of each stretch's rows behind it: instants, layers and ops move on."""
-        extra, stretches = self.a.extra, self.a.stretches
+        copied, stretches = self.copies, self.a.stretches
         # from a layer's rows to the next one's
         steps = np.zeros((len(stretches), 6), dtype=np.int64)
         steps[:, 0] = [instants for _, _, instants in self.inside]
@@ -183,12 +211,15 @@ class _LogReader:
         steps[:, 5] = [stretch.ops[1] - stretch.ops[0] for stretch in stretches]
         # between a forward and a backward stretch stand the layers behind the missing ones
         none = np.zeros((1, 6), dtype=np.int64)
-        shift = np.concatenate((none, extra * steps.cumsum(axis=0)))
+        shift = np.concatenate((none, copied * steps.cumsum(axis=0)))
         ends = [stop for _, stop, _ in self.inside]
         parts = [_moved(rows, np.repeat(shift, np.diff([0, *ends, len(rows)]), axis=0))]
-        for (start, stop, _), step in zip(self.inside, steps, strict=True):
-            copies = np.arange(1, extra + 1)[:, None, None] * step
+        each = zip(self.inside, steps, self.lumps, shift, strict=False)  # nothing behind the last
+        for (start, stop, _), step, lump, moved in each:
+            copies = np.arange(1, copied + 1)[:, None, None] * step
             parts.append(_moved(parts[0][start:stop], copies).reshape(-1, 6))
+            if lump:
+                parts.append(_moved(np.array(lump, dtype=np.int64), moved))
         return np.concatenate(parts)
 
 

@@ -15,7 +15,7 @@ from sim.memory.ledger import live_bytes, quantities, read
 from sim.strategies import allocations_of, build_plan
 from sim.strategies import terms as t
 from sim.strategies.allocations import Allocations, Stretch, Style
-from sim.strategies.columns import columns_of
+from sim.strategies.columns import columns_of, edges_of
 
 WORLD = 8
 FSDP = {"replicate": st.sampled_from([1, 2]), "gradient_sync": st.sampled_from(["every", "last"])}
@@ -169,6 +169,15 @@ def test_instants_by_hand():
     assert sorted(zip(c.instant[hidden], c.coefficient[hidden], strict=True)) == [
         (0, 2), (1, -2), (1, 2), (2, -2), (2, 2), (3, -2), (3, 2), (4, -2)
     ]  # fmt: skip
+
+    # forward without the second layer, backward without the third: no more than those around them
+    c = edges_of(a)
+    changes = np.zeros((len(t.TERMS), c.moment.size))
+    np.add.at(changes, (c.term, c.instant), np.where(c.quantity == t.HIDDEN, 0.0, c.coefficient))
+    live = changes.cumsum(axis=1)
+    assert live[t.UNSHARDED].tolist() == [5, 15, 20, 20, 20, 20, 0]
+    assert live[t.SAVED].tolist() == [1, 7, 10, 12, 6, 3, 0]
+    assert c.moment.tolist() == [t.FORWARD] * 3 + [t.BACKWARD] * 4
 
 
 @settings(max_examples=50)
