@@ -150,10 +150,17 @@ def gptq_kernels(workload: Workload) -> str:
 
 
 def experts(workload: Workload) -> str:
-    """How a mixture's experts run: ``grouped`` or, one by one, ``eager``."""
+    """How a mixture's experts run: ``grouped`` or, one by one, ``eager``.
+
+    Source: transformers 5.0, modeling_utils.py, ``get_correct_experts_implementation``: a group
+    from PyTorch 2.9 on. Of PyTorch's time it is where no version is said: it came with 2.10.
+    """
     if not workload.model.experts:
         return "grouped"
-    return workload.experts or ("eager" if modelling_of(workload).loops_experts else "grouped")
+    used, torch = workload.stack.transformers, workload.stack.torch
+    group = not older(torch, "2.10") if used is None else not older(used, "5")
+    loops = modelling_of(workload).loops_experts and (not group or older(torch, "2.9"))
+    return workload.experts or ("eager" if loops else "grouped")
 
 
 #: style of tensor parallelism in which each linear declares an input split by positions

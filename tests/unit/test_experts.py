@@ -58,6 +58,14 @@ def test_who_loops():
     assert taken(fsdp2)["experts"] == "grouped"
     assert taken(job().workload)["experts"] == "eager"
     assert "experts" not in taken(job("experts=grouped").workload)
+    for stack, how in (
+        ("stack={torch: 2.9, transformers: 5.0}", "grouped"),
+        ("stack={torch: 2.8, transformers: 5.0}", "eager"),
+        ("stack={torch: 2.9, transformers: 4.57}", "eager"),
+        ("stack={torch: 2.9}", "eager"),
+        ("stack={torch: 2.10}", "grouped"),
+    ):
+        assert taken(job(stack).workload)["experts"] == how
     assert Setting.of(job(model="llama-3-8b").workload).experts == "grouped"
 
 
