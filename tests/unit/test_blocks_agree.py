@@ -74,7 +74,11 @@ def shallow(name):
 
 
 def job(name, **keys):
-    return Workload(name="w", model=shallow(name), sequence_length=LENGTH, micro_batch=2, **keys)
+    """Tokens that its experts, if any, share out evenly: kernels round up to whole ones."""
+    model = shallow(name)
+    even = 2 * LENGTH * model.experts_per_token % (model.experts or 1) == 0
+    micro_batch = 2 if even else 6
+    return Workload(name="w", model=model, sequence_length=LENGTH, micro_batch=micro_batch, **keys)
 
 
 def products(kernels):

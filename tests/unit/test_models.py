@@ -362,3 +362,28 @@ def test_windows_and_refusals_of_newer_kinds():
     ):
         with pytest.raises(InputError, match=says):
             model_from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("repository", "name"),
+    [
+        ("Qwen/QwQ-32B", "qwen2.5-32b"), ("Qwen/Qwen2.5-Coder-32B-Instruct", "qwen2.5-32b"),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "qwen2.5-vl-7b"),
+        ("Qwen/Qwen3-VL-30B-A3B-Instruct", "qwen3-vl-30b-a3b"),
+        ("Qwen/Qwen3-Coder-30B-A3B-Instruct", "qwen3-30b-a3b"),
+        ("deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "llama-3.1-70b"),
+        ("deepseek-ai/DeepSeek-R1-0528-Qwen3-8B", "qwen3-8b"),
+        ("deepseek-ai/DeepSeek-R1", "deepseek-v3"), ("lmsys/vicuna-13b-v1.5", "llama-2-13b"),
+        ("HuggingFaceH4/zephyr-7b-beta", "mistral-7b"),
+        ("mistralai/Magistral-Small-2506", "mistral-small-24b"),
+        ("mistralai/Mistral-Small-3.2-24B-Instruct-2506", "mistral-small-3.1-24b"),
+        ("zai-org/GLM-4.6", "glm-4.5"), ("moonshotai/Kimi-K2-Thinking", "kimi-k2"),
+        ("ByteDance-Seed/Seed-OSS-36B-Instruct", "seed-oss-36b"),
+    ],
+)  # fmt: skip
+def test_repositories_that_share_a_shape(repository, name):
+    """Fine-tuned weights and decoders of vision-language models, by the names they are known by."""
+    found = resolve_model(repository)
+    assert found.name == name
+    if "-VL-" in repository or "3.2" in repository:
+        assert "vision tower is left out" in found.notes[0]
