@@ -143,6 +143,8 @@ def _fixes(fixes: tuple[MemoryFix, ...], now: Verdict) -> Table:
         for f in fixes
     ]  # fmt: skip
     heading = "Fixes, those that make it fit first, cheapest in GPU time a token first"
+    if not now.fits and not any(f.fits for f in fixes):
+        heading = "Fixes, none of which makes it fit, cheapest in GPU time a token first"
     if now.host_alone:
         heading = heading.replace("Fixes", "Fixes of host memory a node", 1)
     elif now.fits:

@@ -234,6 +234,8 @@ def fixes_table(result: Result) -> Table:
     heading, m = "Worth trying (each simulated; time per token against now)", result.memory
     if not m.fits and m.needed_bytes <= m.capacity_bytes:  # which trials then measure
         heading = heading.replace(")", "; memory of the host, a node)")
+    if not m.fits and not any(fix.fits for fix in result.bottleneck.fixes):
+        heading = heading.replace(")", "; none makes it fit)")
     columns = [
         Column("time per token", width=8), left("change", pad=False),
         left("memory", pad=False, before=" (", after=")"), left("as options", pad=False),

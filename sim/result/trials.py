@@ -63,8 +63,8 @@ def ranked(topology: Topology, workload: Workload, now: Breakdown, fits: bool) -
 
     A job that fits wants less time a token and must still fit as surely; one that does not fit
     wants what `smaller` finds: what lets it fit, or else comes nearest, and trains the same. Where
-    nothing does, or at twice the time and more alone, what lets it fit and trains another model is
-    named after it.
+    that takes twice the time and more, what lets it fit and trains another model is named after
+    it; where nothing does, before what comes nearest.
 
     Parameters
     ----------
@@ -104,6 +104,8 @@ def _mending(found: tuple[MemoryFix, ...]) -> list[MemoryFix]:
     if any(1.0 + f.time_cost <= DEAR for f in cures):
         return named
     others = [f for f in found if f.changes_training and f.fits]
+    if not cures:  # what fits, and then what comes nearest
+        return [*others, *named][:MOST]
     return [*named[: max(1, MOST - len(others))], *others][:MOST]
 
 
@@ -121,21 +123,29 @@ def smaller(topology: Topology, workload: Workload) -> tuple[MemoryFix, ...]:
     -------
     tuple of MemoryFix
         Only changes that save at least 1 % of the peak. Where the job does not fit and no single
-        change mends that, the cheapest are tried together as well.
+        change mends that, the cheapest are tried together as well: those that train the same, and
+        if they do not do, behind one that does not.
     """
     before = memory_of(topology, workload)
     _, base, _ = timed(topology, workload)
-    found = []
+    found, helping = [], []  # what saves where the job is measured, and of anything that it lacks
     for change in changes(topology, workload, "smaller"):
         after = memory_of(change.topology, change.workload)
-        if _saved(before, after) < LESS * _needs(before, before):
+        if not _helps(before, after, LESS):
             continue
-        found.append(_fix(change, before, after, base))
-    found.sort(key=lambda f: (f.changes_training, f.time_cost))
+        fix = _fix(change, before, after, base)
+        helping.append(fix)
+        if _saved(before, after) >= LESS * _needs(before, before):
+            found.append(fix)
     if not before.fits and not any(f.fits and not f.changes_training for f in found):
-        together = _together(topology, workload, found, before, base)
-        if together is not None:
-            found.append(together)
+        helping.sort(key=lambda f: f.time_cost)
+        same = [f for f in helping if not f.changes_training]
+        others = [] if any(f.fits for f in found) else [f for f in helping if f not in same]
+        for together in (same, *([other, *same] for other in others)):
+            cure = _together(topology, workload, together, before, base)
+            if cure is not None:
+                found.append(cure)
+                break
     found.sort(key=lambda f: (not f.fits, f.changes_training, f.time_cost, -f.saved_bytes))
     return tuple(found)
 
@@ -160,6 +170,14 @@ def _saved(before: MemoryReport, after: MemoryReport) -> float:
     return _needs(before, before) - _needs(after, before)
 
 
+def _helps(before: MemoryReport, after: MemoryReport, least: float = 0.0) -> bool:
+    """Whether a change saves more than such a share of what a job lacks: of GPU or host."""
+    if before.verdict.on_host or before.verdict.host_alone:
+        return _saved(before, after) > least * _needs(before, before)
+    pairs = [(b.needed_bytes, b.verdict.host_bytes) for b in (before, after)]
+    return any(was - now > least * was for was, now in zip(*pairs, strict=True))
+
+
 def timed(topology: Topology, workload: Workload) -> tuple[float, float, MemoryReport]:
     """A step [s], a GPU's time for a token [s], memory; of what does not fit as if it just ran."""
     found = quick(topology, workload)
@@ -170,24 +188,27 @@ def _together(
     topology: Topology, workload: Workload, single: list[MemoryFix], before: MemoryReport,
     base: float,
 ) -> MemoryFix | None:  # fmt: skip
-    """Cheapest changes one on top of the other until the job fits."""
+    """Changes one on top of the other, as they stand, until the job fits."""
     settings: dict[str, Any] = {}
     texts: list[str] = []
     at, job, peak = topology, workload, before
     for fix in single:
-        if fix.changes_training or set(fix.change) & set(settings):
+        if set(fix.change) & set(settings):
             continue
         name = (*fix.change, fix.description)
         change = next((c for c in changes(at, job, "smaller") if c.name == name), None)
         if change is None:
             continue
         after = memory_of(change.topology, change.workload)
-        if _saved(peak, after) <= 0.0:
+        if not _helps(peak, after):
             continue
         at, job, peak = change.topology, change.workload, after
         settings |= change.settings
         texts.append(change.text)
         if after.fits and len(texts) > 1:
-            whole = Change(settings, " + ".join(texts), at, job, "smaller")
+            whole = Change(
+                settings, " + ".join(texts), at, job, "smaller",
+                changes_training=single[0].changes_training,
+            )  # fmt: skip
             return _fix(whole, before, after, base)
     return None

@@ -1,13 +1,18 @@
 """One list of changes worth trying: what a change says it sets is what every verb simulates."""
 
+import json
 import shlex
 
 import pytest
 
+import sim
 from sim.errors import InputError
 from sim.inputs.loader import load
 from sim.memory.report import memory
+from sim.report.memory import view as memory_view
+from sim.report.run import fixes_table
 from sim.report.settings import settings
+from sim.report.view import Table
 from sim.result.advice import changes
 from sim.result.predict import predict
 from sim.result.trials import ranked, smaller
@@ -248,3 +253,38 @@ def test_a_pipeline_full_of_messages_is_advised_fewer_of_them():
         assert before.needed_bytes - after.needed_bytes > 230 * 2**30
     batches = [c.topology.nodes * c.workload.gradient_accumulation for c in few]
     assert batches == [64 * 256, 64 * 4096]
+
+
+BOTH = ["sequence_length=2048", "micro_batch=4", "gradient_accumulation=4"]
+
+
+def test_where_gpu_and_host_lack_memory_what_fits_is_a_combination():
+    """No loss or micro-batch alone frees both; an adapter on a smaller loss does."""
+    loaded = load("workstation-4x4090", HOST_ONLY, BOTH)
+    before = memory(loaded.topology, loaded.workload).verdict
+    assert not before.on_gpu
+    assert not before.on_host
+    found = smaller(loaded.topology, loaded.workload)
+    [cure] = [fix for fix in found if fix.fits]
+    assert found[0] is cure
+    assert cure.changes_training
+    assert {"method", "loss"} <= set(cure.change)
+    sets = [f"{key}={json.dumps(value)}" for key, value in cure.change.items()]
+    after = load("workstation-4x4090", HOST_ONLY, [*BOTH, *sets])
+    verdict = memory(after.topology, after.workload).verdict
+    assert verdict.fits
+    assert verdict.needed_bytes == cure.needed_bytes
+    now = step(loaded.topology, loaded.workload).breakdown
+    first = ranked(*loaded[:2], now, fits=False)[0]
+    assert first.change == cure.change
+
+
+def test_where_nothing_makes_a_job_fit_that_is_said():
+    sets = {"model": "llama-3-70b"}
+    ran = sim.simulate("workstation-4x4090", HOST_ONLY | sets, scaling=False)
+    assert ran.bottleneck.fixes
+    assert not any(fix.fits for fix in ran.bottleneck.fixes)
+    assert fixes_table(ran).heading.endswith("; none makes it fit)")
+    found = memory_view(sim.memory_of("workstation-4x4090", HOST_ONLY | sets))
+    titles = [part.heading for part in found.sections if isinstance(part, Table)]
+    assert any("none of which makes it fit" in title for title in titles)
