@@ -1,7 +1,7 @@
 """The simulation as loops over columns: run as they are on lists, or jitted on arrays.
 
-`reference.py` says what they mean. Here it is arranged for speed: an indexed heap of one event a
-lane, links from resources to the lanes that draw on them, and water filling only for components
+`reference.py` says what they mean. Here it is arranged for speed: a contest of one event a lane,
+links from resources to the lanes that draw on them, and water filling only for components
 in which something changed.
 
 The main loop has three parts, until nothing is left:
@@ -9,7 +9,7 @@ The main loop has three parts, until nothing is left:
 1. the stack: ops that begin, step, enter their work or end at this instant, and what follows;
    ops of nothing but latency (launches) are played ahead, as far as they wait only for each other,
    and so are kernels in a row that have their resources alone, until disturbed (`lookahead`);
-2. the heap: lanes with a new event time are put in their place, the next event is taken (`heap`);
+2. the contest: lanes with a new event time are put in their place, the next event is taken;
 3. settling: once an instant has no more events, changed components get new rates (`sharing`).
 """
 
@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import math
 
+from sim.engine.contest import place_lanes
 from sim.engine.filling import fill, fill_one, let_stand
-from sim.engine.heap import place_lanes
 from sim.engine.lookahead import (
     bound_of,
     cut_run,
@@ -91,7 +91,7 @@ def simulate(p: Program, s: State) -> Outcome:
     hold_resource, hold_units, curve = p.hold_resource, p.hold_units, p.curve
     n_steps, peer, follower = p.steps, p.peer, p.follower
     times, done, kind = s.times, s.done, s.kind
-    op_at, phase, key, due, place, heap = s.op_at, s.phase, s.key, s.due, s.place, s.heap
+    op_at, phase, due, key, earliest, leaf = s.op_at, s.phase, s.due, s.key, s.earliest, s.leaf
     moved, remaining, rate, since, limit, entry = (
         s.moved, s.remaining, s.rate, s.since, s.limit, s.entry,
     )  # fmt: skip
@@ -105,11 +105,10 @@ def simulate(p: Program, s: State) -> Outcome:
     has_units = s.n_units > 0
     held = s.held
     now = s.clock[0]
-    n_stack, n_heap, n_moved = int(held[0]), int(held[1]), int(held[2])
+    n_stack, n_moved, generation = int(held[0]), int(held[1]), int(held[2])
     n_dirty, n_ripe, n_dirty_units = int(held[3]), int(held[4]), int(held[5])
     n_finished, events, solves = int(held[6]), int(held[7]), int(held[8])
-    generation = int(held[9])
-    hole = held[10] > 0  # the heap's first place is free
+    top, n_taken, n_free, hole = int(held[9]), int(held[10]), int(held[11]), int(held[12])
 
     while True:
         # 1. Whatever happens at this instant without taking time.
@@ -133,10 +132,10 @@ def simulate(p: Program, s: State) -> Outcome:
                 if kind[o] & GATE:
                     n_stack += 1  # where it still is
                     s.clock[0] = now
-                    held[0], held[1], held[2] = n_stack, n_heap, n_moved
+                    held[0], held[1], held[2] = n_stack, n_moved, generation
                     held[3], held[4], held[5] = n_dirty, n_ripe, n_dirty_units
                     held[6], held[7], held[8] = n_finished, events, solves
-                    held[9], held[10] = generation, 1 if hole else 0
+                    held[9], held[10], held[11], held[12] = top, n_taken, n_free, hole
                     start_runs(s, now)
                     return PAUSED, o, n_finished, now, events, solves
                 op_at[at] = o
@@ -278,10 +277,10 @@ def simulate(p: Program, s: State) -> Outcome:
                 n_stack, n_moved = let_go(p, s, o + 1, now, n_stack, n_moved)
 
         # 2. Put lanes with a new event time in their place.
-        n_heap = place_lanes(s, n_moved, n_heap, hole)
-        n_moved, hole = 0, False
+        top, n_taken, n_free = place_lanes(s, n_moved, top, n_taken, n_free, hole)
+        n_moved, hole = 0, -1
 
-        if n_heap == 0 or key[0] > now:
+        if key[top] > now:
             # 3. The instant is over: settle what changed in it.
             if n_dirty_units > 0:
                 n_ripe, n_moved, passed = read_units(p, s, now, n_dirty_units, n_ripe, n_moved)
@@ -297,19 +296,19 @@ def simulate(p: Program, s: State) -> Outcome:
                 n_ripe, n_dirty = 0, 0
             if n_moved > 0:
                 continue
-            if n_heap == 0:
+            if earliest[top] == s.n_lanes:
                 break
-            now = key[0]
+            now = key[top]
             if not now < INFINITY:
-                return NOT_FINITE, op_at[heap[0]], n_finished, now, events, solves
+                return NOT_FINITE, op_at[earliest[top]], n_finished, now, events, solves
 
         # Take the next event, leaving a hole for one that follows from it.
-        at = heap[0]
-        place[at] = -1
-        hole = True
+        at = earliest[top]
+        hole = leaf[at]
+        leaf[at] = -1
         o = op_at[at]
         if phase[at] == WAKE:
-            if key[0] < now:
+            if key[top] < now:
                 return LATE, o, n_finished, now, events, solves
             stack[0] = o << 3 | BEGIN
         elif phase[at] == LATENCY:

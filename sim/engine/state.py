@@ -42,9 +42,10 @@ class State(NamedTuple):
     op_at: I4  # the op that runs
     phase: I4
     due: F8  # time of its event
-    place: I4  # index in the heap, -1 outside
-    heap: I4  # lanes, the earliest first
-    key: F8  # times of their events, in the heap's order
+    leaf: I4  # that it has, -1: none
+    free_leaf: I4  # leaves that had a lane, in no order
+    key: F8  # (2 n_leaves,) times of events, as they contend
+    earliest: I4  # (2 n_leaves,) their lanes, or how many lanes there are: none
     moved: I4  # lanes whose `due` is new
     remaining: F8
     rate: F8
@@ -89,14 +90,16 @@ class State(NamedTuple):
     curve_width: int
     stack: I4  # (op << 3 | action)
     clock: F8  # (1,) time, of a run that has paused
-    held: I8  # (11,) what it counts, first of all items on the stack
+    held: I8  # (13,) what it counts, first of all items on the stack
+    n_lanes: int
+    n_leaves: int  # a power of two, see `contest`
     n_ops: int
     n_units: int  # countable resources
     widest: int  # the most demands of an op
 
 
 #: fields of a state that are numbers
-COUNTS = ("curve_width", "n_ops", "n_units", "widest")
+COUNTS = ("curve_width", "n_lanes", "n_leaves", "n_ops", "n_units", "widest")
 
 
 class Skeleton(NamedTuple):
@@ -208,6 +211,10 @@ def state_of(
     stack = np.empty(4 * lanes + 16, dtype=i4)
     stack[: ready_ops.size] = ready_ops[::-1] << 3  # popped from the end: lowest index first
 
+    leaves = 1 << max(lanes - 1, 0).bit_length()
+    held = np.zeros(13, dtype=np.int64)
+    held[0], held[9], held[12] = ready_ops.size, leaves, -1
+
     def zeros(size: int) -> I4:
         return np.zeros(size, dtype=i4)
 
@@ -222,10 +229,11 @@ def state_of(
         kind=np.zeros(0, dtype=np.uint8),
         op_at=minus(lanes),
         phase=zeros(lanes),
-        key=np.zeros(lanes),
         due=np.zeros(lanes),
-        place=minus(lanes),
-        heap=zeros(lanes),
+        leaf=minus(lanes),
+        free_leaf=zeros(lanes),
+        key=np.full(2 * leaves, np.inf),
+        earliest=np.full(2 * leaves, lanes, dtype=i4),
         moved=zeros(3 * lanes + 16),
         remaining=np.zeros(lanes),
         rate=np.zeros(lanes),
@@ -267,7 +275,9 @@ def state_of(
         curve_width=curves.shape[1],
         stack=stack,
         clock=np.zeros(1),
-        held=np.append(ready_ops.size, np.zeros(10, dtype=np.int64)),
+        held=held,
+        n_lanes=lanes,
+        n_leaves=leaves,
         n_ops=0,
         n_units=units,
         widest=int(widest.max(initial=0)),
