@@ -176,7 +176,7 @@ def diagnose(
     """
     pace, beside = 1.0, None
     if baseline is not None:
-        pace = pace_of(baseline)
+        pace = kernel_pace(baseline)
         if (baseline.topology, baseline.workload) != (figures[0].topology, figures[0].workload):
             beside = replace(baseline, topology=_paced(baseline.topology, pace))
         figures = [replace(f, topology=_paced(f.topology, pace)) for f in figures]
@@ -219,7 +219,7 @@ def _odds(figure: Figure) -> dict[str, float]:
     return odds | {key: SAID for heard in figure.heard for key in heard.causes}
 
 
-def pace_of(baseline: Figure) -> float:
+def kernel_pace(baseline: Figure) -> float:
     """The common factor on the rate of all kernels and of their launch that a run shows."""
     pace = 1.0
     for _ in range(6):

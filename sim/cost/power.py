@@ -94,7 +94,11 @@ class BoardPower:
         return float(min(self.limit_w, self.idle_w + max(drawn, self.memory_w)))
 
     def memory_bound_watts(self) -> float:
-        """Power of a memory-bound kernel. [W]"""
+        """Power of a memory-bound kernel. [W]
+
+        It loses no time to a limit below that: a cap lowers the clock of the SMs, not of HBM. Where
+        they are so slow that they no longer fill HBM it would; not modelled.
+        """
         return min(self.limit_w, self.idle_w + self.memory_w)
 
     def _dynamic(self, intensity: float) -> float:
