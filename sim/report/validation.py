@@ -56,7 +56,8 @@ def _training(
     report: TrainingValidation, cross: bool, misses: int, plots: Sequence[ViewPart]
 ) -> list[ViewPart]:
     parts: list[ViewPart] = [
-        Lines([_TRAINING], "Training runs", indent=0), groups(report.groups), *plots,
+        Lines([_TRAINING.format(len(training_rows()))], "Training runs", indent=0),
+        groups(report.groups), *plots,
         _ratios(report),
     ]  # fmt: skip
     if cross:
@@ -198,7 +199,7 @@ _INTRODUCTION = (
     "with the rest."
 )
 _TRAINING = (
-    f"{len(training_rows())} published runs as a user would have written them down. A row is "
+    "{} published runs as a user would have written them down. A row is "
     "complete if its source says everything that the step time depends on. The error is that of "
     "tokens/s: + is faster than measured. The same job in two editions of the llm-foundry table "
     "differs by 3.7 % on average."

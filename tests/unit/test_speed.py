@@ -69,3 +69,16 @@ def test_verbs_that_end_hardly_look_for_rubbish(verb, every):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == str(every)
+
+
+def test_a_part_of_validate_reads_no_rows_of_others():
+    code = (
+        "import atexit, sys\n"
+        "from sim.published.rows import training_rows\n"
+        "atexit.register(lambda: print(training_rows.cache_info().misses))\n"
+        "sys.argv = ['scaling-sim', 'validate', 'collectives']\n"
+        "from sim.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0"
