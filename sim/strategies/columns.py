@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -178,7 +179,8 @@ class _LogReader:
 
     def columns(self) -> tuple[Columns, I8]:
         """As arrays, with the missing layers; and which of `sizes` each allocation has."""
-        rows = np.array(self.rows, dtype=np.int64).reshape(-1, 6)
+        entries = chain.from_iterable(self.rows)
+        rows = np.fromiter(entries, np.int64, 6 * len(self.rows)).reshape(-1, 6)
         if self.a.extra:
             rows = self._lengthened(rows)
         found = rows[rows[:, 1] < 0]

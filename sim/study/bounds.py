@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import lcm
 from typing import Any, NamedTuple
 
@@ -29,11 +30,11 @@ import numpy.typing as npt
 from sim.blocks.flops import token_flops
 from sim.blocks.layer import layer_kinds
 from sim.blocks.parameters import count_parameters
-from sim.blocks.unroll import unroll
+from sim.blocks.unroll import Templates, unroll
 from sim.blocks.update import host_update_bytes
 from sim.cost.host import pace_of
 from sim.cost.host_update import host_rate, update_s
-from sim.cost.kernel_cost import cost_model
+from sim.cost.kernel_cost import CostModel, cost_model
 from sim.inputs.check_mesh import blocks_of, shape_of
 from sim.inputs.rows import run_on
 from sim.inputs.shares import batch_on
@@ -259,32 +260,29 @@ def _exchanging(candidate: Candidate) -> bool:
 
 def _micro(candidate: Candidate) -> _Micro:
     """What of a micro-step every plan of it runs."""
-    alone = _alone(candidate)
     kinds = _ALIKE + strategy_of(candidate.workload).blocks_alike * _WITHIN
-    runs = _runs(*alone)
-    alike = [(kernel, seconds) for kernel, seconds in runs.items() if kernel[0] in kinds]
-    kernels = dict.fromkeys(kinds, 0.0)
-    for (kind, _), seconds in alike:
-        kernels[kind] += _SAFETY * seconds
-    return _Micro(
-        kernels, _SAFETY * np.array([seconds for _, seconds in alike]),
-        np.array([curve for (_, curve), _ in alike], np.int32),
-    )  # fmt: skip
-
-
-def _runs(topology: Topology, workload: Workload) -> dict[tuple[str, int], float]:
-    """Kernels of a micro-step, each alone on its GPU, by kind and row of `CostModel.curves`. [s]"""
-    templates = unroll(run_on(topology, workload))
+    topology, workload = _alone(candidate)
     model = cost_model(topology.first_gpu, topology.calibration)
+    return _kernels(model, unroll(run_on(topology, workload)), kinds)
+
+
+@lru_cache(maxsize=512)
+def _kernels(model: CostModel, templates: Templates, kinds: tuple[str, ...]) -> _Micro:
+    """Kernels of some kinds of a micro-step; those of a kind and a curve together."""
     found: dict[tuple[str, int], float] = {}
-    for (kind, phase), times in templates.runs().items():
-        kernels = templates.of(kind, phase)
+    for (block, phase), times in templates.runs().items():
+        kernels = templates.of(block, phase)
         costs = model.costs(kernels)
         rows = zip(kernels, costs.time_s.tolist(), costs.curve.tolist(), strict=True)
         for kernel, seconds, curve in rows:
-            place = kernel.kind, curve
-            found[place] = found.get(place, 0.0) + times * seconds
-    return found
+            if kernel.kind in kinds:
+                place = kernel.kind, curve
+                found[place] = found.get(place, 0.0) + times * seconds
+    by_kind = dict.fromkeys(kinds, 0.0)
+    for (kind, _), seconds in found.items():
+        by_kind[kind] += _SAFETY * seconds
+    seconds_of, curves = np.array(list(found.values())), [curve for _, curve in found]
+    return _Micro(by_kind, _SAFETY * seconds_of, np.array(curves, np.int32))
 
 
 def _paced(candidate: Candidate, micro: _Micro, within: Mapping[str, float]) -> _Paced:
