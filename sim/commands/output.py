@@ -47,7 +47,9 @@ def write_page(report: Path | None, view: View, asked: Iterable[Asked] = ()) -> 
     from sim.page.gather import dossier_of
     from sim.page.render import page
 
-    emit(page(dossier_of(view, list(asked), command_line())).rstrip("\n"), report)
+    with progress_bar("pages"):
+        text = page(dossier_of(view, list(asked), command_line())).rstrip("\n")
+    emit(text, report)
     tell(f"{report}: open it in a browser")
 
 

@@ -1,0 +1,54 @@
+"""A bar on a terminal: also of what says nothing for long."""
+
+import threading
+
+import pytest
+
+from sim.report import progress
+
+
+class Bar:
+    """What rich's would be told."""
+
+    task_ids = (0,)
+
+    def __init__(self):
+        self.said, self.shown = [], threading.Event()
+
+    def start(self):
+        self.said.append("start")
+
+    def add_task(self, title, **rest):
+        self.said.append(title)
+        self.shown.set()
+
+    def start_task(self, task):
+        self.said.append("moves")
+
+    def update(self, task, completed, total):
+        self.said.append((completed, total))
+
+    def stop(self):
+        self.said.append("stop")
+
+
+@pytest.fixture
+def bar(monkeypatch):
+    made = Bar()
+    monkeypatch.setattr(progress, "_bar", lambda: made)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    return made
+
+
+def test_what_says_nothing_for_long_is_seen_to_run(bar, monkeypatch):
+    monkeypatch.setattr(progress, "SILENT_S", 0.0)
+    with progress.progress_bar("ops") as move:
+        assert bar.shown.wait(900)
+        move(3, 9)
+    assert bar.said == ["start", "ops", "moves", (3, 9), "stop"]
+
+
+def test_what_ends_soon_shows_nothing(bar):
+    with progress.progress_bar("ops"):
+        pass
+    assert bar.said == []
