@@ -355,7 +355,7 @@ def test_a_pipeline_of_many_micro_batches_is_cut_to_two_rounds(schedule):
 )
 def test_micro_steps_beyond_memory_are_refused_before_they_are_made(steps, said) -> None:
     job = "dgx-h100", "llama3-8b-sft"
-    with pytest.raises(sim.InputError, match=f"all_micro_steps .* {said}, more than"):
+    with pytest.raises(sim.InputError, match=f"gradient_accumulation .* {said}, more than"):
         sim.trace(*job, all_micro_steps=True, gradient_accumulation=steps)
 
 
