@@ -28,6 +28,8 @@ _SI = {"": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _IEC = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5}
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 _COUNT = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([KMBT]?)\Z")
+_THOUSANDS = re.compile(r"\$[1-9]\d{0,2}(,\d{3})+(?![\d,])")
+_APART = re.compile(r"(?<=[kKM])\s+(?=USD|\$)")
 _COUNT_SUFFIX = {"": 0, "K": 3, "M": 6, "B": 9, "T": 12}
 
 # one example a dimension, for messages
@@ -87,9 +89,12 @@ def _units(dimension: Dimension) -> dict[str, Decimal]:
         names_ = ("FLOP/s", "FLOPS", "FLOPs", "FLOP/S", "flop/s", "OP/s", "OPS")
         return {f"{p}{name}": ten**e for p, e in _SI.items() for name in names_}
     if dimension == "USD":
-        return {"USD": ten**0, "$": ten**0, "cents": Decimal("0.01")}
+        large = {"": ten**0, "k": ten**3, "K": ten**3, "M": ten**6}
+        out = {f"{p}{u}": s for p, s in large.items() for u in ("USD", "$")}
+        return out | {"cents": Decimal("0.01")}
     if dimension == "USD/h":
-        return {"USD/h": ten**0, "$/h": ten**0, "USD/d": ten**0 / 24}
+        out = {f"{u}/{h}": ten**0 for u in ("USD", "$") for h in ("h", "hr", "hour")}
+        return out | {"USD/d": ten**0 / 24}
     if dimension == "USD/B":
         return {f"USD/{u}": 1 / s for u, s in byte.items()}
     if dimension == "kg/J":
@@ -140,8 +145,8 @@ def parse(text: str, dimension: Dimension) -> float:
         With a message that says what was read and what would be right.
     """
     stripped = text.strip()
-    if dimension.startswith("USD") and stripped.startswith("$"):
-        stripped = stripped[1:] + ("USD" + dimension[3:] if stripped[-1:].isdigit() else "USD")
+    if dimension.startswith("USD"):
+        stripped = _dollars(stripped, dimension)
     match = _NUMBER.match(stripped)
     example = EXAMPLES[dimension]
     if match is None:
@@ -155,9 +160,24 @@ def parse(text: str, dimension: Dimension) -> float:
     if not unit:
         if float(match[0]) == 0.0:
             return 0.0
+        if dimension == "USD":  # there is but one that can be meant
+            example = f"{stripped} USD"
         msg = f'{text} has no unit; write for example "{example}"'
         raise UnitError(msg)
     raise UnitError(_wrong_unit(text, unit, dimension))
+
+
+def _dollars(text: str, dimension: Dimension) -> str:
+    """Dollars as people write them, number first: ``$2,500``, ``50k USD``, ``$2.95/h``."""
+    text = _APART.sub("", text)
+    if not text.startswith("$"):
+        return text
+    if dimension == "USD" and _THOUSANDS.match(text):
+        text = text.replace(",", "")
+    number, per, rest = text[1:].partition("/")
+    if not per and number[-1:].isdigit():
+        rest = dimension[4:]
+    return f"{number}USD/{rest}" if rest else f"{number}USD"
 
 
 def _finite(text: str, number: str, size: Decimal) -> float:
