@@ -125,7 +125,7 @@ def _checkpointing(topology: Topology, workload: Workload) -> Iterator[Change]:
     if policy.kind == "full" and keeps_inputs(workload):
         plain = {"full": {"offload": True}} if policy.offload else "full"
         yield make.spelt(
-            "smaller", {key: plain}, "checkpointing that is not reentrant",
+            "both", {key: plain}, "checkpointing that is not reentrant",
             activation_checkpointing=policy.model_copy(update={"reentrant": False}),
         )  # fmt: skip
     gathered = "stage3_max_live_parameters" in strategy_of(workload).knobs
