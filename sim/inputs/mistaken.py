@@ -8,7 +8,9 @@ from collections.abc import Collection
 from sim.inputs import catalogue
 from sim.inputs.spoken import gpu_named
 
-_COUNT = re.compile(r"^\s*\d+\s*[x*]\s*|\s*[x*]\s*\d+\s*$", re.IGNORECASE)
+#: "8x A100", "A100 x 8"; the x of "RTX 4090" counts nothing
+_COUNT = re.compile(r"^\s*(\d+)\s*[x*]\s*|\s*(?<![a-z])[x*]\s*(\d+)\s*$", re.IGNORECASE)
+_GPUS = re.compile(r"^ +gpus: (\d+)\s*$", re.M)
 _MOST = 6
 #: tools whose files are not read, and top-level keys that tell them
 _UNREAD = (
@@ -43,7 +45,9 @@ def instead(side: str, name: str) -> str:
         said = f"is the GPU {gpu}, not a machine; "
         if not names:
             return f"{said}write a machine of it with scaling-sim init, node.gpu: {gpu}"
-        return f"{said}machines with it are {_some(names)}"
+        many = _COUNT.search(name)
+        count = int(many[1] or many[2]) if many else 0
+        return f"{said}machines with it are {_some(names)}{_cut_to(count, names)}"
     model = _model(name)
     if model is None:
         return ""
@@ -78,6 +82,22 @@ def unread(keys: Collection[str]) -> str:
 def _some(names: list[str]) -> str:
     rest = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
     return ", ".join(names[:_MOST]) + rest
+
+
+def _cut_to(count: int, names: list[str]) -> str:
+    """How to have a number of GPUs of which no machine is shipped; "" where one is, or none can."""
+    sizes = {name: _gpus(name) for name in names}
+    larger = {name: size for name, size in sizes.items() if size > count}
+    if not count or count in sizes.values() or not larger:
+        return ""
+    return f"; with {count} of them: {min(larger, key=larger.__getitem__)} --set node.gpus={count}"
+
+
+def _gpus(machine: str) -> int:
+    """GPUs of a shipped machine's node; 0 where its nodes differ."""
+    path = catalogue.find("topologies", machine)
+    found = _GPUS.findall(path.read_text(encoding="utf-8")) if path is not None else []
+    return int(found[0]) if len(found) == 1 else 0
 
 
 def _model(name: str) -> str | None:
