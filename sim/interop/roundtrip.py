@@ -10,6 +10,7 @@ from sim.inputs.base import Spec
 from sim.inputs.foreign import format_of, source_of, translate
 from sim.inputs.modelling import reduce_dtype
 from sim.inputs.reader import Reader
+from sim.inputs.strategy import strategy_of
 from sim.inputs.trainer import reduces_each
 from sim.inputs.translation import Translation
 from sim.inputs.tree import Branch, Leaf, Place
@@ -70,6 +71,8 @@ def read_back(texts: Mapping[str, str], workload: Workload) -> tuple[Workload, T
 def lost(texts: Mapping[str, str], workload: Workload) -> tuple[list[Lost], list[Lost]]:
     """Keys that decide the plan and are said otherwise, and keys that are merely not said."""
     read, job = read_back(texts, workload)
+    if strategy_of(workload).spreads_as and read.parallelism.strategy == "ddp":
+        read = _alone(read, workload)
     said = {t.key for t in job.took} | {s.key for s in job.supposed}
     wrong = [*_differing(read, workload, [f"parallelism.{a}" for a in _AXES])]
     wrong += [d for d in _differing(read, workload, _ALSO) if d.path in said]
@@ -79,6 +82,12 @@ def lost(texts: Mapping[str, str], workload: Workload) -> tuple[list[Lost], list
     }
     paths = [p for p in _paths(workload) if not anyway.get(p)]
     return wrong, [d for d in _differing(read, workload, paths) if d not in wrong]
+
+
+def _alone(read: Workload, workload: Workload) -> Workload:
+    """What files without FSDP and DeepSpeed say of one process: no trainer wraps its model."""
+    own = read.parallelism.model_copy(update={"strategy": workload.parallelism.strategy})
+    return read.model_copy(update={"parallelism": own})
 
 
 def _paths(workload: Workload) -> list[str]:

@@ -198,6 +198,21 @@ def test_files_are_written_and_zero_brings_its_json(tmp_path):
     assert set(FILES) == set(EMITTED)
 
 
+@pytest.mark.parametrize(
+    "kind", ["accelerate", "axolotl", "llamafactory", "trl", "sbatch", "torchrun"]
+)
+def test_a_job_of_one_gpu_is_written_for_trainers_which_wrap_nothing_there(kind, tmp_path):
+    """Files without FSDP and DeepSpeed are read as DDP, which one process is not wrapped in."""
+    topology, workload = job(
+        "nodes=1", "parallelism=single", machine="h100-x1", workload="mistral-7b-lora"
+    )
+    assert write_plan(topology, workload, [kind], tmp_path / kind)
+    with pytest.raises(
+        InputError, match="torchtitan cannot run single; emit accelerate or axolotl"
+    ):
+        write_plan(topology, workload, ["torchtitan"], tmp_path / "other")
+
+
 def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):
     (tmp_path / "plan").write_text("a file")
     with pytest.raises(InputError, match="cannot make this folder"):
