@@ -319,7 +319,8 @@ def _trials(
 ) -> Iterator[tuple[Parallelism, str]]:
     """Knobs of every strategy with a checkpointing policy.
 
-    On one GPU only the plain trial of strategies that shard everything: the others are the same.
+    On one GPU only the plain trial of strategies that shard everything, the others are the same,
+    and none at all: either may be quicker (casts of FSDP2 against those of autocast).
     """
     base, world = workload.parallelism, nodes * per_node
     for name in space.strategies:
@@ -342,4 +343,7 @@ def _trials(
             update = {"strategy": name, "offload": offload, "replicate": 1, "shard": None}
             if not strategy.context_parallel:
                 update["context_parallel"] = 1
+            if world == 1 and offload == "none" and strategy.gathers_blocks:
+                clips = base.clip_gradients
+                yield checks.ONE_GPU.model_copy(update={"clip_gradients": clips}), saving
             yield kept.model_copy(update={**update, **cut, **trial.knobs}), saving

@@ -292,6 +292,21 @@ def test_what_does_not_fit_says_whose_memory_and_by_how_much():
     assert report.contenders[0].fit_probability < 0.5
 
 
+def test_one_gpu_is_tried_with_and_without_a_strategy(searcher):
+    """Compiled, copies of FSDP2 cost more than casts of autocast; kernel by kernel, less."""
+    shipped = load("dgx-h100", "mistral-7b-lora").workload
+    report = size(shipped, Target(), topologies=["h100-x1"], global_batch=16, searcher=searcher)
+    winner = report.winner.candidate
+    assert winner.workload.parallelism.strategy == "single"
+    assert winner.workload.compile
+    p = winner.workload.parallelism.model_copy(update={"strategy": "fsdp2"})
+    sharded = winner.workload.model_copy(update={"parallelism": p})
+    assert step(winner.topology, sharded).time_s > step(winner.topology, winner.workload).time_s
+    slow = {"compile": False}
+    alone, sharded = (w.model_copy(update=slow) for w in (winner.workload, sharded))
+    assert step(winner.topology, sharded).time_s < step(winner.topology, alone).time_s
+
+
 def test_what_trains_the_same_is_searched_unless_it_was_set():
     asked = {"topologies": ["dgx-h100"], "gpus": 8, "global_batch": 32}
     free = size(JOB, Target(), **asked)
