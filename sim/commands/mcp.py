@@ -100,7 +100,7 @@ def server() -> FastMCP:
     return found
 
 
-def run(topology: str, workload: str, settings: list[str] | None = None) -> str:
+def run(topology: str, workload: str, settings: list[str] | str | None = None) -> str:
     """Whether a job fits on a machine, its step time, throughput, bottleneck, time and cost."""
     import sim
     from sim.report import brief
@@ -110,7 +110,7 @@ def run(topology: str, workload: str, settings: list[str] | None = None) -> str:
     ))  # fmt: skip
 
 
-def memory(topology: str, workload: str, settings: list[str] | None = None) -> str:
+def memory(topology: str, workload: str, settings: list[str] | str | None = None) -> str:
     """Memory a GPU of a job on a machine, and what would save some."""
     import sim
     from sim.report import brief
@@ -119,20 +119,22 @@ def memory(topology: str, workload: str, settings: list[str] | None = None) -> s
 
 
 def size(
-    workload: str, deadline: str | None = None, budget: str | None = None,
-    max_gpus: int = PROMPT_GPUS, gpu: str | None = None,
+    workload: str, deadline: str | None = None, budget: str | float | None = None,
+    max_gpus: int = PROMPT_GPUS, gpu: list[str] | str | None = None,
 ) -> str:  # fmt: skip
     """The cheapest cluster that does a job by a deadline (48h) or within a budget (500 USD)."""
     import sim
     from sim.report import brief
 
+    if isinstance(budget, int | float):
+        budget = f"{budget} USD"
     return _said(lambda: brief.size(
         sim.size(workload, deadline=deadline, budget=budget, max_gpus=max_gpus,
-                 gpu=[gpu] if gpu else ())
+                 gpu=gpu or ())
     ))  # fmt: skip
 
 
-def compare(topologies: list[str], workload: str, settings: list[str] | None = None) -> str:
+def compare(topologies: list[str], workload: str, settings: list[str] | str | None = None) -> str:
     """Machines side by side for a job, and why they differ."""
     import sim
     from sim.report import brief

@@ -54,6 +54,10 @@ def test_the_client_of_the_protocol_lists_and_calls():
             await client.initialize()
             tools = {tool.name for tool in (await client.list_tools()).tools}
             answer = await client.call_tool("run", CALLS["run"])
+            loosely = {"workload": "mistral-7b-lora", "budget": 2500, "gpu": ["h100"]}
+            sized = await client.call_tool("size", loosely | {"max_gpus": 8})
+            assert not sized.isError
+            assert "within" in sized.content[0].text or "$" in sized.content[0].text
             wrong = CALLS["run"] | {"overrides": ["nodes=2"]}
             refused = await client.call_tool("run", wrong)
             assert refused.isError
