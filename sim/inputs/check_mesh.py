@@ -271,21 +271,7 @@ def _pipeline(w: Workload) -> Findings:
         yield fault("stages", "workload", path, message, "write fewer stages")
     elif strategy_of(w).even_stages and not modelling_of(w).cuts_by_work:
         yield from _even(w, shape)
-    fewest = schedule.fewest(shape.ranks)
-    if shape.micro < fewest and not strategy_of(w).short_pipelines:
-        message = (
-            f"{schedule.title} on {shape.ranks} ranks needs {fewest} micro-batches or more; "
-            f"a step has {shape.micro}"
-        )
-        hint = f"write {fewest} or more"
-        yield fault("micro-batches", "workload", "gradient_accumulation", message, hint)
-    elif schedule.several and schedule.name != "looped-bfs" and shape.micro % rounds(shape):
-        message = (
-            f"{shape.micro} micro-batches make no whole rounds of {rounds(shape)} on "
-            f"{shape.ranks} ranks"
-        )
-        hint = f"write a multiple of {shape.ranks}"
-        yield fault("indivisible", "workload", "gradient_accumulation", message, hint)
+    yield from micro_batches(w)
     if not strategy_of(w).ties_stages and w.model.tied_embeddings:
         message = f"{w.model.name} ties embedding and head, which are on two stages"
         able = "strategy: megatron, which sums its two copies"
@@ -307,3 +293,26 @@ def _pipeline(w: Workload) -> Findings:
         )
         hint = "write activation_checkpointing: none, or interleaved-1f1b"
         yield warning("split-recompute", "workload", "activation_checkpointing", message, hint)
+
+
+def micro_batches(w: Workload) -> Findings:
+    """What is wrong with how many micro-batches a pipeline has; all else bears fewer of them."""
+    p = w.parallelism
+    if p.pipeline_parallel == 1:
+        return
+    schedule, shape = SCHEDULES[p.pipeline_schedule], shape_of(w)
+    fewest = schedule.fewest(shape.ranks)
+    if shape.micro < fewest and not strategy_of(w).short_pipelines:
+        message = (
+            f"{schedule.title} on {shape.ranks} ranks needs {fewest} micro-batches or more; "
+            f"a step has {shape.micro}"
+        )
+        hint = f"write {fewest} or more"
+        yield fault("micro-batches", "workload", "gradient_accumulation", message, hint)
+    elif schedule.several and schedule.name != "looped-bfs" and shape.micro % rounds(shape):
+        message = (
+            f"{shape.micro} micro-batches make no whole rounds of {rounds(shape)} on "
+            f"{shape.ranks} ranks"
+        )
+        hint = f"write a multiple of {shape.ranks}"
+        yield fault("indivisible", "workload", "gradient_accumulation", message, hint)

@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -35,7 +36,7 @@ from sim.blocks.update import host_update_bytes
 from sim.cost.host import pace_of
 from sim.cost.host_update import host_rate, update_s
 from sim.cost.kernel_cost import CostModel, cost_model
-from sim.inputs.check_mesh import blocks_of, shape_of
+from sim.inputs.check_mesh import shape_of, stage_layers
 from sim.inputs.rows import run_on
 from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_of
@@ -149,7 +150,7 @@ class Bounds:
         each = (_EVEN if stages > 1 else 1.0) * steps / stages
         kernels = {kind: each * seconds for kind, seconds in micro.kernels.items()}
         paced = _paced(candidate, micro, within)
-        copies: Sequence[Copies] = (Copies(),) * len(blocks_of(workload))
+        copies: Sequence[Copies] = (Copies(),) * len(stage_layers(workload))
         under_way = UnderWay()
         if parameters:
             copies = self._parameters.copies(candidate)
@@ -376,10 +377,11 @@ def _busiest(workload: Workload, micro: _Paced, copies: Sequence[Copies]) -> flo
         return 0.0
     schedule, shape = SCHEDULES[workload.parallelism.pipeline_schedule], shape_of(workload)
     least = _stages_s(workload, micro)
+    before = list(itertools.accumulate(least, initial=0.0))
     bounds = []
     for rank in range(shape.ranks):
         own = schedule.stages_of(shape, rank)
-        waits = (_DOWN if schedule.splits else 1.0) * sum(least[: own[0]])
+        waits = (_DOWN if schedule.splits else 1.0) * before[own[0]]
         # the last of a rank's blocks hands on what is not told apart from the whole stage's
         busy = sum(least[stage] + copies[stage].each_s for stage in own)
         busy -= max(0.0, micro.block_s)
@@ -396,8 +398,6 @@ def _stages_s(workload: Workload, micro: _Paced) -> list[float]:
     outside = loss + micro.kernels["embedding"] + min(1.0, _HEAD * head) * gemm
     block = (micro.busy_s - outside) / model.layers + micro.block_s
     last = loss + min(1.0, head) / _HEAD * gemm
-    stages = blocks_of(workload)
-    return [
-        block * sum(0 < b <= model.layers for b in own) + last * (model.layers + 1 in own)
-        for own in stages
-    ]
+    found = [block * layers for layers in stage_layers(workload)]
+    found[-1] += last
+    return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sim.errors import InputError
 from sim.inputs import checks
+from sim.inputs.check_mesh import micro_batches, workload_findings
 from sim.inputs.loader import Loaded, Prepared
 from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_named, strategy_of
@@ -15,7 +16,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Parallelism, Workload
 from sim.result.advice import changes as advised
 from sim.study.axes import Changes, Grid
-from sim.study.layouts import Knobs, layouts, least_form, warned, warned_anywhere
+from sim.study.layouts import Knobs, layouts, least_form, warned
 from sim.study.machines import Machine
 
 NODES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
@@ -283,14 +284,26 @@ def _anew(workload: Workload, space: Space) -> bool:
 
 
 def _batches(workload: Workload, world: int, space: Space) -> Iterator[Workload]:
-    anew, piped = _anew(workload, space), workload.parallelism.pipeline_parallel > 1
-    passed = False  # what fewer micro-batches a step pass, fewer still do, unless stages need them
-    for job in _divided(workload, world, space):
-        if piped or not passed:
-            passed = not any(f.error for f in checks.check_one(job))
-            passed = passed and not (anew and warned_anywhere(job))
-        if passed:
+    """Those of `_divided` that are sound: but for `micro_batches`, what more pass, fewer do too."""
+    jobs, anew = list(_divided(workload, world, space)), _anew(workload, space)
+    passed = False
+    if not jobs or not _passes(jobs[-1], anew):
+        return
+    for job in jobs:
+        passed = passed or _passes(job, anew)
+        if passed and not any(True for _ in micro_batches(job)):
             yield job
+
+
+def _passes(job: Workload, anew: bool) -> bool:
+    """Whether a job is sound but for how many micro-batches it has."""
+    found = [f for f in checks.check_one(job) if f.error]
+    if not found and not anew:
+        return True
+    allowed = list(micro_batches(job))
+    if anew:
+        found += workload_findings(job)
+    return all(f in allowed for f in found)
 
 
 def _divided(workload: Workload, world: int, space: Space) -> Iterator[Workload]:

@@ -114,11 +114,6 @@ def warned(topology: Topology, workload: Workload) -> bool:
     return any(True for _ in check_mesh.pair_findings(topology, workload))
 
 
-def warned_anywhere(workload: Workload) -> bool:
-    """The same, whatever the machine."""
-    return any(True for _ in check_mesh.workload_findings(workload))
-
-
 def cut_of(workload: Workload) -> tuple[int, ...]:
     """Where a layout stands on `AXES`, and whether its schedule splits backward."""
     p = workload.parallelism
