@@ -78,10 +78,16 @@ def answer(verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         return 200, _ANSWERS[verb](asked)
     except InputError as error:
         faults = [
-            {"path": f.path, "message": f.message, "line": f.line, "column": f.column}
+            {"path": f.path or _option(f.source), "message": f.message, "line": f.line,
+             "column": f.column}
             for f in error.faults
-        ]
+        ]  # fmt: skip
         return 422, {"faults": _told(faults)}
+
+
+def _option(source: str) -> str:
+    """The key of a request that an option stands for: several fields may be at fault at once."""
+    return source.removeprefix("--") if source.startswith("--") else ""
 
 
 def _told(faults: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -209,6 +209,13 @@ def test_others_and_too_much_are_turned_away(server, path, body, headers, status
     assert json.loads(text)["faults"][0]["message"]
 
 
+def test_faults_of_two_fields_say_which_is_which():
+    asked = {"workload": "mistral-7b-lora", "budget": "50k", "deadline": "24"}
+    status, found = answer("size", asked)
+    assert status == 422
+    assert {f["path"] for f in found["faults"]} == {"budget", "deadline"}
+
+
 def test_of_very_many_faults_the_first_are_told(server):
     status, found = server.run(topology={f"k{place}": place for place in range(500)})
     assert status == 422

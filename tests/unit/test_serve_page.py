@@ -89,6 +89,20 @@ def test_parts_of_the_machine_are_slowed_where_they_are_drawn(server, tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+def test_warnings_are_shown_and_a_budget_is_in_dollars(server, tmp_path):
+    with Page(server.address + "#j=mistral-7b-lora&m=h100-x1&t=size", tmp_path) as page:
+        page.until("document.body.dataset.answers >= 1")
+        said = page.ask("document.getElementById('warnings').textContent")
+        assert "FSDP2 shards nothing over one GPU" in said
+        page.ask("document.getElementById('maxgpus').value = 1;"
+                 "document.getElementById('budget').value = '2500';"
+                 "document.getElementById('provider').value = 'nebius';"
+                 "document.getElementById('find').click()")  # fmt: skip
+        page.until("document.getElementById('size-said').textContent.startsWith('Take 1 GPU')")
+        assert page.console == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
 def test_limits_move_over_what_was_found(server, tmp_path):
     with Page(server.address + "#j=mistral-7b-lora&t=size", tmp_path) as page:
         page.until("document.body.dataset.answers >= 1")

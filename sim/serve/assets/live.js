@@ -162,6 +162,12 @@
 
   function show(found) {
     $("sentence").textContent = found.sentence;
+    $("warnings").replaceChildren(...found.warnings.map((text) => {
+      const item = document.createElement("li");
+      item.textContent = text;
+      return item;
+    }));
+    $("warnings").hidden = found.warnings.length === 0;
     for (const name of ["tiles", "further", "parts", "memory"]) put(name, found.html[name]);
     const d = found.document;
     for (const [key, , stops, own] of SLIDERS) setSlider(key, stops, state.set[key] ?? own(d), key in state.set);

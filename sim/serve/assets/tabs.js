@@ -11,7 +11,8 @@
     $("size-said").textContent = "Searching.";
     const body = { workload: state.workload, objective: $("objective").value, max_gpus: Number($("maxgpus").value) };
     if ($("deadline").value.trim()) body.deadline = $("deadline").value.trim();
-    if ($("budget").value.trim()) body.budget = $("budget").value.trim();
+    const most = $("budget").value.trim();
+    if (most) body.budget = /^[\d.]+$/.test(most) ? `${most} USD` : most;
     if ($("provider").value) body.provider = [$("provider").value];
     try {
       const found = await ask("size", body);
