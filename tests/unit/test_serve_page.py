@@ -103,6 +103,19 @@ def test_warnings_are_shown_and_a_budget_is_in_dollars(server, tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+def test_back_goes_to_the_machine_and_job_before(server, tmp_path):
+    with Page(server.address + "#m=dgx-h100&j=mistral-7b-lora", tmp_path) as page:
+        page.until("document.body.dataset.answers >= 1")
+        page.ask("const m = document.getElementById('topology'); m.value = 'dgx-a100';"
+                 "m.dispatchEvent(new Event('change', { bubbles: true }))")  # fmt: skip
+        page.until("location.hash.includes('m=dgx-a100')")
+        page.ask("history.back()")
+        page.until("document.getElementById('topology').value === 'dgx-h100'")
+        assert page.ask("location.hash").startswith("#m=dgx-h100&j=mistral-7b-lora")
+        assert page.console == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
 def test_limits_move_over_what_was_found(server, tmp_path):
     with Page(server.address + "#j=mistral-7b-lora&t=size", tmp_path) as page:
         page.until("document.body.dataset.answers >= 1")

@@ -53,7 +53,10 @@
     if (state.fleet) words.set("f", JSON.stringify(state.fleet));
     if (state.pin) words.set("a", JSON.stringify(state.pin));
     if (state.tab !== "whatif") words.set("t", state.tab);
-    history.replaceState(null, "", "#" + words.toString());
+    // another machine or job is a place to go back to, a moved slider is not
+    const was = new URLSearchParams(location.hash.slice(1));
+    const moved = was.has("m") && (was.get("m") !== state.topology || was.get("j") !== state.workload);
+    history[moved ? "pushState" : "replaceState"](null, "", "#" + words.toString());
   }
 
   function recall() {
