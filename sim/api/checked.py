@@ -139,6 +139,10 @@ def parts_of(annotation: str) -> list[str]:
     return annotation.split(" | ")
 
 
+#: arguments with a unit, which people write as numbers, and what is mostly meant
+_UNITS = {"budget": "USD", "deadline": "h"}
+
+
 def _check(function: str, name: str, value: Any, parts: list[str]) -> None:
     fitting = [part for part in parts if KINDS[part].takes(value)]
     if not fitting:
@@ -147,6 +151,8 @@ def _check(function: str, name: str, value: Any, parts: list[str]) -> None:
             message = f"{value!r:.80} is not {words}"
         else:
             message = f"takes {words}, not {type(value).__name__} {value!r:.80}"
+            if name in _UNITS and type(value) in (int, float):
+                message += f'; with its unit, such as "{value:g} {_UNITS[name]}"'
     else:
         beyonds = [
             beyond(share_of(value) if part in SHARES else value, _BOUNDS[part])

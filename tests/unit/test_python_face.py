@@ -24,6 +24,9 @@ WRONG = {
     "replicas: takes a whole number": lambda: sim.simulate(M, J, replicas="3"),
     "scaling: takes True or False, not str": lambda: sim.simulate(M, J, scaling="no"),
     "offer: takes a text, not int 3": lambda: sim.simulate(M, J, offer=3),
+    'budget: takes a text, not int 2500; with its unit, such as "2500 USD"': lambda: sim.size(
+        J, budget=2500
+    ),
     "prices: takes a path, not int 3": lambda: sim.simulate(M, J, prices=3),
     "jitter: takes a share such as 5% or 0.05": lambda: sim.simulate(M, J, jitter=None),
     "takes a path or a Calibration, not dict": lambda: sim.simulate(M, J, calibration={"x": 1}),
