@@ -86,12 +86,11 @@ class MemoryBounds:
             return _flat(workload, parts[0], states, sum(saved))
         whole = sum(part.reduced for part in parts)
         schedule, shape = SCHEDULES[workload.parallelism.pipeline_schedule], shape_of(workload)
-        found = 0.0
+        found, blocks = 0.0, blocks_of(workload)
         for rank in (0, 1):
             stages = schedule.stages_of(shape, rank)
             own = [parts[stage] for stage in stages]
-            each = [sum(saved[b - 1] for b in blocks_of(workload)[s] if 0 < b <= len(saved))
-                    for s in stages]  # fmt: skip
+            each = [sum(saved[max(0, blocks[s].start - 1) : blocks[s].stop - 1]) for s in stages]
             share = sum(part.reduced for part in own) / whole if whole else 0.0
             rest = sum(part.shard for part in own) + share * states
             for moment in _moments(schedule.name, _shortest(shape), rank):
