@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sim.inputs.gpu import Gpu
+from sim.inputs.modelling import FLASH_SINCE
 from sim.inputs.versions import sdpa_flash, sdpa_on_cudnn
 from sim.records import dataclass
 
@@ -11,16 +13,28 @@ SDPA = "sdpa"  # PyTorch's own; "sdpa-2.11": as it is since that release
 CUDNN_HEAD = 128  # columns of a head up to which cuDNN has a backward
 
 
-def family(kind: str, capability: float, head_dim: int) -> str:
+def family(kind: str, gpu: Gpu, dtype: str, head_dim: int) -> str:
     """The family whose constants an implementation has on a GPU.
 
     PyTorch's `scaled_dot_product_attention` is FlashAttention 2, but where its release carries the
-    first one or prefers cuDNN (``data/versions.toml``).
+    first one or prefers cuDNN (``data/versions.toml``), and where it does not run.
+
+    Notes
+    -----
+    Before Ampere and in FP32 it is the memory-efficient kernel, which no release changes. No table
+    of such a GPU has it. In 16 bits it is as fast as FlashAttention 1, which PyTorch 2.0 runs on
+    Turing (xformers' on an A100: 0.75 to 1.2 of that one's, 0.45 to 0.5 of the second's;
+    sim/data/measured/attention_kernels.csv). In FP32 it has the second's share, assumed: of a peak
+    that is a sixteenth, softmax leaves more.
     """
     name, _, since = kind.partition("-")
     if name != SDPA:
         return kind
-    preferred = capability in sdpa_on_cudnn(since) and head_dim <= CUDNN_HEAD
+    if dtype == "fp32":
+        return "flash2"
+    if gpu.compute_capability < FLASH_SINCE:
+        return "flash1"
+    preferred = gpu.compute_capability in sdpa_on_cudnn(since) and head_dim <= CUDNN_HEAD
     return "cudnn" if preferred else sdpa_flash(since)
 
 

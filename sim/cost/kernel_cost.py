@@ -231,7 +231,7 @@ class CostModel:
         """Those of its family and head size, and what they fell back on."""
         direction = "forward" if kernel.direction == "forward" else "backward"
         dim = kernel.shape[5]
-        kind = family(kernel.access, self.gpu.compute_capability, dim)
+        kind = family(kernel.access, self.gpu, kernel.dtype, dim)
         return lookup(self.constants.attention, kind, direction, dim)
 
     def _stream(self, kernel: Kernel) -> KernelCost:

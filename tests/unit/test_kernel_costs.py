@@ -332,10 +332,35 @@ def test_a_second_of_communication_over_pcie_costs_kernels_half_a_second():
 def test_which_kernel_sdpa_runs(torch, a100, h100, b200):
     """By PyTorch's release and the GPU: pytorch PR 138522 and 162073."""
     kind = f"sdpa-{sdpa_since(torch)}".rstrip("-")
-    found = [family(kind, capability, 128) for capability in (8.0, 9.0, 10.0)]
-    assert found == [a100, h100, b200]
-    assert family(kind, 12.0, 128) == a100
-    assert family(kind, 9.0, 256) == a100
+    h = catalogue.gpu("h100-sxm-80gb")
+    gpus = [catalogue.gpu(name) for name in ("a100-sxm-80gb", "h100-sxm-80gb", "b200-sxm-180gb")]
+    assert [family(kind, gpu, "bf16", 128) for gpu in gpus] == [a100, h100, b200]
+    assert family(kind, catalogue.gpu("rtx-5090-32gb"), "bf16", 128) == a100
+    assert family(kind, h, "bf16", 256) == a100
+    # the memory-efficient kernel, whatever the release
+    assert {family(kind, gpu, "fp32", 128) for gpu in gpus} == {"flash2"}
+    old = (catalogue.gpu("t4-pcie-16gb"), catalogue.gpu("v100-sxm-32gb"))
+    assert {family(kind, gpu, "fp16", 128) for gpu in old} == {"flash1"}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "dtype"),
+    [("v100-sxm-32gb", "fp16"), ("t4-pcie-16gb", "fp16"), ("a100-sxm-80gb", "fp32")],
+)
+def test_no_release_changes_the_memory_efficient_kernel(gpu, dtype):
+    """Where FlashAttention 2 does not run, PyTorch 2.2 is what 2.1 was; on an A100 it is faster."""
+    job = {"model": "llama-3.2-1b", "sequence_length": 4096, "attention": "sdpa"}
+
+    def times(gpu, dtype):
+        for torch in ("2.1", "2.2"):
+            old = {"precision": dtype, "stack": {"torch": torch, "cuda": "12.1"}}
+            loaded = load({"node": {"gpu": gpu, "gpus": 1}}, job | old | {"parallelism": "ddp"})
+            yield step(loaded.topology, loaded.workload).breakdown.compute_s
+
+    before, after = times(gpu, dtype)
+    assert before == after
+    before, after = times("a100-sxm-80gb", "bf16")
+    assert after < 0.95 * before
 
 
 def test_a_kernel_on_a_side_stream_keeps_its_own_sms():
