@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sim.inputs.architecture import nvidia
 from sim.inputs.gpu import Gpu
 from sim.inputs.modelling import FLASH_SINCE
 from sim.inputs.versions import sdpa_flash, sdpa_on_cudnn
@@ -34,8 +35,8 @@ def family(kind: str, gpu: Gpu, dtype: str, head_dim: int) -> str:
         return "flash2"
     if gpu.compute_capability < FLASH_SINCE:
         return "flash1"
-    preferred = gpu.compute_capability in sdpa_on_cudnn(since) and head_dim <= CUDNN_HEAD
-    return "cudnn" if preferred else sdpa_flash(since)
+    preferred = gpu.compute_capability in sdpa_on_cudnn(since) and nvidia(gpu)
+    return "cudnn" if preferred and head_dim <= CUDNN_HEAD else sdpa_flash(since)
 
 
 @dataclass(frozen=True, slots=True)

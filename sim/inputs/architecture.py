@@ -50,6 +50,11 @@ def measured_board(architecture: str) -> Gpu:
     return board
 
 
+def nvidia(gpu: Gpu) -> bool:
+    """Whether NVIDIA makes a GPU, by its architecture."""
+    return not gpu.architecture.startswith(tuple(table("architectures")["not_nvidia"]))
+
+
 def facts_of(gpu: Gpu) -> Architecture:
     """Facts of a GPU's architecture; an unknown one takes those of ``stand_in``."""
     rows = table("architectures")

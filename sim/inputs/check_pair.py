@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.data import table
 from sim.inputs import check_mesh
-from sim.inputs.architecture import facts_of
+from sim.inputs.architecture import facts_of, nvidia
 from sim.inputs.check_rows import padding_said
 from sim.inputs.check_workload import too_old
 from sim.inputs.finding import Findings, fault, warning
@@ -73,8 +73,8 @@ def _attention(gpu: Gpu, w: Workload) -> Findings:
     if w.attention == "flash2" and gpu.compute_capability < FLASH_SINCE:
         message = f"FlashAttention-2 needs Ampere or newer, not {gpu.name}"
         yield fault("flash2", "workload", "attention", message, "write sdpa")
-    if w.attention == "cudnn" and gpu.compute_capability < 8.0:
-        message = f"cuDNN attention needs Ampere or newer, not {gpu.name}"
+    if w.attention == "cudnn" and not (gpu.compute_capability >= 8.0 and nvidia(gpu)):
+        message = f"cuDNN attention needs NVIDIA's Ampere or newer, not {gpu.name}"
         yield fault("cudnn", "workload", "attention", message, "write sdpa")
 
 

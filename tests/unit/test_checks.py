@@ -59,6 +59,11 @@ ERRORS = [
     ("dgx-a100", {"precision": "fp8"}, "precision: a100-sxm-80gb has no FP8"),
     (V100, {"attention": "sdpa"}, "precision: v100-sxm-32gb has no BF16; write fp16"),
     (V100, {"precision": "fp16", "attention": "flash2"}, "FlashAttention-2 needs Ampere"),
+    (
+        node("mi210-64gb", gpus=1),
+        {"attention": "cudnn"},
+        "cuDNN attention needs NVIDIA's Ampere or newer, not mi210-64gb; write sdpa",
+    ),
     ("dgx-a100", {"attention": "flash3"}, "FlashAttention-3 runs on Hopper only"),
     (node("l40s-pcie-48gb", nvlink={"generation": 3, "links_per_gpu": 12}), {}, "has no NVLink"),
     (node(OWN_GPU, nvlink={"generation": 4, "links_per_gpu": 18}), {}, "add nvlink_generation: 4"),

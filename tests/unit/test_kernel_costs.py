@@ -337,6 +337,8 @@ def test_which_kernel_sdpa_runs(torch, a100, h100, b200):
     assert [family(kind, gpu, "bf16", 128) for gpu in gpus] == [a100, h100, b200]
     assert family(kind, catalogue.gpu("rtx-5090-32gb"), "bf16", 128) == a100
     assert family(kind, h, "bf16", 256) == a100
+    # 9.0, as Hopper
+    assert family(kind, catalogue.gpu("mi210-64gb"), "bf16", 128) == a100
     # the memory-efficient kernel, whatever the release
     assert {family(kind, gpu, "fp32", 128) for gpu in gpus} == {"flash2"}
     old = (catalogue.gpu("t4-pcie-16gb"), catalogue.gpu("v100-sxm-32gb"))
