@@ -123,8 +123,13 @@ def group() -> None:
     from sim.malloc import keep_large_blocks  # here a verb is about to run: --help has ended
 
     keep_large_blocks()
-    if click.get_current_context().invoked_subcommand in _SERVERS:
+    context = click.get_current_context()
+    if context.invoked_subcommand in _SERVERS:
         gc.set_threshold(_OFTEN)  # what little is rubbish adds up
+    else:
+        from sim.report.progress import progress_bar
+
+        context.with_resource(progress_bar(context.invoked_subcommand or ""))
 
 
 def main() -> None:

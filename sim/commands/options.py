@@ -15,6 +15,7 @@ from sim.commands.asked import asks
 from sim.commands.complete import JOBS, MACHINES, settings
 from sim.commands.output import QUIET, SHOWN, show, tell, write_page
 from sim.report.formats import FORMATS
+from sim.report.progress import hushed
 
 if TYPE_CHECKING:
     from sim.page.asked import Asked
@@ -201,6 +202,8 @@ def quieted(function: F) -> F:
 
     def keep(context: click.Context, _: click.Parameter, value: bool) -> None:
         context.meta[QUIET] = value
+        if value:
+            context.with_resource(hushed())
 
     return click.option(
         "-q", "--quiet", is_flag=True, expose_value=False, callback=keep,

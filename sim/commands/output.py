@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ import click
 from sim.errors import InputError, visible
 from sim.files import make_folder, write_whole
 from sim.report.formats import rendered
-from sim.report.progress import progress_bar
+from sim.report.progress import hushed, progress_bar
 
 if TYPE_CHECKING:
     from sim.page.asked import Asked
@@ -123,12 +123,14 @@ def say(text: str | Iterable[str]) -> None:
     InputError
         There is no room for it.
     """
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()  # where a bar would be amid it
     try:
-        for part in (text,) if isinstance(text, str) else text:
-            click.echo(visible(part), nl=False)
-        click.echo()
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        with hushed() if on_terminal else nullcontext():
+            for part in (text,) if isinstance(text, str) else text:
+                click.echo(visible(part), nl=False)
+            click.echo()
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except OSError as error:
         unheard(error)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import RLock, Timer
 from typing import Any
 
 #: after so long a terminal shows that something runs [s]
@@ -17,44 +17,88 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int
     """A callable ``(done, total)`` that moves a bar with rate and time left, on a terminal.
 
     Until something is done the bar pulses, from `SILENT_S` on even if nothing is said; `total` may
-    grow.
+    grow. It takes the place of one around it.
     """
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    bar: Any = None
-    one = threading.Lock()  # at a time: who is at work, or who looks after the silence
+    with hushed():
+        if quiet or sys.stderr is None or not sys.stderr.isatty():
+            yield None
+            return
+        bar = _Bar(title)
+        _BARS.append(bar)
+        bar.go_on()
+        try:
+            yield bar.move
+        finally:
+            bar.hush()
+            _BARS.pop()
 
-    def show(done: int, total: int) -> None:
-        nonlocal bar
-        bar = _bar()
-        bar.start()
-        bar.add_task(title, start=False, total=total, completed=done)
 
-    def move(done: int, total: int) -> None:
-        with one:
-            if bar is None:  # what the store had is no progress of this run
-                show(done, total)
-            task = bar.task_ids[0]
-            if done:
-                bar.start_task(task)
-            bar.update(task, completed=done, total=total)
-
-    def pulse() -> None:
-        with one:
-            if bar is None:
-                show(0, 1)
-
-    silence = threading.Timer(SILENT_S, pulse)
-    silence.daemon = True
-    silence.start()
+@contextmanager
+def hushed() -> Iterator[None]:
+    """The bar around this shows nothing meanwhile."""
+    around = _BARS[-1:]
+    for bar in around:
+        bar.hush()
     try:
-        yield move
+        yield
     finally:
-        silence.cancel()
-        silence.join()
-        if bar is not None:
-            bar.stop()
+        for bar in around:
+            bar.go_on()
+
+
+class _Bar:
+    """Shown once something is done or nothing was said for long, unless it is hushed."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._hushes = 1
+        self._silence: Timer | None = None
+        self._shown: Any = None
+        self._one = RLock()  # at a time: who is at work, or who looks after the silence
+
+    def go_on(self) -> None:
+        """Take back one `hush`, or begin."""
+        with self._one:
+            self._hushes -= 1
+            if not self._hushes:
+                self._silence = Timer(SILENT_S, self._pulse)
+                self._silence.daemon = True
+                self._silence.start()
+
+    def hush(self) -> None:
+        """Show nothing until as many `go_on`."""
+        with self._one:
+            self._hushes += 1
+            if self._silence is not None:
+                self._silence.cancel()
+            if self._shown is not None:
+                self._shown.stop()
+                self._shown = None
+
+    def move(self, done: int, total: int) -> None:
+        """So many of so many are done."""
+        with self._one:
+            if self._hushes:
+                return
+            if self._shown is None:  # what the store had is no progress of this run
+                self._show(done, total)
+            task = self._shown.task_ids[0]
+            if done:
+                self._shown.start_task(task)
+            self._shown.update(task, completed=done, total=total)
+
+    def _pulse(self) -> None:
+        with self._one:
+            if self._shown is None and not self._hushes:
+                self._show(0, 1)
+
+    def _show(self, done: int, total: int) -> None:
+        self._shown = _bar()
+        self._shown.start()
+        self._shown.add_task(self._title, start=False, total=total, completed=done)
+
+
+_BARS: list[_Bar] = []  # that of the verb, those of its parts within
 
 
 def _bar() -> Any:
@@ -81,4 +125,5 @@ def _bar() -> Any:
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(),
         TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+        redirect_stdout=False,  # else what is printed to a file goes to the terminal
     )  # fmt: skip

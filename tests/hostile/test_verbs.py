@@ -1,10 +1,13 @@
 """Every verb under faults of the machine: no room, reader, stream or surroundings, an end."""
 
 import os
+import re
 import signal
+import threading
 
 import pytest
 
+from sim.report import progress
 from tests.hostile.verbs import FOLDERS, FORMS, ODD, SERVERS, WITH_OUTPUT, call, lay_out, verbs
 
 
@@ -75,3 +78,22 @@ def test_sigterm_ends_it_by_contract(folder, verb):
     found = ends((*FORMS[verb], *output), folder, ends_after_s=0.02)
     assert found.code in (0, 128 + signal.SIGTERM), found
     assert {path.name for path in folder.iterdir()} <= before
+
+
+class _AtOnce(threading.Timer):
+    """Time that nothing is said for is over when it begins."""
+
+    def start(self):
+        self.function()
+
+
+@pytest.mark.parametrize("verb", FORMS)
+def test_what_takes_long_is_seen_to_run(folder, verb, monkeypatch):
+    monkeypatch.setattr(progress, "Timer", _AtOnce)
+    argv = tuple(word for word in FORMS[verb] if word != "--quiet")
+    found = ends(argv, folder, terminal=True, variables={"TERM": "xterm", "COLUMNS": "80"})
+    assert found.code == 0, found
+    said = re.sub(r"\x1b\[[?\d]*\w", "", found.err).split()
+    assert said[0] == verb.split()[0], said  # before any part of it says how far it is
+    assert verb in FOLDERS or found.out.strip(), "what is printed to a file went to the terminal"
+    assert "\x1b" not in found.out

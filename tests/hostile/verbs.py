@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,6 +121,7 @@ def lay_out(folder: Path) -> None:
 def call(
     argv: tuple[str, ...], folder: Path, *, stdout: int | None = None, largest: int | None = None,
     ends_after_s: float = 0.0, variables: Mapping[str, str] | None = None, encoding: str = "utf-8",
+    terminal: bool = False,
 ) -> Ended:  # fmt: skip
     """Run a command line in a folder.
 
@@ -139,8 +141,10 @@ def call(
         Of its environment.
     encoding : str
         Of its streams, as the locale would have it.
+    terminal : bool
+        Standard error is one.
     """
-    pipes = [os.pipe() for _ in "oe"]
+    pipes = [os.pipe(), os.openpty() if terminal else os.pipe()]
     pid = os.fork()
     if not pid:
         out, err = (theirs for _, theirs in pipes)
@@ -157,8 +161,11 @@ def call(
 
 
 def _all_of(descriptor: int) -> bytes:
-    with open(descriptor, "rb") as stream:
-        return stream.read()
+    said = b""
+    with open(descriptor, "rb", buffering=0) as stream, suppress(OSError):  # so a terminal ends
+        while part := stream.read(1 << 16):
+            said += part
+    return said
 
 
 def _around(largest: int | None, ends_after_s: float, variables: Mapping[str, str]) -> None:
