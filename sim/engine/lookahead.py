@@ -1,4 +1,4 @@
-"""What is played ahead of the heap: launches that wait for each other alone, kernels in a row.
+"""What is played ahead of the contest: launches that wait for each other alone, kernels in a row.
 
 Their ends are known when the first begins, so that many ops cost one event. A run of kernels is cut
 where somebody enters their resources, or takes units that their curves read, before its end.

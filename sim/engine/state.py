@@ -12,7 +12,7 @@ from sim.program import F8, I4, I8, Program
 B1 = npt.NDArray[np.bool_]
 U1 = npt.NDArray[np.uint8]
 
-# `phase`: what a lane's event in the heap ends, a latency or a work
+# `phase`: what a lane's event in the contest ends, a latency or a work
 LATENCY, WORK = 1, 2
 AHEAD = 3  # or both, since nobody is on the op's resources
 WAKE = 4  # or an op begins, since the last end it waits for was known beforehand

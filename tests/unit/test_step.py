@@ -43,8 +43,8 @@ def test_few_blocks_equal_every_block(topology, workload, sets):
 
 
 def test_blocks_without_a_rhythm_are_all_simulated():
-    # experts in flight beside prefetched blocks: the pace has not settled after eight blocks, and
-    # extrapolated the step would be 0.9 % off
+    # experts in flight beside prefetched blocks: eight do not repeat, and carried on
+    # from them the step would be 0.9 % off
     sets = ["model=qwen3-30b-a3b", "sequence_length=2048", "experts=grouped",
             "parallelism={strategy: fsdp1, forward_prefetch: 1}"]  # fmt: skip
     loaded = load("dgx-h100", "llama3-8b-sft", sets)
