@@ -38,6 +38,10 @@ _VENDOR = frozenset({"nvidia", "tesla", "geforce", "amd", "instinct", "quadro", 
                      "generation", "graphics", "blackwell", "server", "workstation",
                      "edition", "480gb", "ac"})  # fmt: skip
 _MEMORY_KIND = re.compile(r"hbm\w*|gddr\w*")
+_SIZE = re.compile(r"\d+gb")
+#: words that tell apart what is otherwise called alike: an RTX 5000 is Turing, an RTX 5000 Ada not
+_TELLING = frozenset({"ada", "pro", "super", "ti"})
+_AMPERE = re.compile(r"\ba\d{4}\b")  # an RTX A6000 is none of Ada
 
 
 def folded(word: str) -> str:
@@ -62,19 +66,26 @@ def gpu_named(word: str, names: Iterable[str]) -> str | None:
     """The catalogue's name of a GPU as people and nvidia-smi call it, or None.
 
     ``H100``, ``A100 80GB``, ``NVIDIA A100-SXM4-80GB``, ``RTX 4090``: every word must be one of the
-    catalogue's name. Where only the form is open, it is SXM, as of a card of that name most are; a
-    kind of memory that the catalogue's name has must be said. A name that another adds to is the
-    plain one's: ``RTX 3090``, not 3090 Ti.
+    catalogue's name, and what there tells it from another must be said: a generation, ``Ti``, a
+    kind of memory, or a size that it alone has. Where only the form is open, it is SXM, as of a
+    card of that name most are.
     """
-    said, memory = _words(word), set(_MEMORY_KIND.findall(word.lower()))
-    fitting = [n for n in _having(said - _VENDOR, names) if memory >= set(_MEMORY_KIND.findall(n))]
+    said, kinds, names = _words(word), _kinds(word), list(names)
+    having = [
+        n for n in _having(said - _VENDOR, names) if not ("ada" in said and _AMPERE.search(n))
+    ]
+    fitting = [n for n in having if said >= _TELLING & set(n.split("-")) and kinds >= _kinds(n)]
+    chip = {w for w in said - _VENDOR if not _SIZE.fullmatch(w)}
+    of_kind = [n for n in _having(chip, names) if kinds & _kinds(n)]
+    if of_kind:
+        fitting = [n for n in fitting if n in of_kind]
+    elif not fitting and len(having) == 1 and any(_SIZE.fullmatch(w) for w in said):
+        other = "quadro" in said or (kinds and _kinds(having[0]))  # Turing's, another's memory
+        fitting = [] if other else having
     if len(fitting) > 1:  # "RTX 6000 Ada": a vendor's word tells two apart
         fitting = _nearest(said, fitting)
     if len(fitting) > 1:
         fitting = [n for n in fitting if "sxm" in n.split("-")] or fitting
-    if len(fitting) > 1:
-        least = min(len(n.split("-")) for n in fitting)
-        fitting = [n for n in fitting if len(n.split("-")) == least]
     return fitting[0] if len(fitting) == 1 else None
 
 
@@ -88,13 +99,19 @@ def gpus_meant(word: str, names: Iterable[str]) -> list[str]:
 def gpus_like(word: str, names: Iterable[str]) -> list[str]:
     """Names of GPUs that share most words with one that is none of them: ``Tesla V100``."""
     told = _words(word) - _VENDOR
-    alike = [n for n in names if any(re.search(r"[a-z]\d", w) for w in told & set(n.split("-")))]
+    chip = {w for w in told if re.search(r"[a-z]\d|^\d{4}", w)}
+    alike = [n for n in names if chip & set(n.split("-"))]
     return _nearest(told, alike)
 
 
 def _having(words: set[str], names: Iterable[str]) -> list[str]:
     """Those of some names that have all of some words, of which there are any."""
     return [n for n in names if words and words <= set(n.split("-"))]
+
+
+def _kinds(word: str) -> set[str]:
+    """The kinds of memory that a name says."""
+    return set(_MEMORY_KIND.findall(word.lower()))
 
 
 def _words(word: str) -> set[str]:

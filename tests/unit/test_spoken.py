@@ -91,6 +91,13 @@ def test_a_key_of_an_inner_table_is_led_there():
     ("Tesla V100-PCIE-32GB", "v100-pcie-32gb"), ("NVIDIA GH200 480GB", "gh200-96gb"),
     ("NVIDIA B300 SXM6 AC", "b300-sxm-288gb"), ("RTX 5000 Ada", "rtx-5000-ada-32gb"),
     ("NVIDIA GeForce RTX 4090 Laptop GPU", None), ("V100", None),
+    ("RTX 2080", None), ("RTX 2080 Ti", "rtx-2080-ti-11gb"), ("RTX 2080 11GB", "rtx-2080-ti-11gb"),
+    ("RTX 5000", None), ("Quadro RTX 5000", None), ("Quadro RTX 5000 32GB", None),
+    ("RTX 4000", None), ("RTX 4000 20GB", "rtx-4000-ada-20gb"), ("Quadro RTX 6000", None),
+    ("RTX 6000 48GB", "rtx-6000-ada-48gb"), ("Quadro RTX 8000", "rtx-8000-48gb"),
+    ("NVIDIA H100 HBM2e", "h100-hbm2e-96gb"), ("H100 96GB", "h100-hbm2e-96gb"),
+    ("H100 PCIe HBM2e", "h100-pcie-80gb"), ("H100 80GB HBM2e", None), ("H100 96GB HBM3", None),
+    ("A100 80GB HBM2e", "a100-sxm-80gb"), ("RTX A6000 Ada", None),
     ("RTX 6000", None), ("A100", None), ("H300", None), ("", None), ("NVIDIA", None),
 ])  # fmt: skip
 def test_gpus_by_what_people_and_drivers_call_them(word, name):
@@ -101,7 +108,9 @@ def test_gpus_by_what_people_and_drivers_call_them(word, name):
     ("Tesla V100",
      '"v100-pcie-16gb" or "v100-pcie-32gb" or "v100-sxm-16gb" or "v100-sxm-32gb"'),
     ("NVIDIA GH200 144GB", '"gh200-96gb"'),
-    ("NVIDIA H100 96GB HBM3", '"h100-hbm2e-96gb"'), ("H100 96GB", '"h100-hbm2e-96gb"'),
+    ("NVIDIA H100 96GB HBM3", '"h100-hbm2e-96gb"'), ("RTX 2080", '"rtx-2080-ti-11gb"'),
+    ("Quadro RTX 5000", '"rtx-5000-ada-32gb"'),
+    ("RTX 6000", '"rtx-6000-ada-48gb" or "rtx-pro-6000-96gb"'),
 ])  # fmt: skip
 def test_a_gpu_that_is_not_quite_in_the_catalogue_is_led_to_its_likes(word, names):
     with pytest.raises(InputError, match=f"did you mean {names}"):
@@ -262,7 +271,7 @@ def test_options_of_a_script_are_no_file_of_such_a_tool(tmp_path, options):
     ("gpu", "says"),
     [
         ("A100-SXM4-64GB", 'did you mean "a100-sxm-40gb" or "a100-sxm-80gb"'),
-        ("H100 96GB", '"h100-hbm2e-96gb"'),
+        ("H100 96GB HBM3", '"h100-hbm2e-96gb"'),
         ("rtx4070ti", "another is described: {name: ..., base: "),
     ],
 )
