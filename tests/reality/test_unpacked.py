@@ -95,14 +95,9 @@ LITGPT = [
 ]
 
 
-#: the host is not stated; one number for all rows, of 7B and 13B, plain and under FSDP1
-CORES = 0.6
-
-
-def litgpt(model, gpus, micro, speed=CORES, **data):
+def litgpt(model, gpus, micro, **data):
     """Its defaults: bf16, LoRA of q and v, 16 samples a step and GPU; FSDP recomputes."""
     sets = [
-        f"node.cpu.speed={speed}",
         "node.gpu=a100-sxm-40gb", f"node.gpus={gpus}", "node.nvlink.generation=3",
         "node.nvlink.links_per_gpu=12", "node.nvlink.fabric=nvswitch",
     ]  # fmt: skip
@@ -125,31 +120,22 @@ ALPACA = {"packing": False, "sequence_lengths": {"mean": 105, "maximum": 1304}}
 
 @pytest.mark.parametrize(("model", "gpus", "micro", "seconds", "size"), LITGPT)
 def test_alpaca_not_packed(model, gpus, micro, seconds, size):
-    """Memory of the longest sample, time of ordinary ones; the GPUs wait for their host."""
+    """Memory of the longest sample, time of ordinary ones.
+
+    The GPUs wait for their host, which is not stated: what slower cores would explain is in
+    docs/misses.md, and here stands what a user gets.
+    """
     time, memory = litgpt(model, gpus, micro, **ALPACA)
     if seconds is None:
         assert not memory.fits
         return
     assert memory.fits or memory.peak_moment == "save"  # 13B: pools come on top of a full save
     assert memory.peak_allocated_bytes == pytest.approx(size * 1e9, rel=0.10)
-    assert time == pytest.approx(seconds, rel=0.12)
-
-
-def test_one_speed_of_cores_explains_all_rows():
-    """As fast as the constants' host they would take 0.54 to 0.97 of the time, by no pattern else.
-
-    LitGPT's layer launches as many kernels as Transformers' (50 and 74 to 51 and 82, counted by
-    scripts/record_host's mode in release 0.5.3), so it is not their number.
-    """
-    timed = [row for row in LITGPT if row[3]]
-    fast = [litgpt(*row[:3], speed=1.0, **ALPACA)[0] / row[3] for row in timed]
-    slow = [litgpt(*row[:3], **ALPACA)[0] / row[3] for row in timed]
-    assert max(fast) / min(fast) > 1.6
-    assert max(slow) / min(slow) < 1.2
+    assert 0.5 < time / seconds < 1.2
 
 
 def test_rows_at_their_longest_would_be_far_too_slow():
-    """What the step was before lengths were an input: 1.6 to 3.1 times as long as measured."""
+    """What the step was before lengths were an input: 1.7 to 3.9 times as long as measured."""
     for model, gpus, micro, seconds, _ in LITGPT:
         if gpus > 1:
             assert litgpt(model, gpus, micro)[0] > 1.5 * seconds
