@@ -106,3 +106,14 @@ def test_every_page_stands_in_the_index():
     pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "decisions").glob("*.md")]
     names = {str(page.relative_to(ROOT / "docs")) for page in pages} - {"README.md"}
     assert {name for name in names if f"]({name})" not in index} == set()
+
+
+def test_the_changelog_says_nothing_twice():
+    """Merges that keep both sides bring back what was mended: a heading, a bullet's first words."""
+    text = (ROOT / "CHANGELOG.md").read_text()
+    for release in re.split(r"^## ", text, flags=re.M)[1:]:
+        headings = re.findall(r"\n\n((?:#+ )?[A-Z][\w, ]+)\n\n", release)
+        bullets = re.findall(r"^- (.*)", release, re.M)
+        said = headings + [" ".join(bullet.split()[:6]) for bullet in bullets]
+        assert len(bullets) > 10
+        assert [words for words in set(said) if said.count(words) > 1] == []
