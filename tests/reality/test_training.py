@@ -1,5 +1,6 @@
 """Published training runs: the error may not grow, seen or unseen, and bands must cover it."""
 
+import math
 import re
 import statistics
 
@@ -9,6 +10,7 @@ from sim.calibration.cross_validation import coverage, cross_validate, memory_co
 from sim.calibration.validate_memory import validate_memory
 from sim.calibration.validate_training import validate_training
 from sim.calibration.validation import validation
+from sim.memory.band import memory_residuals
 from sim.report.formats import FORMATS, rendered
 from sim.report.validation import view
 from sim.report.validation_plots import PLOTS, plots_of
@@ -78,6 +80,9 @@ def test_residuals_are_of_this_model():
     assert fresh.keys() <= kept.keys()
     moved = [abs(kept[key] - error) for key, error in fresh.items()]
     assert statistics.fmean(moved) < 0.01
+    peaks = {r.id: r.error for r in memory_residuals()}
+    found = {p.row.id: math.log1p(p.error) for p in validate_memory().peaks}
+    assert peaks == pytest.approx(found, abs=1e-4)
 
 
 def test_every_run_that_ran_fits():
