@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from functools import cache
 from html import unescape
 from pathlib import Path
 
@@ -26,7 +27,8 @@ _LISTEN = (
 )
 
 
-def _found() -> str | None:
+@cache
+def chromium() -> str | None:
     """A Chromium that shows an empty page: one that a container won't let start is none."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
@@ -35,14 +37,13 @@ def _found() -> str | None:
         try:
             done = subprocess.run(
                 [path, *_FLAGS, f"--user-data-dir={folder}", "--dump-dom", "about:blank"],
-                capture_output=True, text=True, timeout=120, check=False,
+                capture_output=True, text=True, timeout=HANG_S, check=False,
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired):
             return None
     return path if done.returncode == 0 and "<body>" in done.stdout else None
 
 
-CHROMIUM = _found()
 #: among others, text whose contrast with what is behind it is below WCAG 2.2, 1.4.3
 PROBE = (Path(__file__).parent / "probe.js").read_text(encoding="utf-8")
 
@@ -51,7 +52,7 @@ def visited(address: str, folder: Path) -> tuple[str, list[str]]:
     """A page that asks a server: what it has become, and what the console says."""
     flags = [flag.replace("4000", "30000") for flag in _FLAGS]
     done = subprocess.run(
-        [str(CHROMIUM), *flags, f"--user-data-dir={folder / 'profile'}", "--dump-dom", address],
+        [str(chromium()), *flags, f"--user-data-dir={folder / 'profile'}", "--dump-dom", address],
         capture_output=True, text=True, timeout=HANG_S, check=True,
     )  # fmt: skip
     return done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
@@ -70,8 +71,8 @@ def looked_at(text: str, folder: Path, width: int, theme: str) -> tuple[dict, li
         encoding="utf-8",
     )
     done = subprocess.run(
-        [str(CHROMIUM), *_FLAGS, f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000",
-         "--dump-dom", outer.as_uri()],
+        [str(chromium()), *_FLAGS, f"--user-data-dir={folder / 'profile'}",
+         "--window-size=1400,1000", "--dump-dom", outer.as_uri()],
         capture_output=True, text=True, timeout=HANG_S, check=True,
     )  # fmt: skip
     told = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.S)
@@ -95,7 +96,7 @@ class Page:
             os.dup2(b, 4)
 
         self._process = subprocess.Popen(
-            [str(CHROMIUM), *flags, "--remote-debugging-pipe", f"--window-size={width},{height}",
+            [str(chromium()), *flags, "--remote-debugging-pipe", f"--window-size={width},{height}",
              f"--user-data-dir={folder / 'worked'}"],
             pass_fds=(3, 4, theirs, ours), preexec_fn=placed, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

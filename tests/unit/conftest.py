@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.unit.browser import WITHOUT, chromium
 from tests.unit.serving import Server
 
 
@@ -10,3 +11,10 @@ def server():
     made = Server()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A Chromium that starts, or the test is skipped; looked for when the first one asks."""
+    if chromium() is None:
+        pytest.skip(WITHOUT)

@@ -4,9 +4,9 @@ import pytest
 from click.testing import CliRunner
 
 from sim.cli import group
-from tests.unit.browser import CHROMIUM, WITHOUT, looked_at
+from tests.unit.browser import looked_at
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+pytestmark = pytest.mark.usefixtures("browser")
 VERBS = {
     "run": "run dgx-h100 mistral-7b-lora --set nodes=2",
     "compare": "compare dgx-a100 l40s-8 mistral-7b-lora",

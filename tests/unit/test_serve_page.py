@@ -14,11 +14,11 @@ import sim
 from sim.cli import group
 from sim.page.sections.lead import lead_of
 from sim.quantities import duration
-from tests.unit.browser import CHROMIUM, WITHOUT, Page, looked_at, visited
+from tests.unit.browser import Page, looked_at, visited
 from tests.unit.serving import JOB
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+@pytest.mark.usefixtures("browser")
 @pytest.mark.parametrize(("width", "theme"), [(1400, "light"), (390, "dark")])
 def test_the_page_is_worked_by_anyone(server, tmp_path, width, theme):
     found, console = looked_at(_recorded(server), tmp_path, width, theme)
@@ -52,7 +52,7 @@ def _recorded(server):
     return page.replace(last, f"<script>{stub}\n{script}</script>")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+@pytest.mark.usefixtures("browser")
 def test_the_page_asks_and_shows_under_its_own_policy(server, tmp_path):
     dom, console = visited(server.address + "#s=nodes%3D2&t=timeline", tmp_path)
     assert console == []
@@ -61,7 +61,7 @@ def test_the_page_asks_and_shows_under_its_own_policy(server, tmp_path):
     assert "time per token" in dom
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+@pytest.mark.usefixtures("browser")
 def test_parts_of_the_machine_are_slowed_where_they_are_drawn(server, tmp_path):
     link = '#machine-drawn .wide-svg [data-link="n0/gpu2<>n0/nvswitch"]'
     with Page(server.address + "#j=mistral-7b-lora&t=machine", tmp_path) as page:
@@ -88,7 +88,7 @@ def test_parts_of_the_machine_are_slowed_where_they_are_drawn(server, tmp_path):
         assert page.console == []
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+@pytest.mark.usefixtures("browser")
 def test_warnings_are_shown_and_a_budget_is_in_dollars(server, tmp_path):
     with Page(server.address + "#j=mistral-7b-lora&m=h100-x1&t=size", tmp_path) as page:
         page.until("document.body.dataset.answers >= 1")
@@ -102,7 +102,7 @@ def test_warnings_are_shown_and_a_budget_is_in_dollars(server, tmp_path):
         assert page.console == []
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+@pytest.mark.usefixtures("browser")
 def test_back_goes_to_the_machine_and_job_before(server, tmp_path):
     with Page(server.address + "#m=dgx-h100&j=mistral-7b-lora", tmp_path) as page:
         page.until("document.body.dataset.answers >= 1")
@@ -115,7 +115,7 @@ def test_back_goes_to_the_machine_and_job_before(server, tmp_path):
         assert page.console == []
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+@pytest.mark.usefixtures("browser")
 def test_limits_move_over_what_was_found(server, tmp_path):
     with Page(server.address + "#j=mistral-7b-lora&t=size", tmp_path) as page:
         page.until("document.body.dataset.answers >= 1")
@@ -136,7 +136,7 @@ def test_limits_move_over_what_was_found(server, tmp_path):
         assert page.console == []
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+@pytest.mark.usefixtures("browser")
 def test_a_trace_that_is_dropped_is_set_beside_the_step(server, tmp_path):
     path = tmp_path / "rank0.json.gz"
     trace = ["trace", *JOB.values(), "--set", "gradient_accumulation=1", "-o", str(path)]
@@ -169,7 +169,7 @@ def test_a_trace_that_is_dropped_is_set_beside_the_step(server, tmp_path):
         assert page.console == []
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+@pytest.mark.usefixtures("browser")
 def test_a_fleet_is_edited_and_a_slider_moves_its_nodes(server, tmp_path):
     with Page(server.address + "#j=mistral-7b-lora&t=fleet", tmp_path) as page:
         page.until("document.querySelector('#fleet-found figure[data-name=jobs]') !== null")
