@@ -10,7 +10,7 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_common import accumulation, adapters, length_said
-from sim.interop.trainers.words import WRITTEN_ATTENTION, written_optimizer
+from sim.interop.trainers.words import written_attention, written_optimizer
 from sim.interop.yaml_text import blocks
 from sim.strategies.units import dtypes
 
@@ -45,7 +45,7 @@ def trl_yaml(topology: Topology, workload: Workload) -> str:
         "bf16": precision.kind == "bf16",
         "fp16": precision.kind == "fp16",
         "optim": written_optimizer(workload.optimizer, workload.optimizer_paged),
-        "attn_implementation": WRITTEN_ATTENTION[workload.attention],
+        **written_attention(workload.attention),
         "torch_compile": workload.compile,
         "dataloader_num_workers": workload.data.workers,
         "max_grad_norm": 1.0 if workload.parallelism.clip_gradients else 0.0,

@@ -20,6 +20,7 @@ from sim.interop.emit_accelerate import accelerate_yaml
 from sim.interop.emit_axolotl import axolotl_yaml
 from sim.interop.emit_deepspeed import deepspeed_json
 from sim.interop.emit_torchtitan import torchtitan_toml
+from sim.interop.emit_trl import trl_yaml
 from sim.interop.emit_yaml import topology_yaml, workload_yaml
 from sim.interop.yaml_text import blocks, scalar
 
@@ -184,6 +185,12 @@ def test_axolotl():
     assert config["sequence_len"] == 2048
     hybrid = read(axolotl_yaml(*job("parallelism.replicate=2")))
     assert (hybrid["dp_replicate_size"], hybrid["dp_shard_size"]) == (2, 8)
+
+
+@pytest.mark.parametrize("text", [axolotl_yaml, trl_yaml])
+def test_a_kernel_that_the_trainer_lacks_is_left_out(text):
+    assert "attn_implementation" not in read(text(*job("attention=flash1")))
+    assert read(text(*job("attention=flash2")))["attn_implementation"] == "flash_attention_2"
 
 
 def test_files_are_written_and_zero_brings_its_json(tmp_path):

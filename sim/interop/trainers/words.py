@@ -70,9 +70,9 @@ WRITTEN_OPTIMIZERS = {
     "adafactor": "adafactor", "sgd": "sgd",
 }  # fmt: skip
 WRITTEN_PAGED = {"adamw": "paged_adamw_32bit", "adamw-8bit": "paged_adamw_8bit"}
-WRITTEN_ATTENTION = {
-    "flash1": "flash_attention_2", "flash2": "flash_attention_2", "flash3": "flash_attention_3",
-    "sdpa": "sdpa", "eager": "eager", "triton": "flex_attention", "cudnn": "sdpa",
+_WRITTEN_ATTENTION = {
+    "flash2": "flash_attention_2", "flash3": "flash_attention_3", "sdpa": "sdpa", "eager": "eager",
+    "triton": "flex_attention", "cudnn": "sdpa",
 }  # fmt: skip
 
 
@@ -139,6 +139,12 @@ def attention(keys: Keys, *names: str) -> None:
     else:
         keys.put("attention", "flash2", *names)
         keys.matters(f"{word} is not modelled: taken as FlashAttention 2", *names)
+
+
+def written_attention(attention: str) -> dict[str, str]:
+    """What Hugging Face's trainers are told of a kernel of ours: nothing of one they lack."""
+    word = _WRITTEN_ATTENTION.get(attention)
+    return {} if word is None else {"attn_implementation": word}
 
 
 def targets(keys: Keys, *names: str) -> None:
