@@ -127,10 +127,30 @@ def most_bytes(needed: float) -> float:
 
 
 def spare_bytes() -> float:
-    """Memory that this machine can spare, as Linux reckons it; inf where nobody says. [B]"""
+    """Memory that this process can still have; inf where nobody says. [B]
+
+    What this machine can spare, as Linux reckons it, and what ``ulimit -v`` leaves of addresses.
+    """
+    return min(_said("/proc/meminfo", "MemAvailable:"), _addresses_left())
+
+
+def _addresses_left() -> float:
     try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            found = next((line for line in lines if line.startswith("MemAvailable:")), "")
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return math.inf
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return math.inf
+    taken = _said("/proc/self/status", "VmSize:")
+    return max(0.0, limit - taken) if math.isfinite(taken) else float(limit)
+
+
+def _said(path: str, name: str) -> float:
+    """What Linux says in KiB; inf where it does not. [B]"""
+    try:
+        with open(path, encoding="ascii") as lines:
+            found = next((line for line in lines if line.startswith(name)), "")
     except OSError:
         return math.inf
     return KIB * float(found.split()[1]) if found else math.inf

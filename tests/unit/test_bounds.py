@@ -1,5 +1,7 @@
 """Work is reckoned before it is done, and refused where it is absurd."""
 
+import math
+
 import pytest
 
 from sim.errors import InputError
@@ -8,6 +10,7 @@ from sim.step import bounds
 from sim.step.bounds import MAX_BYTES, OP_BYTES, ops_of, spare_bytes
 from sim.step.run import run_step
 from sim.step.variation import Variation
+from sim.units import MIB
 from tests.clock import within
 
 
@@ -62,3 +65,18 @@ def test_the_reckoning_is_what_the_program_has():
     reckoned = ops_of(outcome.priced)
     assert reckoned == pytest.approx(outcome.lowered.plan_op.size, rel=0.1)
     assert reckoned * OP_BYTES < min(MAX_BYTES, spare_bytes())
+
+
+def test_a_limit_of_addresses_counts():
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    taken = bounds._said("/proc/self/status", "VmSize:")
+    if math.isinf(taken):
+        pytest.skip("nobody says how much is taken")
+    for room, least, most in ((64 * MIB, 0.0, 64 * MIB), (-MIB, 0.0, 0.0)):
+        resource.setrlimit(resource.RLIMIT_AS, (int(taken + room), before[1]))
+        try:
+            spare = spare_bytes()
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
+        assert least <= spare <= most
