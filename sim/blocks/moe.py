@@ -3,10 +3,13 @@
 ``grouped``: tokens are permuted once, all experts' products of a kind are one kernel and their
 matrices one parameter (torchtitan's `GroupedExperts`). ``eager``: Hugging Face's loop over the
 experts, each of which finds its tokens (the host waits for how many), gathers them, multiplies, and
-adds its share to the whole output; in backward each makes and adds a gradient of all tokens. Where
-ranks hold parts of the experts, `sim.blocks.dispatch` says how tokens reach them.
+adds its share to the whole output; in backward each makes and adds a gradient of all tokens.
+``sorted``: a group whose products run one by one, where the grouped kernel does not; the host waits
+once a product for where each expert's tokens are. Where ranks hold parts of the experts,
+`sim.blocks.dispatch` says how tokens reach them.
 
-Source of the loop's kernels: sim/data/host/modelling.json, recorded from Mixtral.
+Source of the loop's kernels: sim/data/host/modelling.json, recorded from Mixtral; of ``sorted``:
+transformers 5.24, integrations/moe.py, ``_grouped_mm_fallback``.
 """
 
 from __future__ import annotations
@@ -92,7 +95,7 @@ def _experts(t: Tape, sent: int, held: int, f: int, load: float = 1.0) -> int:
     sides = {"w1": (d, f), "w2": (f, d), "w3": (d, f)}
     active, bias = top / model.experts, model.mlp_bias
     every: list[tuple[str, tuple[int, ...]]]
-    if s.experts == "grouped" and not s.method.frozen:  # adapters stand beside matrices
+    if s.experts != "eager" and not s.method.frozen:  # adapters stand beside matrices
         every = [(name, (held, *sides[name][::-1])) for name in names]
         every += [(f"{name}.bias", (held, sides[name][1])) for name in names if bias]
         calls = 1
@@ -118,7 +121,12 @@ def _experts(t: Tape, sent: int, held: int, f: int, load: float = 1.0) -> int:
     by = Routed(held, rows, top * load)
 
     def grouped(name: str, read: int) -> int:
+        if s.experts == "sorted":
+            ends = [Map(f"{name}.ends", 4.0 * held, kind="copy", waits=True)]
+            t.unseen(f"{name}.ends", ends, ends)
+        t.singly = s.experts == "sorted"
         out = matrix(t, name, read, *sides[name], by, bias=bias)
+        t.singly = False
         if name not in low:
             return out
         return adapter(t, name, read, out, *sides[name], f"{module}.A", f"{module}.B", by)

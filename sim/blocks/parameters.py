@@ -15,7 +15,7 @@ from sim.blocks.layer import EMBEDDING, HEAD, BlockKind, describe, layer_kinds, 
 from sim.blocks.modules import Block, ModelTree, Module, OpRole
 from sim.blocks.setting import FULL, Setting, one_layer
 from sim.inputs.model import Model
-from sim.inputs.modelling import experts
+from sim.inputs.modelling import stacks_experts
 from sim.inputs.workload import Method, Workload
 from sim.records import dataclass
 
@@ -121,10 +121,10 @@ def tree_of(workload: Workload, missing: int = 0) -> ModelTree:
 
 def share_of(workload: Workload) -> ParameterShare:
     """How a workload cuts its blocks."""
-    p, m = workload.parallelism, workload.model
+    p = workload.parallelism
     tensor = p.tensor_parallel
-    grouped = bool(m.experts) and experts(workload) == "grouped"
-    return ParameterShare(tensor, tensor > 1 and p.sequence_parallel, p.expert_parallel, grouped)
+    whole = tensor > 1 and p.sequence_parallel
+    return ParameterShare(tensor, whole, p.expert_parallel, stacks_experts(workload))
 
 
 @lru_cache(maxsize=64)

@@ -79,7 +79,8 @@ class Setting:
     upcast : bool
         Activations between products are fp32, as PEFT's `prepare_model_for_kbit_training` has them.
     experts : str
-        ``grouped`` into one kernel, or ``eager``, one after another.
+        ``grouped`` into one kernel, ``eager``, one after another, or ``sorted``, whose products
+        alone are.
     attention, loss : str
         Implementations.
     repeats_heads : bool

@@ -41,6 +41,7 @@ class Tape:
     kept: dict[int, int] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     apart: int = 1  # products of a batch, and kernels between them, run so many times on a part
+    singly: bool = False  # products of a batch run one after another, nothing else does
     column: float = field(init=False)  # bytes of an activation a column, all tokens
     stream_column: float = field(init=False)  # the same in the residual stream
 
@@ -204,11 +205,15 @@ class Tape:
     ) -> tuple[Kernel, Kernel, Kernel]:
         """A weight's on so many rows: forward, and the gradients of its input and of itself."""
         gemm = self.gemm
-        return (
+        made = (
             gemm(name, rows, n_out, n_in, "forward", batch, dtype, module, role),
             gemm(f"{name}.dgrad", rows, n_in, n_out, "dgrad", batch, dtype, module, role),
             gemm(f"{name}.wgrad", n_out, n_in, rows, "wgrad", batch, dtype, module, role),
         )
+        if not self.singly:
+            return made
+        one, two, three = (k._replace(shape=(*k.shape[:3], 1), launches=batch) for k in made)
+        return one, two, three
 
     def described(self) -> Description:
         """What was played."""

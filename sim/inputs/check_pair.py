@@ -9,7 +9,7 @@ from sim.inputs.check_rows import padding_said
 from sim.inputs.check_workload import too_old
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.gpu import Gpu
-from sim.inputs.modelling import FLASH1_SINCE, FLASH_SINCE, experts, with_kernels
+from sim.inputs.modelling import FLASH1_SINCE, FLASH_SINCE, stacks_experts, with_kernels
 from sim.inputs.shares import batch_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -169,7 +169,7 @@ def _groups(t: Topology, w: Workload) -> Findings:
 def _padding(w: Workload, ranks: int) -> Findings:
     """Experts in one parameter are sharded by experts, and padded where ranks are more."""
     m, p = w.model, w.parallelism
-    one = m.experts and experts(w) == "grouped" and not w.method.frozen
+    one = stacks_experts(w) and not w.method.frozen
     if not one or p.expert_parallel > 1 or strategy_of(w).fsdp_version != 2:
         return
     padded = -(-m.experts // ranks) * ranks

@@ -150,17 +150,26 @@ def gptq_kernels(workload: Workload) -> str:
 
 
 def experts(workload: Workload) -> str:
-    """How a mixture's experts run: ``grouped`` or, one by one, ``eager``.
+    """How a mixture's experts run: ``grouped``, ``sorted`` or, one by one, ``eager``.
 
     Source: transformers 5.0, modeling_utils.py, ``get_correct_experts_implementation``: a group
     from PyTorch 2.9 on. Of PyTorch's time it is where no version is said: it came with 2.10.
+    PyTorch's kernel is of bf16, and so of GPUs that have it; else experts are multiplied one after
+    another (aten/src/ATen/native/cuda/GroupedBlas.cpp, `_grouped_mm_cuda`; before Ampere
+    transformers 5.24, integrations/moe.py, ``_can_use_grouped_mm``).
     """
     if not workload.model.experts:
         return "grouped"
     used, torch = workload.stack.transformers, workload.stack.torch
     group = not older(torch, "2.10") if used is None else not older(used, "5")
     loops = modelling_of(workload).loops_experts and (not group or older(torch, "2.9"))
-    return workload.experts or ("eager" if loops else "grouped")
+    sorts = modelling_of(workload).loops_experts and compute_dtype(workload) != "bf16"
+    return workload.experts or ("eager" if loops else "sorted" if sorts else "grouped")
+
+
+def stacks_experts(workload: Workload) -> bool:
+    """Whether all experts' matrices of a kind are one parameter."""
+    return bool(workload.model.experts) and experts(workload) != "eager"
 
 
 #: style of tensor parallelism in which each linear declares an input split by positions

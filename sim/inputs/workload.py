@@ -297,8 +297,9 @@ class Workload(Spec):
     modelling: Literal["huggingface", "torchtitan", "composer", "megatron", "nanotron"] | None = (
         None
     )
-    # of a mixture: one grouped kernel, or Hugging Face's loop; None: as the modelling code has it
-    experts: Literal["eager", "grouped"] | None = None
+    # of a mixture: one grouped kernel, Hugging Face's loop, or products one by one of tokens that
+    # are sorted once; None: as the modelling code has it
+    experts: Literal["eager", "grouped", "sorted"] | None = None
     routing: Routing = Routing.model_construct()
     # hand-fused: RMSNorm alone, RoPE too (fms), or the gate as well (Liger)
     fused_kernels: Literal["none", "norm", "norm+rope", "all"] = "none"

@@ -7,7 +7,7 @@ from sim.blocks.setting import Setting
 from sim.blocks.unroll import unroll
 from sim.errors import InputError
 from sim.inputs.loader import load
-from sim.inputs.modelling import taken
+from sim.inputs.modelling import experts, taken
 from sim.inputs.shares import mesh_on
 from sim.step.step import step
 from sim.strategies import build_plan
@@ -110,3 +110,50 @@ def test_wrong_choices_are_faults():
         job("experts=loop")
     with pytest.raises(InputError, match="fsdp2 has no such knob"):
         job("parallelism.z3_leaf_experts=true", strategy="fsdp2")
+
+
+V5 = "stack={torch: 2.9, transformers: 5.0, cuda: '12.8'}"
+
+
+def test_products_one_by_one_of_tokens_sorted_once():
+    """8 experts: a group's FLOPs and bytes, eight launches a product, a wait for each."""
+    for phase in ("forward", "backward"):
+        sorted_, grouped = (
+            [k for k in kernels(how, phase) if k.kind == "gemm"] for how in ("sorted", "grouped")
+        )
+        names = {k.name for k in sorted_ if k.launches == 8}
+        assert len(names) == 3 * (1 if phase == "forward" else 2)
+        assert [k.flops for k in sorted_] == [k.flops for k in grouped]
+        assert [k.bytes for k in sorted_] == [k.bytes for k in grouped]
+        moved, as_group = (
+            [(k.name, k.launches) for k in kernels(how, phase) if k.kind != "gemm" and not k.waits]
+            for how in ("sorted", "grouped")
+        )
+        assert moved == as_group
+        assert sum(k.waits for k in kernels("sorted", phase)) == 3
+    one, loop, group = (
+        tree_of(job(f"experts={how}").workload).layers[0] for how in ("sorted", "eager", "grouped")
+    )
+    assert one == group != loop
+    times = [seconds(f"experts={how}", strategy="fsdp2") for how in ("grouped", "sorted", "eager")]
+    assert times[0] < times[1] < times[2]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision", "how"),
+    [
+        ("a100-sxm-80gb", "bf16", "grouped"),
+        ("a100-sxm-80gb", "fp16", "sorted"),
+        ("a100-sxm-80gb", "fp32", "sorted"),
+        ("v100-sxm-32gb", "fp16", "sorted"),
+        ("t4-pcie-16gb", "fp16", "sorted"),
+    ],
+)
+def test_where_the_grouped_product_runs(gpu, precision, how):
+    """In bf16, which Ampere and newer have: aten's `_grouped_mm_cuda`."""
+    sets = [V5, "nodes=1", f"node={{gpu: {gpu}, gpus: 8}}", f"precision={precision}"]
+    found = job(*sets, strategy="fsdp2", trainer="huggingface")
+    assert experts(found.workload) == how
+    assert taken(found.workload)["experts"] == how
+    asked = job(*sets, "experts=grouped", strategy="fsdp2", trainer="huggingface")
+    assert experts(asked.workload) == "grouped"
