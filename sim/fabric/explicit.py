@@ -190,7 +190,7 @@ def _rates(edge: Edge, node: Node | None) -> tuple[float, float, float]:
     if edge.kind == "pcie":
         known = pcie_rates(node.pcie.generation, node.pcie.lanes)
     elif edge.kind == "nvlink" and node.nvlink is not None:
-        known = nvlink_rates(node.nvlink, node.gpu, node.gpus)
+        known = nvlink_rates(node.nvlink, node.gpu)
     elif edge.kind == "cpu":
         known = socket_rates(node)
     if known is None:

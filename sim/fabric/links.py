@@ -28,7 +28,7 @@ def transfer_cost(mechanism: str) -> float:
     return 1.0 / float(table("constants/network_timing")["transfers"][mechanism])
 
 
-def nvlink_rates(nvlink: NvLink, gpu: Gpu, gpus: int) -> Rates:
+def nvlink_rates(nvlink: NvLink, gpu: Gpu) -> Rates:
     """Rates of one NVLink.
 
     Parameters
@@ -37,8 +37,6 @@ def nvlink_rates(nvlink: NvLink, gpu: Gpu, gpus: int) -> Rates:
         Of the node. An own ``link_rate`` counts as raw.
     gpu : Gpu
         Its raw rate is taken where the generations agree.
-    gpus : int
-        Of the node: a mesh of two cards is a bridged pair.
 
     Returns
     -------
@@ -51,8 +49,7 @@ def nvlink_rates(nvlink: NvLink, gpu: Gpu, gpus: int) -> Rates:
     if raw is None:
         raw = gpu.nvlink_link_rate if gpu.nvlink_generation == nvlink.generation else row["raw"]
     counted = raw * row["effective"] / row["raw"]
-    pair = nvlink.fabric == "pairs" or (nvlink.fabric == "mesh" and gpus == 2)
-    bridged = pair and gpu.form_factor == "pcie"
+    bridged = nvlink.fabric in ("pairs", "mesh") and gpu.form_factor == "pcie"
     kept = constants()["bridge"].get(str(nvlink.generation), 1.0) if bridged else 1.0
     return Rates(raw, counted * kept, counted)
 
@@ -60,7 +57,7 @@ def nvlink_rates(nvlink: NvLink, gpu: Gpu, gpus: int) -> Rates:
 def one_nvlink(gpu: Gpu, generation: int, fabric: Literal["pairs", "nvswitch"]) -> float:
     """What one NVLink of a GPU gives where its links join GPUs so (`joined`). [B/s]"""
     nvlink = NvLink(generation=generation, links_per_gpu=1, fabric=fabric)
-    return nvlink_rates(nvlink, gpu, 2).capacity
+    return nvlink_rates(nvlink, gpu).capacity
 
 
 def joined(ends: Sequence[Hashable]) -> Literal["pairs", "nvswitch"]:

@@ -171,7 +171,7 @@ def _add_nvlink(shape: Shape, node: Node) -> None:
     nvlink = node.nvlink
     if nvlink is None or nvlink.fabric == "none" or node.gpus < 2 or shape.level == "LOC":
         return
-    one = nvlink_rates(nvlink, node.gpu, node.gpus)
+    one = nvlink_rates(nvlink, node.gpu)
     n, links = len(shape.gpus), nvlink.links_per_gpu
 
     def join(a: int, b: int, count: int) -> None:

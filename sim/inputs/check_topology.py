@@ -145,7 +145,12 @@ def _nvlink(node: Node) -> Findings:
     if link.fabric == "pairs" and node.gpus % 2:
         message = f"{node.gpus} GPUs make no pairs"
         yield fault("odd-pairs", "topology", "node.gpus", message, "write an even number")
-    if link.fabric == "mesh" and node.gpus - 1 > link.links_per_gpu:
+    if link.fabric == "mesh" and gpu.form_factor == "pcie" and node.gpus not in (2, gpu.bridge):
+        most = " or ".join(str(n) for n in sorted({2, gpu.bridge}))
+        message = f"a bridge joins {most} {gpu.name}, not {node.gpus}"
+        hint = "write pairs or none, or bridge in node.gpu if these cards have a wider one"
+        yield fault("bridge-cards", "topology", f"{path}.fabric", message, hint)
+    elif link.fabric == "mesh" and node.gpus - 1 > link.links_per_gpu:
         message = f"{link.links_per_gpu} links a GPU reach no {node.gpus - 1} others directly"
         yield fault("mesh-links", "topology", f"{path}.fabric", message, "write nvswitch or pairs")
 

@@ -28,6 +28,7 @@ class Gpu(Spec):
     nvlink_generation: int | None = 4
     nvlink_links: NotNegative = 18
     nvlink_link_rate: Rate = 25e9  # [B/s] per link per direction, raw
+    bridge: Positive = 2  # of a PCIe card: the most cards that one bridge joins, each to each
     pcie_generation: Positive = 5
     pcie_lanes: Positive = 16
     power_limit: Watts = 700.0  # [W]

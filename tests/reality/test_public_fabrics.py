@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from sim import simulate
 from sim.commands.collective import command as collective
 from sim.cost.collectives import plan_collective
+from sim.errors import InputError
 from sim.fabric import compile_fabric
 from sim.fabric.export import graph_of
 from sim.inputs.loader import load_topology
@@ -107,6 +108,22 @@ def test_two_bridged_cards_are_a_pair_however_that_is_written():
         found = plan_collective(compile_fabric(load_topology(machine)), "all_reduce", range(2), GIB)
         rates.append(found.busbw_bytes_per_s)
     assert rates[0] == rates[1] == pytest.approx(115.5e9, rel=0.1)
+
+
+def test_a_bridge_keeps_as_much_of_its_links_between_more_cards():
+    """A mesh of PCIe cards is a bridge: of two, of four H200 NVL (NVIDIA's data sheet), no more."""
+    kept = []
+    for gpus in (2, 4):
+        card, board = (
+            {"name": "m", "node": {"gpu": gpu, "gpus": gpus, "nvlink": {"fabric": "mesh"}}}
+            for gpu in ("H200 NVL", "H200 SXM")
+        )
+        kept.append(busbw(card, "all_reduce") / busbw(board, "all_reduce"))
+    assert kept == pytest.approx([0.58, 0.58], rel=0.02)
+    for gpu, gpus, said in (("H100 PCIe", 3, "2"), ("H100 NVL", 4, "2"), ("H200 NVL", 3, "2 or 4")):
+        node = {"gpu": gpu, "gpus": gpus, "nvlink": {"fabric": "mesh"}}
+        with pytest.raises(InputError, match=f"a bridge joins {said} h[12]00-.*, not {gpus}"):
+            compile_fabric(load_topology({"name": "m", "node": node}))
 
 
 def test_what_a_virtual_server_passes_through_host_memory_is_a_range():
