@@ -96,7 +96,10 @@ class _NodeSeen(NamedTuple):
             nics = len(used)
             rate = float(fabric.nominal[fabric.nic_ports(node, used[0])[0]].sum())
             bundle = _bundle(fabric, node, local, used)
-            nics, rate = nics // bundle, rate * bundle
+            # a channel goes no faster than the slowest link of its way, source: search.cc
+            beside = next(rank for rank in local if used[0] in fabric.nics(rank))
+            rate = min(rate * bundle, fabric.nccl_nic_rate(beside, used[0]))
+            nics //= bundle
         spec = fabric.spec(node)
         own = spec.nics if spec is not None else None
         switched = fabric.nvswitch(local) if len(local) > 1 else False

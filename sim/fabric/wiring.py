@@ -263,6 +263,12 @@ class Wiring:
             return min(shape.links[i].nccl for i, _ in links)
         return paths.nccl_rate(shape, first, second)
 
+    def nccl_nic_rate(self, rank: int, nic: int) -> float:
+        """What NCCL counts between a rank and a NIC of its node, the line apart. [B/s]"""
+        shape, local, _ = self._place(rank)
+        links = paths.host_links(shape, shape.gpus[local], shape.nics[nic]) or ()
+        return min((shape.links[i].nccl for i in links), default=float("inf"))
+
     def _find_route(self, src: int, dst: int) -> Route:
         (shape, a, node), (_, b, other) = self._place(src), self._place(dst)
         if node == other:

@@ -5,6 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from bench.monotone import KNOBS, broken, jobs
+from sim.cost.communicators import communicator
+from sim.cost.nccl.rings import ring_channels
+from sim.fabric import compile_fabric
 from sim.inputs.loader import load, load_topology
 from sim.lowering.collectives import Name, algorithms_of
 from sim.step.run import run_step
@@ -106,3 +109,18 @@ def test_blocks_that_have_not_settled_are_all_simulated(job):
     """4 and 8 blocks look even: 4.8 % short, and 14 % where the host is ahead until the update."""
     whole = run_step(job.topology, job.workload).time_s
     assert abs(step(job.topology, job.workload).time_s / whole - 1) < 1e-4
+
+
+def test_a_nic_faster_than_the_bus_before_it_has_no_more_channels():
+    """NCCL's search follows the way from the GPU: 400 Gb/s beside PCIe 5 is all of it already.
+
+    Twice the line rate had twice the channels, and kernels lost their SMs to them.
+    """
+    base = load("dgx-h100", "llama3-8b-sft").topology
+    found = []
+    for rate in (400, 800, 1600):
+        nics = base.node.nics.model_copy(update={"rate": rate * 1e9 / 8})
+        node = base.node.model_copy(update={"nics": nics})
+        fabric = compile_fabric(base.model_copy(update={"nodes": 2, "node": node}))
+        found.append(ring_channels(communicator(fabric, (0, 8), "2.27")))
+    assert found[0] == found[1] == found[2] > 0
