@@ -13,7 +13,7 @@ from sim.inputs.modelling import FLASH1_SINCE, FLASH_SINCE, stacks_experts, with
 from sim.inputs.shares import batch_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
-from sim.inputs.versions import older, versions
+from sim.inputs.versions import older, oldest_for
 from sim.inputs.workload import Workload
 
 _NO_EFFECT = "no-effect"  # of a key that changes nothing on this machine
@@ -99,9 +99,7 @@ def _groups_of_heads(t: Topology, w: Workload) -> Findings:
 
 
 def _software(gpu: Gpu, w: Workload) -> Findings:
-    minima = versions()["architecture"].get(gpu.architecture)
-    if minima is None:
-        return
+    minima = oldest_for(gpu)
     yield from too_old(w, gpu.name, minima, "write {need} or newer")
     dropped = minima.get("cuda_dropped")
     if dropped is not None and not older(w.stack.cuda, dropped):

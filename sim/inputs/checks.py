@@ -14,7 +14,7 @@ from sim.inputs.gpu import Gpu
 from sim.inputs.modelling import FLASH_SINCE
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
-from sim.inputs.versions import older, versions
+from sim.inputs.versions import older, oldest_for
 from sim.inputs.workload import Parallelism, Workload
 
 __all__ = ["Finding", "check", "check_one", "finish", "finish_pair"]
@@ -92,7 +92,7 @@ def _as_new_as(gpus: Sequence[Gpu], workload: Workload, given: Collection[str]) 
         workload = workload.model_copy(update={"attention": "sdpa"})
     newer: dict[str, str] = {}
     for gpu in gpus:
-        minima = versions()["architecture"].get(gpu.architecture, {})
+        minima = oldest_for(gpu)
         for software in SOFTWARE:
             have = newer.get(software) or getattr(workload.stack, software)
             need = minima.get(software)

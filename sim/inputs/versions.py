@@ -7,11 +7,18 @@ from functools import cache
 from typing import Any
 
 from sim.data import table
+from sim.inputs.gpu import Gpu
 
 
 def versions() -> dict[str, Any]:
     """Oldest software by architecture and feature."""
     return table("versions")
+
+
+def oldest_for(gpu: Gpu) -> dict[str, Any]:
+    """Oldest software that works on a GPU; empty where nothing is known of its architecture."""
+    found: dict[str, Any] = versions()["architecture"].get(gpu.architecture, {})
+    return found | versions()["capability"].get(f"{gpu.compute_capability:g}", {}) if found else {}
 
 
 @cache

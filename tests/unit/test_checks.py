@@ -103,6 +103,7 @@ ERRORS = [
     (H100, {"stack": {"nccl": "2.14"}}, "NCCL 2.15"),
     (H100, {"attention": "cudnn", "stack": {"torch": "2.4"}}, "cudnn needs PyTorch 2.5"),
     ("dgx-b200", {"stack": {"cuda": "12.4"}}, "b200-sxm-180gb needs CUDA 12.8"),
+    (node("b300-sxm-288gb"), {"stack": {"cuda": "12.8"}}, "b300-sxm-288gb needs CUDA 12.9"),
     (
         V100,
         {"precision": "fp16", "attention": "sdpa", "stack": {"cuda": "13.0"}},
@@ -327,6 +328,10 @@ def test_software_that_nobody_wrote_is_as_new_as_the_gpus_need():
     stack = found.workload.stack
     assert (stack.torch, stack.cuda, stack.nccl) == ("2.7", "12.8", "2.25")
     assert "cuda=12.8" in " ".join(found.notes.assumptions())
+    for name in ("b300-sxm-288gb", "gb300-288gb"):  # sm_103
+        later = loader.load(node(name), JOB).workload.stack
+        assert (later.torch, later.cuda, later.nccl) == ("2.7", "12.9", "2.25")
+    assert loader.load(node("rtx-5090-32gb", gpus=1), JOB).workload.stack.cuda == "12.8"
     newer = loader.load("dgx-b200", JOB | {"stack": {"torch": "2.9"}}).workload.stack
     assert (newer.torch, newer.cuda) == ("2.9", "12.8")
     assert loader.load("dgx-h100", JOB).workload.stack.torch == "2.5"
