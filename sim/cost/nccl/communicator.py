@@ -86,7 +86,7 @@ class Communicator:
         Network devices of a node, as far as this communicator can use them; 0 on one node. A plugin
         may show several NICs beside a GPU as one.
     nic_rate : float
-        Of each.
+        Of each, or of the PCIe before it where that is slower. [B/s]
     nic_kind : str
         infiniband, roce, efa, slingshot, tcpx, tcp.
     efa : int
