@@ -52,12 +52,12 @@ def dgx_a100(nodes=1, nics=8, per_switch=2, rate=25e9):
     )
 
 
-def pcie_box(gpus=8, per_switch=4, fabric="none", vendor="amd", sockets=2, p2p=True):
-    """A100 PCIe, with NVLink bridges or without."""
+def pcie_box(gpus=8, per_switch=4, fabric="none", vendor="amd", sockets=2, p2p=True, bridge=2):
+    """A100 PCIe, with NVLink bridges (of as many cards) or without."""
     return Topology(
         name="pcie-box",
         node=Node(
-            gpu=A100_PCIE,
+            gpu=A100_PCIE.model_copy(update={"bridge": bridge}),
             gpus=gpus,
             nvlink=NvLink(generation=3, links_per_gpu=12, fabric=fabric),
             pcie=Pcie(generation=4, gpus_per_switch=per_switch, p2p=p2p),

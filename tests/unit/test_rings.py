@@ -19,7 +19,7 @@ from tests.unit.machines import P2P, STAGED, dgx_a100, dgx_h100, pcie_box
         (pcie_box(sockets=1, per_switch=8), 1, 26e9 / P2P),
         (pcie_box(fabric="pairs"), 1, 16e9),  # the link between sockets
         (pcie_box(fabric="pairs", per_switch=0, gpus=4, sockets=1), 1, 26e9 / STAGED),
-        (pcie_box(gpus=4, fabric="mesh"), 12, 240e9),  # all links of all pairs busy
+        (pcie_box(gpus=4, fabric="mesh", bridge=4), 12, 240e9),  # all links of all pairs busy
     ],
 )
 def test_bus_bandwidth(topology, rings, bus_bandwidth):
@@ -58,7 +58,7 @@ def test_load_is_the_sum_of_the_hops():
         (dgx_a100(2), [0, 1, 2, 9, 10]),
         (dgx_h100(4), range(3, 32, 8)),
         (pcie_box(fabric="pairs"), range(8)),
-        (pcie_box(gpus=4, fabric="mesh"), range(4)),
+        (pcie_box(gpus=4, fabric="mesh", bridge=4), range(4)),
     ],
 )
 def test_hops_make_up_the_load(topology, group):
