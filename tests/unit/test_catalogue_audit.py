@@ -113,6 +113,19 @@ def test_a_peak_is_units_times_clock(name):
     assert 0.85 < lanes / min((64, 128), key=lambda n: abs(lanes - n)) < 1.12
 
 
+#: int8 over 16-bit: twice where both add up at full rate. GeForce halves what 16 bits add up in
+#: fp32, CDNA 2 has one rate for both, Blackwell Ultra left int8 out for fp4
+INT8 = {r"rtx-\d0[5-9]0": 4, r"mi2": 1, r"g?b300": None}
+
+
+@pytest.mark.parametrize("name", catalogue.gpu_names())
+def test_int8_is_dense_too(name):
+    gpu = catalogue.gpu(name)
+    times = next((n for kind, n in INT8.items() if re.match(kind, name)), 2)
+    if gpu.peak_int8 and times:
+        assert gpu.peak_int8 == pytest.approx(times * gpu.peak_fp16, rel=0.02)
+
+
 #: rows of the facts sheet -> the catalogue's names
 SHEET = {
     "A100-40GB SXM4": "a100-sxm-40gb", "A100-80GB SXM4": "a100-sxm-80gb",
