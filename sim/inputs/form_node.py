@@ -44,8 +44,29 @@ def node(reader: Binder, tree: Tree, path: str) -> Branch | None:
         return _settled(tree)
     given = Branch({**tree.entries, "gpu": Leaf(gpu, said.place)}, tree.place, tree.keys)
     given = _lent(reader, given, path, "pcie", _pcie(gpu), gpu)
+    given = _without_nvlink(reader, given, path, gpu)
     nvlink = _nvlink(gpu, _count(tree), "nvlink" in tree.entries)
     return _lent(reader, given, path, "nvlink", nvlink, gpu)
+
+
+def _without_nvlink(reader: Binder, tree: Branch, path: str, gpu: Gpu) -> Branch:
+    """The node of a GPU without NVLink: links of which no generation is said are told as a fault.
+
+    One that is said is told by the checks, with what a GPU of one's own would have to say.
+    """
+    said = tree.entries.get("nvlink")
+    if gpu.nvlink_generation is not None or not isinstance(said, Branch):
+        return tree
+    fabric = said.entries.get("fabric")
+    none = isinstance(fabric, Leaf) and fabric.value == "none"
+    if not none:
+        if "generation" in said.entries:
+            return tree
+        hint = "leave nvlink out, or name another GPU"
+        if not gpu.base:
+            hint = "add nvlink_generation and nvlink_links to node.gpu, or leave nvlink out"
+        reader.fault(said.place, f"{path}.nvlink", f"{gpu.name} has no NVLink; {hint}")
+    return tree.with_entry("nvlink", Leaf("none", said.place))
 
 
 def _settled(tree: Branch) -> Branch:

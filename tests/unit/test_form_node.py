@@ -33,6 +33,8 @@ def node_of(tmp_path, text):
         ("gpu: mi300x-192gb, gpus: 8", (4, 7, "mesh", False)),
         ("gpu: mi325x-256gb, gpus: 4", (4, 7, "mesh", False)),
         ("gpu: mi250x-128gb, gpus: 8", (3, 7, "mesh", False)),
+        ("gpu: mi210-64gb, gpus: 2, nvlink: {fabric: pairs}", (3, 3, "pairs", False)),
+        ("gpu: mi210-64gb, gpus: 4, nvlink: {fabric: mesh}", (3, 3, "mesh", False)),
     ],
 )
 def test_boards_of_gpus_and_keys_left_out(tmp_path, text, links):
@@ -54,6 +56,15 @@ def test_boards_of_gpus_and_keys_left_out(tmp_path, text, links):
 )
 def test_no_nvlink_is_supposed(tmp_path, text):
     assert node_of(tmp_path, text).nvlink is None
+
+
+def test_links_of_a_gpu_that_has_none_are_told_once(tmp_path):
+    for links in ("{fabric: pairs}", "{generation: 3, links_per_gpu: 4, fabric: pairs}"):
+        with pytest.raises(InputError, match="l40s-pcie-48gb has no NVLink") as caught:
+            load(machine(tmp_path, f"gpu: L40S, gpus: 2, nvlink: {links}"), "llama3-8b-lora")
+        assert len(caught.value.faults) == 1
+    none = node_of(tmp_path, "gpu: L40S, gpus: 2, nvlink: {fabric: none}").nvlink
+    assert none.fabric == "none"
 
 
 def test_a_board_left_out_is_the_one_written(tmp_path):
