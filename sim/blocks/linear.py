@@ -78,14 +78,18 @@ def matrix(
     bias: bool = False,
     role: OpRole = OpRole.LINEAR,
     wide: bool = True,
+    packs: bool = True,
 ) -> int:
-    """The products of a weight (or of one per expert) in the module being played."""
+    """The products of a weight (or of one per expert) in the module being played.
+
+    `packs`: a method of 4 bits stores it so.
+    """
     s = t.setting
     e, wider, (groups, rows, copies) = s.product, s.element, by
     ins, outs, weights = groups * rows * n_in, groups * rows * n_out, groups * n_in * n_out
     low, frozen = role is OpRole.LINEAR, s.frozen
     fp8 = low and s.recipe != ""
-    quantised = low and s.method.quantised
+    quantised = low and packs and s.method.quantised
     backward: list[Map | Kernel] = []
     unpack = unpacking(s) if quantised else None
     if unpack:

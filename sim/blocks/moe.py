@@ -95,7 +95,9 @@ def _experts(t: Tape, sent: int, held: int, f: int, load: float = 1.0) -> int:
     sides = {"w1": (d, f), "w2": (f, d), "w3": (d, f)}
     active, bias = top / model.experts, model.mlp_bias
     every: list[tuple[str, tuple[int, ...]]]
-    if s.experts != "eager" and not s.method.frozen:  # adapters stand beside matrices
+    # adapters stand beside matrices; bitsandbytes packs `nn.Linear` alone, and leaves a stack whole
+    unpacked = s.experts != "eager" and s.method.quantization == "nf4"
+    if unpacked or (s.experts != "eager" and not s.method.frozen):
         every = [(name, (held, *sides[name][::-1])) for name in names]
         every += [(f"{name}.bias", (held, sides[name][1])) for name in names if bias]
         calls = 1
@@ -125,7 +127,7 @@ def _experts(t: Tape, sent: int, held: int, f: int, load: float = 1.0) -> int:
             ends = [Map(f"{name}.ends", 4.0 * held, kind="copy", waits=True)]
             t.unseen(f"{name}.ends", ends, ends)
         t.singly = s.experts == "sorted"
-        out = matrix(t, name, read, *sides[name], by, bias=bias)
+        out = matrix(t, name, read, *sides[name], by, bias=bias, packs=not unpacked)
         t.singly = False
         if name not in low:
             return out

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from sim.inputs.finding import Findings, fault, warning
-from sim.inputs.modelling import ASYNC, PER_LINEAR, WIDE, experts, modelling_of, tensor_style
+from sim.inputs.modelling import (
+    ASYNC,
+    PER_LINEAR,
+    WIDE,
+    experts,
+    frozen_dtype,
+    modelling_of,
+    stacks_experts,
+    tensor_style,
+)
 from sim.inputs.strategy import not_modelled, strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -17,6 +26,7 @@ def workload_findings(workload: Workload) -> Findings:
     yield from _tensor(workload)
     yield from _pipeline(workload)
     yield from _experts(workload)
+    yield from _stacked(workload)
 
 
 def pair_findings(topology: Topology, workload: Workload) -> Findings:
@@ -190,6 +200,26 @@ def _experts(w: Workload) -> Findings:
         hint = "write true or false"
         where = "parallelism.reshard_after_forward"
         yield fault("expert-reshard", "workload", where, message, hint)
+
+
+def _stacked(w: Workload) -> Findings:
+    """Experts in one parameter, which libraries that look for linear layers do not find."""
+    if not (stacks_experts(w) and w.method.frozen):
+        return
+    if w.method.quantization == "nf4":
+        message = (
+            f"the {w.model.experts} experts of a block are one parameter of a kind and no linear"
+            f" layers: bitsandbytes leaves them in {frozen_dtype(w)}"
+        )
+        hint = "stack.transformers below 5 (experts: eager) has them in 4 bits"
+        yield warning("stacked-experts", "workload", "method.quantization", message, hint)
+    if {"gate", "up", "down"} & set(w.method.targets):
+        message = (
+            "experts are one parameter of a kind, which PEFT reaches as target_parameters:"
+            " adapters on each of them are counted, as its newest releases make of these targets"
+        )
+        hint = "write targets: [q, k, v, o] for releases that do not"
+        yield warning("stacked-experts", "workload", "method.targets", message, hint)
 
 
 def shape_of(workload: Workload) -> PipelineShape:

@@ -9,8 +9,9 @@ from sim.errors import InputError
 from sim.inputs.loader import load
 from sim.inputs.modelling import experts, taken
 from sim.inputs.shares import mesh_on
-from sim.step.step import step
+from sim.step.step import memory_of, step
 from sim.strategies import build_plan
+from sim.strategies.units import dtypes, stored_bytes
 
 LORA = {"lora": {"rank": 64, "targets": "all-linear", "dropout": 0.05}}
 
@@ -157,3 +158,26 @@ def test_where_the_grouped_product_runs(gpu, precision, how):
     assert taken(found.workload)["experts"] == how
     asked = job(*sets, "experts=grouped", strategy="fsdp2", trainer="huggingface")
     assert experts(asked.workload) == "grouped"
+
+
+def test_bitsandbytes_leaves_a_stack_of_experts_whole():
+    """29.0e9 of Qwen3 30B-A3B's parameters are 48 x 128 x 3 x 2048 x 768: 2 B each, not 0.5.
+
+    transformers 5.24, integrations/bitsandbytes.py: ``type(module) is nn.Linear``.
+    """
+    more = 48 * 128 * 3 * 2048 * 768 * (2 - 0.5)
+    method = {"qlora": {"rank": 16, "targets": ["q", "k", "v", "o"]}}
+    stored, needed, unpacked = [], [], []
+    for how in ("eager", "grouped"):
+        found = job(f"experts={how}", V5, method=method, model="qwen3-30b-a3b", strategy="ddp")
+        w = found.workload
+        stored.append(stored_bytes(tree_of(w), dtypes(w), "fp32"))
+        needed.append(memory_of(found.topology, w).needed_bytes)
+        passes = unroll(w)
+        layer = passes.of(passes.layer_kinds[0], "forward")
+        unpacked.append({k.name for k in layer if "dequantise" in k.name})
+        told = [x.message for x in found.notes.warnings if x.code == "stacked-experts"]
+        assert len(told) == (how == "grouped")
+    assert stored[1] - stored[0] == more
+    assert needed[1] - needed[0] == pytest.approx(more, rel=0.05)
+    assert unpacked[1] < unpacked[0]
