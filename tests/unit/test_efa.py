@@ -25,9 +25,9 @@ def planned(name, nodes, op, size, nccl="2.23"):
 @pytest.mark.parametrize(
     ("name", "nics", "rate", "latency"),
     [
-        ("aws-p4de", 4, 12.5e9, 75.0),  # one NIC for two GPUs: nothing to bundle
-        ("aws-p5", 8, 50e9, 75.0),  # 32 x 100 Gb/s are 8 devices of four rails
-        ("aws-p5en", 8, 50e9, 35.0),  # 16 x 200
+        ("aws-p4de", 4, 12e9, 75.0),  # one NIC for two GPUs: nothing to bundle; PCIe 3 counts 12
+        ("aws-p5", 8, 48e9, 75.0),  # 32 x 100 Gb/s are 8 devices of four rails
+        ("aws-p5en", 8, 48e9, 35.0),  # 16 x 200
     ],
 )
 def test_nics_beside_a_gpu_are_one_device(name, nics, rate, latency):
