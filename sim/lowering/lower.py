@@ -141,7 +141,8 @@ class Lowered:
     def _busy_s(self, view: RankView) -> float:
         """What the kernels of a rank take alone, which is told without a timeline. [s]"""
         kernels = self.category[view.compute] != _COLLECTIVE
-        return float(self.alone_s[view.compute] @ kernels)
+        # no BLAS, whose threads would wait for more on cores of others
+        return float(np.einsum("i,i->", self.alone_s[view.compute], kernels))
 
 
 def lower(parts: Sequence[Part], classes: Classes, flights: Flights = NO_FLIGHTS) -> Lowered:

@@ -174,7 +174,9 @@ def ranks_of(
     for part in priced.parts:
         n, runs = alike[part.role.gpu], _runs_of(part, layers, cycle)
         generation, host = facts_of(part.role.gpu).constants, part.role.host
-        played, again = (runs.times @ part.rows.alone_s @ (1.0, missing)).tolist()
+        # no BLAS: its threads would wait for more, on cores of others
+        times = np.einsum("aij,j->ai", runs.times, part.rows.alone_s)
+        played, again = (times @ (1.0, missing)).tolist()
         busy_s = played + further / cycle * again
         units = runs.units[0] + further / cycle * runs.units[1]
         gathered = units * whole.model.layers / layers if handed_on and n > 1 else 0.0
