@@ -70,7 +70,7 @@ WRITTEN_OPTIMIZERS = {
     "adafactor": "adafactor", "sgd": "sgd",
 }  # fmt: skip
 WRITTEN_PAGED = {"adamw": "paged_adamw_32bit", "adamw-8bit": "paged_adamw_8bit"}
-_WRITTEN_ATTENTION = {
+WRITTEN_ATTENTION = {
     "flash2": "flash_attention_2", "flash3": "flash_attention_3", "sdpa": "sdpa", "eager": "eager",
     "triton": "flex_attention", "cudnn": "sdpa",
 }  # fmt: skip
@@ -143,7 +143,7 @@ def attention(keys: Keys, *names: str) -> None:
 
 def written_attention(attention: str) -> dict[str, str]:
     """What Hugging Face's trainers are told of a kernel of ours: nothing of one they lack."""
-    word = _WRITTEN_ATTENTION.get(attention)
+    word = WRITTEN_ATTENTION.get(attention)
     return {} if word is None else {"attn_implementation": word}
 
 
