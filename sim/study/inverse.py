@@ -161,15 +161,12 @@ def bandwidth_for(
         return rate_of_all / machine.nodes / base
 
     now = node.nics.rate
-    best, present = at(_FASTEST), at(now)
-    if max(best, present) < efficiency:
-        fastest = f"with {_FASTEST / 1e9:.0f} GB/s a NIC it is {percent(best)}"
+    present = at(now)
+    best = max(at(_FASTEST), present)  # NCCL may choose otherwise where all is quick
+    if best < efficiency:
         message = (
-            f"no network gives {percent(efficiency)}: now it is {percent(present)}, {fastest}, as "
-            "kernels lose more to collectives that are that quick"
-            if present > best
-            else f"no network gives {percent(efficiency)}: {fastest}, limited by what is inside the"
-            f" node (now {percent(present)})"
+            f"no network gives {percent(efficiency)}: with {_FASTEST / 1e9:.0f} GB/s a NIC it is "
+            f"{percent(best)}, limited by what is inside the node (now {percent(present)})"
         )
         raise InfeasibleError(message)
     low, high = _SLOWEST, _FASTEST
@@ -185,7 +182,6 @@ def bandwidth_for(
             high = middle
         else:
             low = middle
-    best = max(best, present)  # what is too quick takes SMs from kernels
     found = BandwidthNeeded(high, node.nics.count, at(high), now, present, best, efficiency)
     told(done + 1, done + 1)
     return found
