@@ -22,6 +22,12 @@ def test_a_configuration_of_a_sweep_takes_milliseconds():
     assert least(another) < 0.1  # 5 to 8 ms
 
 
+def last_line(code: str, *, check: bool = True) -> str:
+    """What a process of its own prints last."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=check)
+    return done.stdout.splitlines()[-1]
+
+
 HEAVY = ("numba", "simpy", "networkx", "scipy", "pandas", "pydantic")
 #: of libraries that are needed, what is not: `numpy.unique` and `importlib.resources` take them
 PARTS = ("numpy.ma", "tempfile", "zipfile")
@@ -41,8 +47,7 @@ def test_a_plain_question_needs_neither_numba_nor_the_graph_library(asked):
         "from sim.cli import main; main();"
         f"print([m for m in {HEAVY + PARTS} if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert last_line(code) == "[]"
 
 
 def test_what_a_process_leaves_is_not_collected():
@@ -53,8 +58,7 @@ def test_what_a_process_leaves_is_not_collected():
         "from sim.cli import main\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "True"
+    assert last_line(code) == "True"
 
 
 @pytest.mark.parametrize(("verb", "every"), [("--version", 2_000_000), ("serve", 200_000)])
@@ -67,8 +71,7 @@ def test_verbs_that_end_hardly_look_for_rubbish(verb, every):
         "from sim.cli import main\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines()[-1] == str(every)
+    assert last_line(code, check=False) == str(every)
 
 
 def test_a_part_of_validate_reads_no_rows_of_others():
@@ -80,5 +83,4 @@ def test_a_part_of_validate_reads_no_rows_of_others():
         "from sim.cli import main\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "0"
+    assert last_line(code) == "0"
