@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sim.errors import InputError
-from sim.inputs import yaml
+from sim.inputs import plain_yaml, yaml
 from sim.inputs.plain_yaml import read_plain
 from sim.inputs.tree import plain_of
 from sim.inputs.yaml import from_yaml
@@ -109,6 +109,14 @@ def test_slips_are_read_as_the_parser_reads_them_or_not_at_all(seed, monkeypatch
 )  # fmt: skip
 def test_what_only_the_parser_reads(text):
     assert read_plain(text, "x") is None
+
+
+def test_characters_that_are_not_plain():
+    plain = [range(0x20, 0x7F), range(0xA0, 0x2028), range(0x202A, 0xD800), range(0xE000, 0xFEFF),
+             range(0xFF00, 0xFFFE)]  # fmt: skip
+    known = {"\n", *(chr(i) for some in plain for i in some)}
+    found = {one for one in map(chr, range(0x110000)) if not plain_yaml._NOT_PLAIN.match(one)}
+    assert found == known
 
 
 def test_plain_texts_are_read_to_the_last_value_allowed_and_no_further(monkeypatch):
