@@ -24,7 +24,8 @@ from sim.result.scaling import strong_curve
 from sim.result.sections import title_of
 from sim.step.spans import step_timeline
 from sim.study.compared import Comparison
-from sim.study.pricing import PricedJobs, matching, price_everywhere
+from sim.study.machine_offers import matching
+from sim.study.pricing import PricedJobs, price_everywhere
 from sim.study.sweep import SweepOutcome
 
 _DRAWN = 2  # cases of a comparison whose steps are drawn

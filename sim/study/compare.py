@@ -19,8 +19,8 @@ from sim.step.variation import Progress, silent
 from sim.study.axes import Grid, from_options
 from sim.study.compared import Comparison, Delta, Variant
 from sim.study.deltas import delta_of, variant_of
+from sim.study.machine_offers import list_price, offer_settings, pick_offer
 from sim.study.price_pairs import price_pairs
-from sim.study.pricing import list_price, offer_settings, pick_offer
 
 _SOURCE = "compare"
 

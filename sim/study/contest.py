@@ -13,8 +13,8 @@ from sim.job.energy import carbon_intensity
 from sim.step.step import memory_of
 from sim.study.candidates import SAVING, Candidate, SoundJobs, Space, plans, refusal, variants
 from sim.study.layouts import beside
+from sim.study.machine_offers import price_doubt
 from sim.study.machines import Machine
-from sim.study.price_pairs import price_doubt
 from sim.study.race import Rank, Searching, promising
 from sim.study.search import Counts, Estimate, Searcher, Simulated, Sought
 from sim.study.sized import Beside, Contender

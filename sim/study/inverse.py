@@ -25,8 +25,8 @@ from sim.quantities import counted, duration, gib, percent
 from sim.step.step import memory_of, step
 from sim.step.variation import Progress, silent
 from sim.study.candidates import NODES
+from sim.study.machine_offers import like_for_like, list_price
 from sim.study.machines import rented
-from sim.study.pricing import like_for_like, list_price
 
 #: bandwidths are answered to this relative width
 _WIDTH = 0.005
@@ -273,7 +273,7 @@ def price_for(
     """The price at which the first machine costs as much as the other for a job.
 
     A machine that has no price is taken at the cheapest of its kind, as `compare` does
-    (`sim.study.pricing.list_price`); `like_for_like` has both at one provider.
+    (`sim.study.machine_offers.list_price`); `like_for_like` has both at one provider.
     `progress` is called with machines simulated, of two.
 
     Raises

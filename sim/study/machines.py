@@ -35,7 +35,7 @@ from sim.inputs.tree import Branch, from_python
 from sim.job.forecast import terms_of
 from sim.quantities import usd
 from sim.step.kept import machine_key
-from sim.study.pricing import list_price
+from sim.study.machine_offers import list_price
 
 
 @dataclass(frozen=True, slots=True)

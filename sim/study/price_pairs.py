@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from sim.documents import Section
 from sim.inputs.price import PriceRow, place_of, regions_differ, today
-from sim.inputs.topology import Offer, Topology
+from sim.inputs.topology import Topology
 from sim.result.result import CostSection, Result
-from sim.study.pricing import cost_at, like_for_like
+from sim.study.machine_offers import like_for_like, price_doubt
+from sim.study.pricing import cost_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +113,3 @@ def _own(a: CostSection, b: CostSection, machines: tuple[Topology, Topology]) ->
 def _doubt(rows: Iterable[PriceRow]) -> str:
     day = today()
     return "; ".join(filter(None, dict.fromkeys(row.doubt(day) for row in rows)))
-
-
-def price_doubt(offer: Offer | None) -> str:
-    """Why the catalogue's price of a machine is not to be relied on; one of one's own is."""
-    if offer is None or not offer.instance or offer.price_per_gpu_hour is None:
-        return ""
-    row = PriceRow(
-        offer.provider, offer.instance, "", 0, offer.price_per_gpu_hour, None, offer.region, "",
-        offer.date, offer.source, confidence=offer.confidence,
-    )  # fmt: skip
-    return row.doubt(today())

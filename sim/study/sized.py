@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 from sim.documents import SCHEMAS, Document, Section
 from sim.step.step import memory_of
 from sim.study.candidates import Candidate
+from sim.study.machine_offers import price_doubt
 from sim.study.machines import Machine
 from sim.study.phases import PhasePlan
-from sim.study.price_pairs import price_doubt
 from sim.study.search import Counts, Simulated
 from sim.study.target import Target
 

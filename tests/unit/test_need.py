@@ -17,7 +17,7 @@ from sim.report.need import price_view
 from sim.result.predict import predict
 from sim.step.step import step
 from sim.study.inverse import bandwidth_for, context_for, gpus_for, price_for
-from sim.study.pricing import like_for_like
+from sim.study.machine_offers import like_for_like
 
 HOUR = 3600.0
 

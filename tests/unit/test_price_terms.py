@@ -17,7 +17,8 @@ from sim.job.energy import embodied_kg
 from sim.report.compare import view
 from sim.report.formats.table import render
 from sim.report.prices import priced_view
-from sim.study.pricing import pick_offer, price_everywhere
+from sim.study.machine_offers import pick_offer
+from sim.study.pricing import price_everywhere
 
 TODAY = datetime.date(2026, 11, 23)
 

@@ -11,7 +11,7 @@ from sim.documents import Section
 from sim.inputs.offers import newest, offers
 from sim.inputs.price import PriceRow
 from sim.published.lookup import speed
-from sim.study.pricing import matching
+from sim.study.machine_offers import matching
 from sim.study.question.contrast import MEASURED_RATIO, Contrasts
 from sim.study.question.rows import RanCase, around, band_of
 from sim.study.question.spec import BreakEven, StudyLine
