@@ -31,10 +31,14 @@ else:
 
         def made(cls: type) -> type:
             own = frozenset(vars(cls))
+            # of one that is frozen the library compiles two methods yet, half of what is left
+            frozen_here = frozen and not any(map(dataclasses.is_dataclass, cls.__mro__))
             found = dataclasses.dataclass(
-                frozen=frozen, slots=slots, init=False, repr=False, eq=False
+                frozen=frozen and not frozen_here, slots=slots, init=False, repr=False, eq=False
             )(cls)
             _furnish(found, own, frozen)
+            if frozen_here:
+                _freeze(found, own)
             return found
 
         return made
@@ -67,6 +71,34 @@ def _furnish(cls: Any, own: frozenset[str], frozen: bool) -> None:
                 method.__name__ = name
                 method.__qualname__ = f"{cls.__qualname__}.{name}"
             setattr(cls, name, method)
+
+
+def _freeze(cls: Any, own: frozenset[str]) -> None:
+    """Let no field of a class without a base be set or deleted."""
+    names = [f.name for f in dataclasses.fields(cls)]
+    puts = [getattr(cls, name).__set__ for name in names]
+    values = _values(names)
+
+    def set_state(self: Any, state: Sequence[Any]) -> None:
+        for put, value in zip(puts, state, strict=True):
+            put(self, value)
+
+    cls.__dataclass_params__.frozen = True
+    cls.__setattr__, cls.__delattr__ = _refuse_to_set, _refuse_to_delete
+    if "__getstate__" not in own:  # what copies and pickles are made by
+        cls.__getstate__ = lambda self: list(values(self))
+    if "__setstate__" not in own:
+        cls.__setstate__ = set_state
+
+
+def _refuse_to_set(self: object, name: str, value: object) -> None:
+    message = f"cannot assign to field {name!r}"
+    raise dataclasses.FrozenInstanceError(message)
+
+
+def _refuse_to_delete(self: object, name: str) -> None:
+    message = f"cannot delete field {name!r}"
+    raise dataclasses.FrozenInstanceError(message)
 
 
 def _values(names: list[str]) -> Callable[[Any], Any]:

@@ -7,7 +7,6 @@ and checkpoints leave on average (`expected_goodput`); `forecast_job` gives quan
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -26,6 +25,7 @@ from sim.job.hazards import job_spec
 from sim.job.pipeline import Stall
 from sim.job.spares import standing
 from sim.job.spec import JobSpec
+from sim.records import dataclass
 from sim.step.breakdown import Breakdown
 
 _HOPELESS = 600.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sim.inputs.nearest import did_you_mean
 from sim.inputs.reader import Reader
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, plain_of, read_file
 from sim.inputs.yaml import from_yaml
+from sim.records import dataclass
 
 #: a grid of more configurations is refused: it is a slip of the keyboard more often than a wish
 LARGEST = 5_000_000

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from math import lcm
 from typing import Any, NamedTuple
@@ -44,6 +44,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.trainer import reduces_each
 from sim.inputs.workload import Parallelism, Workload
 from sim.pipeline.schedules import SCHEDULES
+from sim.records import dataclass
 from sim.result.peak import peak_of
 from sim.step.ready import told_slowest
 from sim.step.shares import shares

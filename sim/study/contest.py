@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from sim.errors import InputError
 from sim.inputs.loader import Prepared
 from sim.inputs.topology import Offer
 from sim.job.cost import break_even_price
 from sim.job.energy import carbon_intensity
+from sim.records import dataclass
 from sim.step.step import memory_of
 from sim.study.candidates import SAVING, Candidate, SoundJobs, Space, plans, refusal, variants
 from sim.study.layouts import beside

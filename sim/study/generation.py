@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from sim.inputs.post_training import Generation
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Precision, Stack, Workload
 from sim.mesh.lengths import lognormal
+from sim.records import dataclass
 from sim.units import DTYPE_BYTES
 
 _ELEMENT = DTYPE_BYTES["bf16"]  # of weights and cache

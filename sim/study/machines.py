@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -34,6 +34,7 @@ from sim.inputs.topology import Nics, Offer, Topology
 from sim.inputs.tree import Branch, from_python
 from sim.job.forecast import terms_of
 from sim.quantities import usd
+from sim.records import dataclass
 from sim.step.kept import machine_key
 from sim.study.machine_offers import list_price
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ from sim.inputs.workload import Parallelism, Workload
 from sim.lowering.collectives import cost_of
 from sim.lowering.pricing import sms_taken
 from sim.mesh import Mesh, Sisters
+from sim.records import dataclass
 from sim.strategies.fsdp2 import groups_of
 from sim.strategies.fsdp2_layout import lay_out
 from sim.strategies.units import Unit, dtypes

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sim.blocks.parameters import count_parameters
 from sim.errors import InfeasibleError
@@ -17,6 +16,7 @@ from sim.inputs.shares import batch_on
 from sim.inputs.workload import Phase, Workload
 from sim.job.forecast import job_steps, terms_of
 from sim.memory.report import machine as memory_of
+from sim.records import dataclass
 from sim.study.generation import forward_s
 from sim.study.machines import Machine
 from sim.units import HOUR_S

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
+from sim.records import dataclass
 from sim.step.step import steps
 from sim.study.bounds import Bounds
 from sim.study.candidates import Candidate, Stop, never

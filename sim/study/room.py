@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, NamedTuple
 
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Workload
 from sim.memory.report import machine, sizes
+from sim.records import dataclass
 from sim.step.step import memory_of, micro_steps_walked
 from sim.study.candidates import Candidate, frugal_form, saves_as_much
 from sim.study.layouts import least_form

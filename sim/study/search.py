@@ -16,7 +16,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any, NamedTuple
 
 from sim.blocks.flops import token_flops
@@ -25,6 +25,7 @@ from sim.inputs.shares import batch_on
 from sim.job.estimate import JobEstimate, estimate_job
 from sim.job.forecast import job_steps, no_length, terms_of
 from sim.memory.report import MemoryReport
+from sim.records import dataclass
 from sim.result.peak import peak_of
 from sim.step.breakdown import Breakdown
 from sim.step.shares import Shares, shares

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 from sim.documents import SCHEMAS, Document, Section
+from sim.records import dataclass
 from sim.step.step import memory_of
 from sim.study.candidates import Candidate
 from sim.study.machine_offers import price_doubt

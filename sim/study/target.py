@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, cast
 
 from sim.choices import Objective, WrittenShare, share_of
 from sim.errors import Fault, InputError
+from sim.records import dataclass
 from sim.study.search import Estimate
 from sim.units import UnitError, parse
 

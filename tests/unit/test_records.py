@@ -127,8 +127,12 @@ def test_defaults_inheritance_and_what_a_class_says_itself():
 
 
 def test_frozen_ones_cannot_be_set_and_open_ones_can():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Frozen(1).a = 2
+    for cls in (Frozen, LIBRARY[Frozen], Wider):
+        with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign to field 'a'"):
+            cls(1).a = 2
+        with pytest.raises(dataclasses.FrozenInstanceError, match="cannot delete field 'a'"):
+            del cls(1).a
+        assert cls.__dataclass_params__.frozen
     with pytest.raises(AttributeError):
         Open().b = 2
     record = Open()
