@@ -117,20 +117,10 @@ class Recorder:
         return self.issue(SEGMENT, "compute", name, phase, block, module, unit=unit)
 
     def kernel(
-        self, stream: str, name: str, phase: str, traffic: float, unit: str = "", block: int = -1,
-    ) -> int:  # fmt: skip
+        self, stream: str, name: str, phase: str, traffic: float, unit: str = "", block: int = -1
+    ) -> int:
         """One memory-bound kernel or copy. `traffic` in bytes. [B]"""
-        ops = self.ops
-        lane = self.lanes.get(stream) or self.lane(stream)
-        deps = self._take(lane, stream) if lane.pending else ()
-        index = lane.tail = len(ops)
-        ops.append(_new_op(PlanOp, (
-            KERNEL, stream, name, phase, block, "", deps, self.host_after, self.micro_step,
-            "", "", 0.0, 0.0, "", unit, traffic, "", self.calls,
-        )))  # fmt: skip
-        self.host_after = -1
-        self.calls = ()
-        return index
+        return self.issue(KERNEL, stream, name, phase, block, unit=unit, traffic=traffic)
 
     def collective(
         self, stream: str, collective: str, phase: str, group: str, bytes_in: float,
