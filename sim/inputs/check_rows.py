@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sim.inputs.finding import Findings, fault, warning
+from sim.inputs.modelling import modelling_of
 from sim.inputs.rows import as_run, lengths_of, sample_length, varied
-from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import SampleLengths, Workload
 from sim.quantities import percent
 
@@ -112,14 +112,14 @@ def _padding(w: Workload) -> Findings:
 
 
 def _padded_attention(w: Workload) -> Findings:
-    """Hugging Face's flash attention under a padding mask, as it is."""
-    if w.data.packing is not False or not varied(w) or w.micro_batch == 1:
+    """What the modelling code's flash attention does under a padding mask, and nobody wrote."""
+    named = w.trainer or w.modelling
+    if not named or w.data.packing is not False or not varied(w) or w.micro_batch == 1:
         return
-    left = w.attention_padding == "none" and w.attention in VARIED
-    if left and trainer_of(w).name == "huggingface":
-        message = "Hugging Face's flash attention takes padding out in every layer"
-        hint = "write attention_padding: unpad"
-        yield warning("unpad", "workload", "attention_padding", message, hint)
+    runs = modelling_of(w).padding
+    if runs != w.attention_padding == "none" and w.attention in VARIED:
+        message = "the model's flash attention takes padding out in every layer"
+        yield warning("unpad", "workload", "attention_padding", message, f"write {runs}")
 
 
 def padding_said(workload: Workload, world: int) -> Findings:

@@ -7,6 +7,7 @@ method. Who needs to know asks here; results say what was taken.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Literal
 
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -36,6 +37,8 @@ class Modelling:
         among it, that keeps nothing in fp32.
     cuts_by_work : bool
         Its stages are of equal work, not of as many layers.
+    padding : str
+        What its flash attention does under a padding mask: ``attention_padding`` as it runs.
     own_loop : bool
         Its layers run in the trainer of its name alone, whose groups of ranks they ask for.
     """
@@ -46,6 +49,7 @@ class Modelling:
     groups_since: str = ""
     fuses_softmax: bool = False
     cuts_by_work: bool = False
+    padding: Literal["none", "unpad", "unpad-each"] = "none"
     own_loop: bool = False
 
 
@@ -55,11 +59,13 @@ class Modelling:
 #: core/parallel_state.py, core/fusions/fused_softmax.py; nanotron, models/llama.py,
 #: `CausalSelfAttention.forward` and parallel/context.py. Groups of heads: transformers 4.54,
 #: integrations/sdpa_attention.py (4.55 came out with PyTorch 2.8); torchtitan,
-#: models/attention.py, ``enable_gqa`` (end of 2025)
+#: models/attention.py, ``enable_gqa`` (end of 2025). Padding: transformers 4.45,
+#: modeling_flash_attention_utils.py, `_upad_input`; llm-foundry, models/layers/attention.py,
+#: `flash_attn_fn`
 MODELLING = {
-    "huggingface": Modelling(groups_since="2.8"),
+    "huggingface": Modelling(groups_since="2.8", padding="unpad"),
     "torchtitan": Modelling(complex_rope=True, loops_experts=False, groups_since="2.10"),
-    "composer": Modelling(loops_experts=False),
+    "composer": Modelling(loops_experts=False, padding="unpad-each"),
     "megatron": Modelling(loops_experts=False, fuses_softmax=True, own_loop=True),
     "nanotron": Modelling(loops_experts=False, copies_heads=True, cuts_by_work=True, own_loop=True),
 }

@@ -203,17 +203,21 @@ def test_throughput_counts_no_padding():
 
 
 @pytest.mark.parametrize(
-    ("sets", "said"),
+    ("sets", "hint"),
     [
-        ([], True),
-        (["attention_padding=unpad"], False),
-        (["micro_batch=1"], False),
-        (["trainer=torchtitan"], False),
-        (["data={packing: true}"], False),
+        ([], "write unpad"),
+        (["trainer=accelerate"], "write unpad"),  # whose models are Hugging Face's as well
+        (["trainer=composer"], "write unpad-each"),
+        (["trainer=composer", "modelling=huggingface"], "write unpad"),
+        (["attention_padding=unpad"], None),
+        (["micro_batch=1"], None),
+        (["trainer=torchtitan"], None),
+        (["data={packing: true}"], None),
     ],
 )
-def test_hugging_faces_padding_is_mentioned(sets, said):
+def test_padding_that_the_modelling_code_takes_out_is_mentioned(sets, hint):
     text = "data={packing: false, mean_length: 300}"
     base = ["attention=flash2", "micro_batch=4", "trainer=huggingface", text]
     notes = load("dgx-h100", "llama3-8b-sft", [*base, *sets]).notes
-    assert any("padding out in every layer" in w.message for w in notes.warnings) is said
+    hints = [w.hint for w in notes.warnings if "padding out in every layer" in w.message]
+    assert hints == [hint] * (hint is not None)
