@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sim.calibration.calibrate import CalibrationReport
     from sim.calibration.cause import Heard
     from sim.calibration.confusion import Confusion
-    from sim.calibration.diagnose import Diagnosis
+    from sim.calibration.diagnosis import Diagnosis
     from sim.calibration.validation import Validation
     from sim.choices import PublishedPart
     from sim.files import File

@@ -12,15 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sim.calibration.diagnose import (
-    F8,
-    FREEDOM,
-    OWN_ERROR,
-    SHARED_ERROR,
-    Predicted,
-    predictions,
-)
 from sim.calibration.figures import Figure
+from sim.calibration.predictions import F8, FREEDOM, OWN_ERROR, SHARED_ERROR, Predicted, predictions
 from sim.documents import SCHEMAS, Document, Section
 from sim.records import dataclass
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.lowering.costs import Priced
-from sim.lowering.lower import Lowered, RankView, written
+from sim.lowering.lower import written
+from sim.lowering.lowered import Lowered, RankView
 from sim.lowering.parts import F8, I4, I8, NO_FLIGHTS, Classes, Flights
 from sim.lowering.runs import Ground, Played
 from sim.lowering.wires import wire_costs, wires_of

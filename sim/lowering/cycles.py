@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.lowering.lower import Lowered
+from sim.lowering.lowered import Lowered
 from sim.lowering.parts import I4, I8
 from sim.lowering.table import table_of
 from sim.program.cycles import Cycles, Gates, cycles_of

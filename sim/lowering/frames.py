@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from sim.lowering.costs import Priced
 from sim.lowering.layout import after_waits, put_together
-from sim.lowering.lower import Lowered, Outline, filled, lower, outline_of
+from sim.lowering.lower import Outline, filled, lower, outline_of
+from sim.lowering.lowered import Lowered
 from sim.lowering.parts import F8, HOST_SYNC_S, I4, I8, Flights, Part
 from sim.lowering.rows import one_of
 from sim.lowering.runs import Ground

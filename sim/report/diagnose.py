@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sim.calibration.diagnose import Diagnosis, Explanation
+from sim.calibration.diagnosis import Diagnosis, Explanation
 from sim.quantities import percent
 from sim.report.view import Fact, Facts, Lines, View, ViewPart, borrowed
 

@@ -27,7 +27,7 @@ from sim.engine.account import (
     Watched,
     accounts,
 )
-from sim.lowering.lower import Lowered, RankView
+from sim.lowering.lowered import Lowered, RankView
 from sim.lowering.parts import B1, CATEGORIES, I4
 from sim.program import Timeline
 from sim.records import dataclass

@@ -20,7 +20,7 @@ from sim.errors import InputError
 from sim.inputs.rows import run_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.lowering.lower import Lowered, RankView
+from sim.lowering.lowered import Lowered, RankView
 from sim.lowering.parts import CATEGORIES
 from sim.program import Timeline
 from sim.quantities import gib

@@ -20,7 +20,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.cycles import Repeating, repeating
 from sim.lowering.frames import lowered
-from sim.lowering.lower import Lowered, RankView
+from sim.lowering.lowered import Lowered, RankView
 from sim.lowering.parts import B1, CATEGORIES, F8
 from sim.pipeline.schedules import SCHEDULES
 from sim.program import Timeline

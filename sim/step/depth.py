@@ -16,7 +16,7 @@ from sim.inputs.model import Model
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.lowering.lower import Lowered, RankView
+from sim.lowering.lowered import Lowered, RankView
 from sim.lowering.parts import F8, I8
 from sim.program import Timeline
 from sim.strategies.plan import SEGMENT, Plan

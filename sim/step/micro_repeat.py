@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.lowering.lower import Lowered, RankView
+from sim.lowering.lowered import Lowered, RankView
 from sim.lowering.parts import B1, I8
 from sim.lowering.table import each_of, table_of
 from sim.program import Timeline

@@ -9,7 +9,7 @@ import numpy as np
 
 from sim.lowering.costs import Priced
 from sim.lowering.crowd import Gathering
-from sim.lowering.lower import Lowered, RankView
+from sim.lowering.lowered import Lowered, RankView
 from sim.program import Timeline
 from sim.records import dataclass
 from sim.step.breakdown import Breakdown, measure

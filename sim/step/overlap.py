@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sim.lowering.costs import Priced
-from sim.lowering.lower import Lowered
+from sim.lowering.lowered import Lowered
 from sim.lowering.parts import B1, CATEGORIES, I4, I8
 from sim.lowering.table import each_of, table_of
 from sim.strategies.plan import Plan

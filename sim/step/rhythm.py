@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from sim.inputs.check_mesh import shape_of
 from sim.inputs.workload import Workload
-from sim.lowering.lower import Lowered, RankView
+from sim.lowering.lowered import Lowered, RankView
 from sim.lowering.table import table_of
 from sim.pipeline.schedules import SCHEDULES
 from sim.program import Timeline

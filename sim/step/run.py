@@ -14,7 +14,7 @@ from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced
 from sim.lowering.crowd import gathered
 from sim.lowering.frames import folds, lowered, stacks
-from sim.lowering.lower import Lowered
+from sim.lowering.lowered import Lowered
 from sim.program import Timeline
 from sim.step.blocks_repeat import missing_blocks
 from sim.step.bounds import LONG, MAX_DRAWN, PROBED, check_size, ops_of

@@ -22,7 +22,7 @@ import numpy as np
 
 from sim.blocks.parameters import tree_of
 from sim.inputs.workload import Workload
-from sim.lowering.lower import RankView
+from sim.lowering.lowered import RankView
 from sim.memory.ledger import quantities
 from sim.step.outcome import StepOutcome
 from sim.step.spans import starts_of

@@ -17,7 +17,7 @@ from sim.documents import SCHEMAS, Document
 from sim.inputs.rows import run_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.lowering.lower import Lowered, RankView
+from sim.lowering.lowered import Lowered, RankView
 from sim.lowering.parts import CATEGORIES
 from sim.memory.ledger import live_bytes
 from sim.memory.report import MemoryReport, memory

@@ -15,7 +15,7 @@ from sim.inputs.check_mesh import blocks_of, shape_of
 from sim.inputs.rows import run_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.lowering.lower import RankView
+from sim.lowering.lowered import RankView
 from sim.pipeline.actions import BACKWARD, FORWARD, INPUT, WEIGHT
 from sim.pipeline.schedules import SCHEDULES
 from sim.step.outcome import StepOutcome

@@ -8,7 +8,7 @@ from typing import Any
 from sim.cost.collectives import CollectiveCost
 from sim.cost.nccl.algorithms import algorithm_named
 from sim.documents import OneByOne
-from sim.lowering.lower import RankView
+from sim.lowering.lowered import RankView
 from sim.step.outcome import StepOutcome
 from sim.step.trace_events import event
 from sim.strategies.plan import PlanOp

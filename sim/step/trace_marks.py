@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sim.inputs.workload import Workload
-from sim.lowering.lower import RankView
+from sim.lowering.lowered import RankView
 from sim.step.outcome import StepOutcome
 from sim.step.spans import critical_stretches, exposed_stretches, held_bytes, tracks_of
 from sim.step.trace_events import event, instant, meta

@@ -10,7 +10,7 @@ import numpy as np
 
 from sim.blocks.unroll import Templates, unroll
 from sim.inputs.workload import Workload
-from sim.lowering.lower import Lowered
+from sim.lowering.lowered import Lowered
 from sim.lowering.parts import CATEGORIES
 from sim.lowering.pricing import segment_kernels
 from sim.step.outcome import StepOutcome

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.engine.losses import Transfers, losses
-from sim.lowering.lower import Lowered, RankView
+from sim.lowering.lowered import Lowered, RankView
 from sim.lowering.parts import B1, CATEGORIES, I4, I8
 from sim.program import Program, Timeline
 from sim.step.windows import Windows

@@ -16,7 +16,7 @@ from sim.choices import WrittenShare, share_of
 from sim.errors import InputError
 from sim.fabric.fabric import Fabric
 from sim.fabric.role import Role
-from sim.lowering.lower import Lowered
+from sim.lowering.lowered import Lowered
 from sim.records import dataclass
 from sim.step.breakdown import Breakdown
 from sim.step.intervals import F8

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.fabric.role import Role
-from sim.lowering.lower import Lowered, RankView
+from sim.lowering.lowered import Lowered, RankView
 from sim.lowering.parts import CATEGORIES, I8
 from sim.program import Timeline
 from sim.records import dataclass

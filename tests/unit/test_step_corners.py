@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sim.inputs.loader import load
-from sim.lowering.lower import Lowered
+from sim.lowering.lowered import Lowered
 from sim.lowering.parts import CATEGORIES
 from sim.program import Timeline
 from sim.step import rhythm, trace_marks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sim.calibration.diagnose import Diagnosis
+from sim.calibration.diagnosis import Diagnosis
 from sim.calibration.validation import Validation
 from sim.documents import Document
 from sim.interop.trace_diff import TraceDifference
