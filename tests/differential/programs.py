@@ -23,6 +23,17 @@ def programs(contended: bool = True) -> st.SearchStrategy[Program]:
     return st.randoms(use_true_random=False).map(lambda rng: random_program(rng, contended))
 
 
+def twice_as_fast(program: Program) -> Program:
+    """The same at twice the rates and half the latencies: powers of two change exponents only."""
+    return program._replace(
+        latency=program.latency / 2,
+        bound=program.bound * 2,
+        weight=program.weight * 2,
+        capacity=program.capacity * 2,
+        curves=program.curves * 2,
+    )
+
+
 def random_program(rng: Random, contended: bool = True) -> Program:
     """A program of up to 40 ops on up to 6 lanes.
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sim import simulate
 from sim.engine import filling, run
 from sim.program import Program
-from tests.differential.programs import programs
+from tests.differential.programs import programs, twice_as_fast
 from tests.differential.sameness import same_bits, same_meaning, same_run
 
 several = settings(
@@ -63,15 +63,8 @@ def test_uncontended_programs_agree_to_the_bit(program: Program) -> None:
 @several
 @given(programs(), st.sampled_from(["python", "compiled", "reference"]))
 def test_twice_the_rates_and_half_the_latencies_halve_every_time(program, engine) -> None:
-    # Powers of two change exponents only, so every quotient and sum keeps its bits.
-    faster = program._replace(
-        latency=program.latency / 2,
-        bound=program.bound * 2,
-        weight=program.weight * 2,
-        capacity=program.capacity * 2,
-        curves=program.curves * 2,
-    )
-    slow, fast = run(program, engine), run(faster, engine)
+    # every quotient and sum keeps its bits
+    slow, fast = run(program, engine), run(twice_as_fast(program), engine)
     np.testing.assert_array_equal(fast.end * 2, slow.end)
     np.testing.assert_array_equal(fast.start * 2, slow.start)
 

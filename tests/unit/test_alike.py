@@ -12,7 +12,6 @@ from sim.blocks.parameters import build_tree
 from sim.inputs.loader import load
 from sim.inputs.model import Model
 from sim.inputs.shares import mesh_of, mesh_on
-from sim.inputs.workload import Checkpointing, Method, Parallelism, Workload
 from sim.lowering.table import comm_bytes_of, distinct, table_of
 from sim.shelf import Shelf
 from sim.step.kept import forget
@@ -24,14 +23,7 @@ from sim.strategies.plan import Plan
 from sim.strategies.recorder import Quiet, Recorder
 from sim.strategies.traced import Untraceable, ValueTrace, filled, placed, traced
 from sim.strategies.tree_form import form_of, with_sizes
-from tests.unit.test_fsdp_repeat import FSDP1, FSDP2
-
-
-def model(layers: int, width: int, tied: bool) -> Model:
-    return Model(
-        name="m", layers=layers, hidden_size=16 * width, heads=width, kv_heads=2, head_dim=16,
-        ffn_size=40 * width, vocab_size=512, tied_embeddings=tied,
-    )  # fmt: skip
+from tests.unit.test_fsdp_repeat import FSDP1, FSDP2, job
 
 
 def same_columns(ours, theirs):
@@ -73,17 +65,7 @@ def test_plans_alike_are_as_recorded(knobs, layers, accumulate, lora, recompute,
         knobs["offload"] = "all"
     made = 0
     for width, world in ((4, 8), (4, 6), (8, 8), (8, 64), (6, 10), (4, 2), (8, 16), (8, 48)):
-        workload = Workload(
-            name="w",
-            model=model(layers, width, tied),
-            method=Method(kind="lora", rank=4, targets=("q", "down")) if lora else Method(),
-            sequence_length=8,
-            gradient_accumulation=accumulate,
-            parallelism=Parallelism(**knobs),
-            activation_checkpointing=Checkpointing(
-                kind="none" if recompute == "none" else "full", reentrant=recompute == "reentrant"
-            ),
-        )
+        workload = job(knobs, layers, accumulate, lora, recompute, tied, width)
         tree, mesh = build_tree(workload.model, workload.method), mesh_on(workload, world)
         for kind in (Recorder, Quiet):
 
@@ -118,15 +100,7 @@ def test_plans_alike_are_as_recorded(knobs, layers, accumulate, lora, recompute,
 )  # fmt: skip
 @pytest.mark.parametrize("lora", [False, True])
 def test_plans_of_other_meshes_are_as_recorded_where_sizes_order_ops(knobs, lora):
-    workload = Workload(
-        name="w",
-        model=model(5, 4, tied=False),
-        method=Method(kind="lora", rank=4, targets=("q", "down")) if lora else Method(),
-        sequence_length=8,
-        gradient_accumulation=2,
-        parallelism=Parallelism(**knobs),
-        activation_checkpointing=Checkpointing(kind="full"),
-    )
+    workload = job(knobs, 5, 2, lora, "full", tied=False)
     patterns, tree, made = Patterns(), build_tree(workload.model, workload.method), 0
     for world in (8, 6, 16, 2, 64, 10, 48, 12):
         mesh = mesh_on(workload, world, 8 if world % 8 == 0 else None)

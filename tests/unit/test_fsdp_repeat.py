@@ -15,6 +15,25 @@ from sim.strategies.recorder import Quiet
 from tests.unit.in_full import recorded_in_full
 
 
+def job(knobs, layers, accumulate, lora, recompute, tied, width=4):
+    """A model of so many heads and layers, however it is sharded, adapted and recomputed."""
+    model = Model(
+        name="m", layers=layers, hidden_size=16 * width, heads=width, kv_heads=2, head_dim=16,
+        ffn_size=40 * width, vocab_size=512, tied_embeddings=tied,
+    )  # fmt: skip
+    return Workload(
+        name="w",
+        model=model,
+        method=Method(kind="lora", rank=4, targets=("q", "down")) if lora else Method(),
+        sequence_length=8,
+        gradient_accumulation=accumulate,
+        parallelism=Parallelism(**knobs),
+        activation_checkpointing=Checkpointing(
+            kind="none" if recompute == "none" else "full", reentrant=recompute == "reentrant"
+        ),
+    )
+
+
 def allocated(plan):
     """Moments, next ops, and the coefficient of every quantity that changes at an instant."""
     c = columns_of(plan.memory)
@@ -70,22 +89,8 @@ FSDP1 = st.fixed_dictionaries(
     steps=st.sampled_from([1, 2]),
 )
 def test_copied_layers_equal_recorded_ones(knobs, layers, accumulate, lora, recompute, tied, steps):
-    model = Model(
-        name="m", layers=layers, hidden_size=64, heads=4, kv_heads=2, head_dim=16, ffn_size=160,
-        vocab_size=512, tied_embeddings=tied,
-    )  # fmt: skip
-    workload = Workload(
-        name="w",
-        model=model,
-        method=Method(kind="lora", rank=4, targets=("q", "down")) if lora else Method(),
-        sequence_length=8,
-        gradient_accumulation=accumulate,
-        parallelism=Parallelism(**knobs),
-        activation_checkpointing=Checkpointing(
-            kind="none" if recompute == "none" else "full", reentrant=recompute == "reentrant"
-        ),
-    )
-    tree = build_tree(model, workload.method)
+    workload = job(knobs, layers, accumulate, lora, recompute, tied)
+    tree = build_tree(workload.model, workload.method)
     short = build_plan(workload, tree, mesh_on(workload, 8), steps)
     full = recorded_in_full(workload, tree, mesh_on(workload, 8), steps)
     assert short.ops == full.ops

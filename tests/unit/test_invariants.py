@@ -13,6 +13,7 @@ from sim.inputs.loader import load
 from sim.step.critical import critical_path
 from sim.step.run import run_step
 from tests.builder import ProgramBuilder
+from tests.differential.programs import twice_as_fast
 
 MODEL = {
     "name": "small", "heads": 8, "kv_heads": 4, "head_dim": 64, "hidden_size": 512,
@@ -167,18 +168,9 @@ def test_same_input_same_bytes_out(pair):
 @given(PAIRS)
 @settings(QUICK, max_examples=10)
 def test_twice_the_rates_and_half_the_latencies_halve_the_step_exactly(pair):
-    from sim.engine import run
-
     _, outcome = simulated(pair)
     program = outcome.lowered.program
-    faster = program._replace(
-        latency=program.latency / 2,
-        bound=program.bound * 2,
-        weight=program.weight * 2,
-        capacity=program.capacity * 2,
-        curves=program.curves * 2,
-    )
-    assert (run(faster, "python").end * 2 == outcome.timeline.end).all()
+    assert (run(twice_as_fast(program), "python").end * 2 == outcome.timeline.end).all()
 
 
 def test_relabelling_equal_ranks_changes_nothing():

@@ -18,25 +18,15 @@ from sim.cost.power import BoardPower, board_power
 from sim.inputs import catalogue
 from sim.inputs.gpu import Gpu
 from sim.inputs.loader import load
-from sim.inputs.model import Model
 from sim.inputs.versions import sdpa_since
 from sim.inputs.workload import Checkpointing, Method, Precision, Workload
 from sim.job.energy import gpu_states
 from sim.step.step import step
+from tests.unit.decoders import LLAMA
 
 H100 = Gpu(name="h100-sxm-80gb")
 IDEAL = GemmConstants(
     tile=(1.0, 1.0, 1.0, 1.0), quantisation=1.0, fill_s=0.0, launch_s=0.0, memory=1.0
-)
-LLAMA = Model(
-    name="llama",
-    layers=2,
-    hidden_size=4096,
-    heads=32,
-    kv_heads=8,
-    head_dim=128,
-    ffn_size=14336,
-    vocab_size=128256,
 )
 
 

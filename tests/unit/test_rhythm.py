@@ -2,26 +2,14 @@
 
 import pytest
 
-from sim.inputs.loader import load
 from sim.step.rhythm import shortened
 from sim.step.run import run_step
 from sim.step.step import memory_of, step
-
-MODEL = {
-    "layers": 14, "hidden_size": 1024, "heads": 16, "kv_heads": 16, "head_dim": 64,
-    "ffn_size": 4096, "ffn": "swiglu", "norm": "rmsnorm", "positions": "rope",
-    "vocab_size": 64000, "name": "small", "fused_qkv": True, "fused_gate_up": True,
-}  # fmt: skip
-#: 14 layers and both ends are as many on each of four stages
-ENDS = {"pipeline_first_stage_less_layers": 1, "pipeline_last_stage_less_layers": 1}
+from tests.differential.test_rhythm import job as staged
 
 
 def job(micro, **knobs):
-    workload = {
-        "name": "t", "model": MODEL, "sequence_length": 2048, "micro_batch": 1, "steps": 10,
-        "gradient_accumulation": micro, "parallelism": {"pipeline_parallel": 4} | ENDS | knobs,
-    }  # fmt: skip
-    return load("dgx-h100", workload, ["nodes=2"])[:2]
+    return staged(micro, **{"pipeline_parallel": 4} | knobs)
 
 
 @pytest.mark.parametrize(

@@ -5,37 +5,9 @@ import pytest
 from sim.blocks.parameters import build_tree
 from sim.blocks.unroll import unroll
 from sim.blocks.update import Shard, clip_kernels, optimizer_kernels
-from sim.inputs.model import Model
 from sim.inputs.workload import Checkpointing, Method, Parallelism, Precision, Stack, Workload
+from tests.unit.decoders import LLAMA, MIXTRAL, MPT
 
-LLAMA = Model(
-    name="llama",
-    layers=2,
-    hidden_size=4096,
-    heads=32,
-    kv_heads=8,
-    head_dim=128,
-    ffn_size=14336,
-    vocab_size=128256,
-)
-MPT = Model(
-    name="mpt",
-    layers=2,
-    hidden_size=2048,
-    heads=16,
-    kv_heads=16,
-    head_dim=128,
-    ffn_size=8192,
-    ffn="gelu",
-    norm="layernorm",
-    positions="learned",
-    bias=True,
-    fused_qkv=True,
-    tied_embeddings=True,
-    vocab_size=50368,
-    max_positions=2048,
-)
-MIXTRAL = LLAMA.model_copy(update={"experts": 8, "experts_per_token": 2, "expert_ffn_size": 14336})
 ALL = ("q", "k", "v", "o", "gate", "up", "down")
 LORA = Method(kind="lora", rank=16, targets=ALL)
 
