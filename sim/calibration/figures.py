@@ -65,10 +65,11 @@ KEYS: dict[str, StepSeconds] = {
     "step_time_s": lambda v, t, w: v,
     "s_per_it": lambda v, t, w: v,
     "it_per_s": lambda v, t, w: 1.0 / v,
+    "s_per_micro_step": lambda v, t, w: v * w.gradient_accumulation,
     "samples_per_s": lambda v, t, w: _tokens(t, w) / w.sequence_length / v,
     "mfu": _of_mfu,
 }
-_TIMES = ("step_time_s", "s_per_it", "it_per_s")
+_TIMES = ("step_time_s", "s_per_it", "it_per_s", "s_per_micro_step")
 _EITHER = 2.0  # a bare MFU up to this may be a share above the peak or per cent
 _SHORT = re.compile(r"([0-9.]+) ?(s/it|it/s)\Z")
 _SPOKEN = {"s/it": "s_per_it", "it/s": "it_per_s"}
@@ -161,7 +162,7 @@ def read_value(key: str, text: str, fault: Callable[[str], Fault]) -> float:
     """
     number = text.strip().replace("_", "")
     try:
-        if key in ("step_time_s", "s_per_it") and number[-1:].isalpha():
+        if key in ("step_time_s", "s_per_it", "s_per_micro_step") and number[-1:].isalpha():
             value = parse(number, "s")
         else:
             of_100 = key == "mfu" and number.endswith("%")

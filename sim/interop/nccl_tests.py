@@ -42,6 +42,9 @@ _ROW = re.compile(
     rf"(?:\s+(?P<time2>{_NUMBER})\s+(?P<alg2>{_NUMBER})\s+(?P<bus2>{_NUMBER})\s+(?P<check2>{_CHECK}))?"
     r"(?:\s|$)"
 )
+_RATES = rf"\s+(?:{_NUMBER})\s+\d+\.\d\d\s+\d+\.\d\d\s+(?:{_CHECK})"
+#: how a row begins and how it ends: a line that has either, and is none, holds what is left of one
+_PIECE = re.compile(rf"(?:^|\s)\d{{1,18}}\s+\d{{1,18}}\s+(?:{_TYPES})\s|{_RATES}{_RATES}\s*$")
 _TAG = re.compile(LAUNCHERS_TAG)
 _DEVICE = re.compile(
     r"#\s+Rank\s+(\d{1,9})(?:\s+Group\s+\d+)?\s+Pid\s+\d+\s+on\s+(\S+)\s+device\s+\d+\s+\[[^\]]*\]\s+(.*)"
@@ -112,6 +115,7 @@ class _Draft:
     redops: set[str] = field(default_factory=set)
     counts_wrong: bool = False
     wrong: int = 0
+    lost: list[int] = field(default_factory=list)  # lines that no row can be read from
     nccl: str = ""
 
 
@@ -136,10 +140,11 @@ def read_nccl_tests(path: str | PathLike[str], op: str = "") -> tuple[NcclTable,
         drafts = [_from_json(json_of(data, source), source)]
     else:
         drafts = _from_text(text_of(data, source))
+    lost = [number for d in drafts if not d.rows for number in d.lost]
     drafts = [d for d in drafts if d.rows]
     if not drafts:
         message = "has no rows of nccl-tests (size, count, type, time, algbw, busbw, ...)"
-        raise InputError.single(source, message)
+        raise InputError.single(source, f"{message}; {_unread(lost)}" if lost else message)
     many = len(drafts) > 1
     return tuple(
         _finished(d, f"{source}#{i}" if many else source, path, op)
@@ -166,6 +171,9 @@ def _from_text(text: str) -> list[_Draft]:
                 drafts[-1].nccl = nccl
             _add(drafts[-1], row, number)
             continue
+        if "#" not in line and (_PIECE.search(line) or _PIECE.search(bare)):
+            drafts[-1].lost.append(number)
+            continue
         device = _DEVICE.search(line) or _DEVICE.search(bare)
         if device is not None:
             rank = int(device[1])
@@ -178,6 +186,12 @@ def _from_text(text: str) -> list[_Draft]:
             program = _program(line) or program
             nccl = _version(line) or nccl
     return drafts
+
+
+def _unread(lost: list[int]) -> str:
+    """Which lines hold rows that could not be read."""
+    which = ", ".join([f"{number}" for number in lost[:5]] + ["..."] * (len(lost) > 5))
+    return f"left out rows, or parts of them, that cannot be read: line {which}"
 
 
 def _untagger(text: str) -> Callable[[str], str]:
@@ -299,6 +313,7 @@ def _program_of(args: Any) -> str:
 
 def _finished(draft: _Draft, source: str, path: str | PathLike[str], wanted: str) -> NcclTable:
     notes = [f"{counted(draft.wrong, 'row')} with wrong results left out"] if draft.wrong else []
+    notes += [_unread(draft.lost)] if draft.lost else []
     usable = [r for r in draft.rows if r[0].size > 0 and r[0].time_s > 0]
     usable = [r for r in usable if math.isfinite(r[0].time_s)]
     if not usable:

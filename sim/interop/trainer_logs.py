@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from statistics import median
 from typing import NamedTuple
 
@@ -34,11 +35,73 @@ class _Rate(NamedTuple):
 
     name: str
     key: str  # of sim.calibration.figures.KEYS
-    pattern: str
+    pattern: str | Callable[[str], list[float]]
     unit: float = 1.0
 
 
-_BARS = "a progress bar's time a step"
+_BAR = re.compile(
+    r"[0-9]{1,3}%\|[^|\r\n]{0,400}\|\s*[0-9]+/([0-9]+) \[[^\]\r\n]{0,60}?, *([0-9.]+) ?(s/it|it/s)"
+)
+_BARE = re.compile(r"([0-9][0-9.]*) ?(s/it|it/s)")
+#: what bars before and between training are labelled
+_ASIDE = re.compile(
+    r"load|download|fetch|\bmap\b|token|convert|filter|pack|generat|eval|valid|test|sav|resolv"
+    r"|dropping|prepar|compil|shard|sanity",
+    re.IGNORECASE,
+)
+
+
+def _bars(text: str) -> list[float]:
+    """Seconds a step of the bar of training: the first that is not labelled as another's."""
+    of_total: dict[str, list[float]] = {}
+    labelled, behind = False, 0
+    for bar in _BAR.finditer(text):
+        before = text[behind : bar.start()].replace("\r", "\n")  # not what stands before one bar
+        behind = bar.end()
+        if _ASIDE.search(before, before.rfind("\n") + 1):
+            labelled = True
+        else:
+            of_total.setdefault(bar[1], []).append(_seconds(bar[2], bar[3]))
+    if of_total:
+        return next(iter(of_total.values()))
+    return [] if labelled else [_seconds(rate, unit) for rate, unit in _BARE.findall(text)]
+
+
+def _seconds(rate: str, unit: str) -> float:
+    try:
+        value = float(rate)
+    except ValueError:  # two dots
+        return math.nan
+    if unit == "s/it":
+        return value
+    return 1.0 / value if value else math.nan
+
+
+#: LitGPT's line of a micro-step: which one, of which step, how long, and whether that ends with it
+_ITER = re.compile(
+    r"iter ([0-9]{1,9}) step ([0-9]{1,9})(?! [0-9])[^\r\n]{0,200}?"
+    r"iter time: ([0-9]{1,9}\.?[0-9]{0,9}) ?ms( \((?:optimizer\.)?step\))?"
+)
+
+
+def _litgpt(text: str) -> list[float]:
+    """Milliseconds of LitGPT's steps: of the micro-step that ends one and those before it.
+
+    Of as many as its number has for each step, each as long as most that end none.
+    """
+    lines = _ITER.findall(text)
+    ends = [line for line in lines if line[3] and int(line[1])]
+    before = [float(line[2]) for line in lines if not line[3]]
+    found = []
+    for micro, step, milliseconds, _ in ends:
+        last = float(milliseconds)
+        others = round(int(micro) / int(step)) - 1
+        found.append(last + max(0, others) * (median(before) if before else last))
+    return found
+
+
+#: mmengine's line of training, from which a figure is read
+_ENGINE = r"(?:Iter|Epoch)\(train\)[^\r\n]{0,200}?"
 #: the plainest first
 _RATES = (
     _Rate("torchtitan's tps", "tokens_per_s_per_gpu", _said(r"t(?:ps|hroughput\(tps\))")),
@@ -71,12 +134,20 @@ _RATES = (
     _Rate("DeepSpeed's iter time", "step_time_s", _said(r"iter time \(s\)")),
     _Rate("nanoGPT's time of an iteration", "step_time_s",
           rf"\biter [0-9]+: loss [0-9.]+, time {_NUMBER} ?ms", 1e-3),
+    _Rate("LitGPT's iter time", "step_time_s", _litgpt, 1e-3),
+    _Rate("XTuner's tokens_per_sec", "tokens_per_s_per_gpu",
+          rf"{_ENGINE}\btokens_per_sec: {_NUMBER}"),
+    _Rate("XTuner's (mmengine's) time of a micro-step", "s_per_micro_step",
+          rf"{_ENGINE}\btime: {_NUMBER}"),
+    _Rate("LitGPT's iter time", "s_per_micro_step", rf"\biter time: {_NUMBER} ?ms", 1e-3),
+    _Rate("NeMo RL's policy_training", "step_time_s", rf"\bpolicy_training: {_NUMBER} ?s\b"),
+    _Rate("NeMo RL's total step time", "step_time_s", rf"\bTotal step time: {_NUMBER} ?s\b"),
     _Rate("DeepSpeed's CurrSamplesPerSec", "samples_per_s", _said("CurrSamplesPerSec")),
     _Rate("ms-swift's train_speed", "it_per_s", _said(r"train_speed\(iter/s\)")),
     _Rate("ms-swift's train_speed", "s_per_it", _said(r"train_speed\(s/it\)")),
     _Rate("Hugging Face's train_steps_per_second", "it_per_s",  # of three decimals: two digits
           rf"train_steps_per_second{_SAYS}(?=0\.[1-9]|[1-9]){_NUMBER}"),
-    _Rate(_BARS, "s_per_it", ""),
+    _Rate("a progress bar's time a step", "s_per_it", _bars),
     _Rate("Hugging Face's train_samples_per_second", "samples_per_s",
           _said("train_samples_per_second")),
     _Rate("Hugging Face's train_steps_per_second", "it_per_s", _said("train_steps_per_second")),
@@ -84,19 +155,9 @@ _RATES = (
     _Rate("a log's MFU", "mfu", _said("mfu")),
     _Rate("a log's MFU", "mfu", _said(r"mfu\(%\)"), 1e-2),
 )  # fmt: skip
-_BAR = re.compile(
-    r"[0-9]{1,3}%\|[^|\r\n]{0,400}\|\s*[0-9]+/([0-9]+) \[[^\]\r\n]{0,60}?, *([0-9.]+) ?(s/it|it/s)"
-)
 _TAG = re.compile(LAUNCHERS_TAG)
 #: a line of the summary that Weights & Biases prints
 _SUMMARY = re.compile(r"^wandb: +([\w./()-]+) +([0-9][^\s]*)\s*$", re.MULTILINE)
-_BARE = re.compile(r"([0-9][0-9.]*) ?(s/it|it/s)")
-#: what bars before and between training are labelled
-_ASIDE = re.compile(
-    r"load|download|fetch|\bmap\b|token|convert|filter|pack|generat|eval|valid|test|sav|resolv"
-    r"|dropping|prepar|compil|shard|sanity",
-    re.IGNORECASE,
-)
 
 
 def read_log(path: str) -> tuple[str, str]:
@@ -140,7 +201,8 @@ def rate_in(text: str, source: str) -> tuple[str, str]:
         It says no rate.
     """
     for kind in _RATES:
-        values = _bars(text) if kind.name is _BARS else _numbers(kind.pattern, text)
+        pattern = kind.pattern
+        values = _numbers(pattern, text) if isinstance(pattern, str) else pattern(text)
         values = [v for v in values if v > 0.0 and math.isfinite(v)]
         if not values:
             continue
@@ -157,29 +219,3 @@ def rate_in(text: str, source: str) -> tuple[str, str]:
 def _numbers(pattern: str, text: str) -> list[float]:
     found = re.findall(pattern, text)
     return [float(number.replace(",", "")) * _SUFFIX[suffix] for number, suffix in found]
-
-
-def _bars(text: str) -> list[float]:
-    """Seconds a step of the bar of training: the first that is not labelled as another's."""
-    of_total: dict[str, list[float]] = {}
-    labelled, behind = False, 0
-    for bar in _BAR.finditer(text):
-        before = text[behind : bar.start()].replace("\r", "\n")  # not what stands before one bar
-        behind = bar.end()
-        if _ASIDE.search(before, before.rfind("\n") + 1):
-            labelled = True
-        else:
-            of_total.setdefault(bar[1], []).append(_seconds(bar[2], bar[3]))
-    if of_total:
-        return next(iter(of_total.values()))
-    return [] if labelled else [_seconds(rate, unit) for rate, unit in _BARE.findall(text)]
-
-
-def _seconds(rate: str, unit: str) -> float:
-    try:
-        value = float(rate)
-    except ValueError:  # two dots
-        return math.nan
-    if unit == "s/it":
-        return value
-    return 1.0 / value if value else math.nan

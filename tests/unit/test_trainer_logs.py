@@ -30,6 +30,20 @@ SWIFT = (
     "{'loss': 1.2, 'token_acc': 0.7, 'memory(GiB)': 41.2, 'train_speed(iter/s)': 0.125, "
     "'global_step/max_steps': '10/100'}"
 )
+#: Source: mmengine 0.10.7, runner/log_processor.py; xtuner 0.2.0, hooks/throughput_hook.py
+ENGINE = (
+    "2025/03/01 12:00:00 - mmengine - INFO - Iter(train) [  10/1000]  lr: 1.8005e-05  "
+    "eta: 1:02:03  time: 3.7612  data_time: 0.0078  memory: 21563  loss: 1.5203  tflops: 12.1{}"
+)
+#: Source: litgpt 0.5.13, finetune/lora.py and pretrain.py
+LITGPT = "Epoch 1 | iter {} step {} | loss train: 1.210, val: n/a | iter time: {}"
+#: Source: NVIDIA-NeMo/RL, nemo_rl/algorithms/sft.py
+NEMO_RL = """\
+Timing:
+  - Total step time: 3.50s
+  - policy_training: 3.12s (89.1%)
+  - data_processing: 0.02s (0.6%)
+"""
 
 
 @pytest.mark.parametrize(
@@ -78,6 +92,15 @@ SWIFT = (
         ("steps: 10 loss: 2.1 iter time (s): 3.250 samples/sec: 39.38", "step_time_s=3.25"),
         ("wandb:     train_samples_per_second 8.1\nwandb:       train_steps_per_second 0.254\n",
          "it_per_s=0.254"),
+        (ENGINE.format(""), "s_per_micro_step=3.7612"),
+        (ENGINE.format("  tokens_per_sec: 2177.9"), "tokens_per_s_per_gpu=2177.9"),
+        # three micro-steps of 350 ms and one of 410 that ends the step
+        ("\n".join(LITGPT.format(i, i // 4, "410.00 ms (step)" if i % 4 == 0 else "350.00 ms")
+                   for i in range(1, 13)), "step_time_s=1.46"),
+        (LITGPT.format(3, 0, "350.00 ms"), "s_per_micro_step=0.35"),
+        ("iter 8 step 8: loss 1.2, iter time: 350.21ms (optimizer.step)", "step_time_s=0.35021"),
+        (NEMO_RL, "step_time_s=3.12"),
+        (NEMO_RL.replace("policy_training", "training_prep"), "step_time_s=3.5"),
         ("[default7]: iteration 10/ 100 | elapsed time per iteration (ms): 5523.1 |",
          "step_time_s=5.5231"),
     ],
@@ -181,3 +204,26 @@ def test_a_tag_that_is_a_time_of_its_own(tmp_path):
     path = tmp_path / "all_reduce.log"
     path.write_text("\n".join(lines))
     assert len(read_nccl_tests(path)[0].points) == 2
+
+
+def test_a_row_that_a_tag_cuts_is_told_as_lost(tmp_path):
+    """A tag of no known form within a number: the row is no row, and nobody is left to guess."""
+    lines = NCCL.splitlines()
+    lines[2] = lines[2].replace("40.56", "40.<w3>56")
+    path = tmp_path / "all_reduce.log"
+    path.write_text("\n".join(lines))
+    (found,) = read_nccl_tests(path)
+    assert [p.size for p in found.points] == [536870912]
+    assert found.notes[0] == "left out rows, or parts of them, that cannot be read: line 3"
+    # a line of NCCL's own that comes between its halves
+    whole = NCCL.splitlines()[2]
+    info = "n1:77:91 [0] NCCL INFO Channel 00/08 :    0   1   2   3   4   5   6   7"
+    lines[2] = f"{whole[:52]}{info}\n{whole[52:]}"
+    path.write_text("\n".join(lines))
+    (found,) = read_nccl_tests(path)
+    assert found.notes[0].endswith("cannot be read: line 3, 4")
+    path.write_text("\n".join([*lines[:3], info]))
+    with pytest.raises(InputError, match=r"no rows of nccl-tests .*cannot be read: line 3, 4"):
+        read_nccl_tests(path)
+    path.write_text(f"{NCCL}{info}\n# Avg bus bandwidth    : 48.3\n")
+    assert not any("left out" in note for note in read_nccl_tests(path)[0].notes)
