@@ -124,9 +124,11 @@ def _olmo2(reader: HfReader, fields: Fields) -> Fields:
 
 def _cohere(reader: HfReader, fields: Fields) -> Fields:
     """One LayerNorm without bias before attention and FFN side by side."""
-    reader.refuse("use_qk_norm", "with norms of each head of its own")
     norm = {"norm": "layernorm", "norm_bias": False, "norms_per_layer": 1}
-    return {**norm, "parallel_block": True, **biased(reader)}
+    own = reader.flag("use_qk_norm", False)  # as many weights as one norm over all heads
+    note = "norms of each head of q and k, with weights of its own, are counted as one over all"
+    notes = {"qk_norm_whole": True, "notes": (note,)} if own else {}
+    return {**norm, "parallel_block": True, **biased(reader), **notes}
 
 
 def _smollm3(reader: HfReader, fields: Fields) -> Fields:

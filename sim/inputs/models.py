@@ -134,6 +134,8 @@ def shape_named(name: str) -> str | None:
     cut, shorter = "", bare.removeprefix("meta-")
     while shorter != cut:
         cut = shorter
+        if exact := cut if cut in model_names() else _aliases().get(cut):
+            return exact  # opt-1.3b, without punctuation, is opt-13b
         if _fold(cut) in known:
             return known[_fold(cut)]
         shorter = _NO_SHAPE.sub("", cut, count=1).strip("-")

@@ -29,7 +29,24 @@ RELEASED = {
     "gemma-3-1b": 999_885_952, "gemma-3-270m": 268_098_176, "phi-3-mini": 3_821_079_552,
     "phi-4": 14_659_507_200, "smollm2-135m": 134_515_008, "smollm2-360m": 361_821_120,
     "smollm2-1.7b": 1_711_376_384, "falcon-7b": 6_921_720_704, "yi-6b": 6_061_035_520,
-    "olmo-2-7b": 7_298_617_344, "gpt-neox-20b": 20_554_567_680,
+    "olmo-2-7b": 7_298_617_344, "gpt-neox-20b": 20_554_567_680, "command-r7b": 8_028_033_024,
+    "command-a": 111_057_580_032, "glm-4-9b-0414": 9_400_279_040, "qwen2-vl-2b": 1_543_714_304,
+    "pixtral-12b": 12_247_782_400, "olmoe-1b-7b": 6_919_161_856, "phi-3.5-moe": 41_873_153_344,
+    "dbrx": 131_596_523_520, "opt-1.3b": 1_315_758_080, "opt-6.7b": 6_658_473_984,
+    "opt-13b": 12_853_473_280, "bloom-7b1": 7_069_016_064, "gpt-j-6b": 6_050_882_784,
+    # the index has a bias of each expert of a mixture too, which no gradient trains
+    "dots.llm1": 142_774_381_696 - 61 * 128,
+}  # fmt: skip
+#: billions, as model cards and the hub round them
+ROUNDED = {
+    "llama-4-maverick": "401", "command-r-08-2024": "32.3", "command-r-plus": "103.8",
+    "moonlight-16b-a3b": "16.0", "glm-4-32b-0414": "32.6", "ministral-3-3b": "3.4",
+    "ministral-3-14b": "13.5", "seed-coder-8b": "8.3", "ernie-4.5-0.3b": "0.36",
+    "ling-lite": "16.8", "ling-mini-2.0": "16.26", "ling-flash-2.0": "103",
+    "exaone-4.0-1.2b": "1.28", "minicpm4-8b": "8.19", "minicpm3-4b": "4.07", "internlm3-8b": "8.8",
+    "eurollm-9b": "9.15", "salamandra-7b": "7.77", "bielik-11b-v2": "11.2",
+    "llama-3.1-minitron-4b-width": "4.51", "mistral-nemo-minitron-8b": "8.41",
+    "qwen1.5-14b": "14.2", "qwen1.5-32b": "32.5", "qwen1.5-moe-a2.7b": "14.3",
 }  # fmt: skip
 
 
@@ -42,7 +59,9 @@ def parameters(keys: dict) -> int:
     total += keys["vocab_size"] * keys.get("head_bias", False)
     total += keys["max_positions"] * d * (keys["positions"] == "learned")
     total += norm  # the last one
-    dense = keys.get("dense_layers", 0) if "experts" in keys else layers
+    total += norm * keys.get("embedding_norm", False)
+    dense, every = keys.get("dense_layers", 0), keys.get("mixture_every", 1)
+    dense = layers - (layers - dense) // every if "experts" in keys else layers
     total += layers * (attention(keys) + keys.get("norms_per_layer", 2) * norm)
     total += dense * forward(keys, keys["ffn_size"])
     if "experts" in keys:
@@ -89,6 +108,13 @@ def test_a_model_counts_what_its_sizes_say(name):
 @pytest.mark.parametrize("name", RELEASED)
 def test_a_model_counts_what_was_released(name):
     assert count_parameters(resolve_model(name)).total == RELEASED[name]
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_a_model_counts_what_its_card_rounds(name):
+    said = ROUNDED[name]
+    digits = len(said.partition(".")[2])
+    assert f"{count_parameters(resolve_model(name)).total / 1e9:.{digits}f}" == said
 
 
 #: dense 16-bit FLOP of an SM (a CU) and clock: products of its tensor cores, twice

@@ -355,8 +355,10 @@ def test_windows_and_refusals_of_newer_kinds():
     half = model_from_config({"model_type": "olmo3", "layer_types": types})
     assert half.sliding_window_pattern == 2
     assert "without RoPE" in model_from_config({"model_type": "smollm3"}).notes[0]
+    own = model_from_config({"model_type": "cohere", "use_qk_norm": True})
+    assert own.qk_norm_whole
+    assert own.notes[0].startswith("norms of each head of q and k")
     for config, says in (
-        ({"model_type": "cohere", "use_qk_norm": True}, "norms of each head"),
         ({"model_type": "llama4_text", "moe_layers": [1]}, "every 1 layers"),
         ({"model_type": "smollm3", "use_sliding_window": True}, "with windows"),
     ):
@@ -387,3 +389,9 @@ def test_repositories_that_share_a_shape(repository, name):
     assert found.name == name
     if "-VL-" in repository or "3.2" in repository:
         assert "vision tower is left out" in found.notes[0]
+
+
+def test_a_point_tells_two_models_apart():
+    """Without punctuation opt-1.3b and opt-13b are one name."""
+    assert resolve_model("facebook/opt-1.3b").layers == 24
+    assert resolve_model("facebook/opt-13b").layers == 40
