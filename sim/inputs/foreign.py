@@ -18,6 +18,7 @@ from sim.files import is_file
 from sim.inputs.fields import plan_of
 from sim.inputs.mistaken import unread
 from sim.inputs.models import resolve_model
+from sim.inputs.python_calls import from_calls
 from sim.inputs.registry import FORMATS
 from sim.inputs.topology import Topology
 from sim.inputs.trainer import trainer_named
@@ -70,7 +71,7 @@ class Format(Protocol):
 
 
 def source_of(text: str, name: str, path: Path | None, faults: list[Fault]) -> Source:
-    """A file's text as a source: YAML, JSON, TOML or a launch script.
+    """A file's text as a source: YAML, JSON, TOML, Python or a launch script.
 
     Raises
     ------
@@ -81,12 +82,22 @@ def source_of(text: str, name: str, path: Path | None, faults: list[Fault]) -> S
         return Source(path, name, text, _from_toml(text, name))
     if _SCRIPT.search(text) and not _mapping(text):
         return Source(path, name, text, None)
-    if name.endswith(".py"):
-        message = "is Python, which is not run here; name the JSON that its tool writes of it"
-        raise InputError.single(name, message)
+    if name.endswith((".py", ".ipynb")):
+        return Source(path, name, text, _from_python(text, name))
     if text.lstrip().startswith("{") and "\t" in text:  # JSON that no YAML parser takes
         return Source(path, name, text, _from_json(text, name))
     return Source(path, name, text, from_yaml(text, name, faults))
+
+
+def _from_python(text: str, name: str) -> Tree:
+    calls = from_calls(text, name)
+    if not format_of_keys(Source(None, name, text, calls)):
+        message = (
+            "is Python, which is not run here, and none of its calls has a trainer's arguments "
+            "(TrainingArguments, SFTConfig); name the script that starts it, or the file it reads"
+        )
+        raise InputError.single(name, message)
+    return calls
 
 
 def _mapping(text: str) -> bool:

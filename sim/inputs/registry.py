@@ -98,6 +98,7 @@ FORMATS: Registry[Any] = Registry("scaling_sim.formats", {
     "automodel": "sim.interop.trainers.automodel",
     "torchtitan": "sim.interop.trainers.torchtitan",
     "torchtune": "sim.interop.trainers.torchtune",
+    "python": "sim.interop.trainers.python",
     "huggingface": "sim.interop.trainers.huggingface",
     "accelerate": "sim.interop.trainers.accelerate",
     "deepspeed": "sim.interop.trainers.deepspeed",

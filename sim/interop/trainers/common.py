@@ -120,6 +120,17 @@ def lora(
         keys.matters(why, *in_full)
 
 
+def unsloth(job: Translation, adapted: bool) -> None:
+    """Unsloth's kernels, fused adapters, and its loss, which never holds all logits.
+
+    Source: unsloth/models/llama.py, `CausalLM_fast_forward`, `get_peft_model`.
+    """
+    for key, value in (("fused_kernels", "all"), ("loss", "fused-linear")):
+        job.suppose(key, value, "Unsloth's kernels")
+    if adapted:
+        job.suppose("method.adapters", "fused", "Unsloth's kernels")
+
+
 def experts(keys: Keys, name: str) -> int:
     """Ranks that experts are spread over; said to be left out where that is not modelled."""
     job, ranks = keys.job, keys.count(name) or 1

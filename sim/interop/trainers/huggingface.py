@@ -49,7 +49,33 @@ def read(source: Source, job: Translation) -> None:
 def arguments(source: Source, keys: Keys) -> None:
     """The arguments of a trainer and, where they are there, of TRL's SFT script."""
     trl = bool(_TRL & frozenset(keys.branch.entries))
-    keys.whose = _OF_TRL if trl else _DEFAULT
+    _arguments(source, keys, trl, trl)
+    if keys.flag(*_PEFT) and not keys.text(*_DTYPE):
+        keys.job.loads_fp32 = "TRL's dtype: float32, of what is not of 4 bits"
+
+
+def in_python(source: Source, keys: Keys, trl: bool, configured: bool) -> None:
+    """The arguments that a script of one's own gives to calls.
+
+    Parameters
+    ----------
+    source : Source
+        The script.
+    keys : Keys
+        Arguments of its calls, called as those of TRL's scripts.
+    trl : bool
+        Whether the trainer is TRL's.
+    configured : bool
+        Whether a configuration of TRL's holds its arguments, whose defaults are not transformers'.
+    """
+    if keys.flag(*_PEFT):
+        keys.whose = common.OF_PEFT
+        _method(keys, rank=8, dropout=0.0, narrow=configured)
+    _arguments(source, keys, trl, configured)
+
+
+def _arguments(source: Source, keys: Keys, trl: bool, configured: bool) -> None:
+    keys.whose = _OF_TRL if configured else _DEFAULT
     names = ("model_name_or_path", "model_name")  # scripts of one's own have the latter
     if keys.has(*names):
         keys.put("model", keys.text(*names), *names)
@@ -57,10 +83,12 @@ def arguments(source: Source, keys: Keys) -> None:
         _preferences(keys)
         keys.put_count("sequence_length", "max_length", "max_seq_length", *_LENGTH, default=1024)
         _rows(keys)
-        _method(keys)
+        if keys.job.at("method") is None:
+            _method(keys, rank=16, dropout=0.05, narrow=True)
     else:  # what scripts of one's own call it
         keys.put_count("sequence_length", *_LENGTH)
-    training(source, keys, micro_batch=8, precision="bf16" if trl else "fp32", checkpointing=trl)
+    precision = "bf16" if configured else "fp32"
+    training(source, keys, micro_batch=8, precision=precision, checkpointing=configured)
     if not trl:
         keys.suppose("data.packing", False)
     words.attention(keys, "attn_implementation")
@@ -68,9 +96,8 @@ def arguments(source: Source, keys: Keys) -> None:
     keys.job.suppose("attention", "sdpa", _DEFAULT)
     dtype = words.dtype(keys, *_DTYPE)
     master(keys, dtype, *_DTYPE)
-    if keys.flag(*_PEFT) and (dtype == "fp32" or not keys.text(*_DTYPE)):
-        said = f"{keys.named(*_DTYPE)}: float32" if dtype else "TRL's dtype: float32"
-        keys.job.loads_fp32 = f"{said}, of what is not of 4 bits"
+    if keys.flag(*_PEFT) and dtype == "fp32":
+        keys.job.loads_fp32 = f"{keys.named(*_DTYPE)}: float32, of what is not of 4 bits"
 
 
 def training(
@@ -191,20 +218,22 @@ def _rows(keys: Keys) -> None:
     )
 
 
-def _method(keys: Keys) -> None:
+def _method(keys: Keys, rank: int, dropout: float, narrow: bool) -> None:
+    """LoRA where it is on; `narrow` adapters are of 16 bits beside weights of 4."""
     four = bool(keys.flag("load_in_4bit"))
     four = four or bool(keys.flag("q_lora"))
     on = [keys.flag(name) for name in _PEFT]
     if any(on):
         names = LoraKeys(" ".join(_PEFT), "lora_r", "lora_target_modules", "lora_dropout")
-        common.lora(keys, names, four, rank=16, dropout=0.05)
+        common.lora(keys, names, four, rank=rank, dropout=dropout)
         nested = bool(keys.flag("use_bnb_nested_quant"))
         if four:
             name = "use_bnb_nested_quant"
             place = keys.place(name, "load_in_4bit")
             keys.job.take("method.double_quantization", nested, place, name)
             # SFTTrainer since TRL 0.26, which no longer runs prepare_model_for_kbit_training
-            keys.suppose("method.adapter_dtype", "bf16")
+            if narrow:
+                keys.suppose("method.adapter_dtype", "bf16")
         if keys.flag("load_in_8bit"):
             keys.matters(common.EIGHT_BIT, "load_in_8bit")
     else:

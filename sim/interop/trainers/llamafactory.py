@@ -10,7 +10,6 @@ from sim.interop.trainers.keys import Keys
 
 _MARKS = {"finetuning_type", "cutoff_len", "stage", "lora_target", "quantization_bit"}
 _NOT_MODELLED = {
-    "use_unsloth": "Unsloth's model code is not modelled: its fused adapters are",
     "use_badam": "BAdam is not modelled: taken as AdamW",
     "use_galore": "GaLore is not modelled: taken as AdamW",
     "use_apollo": "APOLLO is not modelled: taken as AdamW",
@@ -43,6 +42,8 @@ def read(source: Source, job: Translation) -> None:
     if keys.text("flash_attn").lower() != "auto":
         words.attention(keys, "flash_attn")
     keys.suppose("attention", "sdpa")
+    if keys.flag("use_unsloth"):
+        common.unsloth(job, job.text_at("method.kind") != "full")
     huggingface.training(
         source, keys, micro_batch=8, precision="fp32", checkpointing=not off,
         reentrant=keys.flag("use_reentrant_gc") is not False,
@@ -53,7 +54,6 @@ def read(source: Source, job: Translation) -> None:
         keys.put("precision.kind", "bf16", "pure_bf16")
         keys.put("precision.master", "bf16", "pure_bf16")
     keys.matter_on(_NOT_MODELLED)
-    keys.put_on("method.adapters", "use_unsloth", value="fused")
     if not off:  # Unsloth's checkpointing keeps what it saves in host memory
         keys.put_on("activation_checkpointing.offload", "use_unsloth_gc")
     keys.leave(
