@@ -9,8 +9,8 @@
    and before the last one has gone back from it through the stages before its own: m w_r + sum of
    w_s, s < r. Of equal ranks with v stages each the last one is bound most: m + (p - 1) / v shares.
    Schedules that split backward fill the way back with gradients of weights, not the way down.
-4. Gradients that are accumulated in host memory, and an optimizer there, are passes of the CPU over
-   a rank's share. The optimizer's comes after the last kernel of backward.
+4. Gradients that are added up in host memory, and the optimizer (`sim.study.update_bounds`): no
+   kernel of a block runs beside.
 5. Ranks that wait for each other are as slow as the slowest is in the mean.
 6. Parameters are gathered, copied and reduced (`sim.study.parameter_bounds`). Kernels beside that
    lose SMs, and what no kernel hides lies open.
@@ -30,18 +30,14 @@ import numpy.typing as npt
 
 from sim.blocks.flops import token_flops
 from sim.blocks.layer import layer_kinds
-from sim.blocks.parameters import count_parameters
 from sim.blocks.unroll import Templates, unroll
-from sim.blocks.update import host_update_bytes
 from sim.cost.host import pace_of
-from sim.cost.host_update import host_rate, update_s
 from sim.cost.kernel_cost import CostModel, cost_model
 from sim.inputs.check_mesh import shape_of, stage_layers
 from sim.inputs.rows import run_on
 from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
-from sim.inputs.trainer import reduces_each
 from sim.inputs.workload import Parallelism, Workload
 from sim.pipeline.schedules import SCHEDULES
 from sim.records import dataclass
@@ -51,10 +47,9 @@ from sim.step.shares import shares
 from sim.step.step import micro_steps
 from sim.step.straggle import hands_on, lost_to_slowest
 from sim.step.variation import Variation
-from sim.strategies.units import dtypes
 from sim.study.candidates import Candidate
 from sim.study.parameter_bounds import Copies, ParameterBounds, UnderWay
-from sim.units import DTYPE_BYTES
+from sim.study.update_bounds import UpdateBounds
 
 F8 = npt.NDArray[np.float64]
 I4 = npt.NDArray[np.int32]
@@ -116,6 +111,7 @@ class Bounds:
     _within: dict[Hashable, dict[str, float]] = field(default_factory=dict)
     _peaks: dict[Any, float] = field(default_factory=dict)
     _parameters: ParameterBounds = field(default_factory=ParameterBounds)
+    _updates: UpdateBounds = field(default_factory=UpdateBounds)
 
     def peak_s(self, candidate: Candidate) -> float:
         """Bounds 1 and 3, at once. [s]"""
@@ -156,7 +152,7 @@ class Bounds:
         if parameters:
             copies = self._parameters.copies(candidate)
             under_way = self._parameters.under_way(candidate)
-        accumulating, update = _on_host_s(candidate)
+        update = self._updates.of(candidate)
         if stages > 1:
             apart = stages if paced.block_s > 0.0 else 0
             lost = paced.block_s * max(0, workload.model.layers - apart)
@@ -167,11 +163,11 @@ class Bounds:
         else:
             [own] = copies
             lost = workload.model.layers * paced.block_s
-            beside = own.once_s + steps * (own.each_s + paced.exchanges_s)
+            beside = own.once_s + steps * (own.each_s + paced.exchanges_s) + update.accumulating_s
             pace = steps * sum(paced.kernels.values()) / micro.seconds.sum()
             gpu = beside + steps * (sum(paced.kernels.values()) + lost)
             gpu += _beside_s(candidate, micro, pace, under_way, beside)
-        return LeastTime(max(gpu, accumulating) + update, kernels)
+        return LeastTime(gpu + update.update_s, kernels)
 
     def known(self, candidate: Candidate) -> bool:
         """Whether it needs no simulation, or that of its micro-step is known already."""
@@ -329,7 +325,7 @@ def _beside_s(
     topology = candidate.topology
     model = cost_model(topology.first_gpu, topology.calibration)
     open_s = under_way.before_s + under_way.after_s
-    left = under_way.seconds - open_s - idle_s
+    left = under_way.seconds - idle_s
     if left <= 0.0:
         return open_s
     rates = model.curves()[micro.curves, model.gpu.sms - under_way.sms]
@@ -339,26 +335,6 @@ def _beside_s(
     ended = np.cumsum(longer)
     beside = np.clip(left - (ended - longer), 0.0, longer)
     return float(open_s + beside @ (1.0 - rates[order]) + max(0.0, left - ended[-1]))
-
-
-def _on_host_s(candidate: Candidate) -> tuple[float, float]:
-    """Least time that the CPU accumulates gradients and updates, of the mean rank. [s]"""
-    workload, node = candidate.workload, candidate.topology.node
-    p, strategy = workload.parallelism, strategy_of(workload)
-    if p.offload not in ("optimizer", "all") or p.pipeline_parallel > 1:
-        return 0.0, 0.0
-    assert node is not None
-    trained = count_parameters(workload.model, workload.method).trainable
-    elements = _SAFETY * trained * p.replicate / candidate.gpus
-    update = update_s(
-        workload, node.cpu, node.gpus, host_update_bytes(workload) * elements, elements
-    )
-    if not strategy.accumulates_on_host or not reduces_each(workload):
-        return 0.0, update
-    each = 3 * DTYPE_BYTES[dtypes(workload).master] * elements
-    passes = workload.gradient_accumulation - 1
-    rate = host_rate(node.cpu, node.gpus, workload.stack.omp_num_threads)
-    return passes * each / rate, update
 
 
 def _filling(workload: Workload) -> float:

@@ -4,8 +4,9 @@
    of a pipeline that are there already.
 2. Gathers follow each other, and so do reductions: some are under way for as long as all gathers
    take alone, or all reductions. What both need of one link they need one after the other.
-3. Before the first kernel the first unit is gathered, and after the last one it is reduced; of a
-   pipeline all units of its first stage are.
+3. Before the first kernel of a micro-step the first unit is gathered, and after the last one it is
+   reduced: the compute stream waits for that, and gathers of the next micro-step for the compute
+   stream. Of a pipeline all units of its first stage are, once.
 
 Nothing is said of other strategies.
 """
@@ -53,9 +54,9 @@ class UnderWay(NamedTuple):
     Attributes
     ----------
     seconds : float
-        That some are under way. [s]
+        That some are under way, but for these. [s]
     before_s, after_s : float
-        Of these, before the first kernel and after the last one. [s]
+        Before the first kernels of micro-steps and after their last ones. [s]
     sms : int
         That kernels beside them lack. [1]
     """
@@ -81,6 +82,7 @@ class _Wires(NamedTuple):
     sums: Sequence[tuple[CollectiveCost, int]]  # over replicas
     before_s: float
     after_s: float
+    summed_s: float  # of `after_s`, over replicas too
     sms: int
 
 
@@ -119,7 +121,7 @@ class ParameterBounds:
             self._wires[key] = _wires(candidate, mesh)
         wires = self._wires[key]
         if mesh.pp > 1:
-            return UnderWay(wires.before_s + wires.after_s, *wires[-3:])
+            return UnderWay(0.0, wires.before_s, wires.after_s, wires.sms)
         gathered, reduced, summed = _repeats(workload, workload.gradient_accumulation)
         streams = (wires.gathers, gathered), (wires.reductions, reduced), (wires.sums, summed)
         on_link: dict[int, float] = {}
@@ -128,7 +130,12 @@ class ParameterBounds:
                 at, moved_s = cost.limit_resource, cost.work / cost.limit_bytes_per_s
                 on_link[at] = on_link.get(at, 0.0) + micro * times * moved_s
         alone = [micro * sum(n * c.time_s for c, n in costs) for costs, micro in streams]
-        return UnderWay(max(*alone, *on_link.values(), 0.0), *wires[-3:])
+        before_s = gathered * wires.before_s
+        after_s = reduced * wires.after_s + summed * wires.summed_s
+        # replicas add up gradients of other units beside those of the last one
+        beside = before_s + after_s if wires.sums else 0.0
+        most = max(*alone, *on_link.values(), beside) - beside
+        return UnderWay(most, before_s, after_s, wires.sms)
 
 
 def in_blocks(workload: Workload) -> bool:
@@ -221,19 +228,20 @@ def _wires(candidate: Candidate, mesh: Mesh) -> _Wires:
     def reduction(unit: Unit) -> CollectiveCost:
         return cost("reduce_scatter", unit.over, unit.grad_numel * wide)
 
+    def summed(unit: Unit) -> CollectiveCost:
+        return cost("all_reduce", "replicate", unit.grad_numel * wide / groups[unit.over].size)
+
     [own, *_] = _staged(units, workload)
     first, last = units[0], own if mesh.pp > 1 else units[:1]
+    last = [unit for unit in last if unit.grad_numel]
+    several = mesh.dp_replicate > 1
     after_s = sum(reduction(unit).time_s for unit in last)
+    summed_s = sum(summed(unit).time_s for unit in last if several and mesh.pp == 1)
     kinds = _kinds(own if mesh.pp == 1 else ())
     gathers = [(gather(unit), times * (1 + _twice(p))) for unit, times in kinds.items()]
     trained = [(unit, times) for unit, times in kinds.items() if unit.grad_numel]
     reductions = [(reduction(unit), times) for unit, times in trained]
-    sums = []
-    if mesh.dp_replicate > 1:
-        sums = [
-            (cost("all_reduce", "replicate", unit.grad_numel * wide / groups[unit.over].size), n)
-            for unit, n in trained
-        ]
+    sums = [(summed(unit), times) for unit, times in trained if several]
     asked = [c for c, _ in (*gathers, *reductions)]
     sms = min((sms_taken(model, c) for c in asked), default=0)
-    return _Wires(gathers, reductions, sums, gather(first).time_s, after_s, sms)
+    return _Wires(gathers, reductions, sums, gather(first).time_s, after_s, summed_s, sms)

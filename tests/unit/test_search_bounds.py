@@ -129,6 +129,33 @@ def test_pipelines_that_shard_with_nobody_add_up_gradients(cut, micro_batches, n
     assert near * simulated < Bounds().of(candidate).step_s <= simulated
 
 
+@pytest.mark.parametrize(
+    ("topology", "sets", "near"),
+    [
+        # each unit's gradients are sent and added before what comes next: less than half without
+        ("h100-x1", "parallelism.offload=all micro_batch=4 gradient_accumulation=16", 0.85),
+        ("dgx-h100", "parallelism.offload=all gradient_accumulation=8", 0.8),
+        ("dgx-h100", "parallelism.offload=all gradient_accumulation=8 "
+         "parallelism.gradient_sync=last", 0.75),
+        ("dgx-h100", "parallelism.offload=all gradient_accumulation=8 nodes=2 "
+         "parallelism.replicate=2", 0.75),
+        ("dgx-h100", "parallelism.offload=all gradient_accumulation=8 nodes=2 "
+         "parallelism.replicate=2 parallelism.requires_all_reduce=last", 0.75),
+        # the first unit's gather and its reduction, over replicas too, of every micro-step
+        ("dgx-h100", "gradient_accumulation=16", 0.87),
+        ("aws-p4d", "gradient_accumulation=16 nodes=2 parallelism.replicate=2", 0.87),
+        ("aws-p4d", "gradient_accumulation=16 parallelism.reshard_after_backward=false", 0.9),
+    ],
+)  # fmt: skip
+def test_ends_of_micro_steps_are_near_to_what_they_take(topology, sets, near):
+    job = load(topology, {"name": "dense", **LENGTH, **JOBS["dense"]}, sets.split())
+    [machine], _ = machines(MachineFilter(), [topology])
+    candidate = Candidate(machine, job.topology, job.workload)
+    exact = step(job.topology, job.workload)
+    simulated = exact.time_s - exact.retries_s
+    assert near * simulated < Bounds().of(candidate).step_s <= simulated
+
+
 @pytest.mark.parametrize("pace", [0.5, 1.0, 2.2])
 def test_what_the_slowest_of_equal_ranks_loses(pace):
     gpu = load("aws-p4d", "llama3-8b-sft").topology.first_gpu
