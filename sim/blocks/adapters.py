@@ -120,44 +120,56 @@ def adapter(
 ) -> int:  # fmt: skip
     """B(A(dropout(x))) scaled and added to the frozen base's output; modules `a` and `b`."""
     s, how = t.setting, code(t.setting, wide)
-    r, (groups, rows, copies) = s.method.rank, by
-    elements = float(groups * rows)
-    element, role = DTYPE_BYTES[how.dtype], OpRole.ADAPTER
+    role, copies = OpRole.ADAPTER, by.copies
+    high = product_of_two(t, drop(t, name, x, n_in, a, by, how), n_in, n_out, a, b, by, how)
+    if how.scales:
+        size = DTYPE_BYTES[how.dtype] * s.tokens * n_out * copies
+        high = t.op(f"{name}.scale", (high,), size, module=b, role=role)
+    return t.op(
+        f"{name}.merge", (base, high), t.size(n_out) * copies, (),
+        maps(name, how.onto, n_out, by), maps(name, how.back_onto, n_out, by),
+        module=b, role=role, passes=True,
+    )  # fmt: skip
 
-    def maps(moves: tuple[Move, ...], width: int) -> list[Map]:
-        n = elements * width
-        return [Map(f"{name}.{m.name}", (m.read + m.write) * n, 1, m.access) for m in moves]
 
-    def tensor(width: int, size: float = element) -> float:
-        return size * s.tokens * width * copies
+def maps(name: str, moves: tuple[Move, ...], width: int, by: Routed) -> list[Map]:
+    """Kernels of an adapter over all its rows, of so many columns."""
+    n = float(by.groups * by.rows) * width
+    return [Map(f"{name}.{m.name}", (m.read + m.write) * n, 1, m.access) for m in moves]
 
-    into, back_into = maps(how.into, n_in), maps(how.back_into, n_in)
-    dropped = x
-    if how.dropped:
-        masked = s.method.dropout > 0 and not s.compiled
-        mask = float(s.tokens * n_in) * copies if masked else 0.0
-        dropped = t.op(
-            f"{name}.dropout", (x,), tensor(n_in, how.dropped), (), into, back_into,
-            module=a, role=role, extra=mask,
-        )  # fmt: skip
-    else:
-        t.unseen(f"{name}.dropout", into, back_into, module=a, role=role)
+
+def drop(t: Tape, name: str, x: int, n_in: int, a: str, by: Routed, how: AdapterCode) -> int:
+    """What A reads: the layer's input, cast and dropped out; module `a`."""
+    s = t.setting
+    into, back_into = maps(name, how.into, n_in, by), maps(name, how.back_into, n_in, by)
+    if not how.dropped:
+        t.unseen(f"{name}.dropout", into, back_into, module=a, role=OpRole.ADAPTER)
+        return x
+    masked = s.method.dropout > 0 and not s.compiled
+    columns = float(s.tokens * n_in) * by.copies
+    return t.op(
+        f"{name}.dropout", (x,), how.dropped * columns, (), into, back_into,
+        module=a, role=OpRole.ADAPTER, extra=columns if masked else 0.0,
+    )  # fmt: skip
+
+
+def product_of_two(
+    t: Tape, x: int, n_in: int, n_out: int, a: str, b: str, by: Routed, how: AdapterCode,
+    scratch: float = 0.0,
+) -> int:  # fmt: skip
+    """B(A(x)), beside so many bytes that are there meanwhile; modules `a` and `b`."""
+    s, r = t.setting, t.setting.method.rank
+    groups, rows, copies = by
 
     def product(what: str, n_from: int, n_to: int, read: int) -> int:
         forward, *backward = t.products(
-            what, rows, n_from, n_to, groups, how.dtype, module=what, role=role
+            what, rows, n_from, n_to, groups, how.dtype, module=what, role=OpRole.ADAPTER
         )
         return t.op(
-            what, (read,), tensor(n_to), (read,), [forward], backward,
-            module=what, role=role, product=True, gradients=2,
+            what, (read,), DTYPE_BYTES[how.dtype] * s.tokens * n_to * copies, (read,), [forward],
+            backward, module=what, role=OpRole.ADAPTER, product=True, gradients=2,
             weight_gradient=DTYPE_BYTES[s.adapter_dtype] * groups * n_from * n_to,
-            flops=2.0 * s.tokens * copies * n_from * n_to,
+            flops=2.0 * s.tokens * copies * n_from * n_to, scratch=scratch,
         )  # fmt: skip
 
-    high = product(b, r, n_out, product(a, n_in, r, dropped))
-    if how.scales:
-        high = t.op(f"{name}.scale", (high,), tensor(n_out), module=b, role=role)
-    return t.op(
-        f"{name}.merge", (base, high), t.size(n_out) * copies, (),
-        maps(how.onto, n_out), maps(how.back_onto, n_out), module=b, role=role, passes=True,
-    )  # fmt: skip
+    return product(b, r, n_out, product(a, n_in, r, x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sim.blocks.adapters import Routed, adapter
+from sim.blocks.dora import dora
 from sim.blocks.kernels import Kernel
 from sim.blocks.lowprec import fp8_backward, fp8_forward, unpacking
 from sim.blocks.modules import OpRole, Position
@@ -58,6 +59,9 @@ def linear(
     rank = t.setting.method.rank
     a = t.register(f"{name}.A", OpRole.ADAPTER, place, [("weight", (rank, n_in))], base=name)
     b = t.register(f"{name}.B", OpRole.ADAPTER, place, [("weight", (n_out, rank))], base=name)
+    if t.setting.method.dora:
+        t.register(f"{name}.M", OpRole.ADAPTER, place, [("weight", (n_out,))], base=name)
+        return dora(t, name, x, out, n_in, n_out, by, wide)
     return adapter(t, name, x, out, n_in, n_out, a, b, by, wide)
 
 

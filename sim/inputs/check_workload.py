@@ -227,9 +227,27 @@ def _method(w: Workload) -> Findings:
     if m.prepare_kbit and m.quantization != "nf4":
         message = f"prepare_kbit leaves a model with quantization {m.quantization} as it is"
         yield fault("prepare-kbit", "workload", "method.prepare_kbit", message, "leave it out")
+    if m.dora:
+        yield from _dora(w)
     if m.kind == "qlora" and w.precision.kind == "fp8":
         message = "a 4-bit base is dequantised to bf16; FP8 GEMMs on top are not what libraries do"
         yield warning("qlora-fp8", "workload", "precision", message, "write bf16")
+
+
+def _dora(w: Workload) -> Findings:
+    m = w.method
+    faults = (
+        (m.adapters == "fused", "fused adapters have no lengths to train", "adapters: eager"),
+        (m.quantization == "gptq-int4", "DoRA of GPTQ weights is not modelled", "nf4"),
+        (bool(w.model.experts) and bool({"gate", "up", "down"} & set(m.targets)),
+         "DoRA of a mixture's experts is not modelled", "targets: [q, k, v, o]"),
+    )  # fmt: skip
+    for wrong, message, hint in faults:
+        if wrong:
+            yield fault("dora", "workload", "method.dora", message, f"write {hint}, or dora: false")
+    if w.compile:
+        message = "its kernels are counted one by one, though a compiler fuses them"
+        yield warning("dora", "workload", "method.dora", message, "write compile: false")
 
 
 def _positions(w: Workload) -> Findings:

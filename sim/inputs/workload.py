@@ -34,6 +34,7 @@ class Method(Spec):
     # None: AutoGPTQ's default, cuda-old, or what fused adapters ask for, triton (its v2)
     gptq_kernels: Literal["cuda-old", "triton", "exllama", "marlin"] | None = None
     dropout: Fraction = 0.05
+    dora: bool = False  # rows of the weight and its adapters are scaled to trained lengths (PEFT)
     # PEFT's prepare_model_for_kbit_training: what is not of 4 bits is fp32, and so between products
     prepare_kbit: bool = False
     # of what is frozen and not of 4 bits; as-compute: fp32 with prepare_kbit

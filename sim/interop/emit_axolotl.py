@@ -35,7 +35,7 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
         config["fp8"] = True
         config["fp8_enable_fsdp_float8_all_gather"] = workload.precision.all_gather == "fp8"
     if method.frozen:
-        config |= {"adapter": method.kind, **adapters(workload)}
+        config |= {"adapter": method.kind, **adapters(workload, "peft_use_dora")}
         if method.kind == "qlora":
             config["load_in_4bit"] = True
     config |= length_said(topology, workload, "num_epochs")

@@ -34,14 +34,15 @@ def accumulation(workload: Workload) -> dict[str, Any]:
     return {"accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}}}
 
 
-def adapters(workload: Workload) -> dict[str, Any]:
-    """LoRA's matrices, as PEFT calls them with a prefix."""
+def adapters(workload: Workload, dora: str) -> dict[str, Any]:
+    """LoRA's matrices, as PEFT calls them with a prefix; `dora`: what the trainer calls its key."""
     method = workload.method
     return {
         "lora_r": method.rank,
         "lora_alpha": 2 * method.rank,
         "lora_dropout": method.dropout,
         "lora_target_modules": [MODULES[t] for t in method.targets],
+        **({dora: True} if method.dora else {}),
     }
 
 

@@ -43,6 +43,7 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
             "lora_rank": method.rank,
             "lora_dropout": method.dropout,
             "lora_target": ",".join(MODULES[t] for t in method.targets),
+            **({"use_dora": True} if method.dora else {}),
         }
     if method.kind == "qlora":
         config |= {"quantization_bit": 4, "double_quantization": method.double_quantization}

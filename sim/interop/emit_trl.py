@@ -34,7 +34,7 @@ def trl_yaml(topology: Topology, workload: Workload) -> str:
     if stored != "fp32":  # the script's default
         config["dtype"] = {"bf16": "bfloat16", "fp16": "float16"}[stored]
     if method.frozen:
-        config |= {"use_peft": True, **adapters(workload)}
+        config |= {"use_peft": True, **adapters(workload, "use_dora")}
     if method.kind == "qlora":
         config |= {"load_in_4bit": True, "use_bnb_nested_quant": method.double_quantization}
     config |= {

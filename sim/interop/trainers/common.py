@@ -111,8 +111,7 @@ def lora(
     job.suppose("method.dropout", dropout, why)
     words.targets(keys, *names.targets.split())
     job.suppose("method.targets", default_targets, why)
-    if keys.flag("use_dora", "peft_use_dora"):
-        keys.matters("DoRA's norms are not modelled: taken as LoRA", "use_dora", "peft_use_dora")
+    keys.put_flag("method.dora", "use_dora", "peft_use_dora")
     in_full = ("modules_to_save", "lora_modules_to_save", "additional_target")
     saved = keys.words(*in_full)
     if saved:

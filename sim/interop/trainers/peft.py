@@ -9,7 +9,6 @@ from sim.interop.trainers.common import LoraKeys, TrainerFormat
 from sim.interop.trainers.keys import Keys
 
 _VARIANTS = {
-    "use_dora": "DoRA's norms are not modelled: taken as LoRA",
     "use_qalora": "QA-LoRA is not modelled: taken as LoRA",
     "use_bdlora": "block-diagonal matrices are not modelled: taken as LoRA's",
     "rank_pattern": "ranks that differ by layer are not modelled: r is taken for all",

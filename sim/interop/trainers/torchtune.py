@@ -82,6 +82,7 @@ def _model(keys: Keys) -> None:
     modules = Items([Leaf(word, place) for word in named], place)
     adapted = Branch({"lora_attn_modules": modules}, place)
     words.targets(Keys(keys.job, adapted, keys.whose, keys.prefix), "lora_attn_modules")
+    keys.put_flag("method.dora", "use_dora")
     if keys.flag("apply_lora_to_output"):
         keys.matters("adapters of the head are not counted", "apply_lora_to_output")
     keys.leave(common.WHY_NO_MATTER, "lora_alpha apply_lora_to_output")
