@@ -27,6 +27,8 @@ TOO_EARLY = "; the file ends too early"
 #: what launchers put before each piece of output that they see, inside lines too: ``[0]``,
 #: ``[1,0]<stdout>:`` of mpirun, ``[rank0]:`` of torchrun, ``[default0]:`` of its redirects
 LAUNCHERS_TAG = r"\[(?:rank|default)?\d{1,6}(?:,\d{1,6})?\](?:<std(?:out|err)>)?:?"
+#: keys of a line of output: docker's json-file, fluentd and CloudWatch, journald, Google's logging
+_CARRIERS = ("log", "message", "msg", "MESSAGE", "textPayload")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -127,12 +129,40 @@ def _filled(pieces: Iterator[bytes], source: str) -> bytes:
 
 
 def text_of(data: bytes, source: str) -> str:
-    """Bytes as text without terminal colours; odd bytes of a log are replaced, not refused."""
+    """Bytes as text without terminal colours; odd bytes of a log are replaced, not refused.
+
+    Lines that a collector of logs wrote as JSON are what they carry.
+    """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return _ANSI.sub("", data.decode("utf-16", errors="replace"))
-    if b"\x00" in data:
+        text = data.decode("utf-16", errors="replace")
+    elif b"\x00" in data:
         raise InputError.single(source, "is not text: it has zero bytes")
-    return _ANSI.sub("", data.decode("utf-8-sig", errors="replace"))
+    else:
+        text = data.decode("utf-8-sig", errors="replace")
+    return _ANSI.sub("", _carried(text) if text.lstrip().startswith("{") else text)
+
+
+def _carried(text: str) -> str:
+    """A log without the objects that carry its lines, line by line."""
+    lines = [(line, _line_in(line)) for line in text.split("\n")]
+    return "\n".join(line if inner is None else inner for line, inner in lines)
+
+
+def _line_in(line: str) -> str | None:
+    """The line that an object of a collector carries, None of what is none.
+
+    One that has numbers beside its text is a program's own record, whose numbers count.
+    """
+    if not line.startswith("{"):
+        return None
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    found = next((entry[key] for key in _CARRIERS if isinstance(entry.get(key), str)), None)
+    if found is None or any(isinstance(value, int | float) for value in entry.values()):
+        return None
+    return str(found).rstrip("\n")
 
 
 def json_of(data: bytes, source: str) -> Any:

@@ -136,10 +136,11 @@ def read_nccl_tests(path: str | PathLike[str], op: str = "") -> tuple[NcclTable,
     """
     source = str(path)
     data = read_bytes(path, MAX_TEXT)
-    if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{":
+    text = text_of(data, source)
+    if text.lstrip().startswith("{"):
         drafts = [_from_json(json_of(data, source), source)]
     else:
-        drafts = _from_text(text_of(data, source))
+        drafts = _from_text(text)
     lost = [number for d in drafts if not d.rows for number in d.lost]
     drafts = [d for d in drafts if d.rows]
     if not drafts:

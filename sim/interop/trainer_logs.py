@@ -127,6 +127,8 @@ _RATES = (
     _Rate("llm.c's tok/s", "tokens_per_s", rf"\| {_NUMBER} tok/s\b"),
     _Rate("LLaMA-Factory's throughput", "tokens_per_s",
           _said("throughput") + r"[\"\']?, *[\"\']total_tokens"),
+    _Rate("LLaMA-Factory's throughput", "tokens_per_s",
+          r"[\"\']epoch[\"\']: *[0-9.]+, *" + r"[\"\']" + _said("throughput")),
     _Rate("Megatron's elapsed time per iteration", "step_time_s",
           _said(r"elapsed[ _]time[ _]per[ _]iteration[ _](?:\(ms\)|ms)"), 1e-3),
     _Rate("NeMo's train_step_timing", "step_time_s", _said("train_step_timing in s")),

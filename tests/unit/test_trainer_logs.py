@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -67,6 +68,8 @@ Timing:
          "tokens_per_sec_per_gpu: 2.97K", "tokens_per_s_per_gpu=2970"),
         ('{"current_steps": 10, "throughput": 4321.5, "total_tokens": 358000}',
          "tokens_per_s=4321.5"),
+        ("[INFO] callbacks:157 >> {'loss': 1.0, 'learning_rate': 1e-05, 'epoch': 0.10, "
+         "'throughput': 5120.50}", "tokens_per_s=5120.5"),
         ("iteration 9/99 | global_step: 9 | train_step_timing in s: 4.56", "step_time_s=4.56"),
         ("global_step=10, RunningAvgSamplesPerSec=12.3, CurrSamplesPerSec=12.8, MemAllocated=9GB",
          "samples_per_s=12.8"),
@@ -227,3 +230,28 @@ def test_a_row_that_a_tag_cuts_is_told_as_lost(tmp_path):
         read_nccl_tests(path)
     path.write_text(f"{NCCL}{info}\n# Avg bus bandwidth    : 48.3\n")
     assert not any("left out" in note for note in read_nccl_tests(path)[0].notes)
+
+
+CARRIERS = {
+    "docker": lambda line: {"log": f"{line}\n", "stream": "stdout", "time": "2025-11-02T10:11:12Z"},
+    "fluentd": lambda line: {"@timestamp": "2025-11-02", "message": line, "kubernetes": {}},
+    "journald": lambda line: {"MESSAGE": line, "_PID": "12", "_HOSTNAME": "node1"},
+    "google": lambda line: {"textPayload": line, "resource": {"type": "k8s_container"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("carried", CARRIERS.values(), ids=CARRIERS)
+def test_lines_that_a_collector_wrote_as_json(tmp_path, carried):
+    """Colours stand in them as escapes, as quotation marks do."""
+    log, table = tmp_path / "train.log", tmp_path / "all_reduce.log"
+    log.write_text("\n".join(json.dumps(carried(line)) for line in TITAN.split("\n")))
+    assert read_log(str(log))[0] == "tokens_per_s_per_gpu=7605"
+    table.write_text("\n".join(json.dumps(carried(line)) for line in NCCL.splitlines()))
+    (found,) = read_nccl_tests(table)
+    assert [p.size for p in found.points] == [1048576, 536870912]
+
+
+def test_a_programs_own_record_keeps_its_numbers(tmp_path):
+    path = tmp_path / "train.log"
+    path.write_text('{"msg": "step", "tps": 7605}\n')
+    assert read_log(str(path))[0] == "tokens_per_s_per_gpu=7605"
