@@ -119,7 +119,7 @@ def board_power(gpu: Gpu, c: PowerConstants) -> BoardPower:
     products, which draw the limit it is sold with, whatever it is held to. Source: Puget Systems,
     "Quad RTX 3090 GPU Power Limiting" (2020): 350 W in training, and 5 % slower when held to 280 W.
     """
-    board = measured_board(gpu.architecture)
+    board = measured_board(gpu)
     # a sister board's larger memory idles higher; its tensor cores hold the same clock
     idle = min(gpu.idle_power, board.idle_power)
     measured = (board.power_limit - board.idle_power) / c.gemm_clock**c.exponent

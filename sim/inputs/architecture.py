@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from sim.data import table
 from sim.inputs import catalogue
@@ -33,21 +35,33 @@ class Architecture(NamedTuple):
     attention: tuple[str, ...]
 
 
-def measured_gpu(architecture: str) -> str:
-    """The catalogue GPU whose kernels an architecture takes."""
-    rows = table("architectures")
-    known = rows["architecture"].get(architecture, rows["architecture"][rows["stand_in"]])
+def measured_gpu(architecture: str, capability: float = 0.0) -> str:
+    """The catalogue GPU whose kernels an architecture takes, chips of some capability others."""
+    known = _row(architecture, capability)
     name: str = table(f"constants/{known['constants']}")["measured_on"][0]
     return name
 
 
-def measured_board(architecture: str) -> Gpu:
-    """That GPU, as the catalogue has it."""
-    board = catalogue.gpu(measured_gpu(architecture))
+def measured_board(gpu: Gpu) -> Gpu:
+    """That of a GPU, as the catalogue has it."""
+    board = catalogue.gpu(measured_gpu(gpu.architecture, gpu.compute_capability))
     if board is None:
-        msg = f"constants of {architecture} name no GPU of the catalogue"
+        msg = f"constants of {gpu.architecture} name no GPU of the catalogue"
         raise RuntimeError(msg)
     return board
+
+
+def tensor_share(gpu: Gpu) -> float:
+    """What a GPU's tensor cores do a clock, over what those of its chip can: 1, 1/2, 1/4 ...
+
+    Boards are sold with less (GeForce: products that add up in fp32 at half the rate; H20, L20).
+    Powers of two alone: clocks at which peaks are quoted differ by a tenth.
+    """
+    whole = table("architectures")["tensor_flops"].get(f"{gpu.compute_capability:.1f}")
+    if whole is None or not nvidia(gpu):
+        return 1.0
+    share = gpu.peak_half / (gpu.sms * gpu.boost_clock * whole)
+    return float(min(1.0, 2.0 ** round(math.log2(share))))
 
 
 def nvidia(gpu: Gpu) -> bool:
@@ -59,8 +73,17 @@ def facts_of(gpu: Gpu) -> Architecture:
     """Facts of a GPU's architecture; an unknown one takes those of ``stand_in``."""
     rows = table("architectures")
     known = gpu.architecture in rows["architecture"]
-    row = rows["architecture"][gpu.architecture if known else rows["stand_in"]]
+    row = _row(gpu.architecture, gpu.compute_capability)
     own = tuple(row.get("attention", ())) if known else ()
     return Architecture(
         row["constants"], known, row.get("largest_nvswitch", 8), row.get("l2_partitions", 1), own
     )
+
+
+def _row(architecture: str, capability: float) -> Mapping[str, Any]:
+    """Facts of an architecture, and those of its chips of some compute capability."""
+    rows = table("architectures")
+    row: Mapping[str, Any] = rows["architecture"].get(
+        architecture, rows["architecture"][rows["stand_in"]]
+    )
+    return {**row, **row.get("capability", {}).get(f"{capability:.0f}", {})}

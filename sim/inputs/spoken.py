@@ -32,6 +32,11 @@ _MEANT = {
     "pagedadamw32bit": "write adamw, with optimizer_paged: true",
     "flexattention": "write flash2: it is the nearest kernel",
     "xformers": "write flash1: it is the nearest kernel",
+    **dict.fromkeys(
+        ("trl", "axolotl", "llamafactory", "msswift", "swift"),
+        "write huggingface, whose trainer it runs",
+    ),
+    "unsloth": "write huggingface, with fused_kernels: all, loss: fused-linear and adapters: fused",
 }
 #: nvidia-smi's name of a GH200 has its CPU's memory, of a B300 how it is cooled
 _VENDOR = frozenset({"nvidia", "tesla", "geforce", "amd", "instinct", "quadro", "gpu", "ada",

@@ -53,6 +53,8 @@ def test_words_are_read_as_meant(setting, path, is_):
     ("tensor_parallel=2", 'did you mean "parallelism.tensor_parallel"?'),
     ("bf16=true", 'did you mean "precision"?'),
     ("parallelism={strategy:fsdp2}", 'a space must follow the colon: "strategy: fsdp2"'),
+    ("trainer=trl", "write huggingface, whose trainer it runs"),
+    ("trainer=unsloth", "loss: fused-linear"),
     ("node.gpu=A100", 'did you mean "a100-pcie-40gb" or'),
 ])  # fmt: skip
 def test_others_lead_to_the_right_key(setting, says):

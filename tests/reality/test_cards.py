@@ -1,0 +1,72 @@
+"""Boards with less than their chip's tensor cores, and cards on a desk, beside what they did."""
+
+import pytest
+
+from sim import simulate
+from sim.blocks.kernels import Kernel
+from sim.cost.constants import eased
+from sim.cost.kernel_cost import CostModel
+from sim.inputs import catalogue
+from sim.inputs.architecture import measured_board, tensor_share
+from tests.reality import ladder
+
+
+@pytest.mark.parametrize(
+    ("gpu", "share", "board"),
+    [
+        ("rtx-4090-24gb", 1 / 2, "l40s-pcie-48gb"), ("rtx-3090-24gb", 1 / 2, "a100-sxm-80gb"),
+        ("rtx-5090-32gb", 1 / 2, "l40s-pcie-48gb"), ("rtx-pro-6000-96gb", 1, "l40s-pcie-48gb"),
+        ("h20-sxm-96gb", 1 / 4, "h100-sxm-80gb"), ("h100-pcie-80gb", 1, "h100-sxm-80gb"),
+        ("rtx-a6000-48gb", 1, "a100-sxm-80gb"), ("b200-sxm-180gb", 1, "b200-sxm-180gb"),
+        ("mi300x-192gb", 1, "h100-sxm-80gb"),
+    ],
+)  # fmt: skip
+def test_what_is_left_of_tensor_cores(gpu, share, board):
+    found = catalogue.gpu(gpu)
+    assert (tensor_share(found), measured_board(found).name) == (share, board)
+
+
+def test_slower_tensor_cores_are_kept_busier():
+    """FlashAttention 2: 0.714 of an A100's peak; an RTX 5090's cores do a quarter a clock.
+
+    Source: Gau Nernst, "Writing Speed-of-Light Flash Attention for 5090 in CUDA C++" (2025): the
+    official kernel reaches 190.58 of 209.5 TFLOP/s, 4,096 tokens forward, head size 128.
+    """
+    assert eased(0.714, slower=0.25) == pytest.approx(190.58 / 209.5, rel=0.01)
+    model = CostModel(catalogue.gpu("rtx-5090-32gb"))
+    flops = 4 * 64 * 4096 * 4096 * 128
+    kernel = Kernel(
+        "attention", "attention", "attention", flops, access="flash2", direction="forward",
+        shape=(1, 64, 64, 4096, 4096, 128, 0, 0),
+    )  # fmt: skip
+    assert flops / model.cost(kernel).time_s / 1e12 == pytest.approx(190.58, rel=0.15)
+
+
+#: Llama 3.1 8B, 2 x 2,048 tokens on an RTX 4090: tokens a second, GiB. Source:
+#: meta-pytorch/torchtune README.md, table of models and GPUs
+ADAPTERS = {"rank": 8, "targets": "all-linear", "dropout": 0}
+DESK = [
+    ({"method": {"lora": ADAPTERS}}, 3083, 16.2),
+    ({"method": {"qlora": ADAPTERS}}, 2413, 7.4),
+    (
+        {
+            "optimizer": "adamw-8bit", "optimizer_paged": True, "optimizer_in_backward": True,
+            "parallelism": {"clip_gradients": False},
+        },
+        1650, 18.9,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "speed", "peak"), DESK, ids=["lora", "qlora", "full"])
+def test_8b_on_a_desk(changes, speed, peak):
+    """Speeds are up to a fifth low: such boards clock above what their peaks are quoted at."""
+    job = ladder.JOB | {
+        "model": "llama-3.1-8b", "sequence_length": 2048, "activation_checkpointing": "full",
+        "compile": True, "loss": "chunked",
+    }  # fmt: skip
+    machine = {"name": "desk", "node": {"gpu": "rtx-4090-24gb", "gpus": 1}}
+    found = simulate(machine, job | changes, scaling=False, fixes=False)
+    assert found.memory.fits
+    assert found.memory.peak_allocated_bytes / 2**30 == pytest.approx(peak, rel=0.1)
+    assert found.throughput.tokens_per_s == pytest.approx(speed, rel=0.21)
