@@ -65,7 +65,7 @@ class Document(Section):
         return [flatten(self.to_dict())]
 
     def heads(self) -> Sequence[str]:
-        """Keys of its rows where it may have none; empty where they are known by its rows alone."""
+        """Keys of its rows, all of them; empty where they are known by its rows alone."""
         return ()
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import click
 
 from sim.errors import InputError, visible
 from sim.files import make_folder, write_whole
-from sim.report.formats import rendered
+from sim.report.formats import in_parts
 from sim.report.progress import hushed, progress_bar
 
 if TYPE_CHECKING:
@@ -75,10 +75,8 @@ def show(view: View, form: str, output: Path | None, parts: Iterable[str] | None
     click.get_current_context().meta[SHOWN] = view.document
     if quiet():
         view = view.brief
-    if parts is None:
-        with progress_bar("rows") as told:
-            parts = rendered(view._replace(told=told), form)
-    emit(parts, output)
+    with progress_bar("rows") as told:
+        emit(in_parts(view._replace(told=told), form) if parts is None else parts, output)
 
 
 def quiet() -> bool:
@@ -91,8 +89,10 @@ def emit(text: str | Iterable[str], output: Path | None) -> None:
 
     A name that ends in ``.gz`` is packed. Of a text in parts no more than one is held.
     """
-    parts = (text,) if isinstance(text, str) else text
-    if text == "":  # no row of JSON lines: an empty line would be none of them
+    parts = iter((text,) if isinstance(text, str) else text)
+    first = next(parts, "")
+    parts = chain((first,), parts)
+    if not first:  # no row of JSON lines: an empty line would be none of them
         if output is not None:
             _write(output, ())
     elif output is None:

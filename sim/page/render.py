@@ -12,6 +12,7 @@ from sim.documents import Headline, plain
 from sim.page.charts.canvas import NARROW, WIDE, Chart
 from sim.page.model import Dossier, Folded, PageSection, Piece, TextSource, Tiles
 from sim.page.sections import sections
+from sim.report.formats import in_parts
 from sim.report.formats.csv import csv_of
 from sim.report.formats.html import html_page, part_html
 
@@ -73,9 +74,11 @@ def _title(dossier: Dossier) -> tuple[str, str]:
 
 def _document(dossier: Dossier) -> str:
     """The document itself, to save; a link, as no script is needed for it."""
-    text = dossier.view.document.to_json()
-    if len(text) > _MOST_JSON:
-        return "Written by scaling-sim."
+    text = ""
+    for part in in_parts(dossier.view, "json"):
+        text += part
+        if len(text) > _MOST_JSON:
+            return "Written by scaling-sim."
     name = dossier.view.document.schema.split("/")[1]
     link = _saved(text, f"{name}.json", "application/json", "the numbers in full, as JSON")
     return f"Written by scaling-sim; {link}."

@@ -16,6 +16,7 @@ from sim.quantities import whole_percents
 if TYPE_CHECKING:
     from sim.step.variation import Progress
 
+_NOTES = "notes"
 _MANY = 1000  # rows: so often it is told how many were written
 
 
@@ -164,12 +165,24 @@ class View(NamedTuple):
         """The sections that say anything."""
         return [section for section in self.sections if _body(section)]
 
+    @property
+    def heads(self) -> list[str]:
+        """Keys of `noted` rows of the document, where they are known before them."""
+        heads = [*self.document.heads()]
+        return [*heads, _NOTES] if heads and self._notes else heads
+
+    @property
+    def _notes(self) -> list[str]:
+        """What stands beside every row; a document of one row has it already."""
+        if type(self.document).records is Document.records:
+            return []
+        return [x.strip() for s in self.sections if isinstance(s, Remarks) for x in s.lines]
+
     def noted(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Rows of the document, with what the notes say; a document of one row has it already."""
-        notes = [x.strip() for s in self.sections if isinstance(s, Remarks) for x in s.lines]
-        whole = type(self.document).records is Document.records
+        """Rows of the document, with what the notes say."""
+        notes = self._notes
         for row in self.passed(rows):
-            yield {**row, "notes": notes} if notes and not whole else row
+            yield {**row, _NOTES: notes} if notes else row
 
     def passed(self, rows: Sequence[Any]) -> Iterator[Any]:
         """Rows as plain mappings, one after the other; of many it is told how far they are."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import Fault, InputError
-from sim.files import is_file
+from sim.files import is_there
 from sim.inputs.base import Spec
 from sim.inputs.nearest import did_you_mean
 from sim.inputs.reader import Reader
@@ -90,10 +90,20 @@ class Grid:
 
     def points(self) -> Iterator[Changes]:
         """Changes of every configuration, fixed ones included; the first axis moves slowest."""
-        keys = self.keys
         for combination in itertools.product(*(axis.points for axis in self.axes)):
-            values = itertools.chain.from_iterable(combination)
-            yield {**self.fixed, **dict(zip(keys, values, strict=True))}
+            yield self._changes(combination)
+
+    def point(self, place: int) -> Changes:
+        """The same of the one at a place of `points`."""
+        found = []
+        for axis in reversed(self.axes):
+            place, at = divmod(place, len(axis.points))
+            found.append(axis.points[at])
+        return self._changes(reversed(found))
+
+    def _changes(self, combination: Iterable[tuple[Any, ...]]) -> Changes:
+        values = itertools.chain.from_iterable(combination)
+        return {**self.fixed, **dict(zip(self.keys, values, strict=True))}
 
 
 class _Plain(Spec):
@@ -218,7 +228,7 @@ def _base(tree: Tree | None, folder: Path) -> Any:
     if tree is None or isinstance(tree, Items):
         return ""
     value = plain_of(tree)
-    if isinstance(value, str) and is_file(folder / value):
+    if isinstance(value, str) and is_there(folder / value):
         return str(folder / value)
     return value
 

@@ -100,9 +100,8 @@ def check_measured(option: str, measure: str, rows: Sequence[StoredRow]) -> None
     """
     if not rows or any(row.measures.get(measure) is not None for row in rows):
         return
-    errors = [row.error for row in rows if row.error]
     why = f"; {_TAKES[measure]}" if measure in _TAKES else ""
-    if len(errors) == len(rows):
-        why = f"; the first of them: {errors[0]}"
+    if all(row.error for row in rows):
+        why = f"; the first of them: {rows[0].error}"
     message = f"none of {len(rows):,} configurations has one, so that none can be the best{why}"
     raise InputError.single(option, message, measure)

@@ -9,6 +9,8 @@ from sim.errors import InputError
 from sim.files import write_whole
 from sim.study.sweep import SweepOutcome
 
+_TOGETHER = 10_000  # rows of Python's; as columns they take a tenth
+
 
 def write_parquet(outcome: SweepOutcome, path: Path) -> None:
     """Write the rows as a Parquet file.
@@ -24,8 +26,15 @@ def write_parquet(outcome: SweepOutcome, path: Path) -> None:
     except ImportError:
         message = "Parquet needs pyarrow: pip install pyarrow (or write .csv or .jsonl)"
         raise InputError.single(str(path), message) from None
-    rows = list(outcome.records())
-    table = pyarrow.Table.from_pylist(rows) if rows else pyarrow.table({})
+    rows = outcome.records()
+    tables = [
+        pyarrow.Table.from_pylist(rows[begin : begin + _TOGETHER])
+        for begin in range(0, len(rows), _TOGETHER)
+    ]
+    # a column that some rows leave empty, or have whole numbers in, is what it is in the others
+    table = pyarrow.table({})
+    if tables:
+        table = pyarrow.concat_tables(tables, promote_options="permissive")
     content = BytesIO()
     parquet.write_table(table, content)
     write_whole(path, content.getvalue())

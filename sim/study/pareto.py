@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 
-def pareto_front(values: Sequence[Sequence[float]], less_is_better: Sequence[bool]) -> list[int]:
+def pareto_front(
+    values: Sequence[Sequence[float]] | NDArray[np.float64], less_is_better: Sequence[bool]
+) -> list[int]:
     """Indices of rows that no other row beats.
 
     Parameters
     ----------
-    values : sequence of sequence of float
+    values : sequence of sequence of float, or array
         One row a configuration, one column a measure; NaN never wins.
     less_is_better : sequence of bool
         By column.

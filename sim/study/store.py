@@ -11,17 +11,22 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sim import __version__
 from sim.errors import InputError
 
+RowKeys = NDArray[np.bytes_]
 FORMAT = 1
+PAGE = 1000  # rows that are read together
 WAIT_S = 8.0  # for another process to end its transaction; a sweep's own take milliseconds
 _TABLE = """
 create table if not exists results (
@@ -85,6 +90,11 @@ def key_of(base_hash: str, changes: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def keys_together(keys: Iterable[str]) -> RowKeys:
+    """(keys,) S32: a million take 32 MB."""
+    return np.fromiter((key.encode() for key in keys), "S32")
+
+
 class Store:
     """An SQLite file of rows; use as a context manager.
 
@@ -92,6 +102,8 @@ class Store:
     ----------
     path : Path
         Created if it is not there.
+    read_only : bool
+        Of one that was opened before: nothing is made or written.
 
     Raises
     ------
@@ -99,12 +111,14 @@ class Store:
         Not a store, or not writable.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
+        where = f"{path.absolute().as_uri()}?mode=ro" if read_only else path
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=WAIT_S)
+            self._db = sqlite3.connect(where, isolation_level=None, timeout=WAIT_S, uri=read_only)
             try:
-                self._open()
+                if not read_only:
+                    self._open()
             except BaseException:
                 self._db.close()
                 raise
@@ -158,9 +172,11 @@ class Store:
         except sqlite3.Error as error:
             raise InputError.single(str(self.path), f"cannot be written: {error}") from None
 
-    def keys(self) -> set[str]:
-        """Keys of all rows."""
-        return {key for (key,) in self._query("select key from results")}
+    def keys(self, failed: bool = False) -> RowKeys:
+        """Keys of all rows, or of those alone that are not ``ok``."""
+        only = " where status <> 'ok'" if failed else ""
+        found = self._query(f"select key from results{only}")
+        return keys_together(key for (key,) in found)
 
     def get(self, keys: Iterable[str]) -> dict[str, StoredRow]:
         """Rows by key; those that are not there are left out."""
@@ -213,6 +229,46 @@ class Store:
     ) -> None:
         """Close the file."""
         self.close()
+
+
+class StoredRows(Sequence[StoredRow]):
+    """Rows of a store in some order, a page of them held: each is read when it is looked at.
+
+    Parameters
+    ----------
+    path : Path
+        Of the store, which has to stay.
+    keys : (rows,) S32
+        Their keys.
+
+    Raises
+    ------
+    InputError
+        When one is looked at that is gone.
+    """
+
+    def __init__(self, path: Path, keys: RowKeys) -> None:
+        self._path, self._keys = path.absolute(), keys
+        self._page: tuple[int, list[StoredRow]] = -1, []
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return [self[place] for place in range(len(self))[at]]
+        number, place = divmod(range(len(self))[at], PAGE)
+        if self._page[0] != number:
+            self._page = number, self._read(number * PAGE)
+        return self._page[1][place]
+
+    def _read(self, begin: int) -> list[StoredRow]:
+        names = [key.decode() for key in self._keys[begin : begin + PAGE]]
+        with Store(self._path, read_only=True) as opened:
+            known = opened.get(dict.fromkeys(names))
+        if gone := [name for name in names if name not in known]:
+            raise InputError.single(str(self._path), f"row {gone[0]} is gone since it was stored")
+        return [known[name] for name in names]
 
 
 def _part(text: Any) -> Any:

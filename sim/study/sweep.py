@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sim.documents import SCHEMAS, Listing, OneByOne, dumps, plain
 from sim.inputs.loader import Prepared
@@ -21,7 +24,7 @@ from sim.study.executors import LocalPool, Task, TaskOutcome, run_here
 from sim.study.measures import MEASURES, measures, measures_of
 from sim.study.pareto import pareto_front
 from sim.study.screen import Screening
-from sim.study.store import Store, StoredRow
+from sim.study.store import Store, StoredRow, StoredRows, keys_together
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,9 @@ class SweepOutcome(Listing):
     ----------
     grid : Grid
         What was asked.
-    rows : tuple of StoredRow
-        One a configuration, in the order of the axes.
+    rows : sequence of StoredRow
+        One a configuration, in the order of the axes; of more than `HELD` each is read from the
+        store when it is looked at.
     meets : tuple of bool
         Whether a row is ``ok`` and meets every ``require``.
     front : tuple of int
@@ -49,7 +53,7 @@ class SweepOutcome(Listing):
     schema: ClassVar[str] = SCHEMAS["sweep"]
 
     grid: Grid
-    rows: tuple[StoredRow, ...]
+    rows: Sequence[StoredRow]
     meets: tuple[bool, ...]
     front: tuple[int, ...]
     computed: int
@@ -70,6 +74,10 @@ class SweepOutcome(Listing):
         front = ["pareto"] if self.grid.pareto else []
         meets = ["meets"] if self.grid.require else []
         return [*self.grid.keys, *MEASURES, *meets, *front, "status", "error"]
+
+    def heads(self) -> Sequence[str]:
+        """Names of all columns."""
+        return self.columns
 
     def content(self) -> dict[str, Any]:
         """The rows, and how a screening found them."""
@@ -112,6 +120,8 @@ def as_text(value: Any) -> str | None:
 MANY = 400
 #: rows are stored so often at most; a process that is killed loses what it computed since [s]
 EVERY_S = 0.1
+#: rows that are held, at some 2 kB each; more are read from the store as they are asked for
+HELD = 20_000
 #: configurations that are computed together
 TOGETHER = 512
 #: and of their machines at most so many, at some 1 kB each
@@ -191,39 +201,48 @@ def sweep(
     wheres, requires = conditions(grid, bases)
     if progress:
         progress(0, len(grid))  # a million take seconds to be named, and more to be read
-    points = [p for p in grid.points() if passes(p, wheres, bases)]
-    keys = [bases.key_of(p) for p in points]
+    chosen = (i for i, p in enumerate(grid.points()) if passes(p, wheres, bases))
+    places = np.fromiter(chosen, np.int64)
+    keys = keys_together(bases.key_of(grid.point(i)) for i in places.tolist())
     with Store(store) as opened:
-        have = opened.keys()
-        missing = {key: i for i, key in reversed(list(enumerate(keys))) if key not in have}
-        todo = sorted(missing.values(), key=_locality(grid, points))
-        reused = len(points) - len(todo)
-        tasks = (Task(i, (bases.pair_of(points[i]), points[i])) for i in todo)
+        _, first = np.unique(keys, return_index=True)
+        missing = places[first[~np.isin(keys[first], opened.keys())]]
+        reused = len(places) - len(missing)
+        points = ((i, grid.point(i)) for i in _in_order(grid, missing).tolist())
+        tasks = (Task(i, (bases.pair_of(point), point)) for i, point in points)
         if progress:
-            progress(reused, len(points))
+            progress(reused, len(places))
         done = reused
+        held = len(places) <= HELD
         rows: list[StoredRow] = []
         known: dict[str, StoredRow] = {}
         stored_at = time.perf_counter()
-        for answer in _answers(tasks, len(todo), bases, processes, workers, scheduler):
-            key = keys[answer.place]
-            known[key] = row_of(key, points[answer.place], answer)
-            rows.append(known[key])
+        for answer in _answers(tasks, len(missing), bases, processes, workers, scheduler):
+            point = grid.point(answer.place)
+            row = row_of(bases.key_of(point), point, answer)
+            rows.append(row)
+            if held:
+                known[row.key] = row
             done += 1
-            if time.perf_counter() - stored_at > EVERY_S or done == len(points):
+            if time.perf_counter() - stored_at > EVERY_S or done == len(places):
                 opened.put(rows)
                 rows, stored_at = [], time.perf_counter()
             if progress:
-                progress(done, len(points))
-        known |= opened.get(dict.fromkeys(key for key in keys if key not in known))
-    found = tuple(known[key] for key in keys)
+                progress(done, len(places))
+        found: Sequence[StoredRow] = StoredRows(store, keys)
+        if held:
+            names = [key.decode() for key in keys]
+            known |= opened.get(dict.fromkeys(name for name in names if name not in known))
+            found = tuple(known[name] for name in names)
+        met = ~np.isin(keys, opened.keys(failed=True))
+    failed = len(met) - int(met.sum())
     for name in grid.pareto:
         check_measured("--pareto", name, found)
-    met = tuple(meets(row, requires, bases) for row in found)
+    if requires:  # rows are read for them alone
+        met = np.fromiter((meets(row, requires, bases) for row in found), bool)
     return SweepOutcome(
-        grid, found, met, _front(grid, found, met), len(todo), reused,
-        sum(row.status != "ok" for row in found), len(grid) - len(points),
-        time.perf_counter() - began,
+        grid, found, tuple(met.tolist()), _front(grid, found, met), len(missing), reused,
+        failed, len(grid) - len(places), time.perf_counter() - began,
     )  # fmt: skip
 
 
@@ -235,7 +254,7 @@ _CHEAP = ("gradient_accumulation", "tokens", "steps", "samples", "epochs", "offe
           "checkpoint")  # fmt: skip
 
 
-def _locality(grid: Grid, points: list[Changes]) -> Callable[[int], tuple[Any, ...]]:
+def _in_order(grid: Grid, places: NDArray[np.int64]) -> NDArray[np.int64]:
     """Order of computation: neighbours share as much as possible of what is cached."""
 
     def cost(key: str) -> int:
@@ -244,17 +263,15 @@ def _locality(grid: Grid, points: list[Changes]) -> Callable[[int], tuple[Any, .
             return _DEAR.index(first)
         return len(_DEAR) + (1 + _CHEAP.index(first) if first in _CHEAP else 0)
 
-    keys = sorted(grid.keys, key=cost)
-    ranks: dict[str, dict[str, int]] = {key: {} for key in keys}
-
-    def place(i: int) -> tuple[Any, ...]:
-        found = []
-        for key in keys:
-            seen = ranks[key]
-            found.append(seen.setdefault(str(points[i][key]), len(seen)))
-        return (*found, i)
-
-    return place
+    columns: dict[str, NDArray[np.int64]] = {}
+    at = np.unravel_index(places, [len(axis.points) for axis in grid.axes])
+    for axis, point in zip(grid.axes, at, strict=True):
+        for key, values in zip(axis.keys, zip(*axis.points, strict=True), strict=True):
+            seen: dict[str, int] = {}
+            ranks = [seen.setdefault(str(value), len(seen)) for value in values]
+            columns[key] = np.array(ranks, np.int64)[point]
+    dear = sorted(grid.keys, key=cost)
+    return places[np.lexsort([places, *(columns[key] for key in reversed(dear))])]
 
 
 def _answers(
@@ -292,15 +309,12 @@ def row_of(key: str, changes: Changes, answer: TaskOutcome) -> StoredRow:
     )  # fmt: skip
 
 
-def _front(grid: Grid, rows: tuple[StoredRow, ...], meets: tuple[bool, ...]) -> tuple[int, ...]:
+def _front(grid: Grid, rows: Sequence[StoredRow], meets: NDArray[np.bool_]) -> tuple[int, ...]:
     """Rows on the Pareto front: of those that fit and meet the requirements."""
     if not grid.pareto:
         return ()
-    chosen = [i for i, row in enumerate(rows) if meets[i] and row.measures.get("fits")]
-    table = [[_figure(rows[i].measures.get(name)) for name in grid.pareto] for i in chosen]
-    less = [bool(MEASURES[name][1]) for name in grid.pareto]
-    return tuple(chosen[i] for i in pareto_front(table, less))
-
-
-def _figure(value: Any) -> float:
-    return float("nan") if value is None else float(value)
+    table = np.full((len(rows), len(grid.pareto)), np.nan)  # not a number never wins
+    for i, row in enumerate(rows):
+        if meets[i] and row.measures.get("fits"):
+            table[i] = [np.nan if (x := row.measures.get(n)) is None else x for n in grid.pareto]
+    return tuple(pareto_front(table, [bool(MEASURES[name][1]) for name in grid.pareto]))

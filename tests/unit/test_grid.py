@@ -149,7 +149,9 @@ def test_store_keeps_rows_and_keys_depend_on_inputs(tmp_path):
     with Store(tmp_path / "s.sqlite") as store:
         store.put([row])
     with Store(tmp_path / "s.sqlite") as store:
-        assert store.get(store.keys()) == {row.key: row}
+        assert store.keys().tolist() == [row.key.encode()]
+        assert store.keys(failed=True).tolist() == []
+        assert store.get([row.key]) == {row.key: row}
     others = {key_of("base", {"nodes": "3"}), key_of("other", {"nodes": "2"})}
     assert row.key not in others
     assert key_of("base", {"a": 1, "b": 2}) == key_of("base", {"b": 2, "a": 1})

@@ -61,7 +61,7 @@ def view_of(command):
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
         if command.startswith("sweep"):
             patch.chdir(folder)  # where it keeps its results
-        patch.setattr(output, "rendered", lambda view, _: shown.append(view) or "")
+        patch.setattr(output, "in_parts", lambda view, _: shown.append(view) or "")
         result = CliRunner().invoke(group, command.split())
     assert result.exit_code == 0, result.output
     (view,) = shown

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -145,7 +146,8 @@ def test_parquet_holds_the_rows(tmp_path):
 def test_parquet_is_handed_the_rows(tmp_path, monkeypatch):
     """By a stand-in for pyarrow; where there are no rows, a table without columns."""
     stand_in = SimpleNamespace(
-        Table=SimpleNamespace(from_pylist=json.dumps), table=json.dumps,
+        Table=SimpleNamespace(from_pylist=list), table=json.dumps,
+        concat_tables=lambda tables, promote_options: json.dumps([*chain(*tables)]),
         parquet=SimpleNamespace(write_table=lambda table, out: out.write(table.encode())),
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "pyarrow", stand_in)

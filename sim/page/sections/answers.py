@@ -138,21 +138,25 @@ def _money(
                  lambda width: axes(width, x, y, layers, said, 0.4), rows, legend)  # fmt: skip
 
 
+_MOST_DOTS = 4000  # a browser shows more slowly, and nobody tells more of them apart
+
+
 def _swept(outcome: SweepOutcome) -> list[Piece]:
     """Two measures of every configuration: those of the front, or throughput and memory."""
     names = list(outcome.grid.pareto)[:2]
     if len(names) < 2:
         names = ["memory_bytes", "tokens_per_s"]
-    ok = [
-        i for i, row in enumerate(outcome.rows)
-        if row.status == "ok" and all(_number(row.measures.get(n)) for n in names)
-    ]  # fmt: skip
+    each = -(-len(outcome.rows) // _MOST_DOTS)
+    some = sorted({*range(0, len(outcome.rows), max(1, each)), *outcome.front})
+    at, titles = {}, {}
+    for i in some:
+        row = outcome.rows[i]
+        if row.status == "ok" and all(_number(row.measures.get(n)) for n in names):
+            at[i] = tuple(float(row.measures[n]) for n in names)
+            titles[i] = ", ".join(f"{k}={row.changes.get(k)}" for k in outcome.grid.keys)
+    ok = [*at]
     if len(ok) < 2:
         return []
-    at = {i: tuple(float(outcome.rows[i].measures[n]) for n in names) for i in ok}
-    titles = {
-        i: ", ".join(f"{k}={outcome.rows[i].changes.get(k)}" for k in outcome.grid.keys) for i in ok
-    }
     x, y = (_axis(name, [point[k] for point in at.values()]) for k, name in enumerate(names))
     front = [i for i in outcome.front if i in at]
     layers: list[Drawn] = [
@@ -166,8 +170,14 @@ def _swept(outcome: SweepOutcome) -> list[Piece]:
                         "s1", [titles[i] for i in front])]  # fmt: skip
         legend.append(LegendKey("s1-key", "Pareto front"))
     said = f"{len(ok)} configurations by {names[0]} and {names[1]}"
+    records = outcome.records()
+    if each > 1:
+        front_too = " and those of the front" if front else ""
+        said += f", one of every {each:,} of {len(outcome.rows):,}{front_too}"
+        legend[0] = LegendKey("s0-key", f"a configuration, one of every {each:,}")
+        records = [records[i] for i in some]
     return [Chart("sweep", f"{y.title} against {x.title}", said,
-                  lambda width: axes(width, x, y, layers, said, 0.42), outcome.records(),
+                  lambda width: axes(width, x, y, layers, said, 0.42), records,
                   legend)]  # fmt: skip
 
 

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sim.report.view import View
 
 
-def render(view: View) -> str:
+def render(view: View) -> Iterator[str]:
     """Comma-separated values: a line of keys, then a line a row, what the notes say last."""
-    document = view.document
-    return csv_of(view.noted(document.records()), document.heads()).rstrip("\n")
+    rows = view.noted(view.document.records())
+    if not view.heads:
+        yield csv_of(rows).rstrip("\n")
+        return
+    yield _line(view.heads)
+    for row in rows:
+        found = flat(row)
+        yield "\n" + _line([found.pop(name, "") for name in view.heads])
+        if found:
+            message = f"heads of {type(view.document).__name__} lack {', '.join(found)}"
+            raise ValueError(message)
 
 
-def csv_of(rows: Iterable[Mapping[str, Any]], heads: Iterable[str] = ()) -> str:
-    """A line of keys, then a line a row, numbers in full; `heads` are the keys of no row."""
+def csv_of(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A line of keys, then a line a row, numbers in full."""
     names: dict[str, None] = {}
     lines: list[tuple[str, int]] = []  # and how many names were known by then
     for row in rows:
         found = flat(row)
         names |= dict.fromkeys(found)
         lines.append((_line([found.get(name, "") for name in names]), len(names)))
-    names = names or dict.fromkeys(heads)
     parts = [_line(names), *(line + "," * (len(names) - known) for line, known in lines)]
     return "\n".join([*parts, ""])
 
