@@ -24,6 +24,8 @@ _ABOUT = (
     "Predicts distributed training on GPU clusters. topology: a machine's name such as dgx-h100; "
     "workload: a job's name such as llama3-8b-lora, or a trainer's file; settings: KEY=VALUE."
 )
+_COMPARED = 32  # machines: an answer within a second or two
+_FAULTS = 3  # told at once: of a file that is none of ours no more is repeated
 
 
 @click.command("mcp")
@@ -139,6 +141,9 @@ def compare(topologies: list[str], workload: str, settings: list[str] | str | No
     import sim
     from sim.report import brief
 
+    if len(topologies) > _COMPARED:
+        message = f"compares at most {_COMPARED} machines at once, not {len(topologies):,}"
+        return f"not answered:\n{InputError.single('compare', message)}"
     return _said(lambda: brief.compare(
         sim.compare(topologies, workload, overrides=settings or ())
     ))  # fmt: skip
@@ -148,5 +153,9 @@ def _said(answer: Callable[[], str]) -> str:
     """An answer; faults of the input are one too, so that the assistant can mend them."""
     try:
         return answer()
+    except InputError as error:
+        few = error.faults[:_FAULTS]
+        more = len(error.faults) - len(few)
+        return f"not answered:\n{InputError(few)}"[:1500] + (f"\nand {more} more" if more else "")
     except ScalingSimError as error:
         return f"not answered:\n{error}"[:1500]

@@ -38,6 +38,10 @@ class Assumption(NamedTuple):
     value: Any
 
 
+#: top-level keys of which none is ours: a file of somebody else's, not one full of slips
+_FOREIGN = 4
+
+
 @dataclass(slots=True)
 class Binder:
     """One reading of one or two files: where faults, origins and assumptions are gathered.
@@ -70,7 +74,9 @@ class Binder:
             tree = shaped
         if not isinstance(tree, Branch):
             keys = ", ".join(list(plan_of(cls))[:4])
-            self.fault(tree.place, path, f"{described(tree)} is no mapping of {keys}, ...")
+            # a whole file that is none of ours may be anybody's, and is not repeated
+            what = described(tree) if path or tree.place.line is None else "what it says"
+            self.fault(tree.place, path, f"{what} is no mapping of {keys}, ...")
             return None
         return self.read_table(cls, tree, path)
 
@@ -78,6 +84,12 @@ class Binder:
         """A spec of `cls` from a mapping of its own fields."""
         plan = plan_of(cls)
         before = len(self.faults)
+        others = [*table.entries.keys() - plan.keys()]
+        if not path and len(others) >= _FOREIGN and plan.keys() & table.entries <= {"name"}:
+            ours = ", ".join([*plan][:8])
+            message = f"none of its {len(others)} keys is one of {ours}, ..."
+            self.fault(table.place, "", f"is another kind of file: {message}")
+            return None
         values: dict[str, Any] = {}
         misspelt = []
         for key, sub in table.entries.items():

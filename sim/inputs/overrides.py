@@ -168,6 +168,8 @@ def apply(tree: Tree, settings: Iterable[Override], cls: type[Spec]) -> Tree:
         if isinstance(tree, Leaf) and isinstance(tree.value, cls):
             whole = written(tree.value, cls.model_fields)
             tree = from_python(whole, tree.place.source)
+        elif isinstance(tree, Leaf):  # no file of ours, as whoever reads it says
+            return tree
         other = _BATCH.get(item.path[0])
         if other and other not in said and isinstance(tree, Branch):
             tree = tree.without(other)  # it follows, or else contradicts what is wanted

@@ -39,6 +39,28 @@ def test_faults_come_back_as_an_answer():
     assert 'did you mean "dgx-h100"' in text
 
 
+@pytest.mark.parametrize("text", [
+    "root:x:0:0:secret:/root:/bin/bash\ndaemon:x:1:1:secret\n",
+    "SECRET=secret-1\nOTHER=secret-2\n",
+    "".join(f"host{i}: secret-{i}\n" for i in range(50)),
+    "name: secret\n" + "".join(f"host{i}: secret-{i}\nhost{i}: secret\n" for i in range(50)),
+])  # fmt: skip
+def test_a_file_that_is_none_of_ours_is_not_repeated(tmp_path, text):
+    file = tmp_path / "passwd"
+    file.write_text(text)
+    for said in (door.run(str(file), "mistral-7b-lora"), door.run("dgx-h100", str(file)),
+                 door.memory("dgx-h100", str(file)), door.size(str(file)),
+                 door.compare(["dgx-h100", str(file)], "mistral-7b-lora")):  # fmt: skip
+        assert said.startswith(f"not answered:\n{file}:1:1  ")
+        assert "secret" not in said
+        assert len(said.splitlines()) <= 5
+
+
+def test_more_machines_than_are_compared_at_once_are_refused():
+    text = door.compare(["dgx-h100"] * 1000, "mistral-7b-lora")
+    assert text == "not answered:\ncompare  compares at most 32 machines at once, not 1,000"
+
+
 def test_the_client_of_the_protocol_lists_and_calls():
     pytest.importorskip("mcp", reason="the mcp extra is not installed")
     import anyio
