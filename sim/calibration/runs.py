@@ -10,7 +10,7 @@ from typing import Any
 
 from sim.calibration.figures import KEYS, read_value
 from sim.errors import Fault, InputError
-from sim.files import is_file
+from sim.files import is_there
 from sim.inputs.loader import load
 from sim.inputs.topology import Topology
 from sim.inputs.tree import Branch, Items, Leaf, Tree, plain_of, read_file
@@ -117,7 +117,7 @@ def _argument(tree: Tree, folder: Path) -> Any:
     """A path beside the list, a name, or a mapping."""
     if isinstance(tree, Leaf):
         beside = folder / str(tree.value)
-        return str(beside) if is_file(beside) else str(tree.value)
+        return str(beside) if is_there(beside) else str(tree.value)
     return plain_of(tree)
 
 

@@ -126,7 +126,7 @@ def split_inputs(names: Sequence[str]) -> tuple[list[str], list[str]]:
         try:
             side = kind_of(given("topology", name, []))
         except InputError:
-            if is_file(Path(name)):
+            if is_there(Path(name)):
                 raise
             side = None  # the loader says what is wrong with the name
         (jobs if side == "workload" else machines).append(name)

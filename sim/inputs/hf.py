@@ -22,7 +22,7 @@ from sim.inputs.hf_reader import HfReader
 from sim.inputs.hf_refused import strange_part
 from sim.inputs.hf_remote import REMOTE
 from sim.inputs.model import Model
-from sim.inputs.tree import too_deep
+from sim.inputs.tree import read_once, too_deep
 
 #: keys whose value is a list of one entry a layer
 _BY_LAYER = ("layer_types", "layers_block_type", "mlp_layer_types", "attn_type_list")
@@ -53,8 +53,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise InputError.single(source, "a directory, not a file")
     try:
-        with path.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
+        raw = read_once(path, MAX_BYTES + 1)
     except OSError as error:
         raise InputError.single(source, f"cannot be read: {error.strerror}") from None
     if len(raw) > MAX_BYTES:

@@ -7,8 +7,8 @@ nothing to bite on.
 
 from __future__ import annotations
 
-import os
 import re
+import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import field
@@ -24,9 +24,7 @@ MAX_BYTES = 4_000_000  # an explicit graph of 10,000 edges is about 1 MB
 MAX_DEPTH = 24
 DEEPER = f"nested deeper than {MAX_DEPTH} levels"
 MAX_VALUES = 400_000  # after aliases are expanded
-#: a pipe of a shell's ``<(...)`` or ``|``, by the name that Linux gives it
-_NAMELESS = re.compile(r"/fd/pipe:\[\d+\]$")
-#: what such pipes and standard input said: they say it once, and verbs ask again where they need it
+#: what pipes and standard input said: they say it once, and verbs ask again where they need it
 _HEARD: dict[Any, bytes] = {}
 
 
@@ -142,19 +140,32 @@ def read_file(path: Path) -> str:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise InputError.single(source, _too_large(size))
-        if (pipe := os.path.realpath(path)) in _HEARD:
-            return decode(_HEARD[pipe], source)
-        with path.open("rb") as stream:  # a device or pipe has no size: read one byte too many
-            data = stream.read(MAX_BYTES + 1)
-        if _NAMELESS.search(pipe):
-            _HEARD[pipe] = data
-        return decode(data, source)
+        return decode(read_once(path, MAX_BYTES + 1), source)
     except FileNotFoundError:
         raise InputError.single(source, "no such file") from None
     except OSError as error:
         raise InputError.single(source, f"cannot be read: {error.strerror}") from None
     except ValueError:  # a NUL in the name
         raise InputError.single(repr(source), "is no file name") from None
+
+
+def read_once(path: Path, most: int) -> bytes:
+    """So many bytes of a file, device or pipe at most; a pipe is heard once, and then known.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    """
+    state = path.stat()
+    pipe = (state.st_dev, state.st_ino) if stat.S_ISFIFO(state.st_mode) else None
+    if pipe in _HEARD:
+        return _HEARD[pipe]
+    with path.open("rb") as stream:  # a device or pipe has no size
+        data = stream.read(most)
+    if pipe is not None:
+        _HEARD[pipe] = data
+    return data
 
 
 def read_stdin() -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import Fault, InputError
-from sim.files import is_file
+from sim.files import is_there
 from sim.inputs.arguments import Argument
 from sim.inputs.base import Duration, Positive, Seconds, Spec
 from sim.inputs.loader import load_topology, prepare
@@ -161,7 +161,7 @@ def _on(cluster: Cluster, entry: JobLine, nodes: int, own: Branch, folder: Path)
     """The job on so many nodes."""
     base = cluster.topology.model_copy(update={"nodes": nodes})
     path = folder / entry.workload
-    argument = str(path) if is_file(path) else entry.workload
+    argument = str(path) if is_there(path) else entry.workload
     prepared = prepare(base, argument)
     if own.entries:
         prepared = prepared.vary({key: plain_of(value) for key, value in own.entries.items()})

@@ -1,6 +1,7 @@
 """Arguments that are no plain files, or much too long: read, or refused as what they are."""
 
 import io
+import json
 import os
 import threading
 
@@ -9,7 +10,13 @@ import pytest
 import sim
 from sim.errors import InputError, brief
 from sim.inputs.loader import load
+from sim.study.question.reading import find_study
 
+CONFIG = {
+    "model_type": "llama", "hidden_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 8,
+    "num_key_value_heads": 8, "intermediate_size": 4096, "vocab_size": 32000,
+    "max_position_embeddings": 4096, "hidden_act": "silu",
+}  # fmt: skip
 JOB = "model: llama-3.1-8b\nsequence_length: 1024\nsteps: 10\n"
 
 
@@ -55,6 +62,39 @@ def test_what_a_shells_pipe_said_is_known_where_it_is_asked_again():
         read = [load("h100-x1", f"/dev/fd/{ours}") for _ in range(2)]
         os.close(ours)
         assert [r.workload.sequence_length for r in read] == [1024 * asked] * 2
+
+
+@pytest.fixture
+def named_pipe(tmp_path):
+    """A named pipe that says a text once, as ``mkfifo`` and a shell in the background do."""
+
+    def said(name, text):
+        path = tmp_path / name
+        os.mkfifo(path)
+        threading.Thread(target=path.write_text, args=(text,), daemon=True).start()
+        return path
+
+    return said
+
+
+def test_what_a_named_pipe_said_is_known_where_it_is_asked_again(named_pipe):
+    """It was opened anew for each machine, and nobody wrote to it any more: a hang."""
+    job = named_pipe("job.yaml", JOB)
+    report = sim.compare(["h100-x1", "dgx-h100"], job)
+    assert len(report.variants) == 2
+    sets = [f"model={named_pipe('config.json', json.dumps(CONFIG))}"]
+    read = [load("h100-x1", "llama3-8b-lora", sets).workload.model.layers for _ in range(2)]
+    assert read == [2, 2]
+
+
+def test_a_study_and_a_base_of_a_sweep_may_be_pipes(tmp_path):
+    for name in ("study.yaml", "job.yaml"):
+        os.mkfifo(tmp_path / name)
+    assert find_study(str(tmp_path / "study.yaml")) == tmp_path / "study.yaml"
+    (tmp_path / "grid.yaml").write_text(
+        "topology: h100-x1\nworkload: job.yaml\naxes: {micro_batch: [1]}"
+    )
+    assert sim.sweep_grid(str(tmp_path / "grid.yaml")).workload == str(tmp_path / "job.yaml")
 
 
 def test_standard_input_is_known_where_it_is_asked_again(monkeypatch):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from sim.data import DATA
 from sim.documents import SCHEMAS, Listing, Section
 from sim.errors import Fault, InputError
-from sim.files import is_file
+from sim.files import is_there
 from sim.inputs.nearest import did_you_mean
 from sim.inputs.reader import Reader
 from sim.inputs.tree import read_file
@@ -64,7 +64,7 @@ def find_study(name: str) -> Path:
         If there is neither.
     """
     path = Path(name)
-    if is_file(path):
+    if is_there(path):
         return path
     known = shipped()
     if name in known:
