@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sim.inputs.finding import Finding, warning
 from sim.inputs.topology import Topology
 from sim.inputs.translation import Translation
 from sim.inputs.tree import Place
 
 
-def check_translation(job: Translation, machine: Topology) -> tuple[Finding, ...]:
-    """Warnings that the files of a job give rise to."""
+def check_translation(
+    job: Translation, machine: Topology, given: Mapping[str, Place]
+) -> tuple[Finding, ...]:
+    """Warnings that the files of a job give rise to, beside the places of all keys of ours."""
     found = [
         warning("not-followed", "workload", "", f"{_line(aside.place)}{aside.theirs}: {aside.why}")
         for aside in job.aside
-        if aside.matters
+        if aside.matters and not aside.answered(given)
     ]
     return (*_gpus(job, machine), *found)
 

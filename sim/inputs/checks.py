@@ -58,7 +58,8 @@ def finish_pair(
 ) -> Workload:
     """Derive what depends on both files, or on several keys.
 
-    On one GPU nothing is sharded unless the file says so. The gradient accumulation follows from a
+    On one GPU nothing is sharded unless the file says so, and DDP is the plain
+    loop. The gradient accumulation follows from a
     global batch, where only that is written; FlashAttention has no FP32 and no GPUs before Ampere,
     PyTorch's kernels have. Software that is left out is as new as the GPUs need.
 
@@ -73,7 +74,8 @@ def finish_pair(
     """
     if not whole:
         workload = _as_new_as(tuple(topology.gpu_counts), workload, given)
-    if topology.world_size == 1 and "parallelism" not in given and not whole:
+    open_ = "parallelism" not in given and not whole
+    if topology.world_size == 1 and (open_ or _exchanges_alone(workload.parallelism)):
         clips = workload.parallelism.clip_gradients
         one = ONE_GPU if clips else ONE_GPU.model_copy(update={"clip_gradients": False})
         workload = workload.model_copy(update={"parallelism": one})
@@ -83,6 +85,11 @@ def finish_pair(
     if rest or not steps:
         return workload  # `check` says so
     return workload.model_copy(update={"gradient_accumulation": steps})
+
+
+def _exchanges_alone(knobs: Parallelism) -> bool:
+    """Whether a strategy keeps all on each GPU and only exchanges gradients: on one it is none."""
+    return knobs.strategy == "ddp" and knobs.offload == "none"
 
 
 def _as_new_as(gpus: Sequence[Gpu], workload: Workload, given: Collection[str]) -> Workload:

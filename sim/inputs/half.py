@@ -66,7 +66,8 @@ class Half:
 
     def said(self, machine: Topology) -> tuple[checks.Finding, ...]:
         """What another tool's files give rise to say on a machine."""
-        return () if self.translation is None else check_translation(self.translation, machine)
+        job = self.translation
+        return () if job is None else check_translation(job, machine, self.given)
 
     def varied(self, settings: tuple[overrides.Override, ...], faults: list[Fault]) -> Half:
         """The half with keys changed; itself where there are faults, which are added.

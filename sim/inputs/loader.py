@@ -135,14 +135,14 @@ _EITHER_WAY = _OF_GROUPS | _OF_ONE
 def _open(given: Mapping[str, Place]) -> frozenset[str]:
     """Keys that are left open: nothing of them is said, or what another tool does on several GPUs.
 
-    Other tools' files say what they do there whether or not there are several.
+    Files say what is done there whether or not there are several, and our own may name no strategy.
     """
     spread = {path: place for path, place in given.items() if path.startswith("parallelism.")}
     if spread and spread.keys() <= _OF_ONE:
         return frozenset({"parallelism"})
     supposed = {path for path, place in spread.items() if is_default(place)}
     written = {path for path, place in spread.items() if place.line is not None}
-    left = supposed and spread.keys() <= supposed | (written & _EITHER_WAY)
+    left = spread and spread.keys() <= supposed | (written & _EITHER_WAY)
     return frozenset({"parallelism"} if left else ())
 
 

@@ -7,6 +7,7 @@ that a fault names the line of the trainer's file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,12 +36,21 @@ class Supposed(NamedTuple):
 
 
 class Aside(NamedTuple):
-    """A key of theirs that changes nothing here (or, where it `matters`, cannot be followed)."""
+    """A key of theirs that changes nothing here (or, where it `matters`, cannot be followed).
+
+    Unless our own keys say what it leaves open: one of each of ``answers``.
+    """
 
     place: Place
     theirs: str
     why: str
     matters: bool = False
+    answers: tuple[frozenset[str], ...] = ()
+
+    def answered(self, given: Mapping[str, Place]) -> bool:
+        """Whether keys written elsewhere, by the places of all, say what this leaves open."""
+        said = {key for key, place in given.items() if place.source != self.place.source}
+        return bool(self.answers) and all(said & keys for keys in self.answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +147,12 @@ class Translation:
             self._put(key, Leaf(value, Place(f"{why}{_DEFAULT}")))
             self.supposed.append(Supposed(key, _shown(Leaf(value, Place(""))), why))
 
-    def skip(self, place: Place, theirs: str, why: str, matters: bool = False) -> None:
+    def skip(
+        self, place: Place, theirs: str, why: str, matters: bool = False,
+        answers: tuple[frozenset[str], ...] = (),
+    ) -> None:  # fmt: skip
         """Leave a key of theirs aside."""
-        self.aside.append(Aside(place, theirs, why, matters))
+        self.aside.append(Aside(place, theirs, why, matters, answers))
 
     def at(self, key: str) -> Tree | None:
         """What stands under a key of ours."""

@@ -11,9 +11,9 @@ from sim.errors import Fault, InputError
 from sim.files import File
 from sim.inputs.arguments import given
 from sim.inputs.fields import plan_of
-from sim.inputs.translation import Translation
+from sim.inputs.translation import Translation, is_default
 from sim.inputs.tree import Branch, Tree, plain_of
-from sim.inputs.workload import Workload
+from sim.inputs.workload import Parallelism, Workload
 from sim.interop.yaml_text import dump
 
 _KINDS = ("method", "precision", "activation_checkpointing")
@@ -110,9 +110,22 @@ def _yaml(name: str, tree: Tree, job: Translation) -> str:
     for key in _KINDS:
         if isinstance(values.get(key), dict):
             values[key] = _short(values[key])
-    ordered = {k: values[k] for k in plan_of(Workload) if k in values}
+    if isinstance(shared := tree.entries.get("parallelism"), Branch):
+        values["parallelism"] = _shared(values["parallelism"], shared)
+    ordered = {k: values[k] for k in plan_of(Workload) if k in values and values[k] != {}}
     read = " and ".join(job.titles)
     return dump(ordered, f"{name}, read by scaling-sim from {read}")
+
+
+def _shared(values: dict[str, Any], tree: Branch) -> dict[str, Any]:
+    """How GPUs share a job, less a strategy that is ours as well and that no file names.
+
+    Written down it would hold on one GPU too, where a job that names none is a plain loop.
+    """
+    named = tree.entries.get("strategy")
+    ours = Parallelism.model_fields["strategy"].default
+    left = named is not None and is_default(named.place) and values["strategy"] == ours
+    return {k: v for k, v in values.items() if not (left and k == "strategy")}
 
 
 def _short(table: dict[str, Any]) -> Any:

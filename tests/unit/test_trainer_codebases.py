@@ -191,3 +191,45 @@ def test_arguments_that_a_megatron_script_lacks_are_assumed(files):
         "model.ffn": "gelu", "model.norm": "layernorm", "model.bias": "true",
         "model.tied_embeddings": "true", "experts": "eager", "precision.kind": "fp32",
     } == assumed  # fmt: skip
+
+
+AXOLOTL_ONE = """\
+base_model: meta-llama/Llama-3.1-8B
+adapter: lora
+lora_r: 16
+lora_target_linear: true
+sequence_len: 2048
+sample_packing: false
+micro_batch_size: 1
+gradient_checkpointing: true
+optimizer: adamw_torch_fused
+bf16: true
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("tune.yaml", TORCHTUNE), ("titan.toml", TITAN_ONE), ("axolotl.yml", AXOLOTL_ONE)],
+)
+@pytest.mark.parametrize(("machine", "one"), [("h100-x1", True), ("dgx-h100", False)])
+def test_an_imported_job_is_the_job_of_its_file(tmp_path, name, text, machine, one):
+    """On one GPU too: what a tool does on several is not written down as if asked for."""
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "job.yaml").write_text(sim.import_job(tmp_path / name).yaml, encoding="utf-8")
+    theirs, ours = (
+        sim.simulate(machine, tmp_path / n, scaling=False, fixes=False) for n in (name, "job.yaml")
+    )
+    assert theirs.step.time_s == ours.step.time_s
+    assert theirs.workload.strategy == ours.workload.strategy
+    assert theirs.workload.strategy.startswith("one GPU") is one
+
+
+def test_lengths_that_are_said_answer_a_packed_file(tmp_path):
+    """Half an answer is none: lengths alone leave whole rows attended."""
+    path = tmp_path / "axolotl.yml"
+    text = AXOLOTL_ONE.replace("packing: false", "packing: true") + "flash_attention: true\n"
+    path.write_text(text, encoding="utf-8")
+    masks, lengths = "data.document_masks=true", "data.mean_length=700"
+    for sets, told in [([], 1), ([lengths], 1), ([lengths, masks], 0)]:
+        found = load("h100-x1", path, sets)
+        assert [w.code for w in found.notes.warnings].count("not-followed") == told, sets

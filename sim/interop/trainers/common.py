@@ -206,21 +206,27 @@ def loader(keys: Keys) -> None:
         keys.matters("padded as batches drawn at random are: like lengths are padded less", name)
 
 
+_LENGTHS = frozenset({"data.mean_length", "data.sequence_lengths"})
+
+
 def masked(keys: Keys, name: str) -> None:
     """Packed samples that do not see each other: less attention, if one knew their lengths."""
     keys.job.skip(
         keys.place(name), keys.named(name),
         "attention is counted over whole rows, as no file says how long samples are; add "
         "--set data.mean_length=N --set data.document_masks=true", True,
+        (_LENGTHS, frozenset({"data.document_masks"})),
     )  # fmt: skip
 
 
 def unpadded(keys: Keys, name: str) -> None:
     """Samples one after the other without padding: as many tokens as they have, were it known."""
     keys.put("data.packing", True, name)
-    keys.matters(
+    keys.job.skip(
+        keys.place(name), keys.named(name),
         "rows are counted as full, as no file says how long samples are; add "
-        "--set data.mean_length=N --set data.packing=padding-free", name,
+        "--set data.mean_length=N --set data.packing=padding-free", True,
+        (_LENGTHS, frozenset({"data.packing"})),
     )  # fmt: skip
 
 
