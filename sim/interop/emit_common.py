@@ -9,7 +9,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.trainer import reduces_each, trainer_named
 from sim.inputs.workload import Workload
 from sim.interop.trainers.words import MODULES
-from sim.job.forecast import job_steps
+from sim.job.basis import job_steps
 
 
 def steps_said(topology: Topology, workload: Workload) -> int | None:

@@ -1,19 +1,19 @@
-"""The whole job in closed form: what `forecast_job` simulates, for sweeps and searches.
+"""The whole job in closed form: what is expected of it, the same for `run`, sweeps and searches.
 
-Wall-clock is steps x the slower of step and input pipeline, divided by the goodput that failures
-and checkpoints leave on average (`expected_goodput`); `forecast_job` gives quantiles by simulation.
+Wall-clock is steps x the slower of step and input pipeline, and evaluations, divided by the share
+of time that failures and checkpoints leave on average (`expected_goodput`); `forecast_job` plays
+replicas of it for quantiles.
 """
 
 from __future__ import annotations
 
 import math
 
+from sim.blocks.flops import token_flops
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.job.checkpoints import expected_goodput
-from sim.job.cost import Cost
-from sim.job.energy import Energy
-from sim.job.forecast import (
+from sim.job.basis import (
+    Links,
     bill_of,
     copy_of,
     job_steps,
@@ -21,14 +21,19 @@ from sim.job.forecast import (
     pipeline_of,
     save_of,
 )
+from sim.job.checkpoints import expected_goodput
+from sim.job.cost import Cost
+from sim.job.energy import Energy
 from sim.job.hazards import job_spec
 from sim.job.pipeline import Stall
+from sim.job.run import HOPELESS
 from sim.job.spares import standing
 from sim.job.spec import JobSpec
 from sim.records import dataclass
 from sim.step.breakdown import Breakdown
 
-_HOPELESS = 600.0
+#: starts that a save takes, in the logarithm: a replica is given up after as many
+_HOPELESS = math.log(HOPELESS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,8 @@ class JobEstimate:
     wall_s : float
         Expected wall-clock. [s]
     goodput : float
-        Share of it that is not spent on checkpoints, failures and lost work.
+        Share of it in which steps that count are worked on: no waiting for data, evaluation, saves,
+        failures or lost work.
     checkpoint_blocking_s : float
         One save. [s]
     resume_s : float
@@ -53,6 +59,8 @@ class JobEstimate:
         None without a price.
     energy : Energy
         Of all nodes.
+    storage_gb, egress_gb : float
+        What is stored while it runs, and taken away at its end.
     spec : JobSpec
         What a simulation of it would play.
     """
@@ -66,6 +74,8 @@ class JobEstimate:
     resume_s: float
     cost: Cost | None
     energy: Energy
+    storage_gb: float
+    egress_gb: float
     spec: JobSpec
 
 
@@ -93,7 +103,6 @@ def mean_goodput(spec: JobSpec) -> float:
     if spec.spares is None:
         away += spec.preemption_wait_s / spec.preemption_s
     down = (away / spec.interruption_rate if spec.interruption_rate else 0.0) + start
-    # exp(600) attempts: it will never get through
     if max(segment + blocking + spec.restart_s, down + spec.load_s) * rate > _HOPELESS:
         return 0.0
     mtbf = 1.0 / rate if rate else math.inf
@@ -107,13 +116,26 @@ def mean_goodput(spec: JobSpec) -> float:
     return goodput / (1.0 + outlived * lost + spec.memory_blocking_s / spec.memory_interval_s)
 
 
-def estimate_job(topology: Topology, workload: Workload, step: Breakdown) -> JobEstimate | None:
+def evaluation_s(workload: Workload, step: Breakdown, step_tokens: float) -> float:
+    """One evaluation, which is forward alone, beside a step of so many tokens. [s]"""
+    tokens = workload.evaluation.tokens
+    if not tokens:
+        return 0.0
+    flops = token_flops(workload)
+    return step.time_s * flops.forward / flops.hardware * tokens / step_tokens
+
+
+def estimate_job(
+    topology: Topology, workload: Workload, step: Breakdown, *, links: Links | None = None
+) -> JobEstimate | None:
     """Expected wall-clock, cost and energy of a job.
 
     Parameters
     ----------
     step : Breakdown
         An optimizer step that never waits for data; its parts are for the power model.
+    links : Links, optional
+        The machine's own, unless told otherwise.
 
     Returns
     -------
@@ -125,15 +147,29 @@ def estimate_job(topology: Topology, workload: Workload, step: Breakdown) -> Job
         return None
     steps, tokens = length
     pace = pipeline_of(topology, workload).pace_s(step.time_s)
-    links = links_of(topology)
+    links = links or links_of(topology)
     save, copy = save_of(topology, workload, links), copy_of(topology, workload, links)
-    busy = steps * pace
     stall = Stall(pace, pace - step.time_s, 1.0 - step.time_s / pace, None)
-    spec = job_spec(topology, workload, steps, stall, save, copy, 0.0, step)
-    goodput = mean_goodput(spec)
-    wall = busy / goodput if goodput else math.inf
-    resume = spec.restart_s + spec.load_s
-    bill = bill_of(topology, workload, step, wall, steps * step.time_s, tokens)
+    evaluating_s = evaluation_s(workload, step, tokens / steps)
+    spec = job_spec(topology, workload, steps, stall, save, copy, evaluating_s, step)
+    kept = mean_goodput(spec)
+    evaluations = steps // spec.evaluation_every if spec.evaluation_every else 0
+    working, evaluated = steps * step.time_s, evaluations * evaluating_s
+    wall = (steps * pace + evaluated) / kept if kept else math.inf
+    again = 0.5 * spec.storage_rate * min(spec.interval_s, steps * pace)  # per second: lost work
+    stepping = working + evaluated + (wall * again if kept else 0.0)
+    bill = bill_of(topology, workload, step, wall, min(wall, stepping), tokens)
     return JobEstimate(
-        steps, tokens, pace, wall, goodput, save.blocking_s, resume, bill.cost, bill.energy, spec
-    )  # fmt: skip
+        steps=steps,
+        tokens=tokens,
+        pace_s=pace,
+        wall_s=wall,
+        goodput=working / wall,
+        checkpoint_blocking_s=save.blocking_s,
+        resume_s=spec.restart_s + spec.load_s,
+        cost=bill.cost,
+        energy=bill.energy,
+        storage_gb=bill.storage_gb,
+        egress_gb=bill.egress_gb,
+        spec=spec,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from sim.inputs.topology import Topology
-from sim.job.forecast import terms_of
+from sim.job.basis import terms_of
 from sim.quantities import counted, duration, gib, percent, usd
 from sim.report.size_layouts import layout, layout_of, layouts_beside, tuned
 from sim.report.view import Cell, Column, Lines, Row, Table, View, ViewPart, borrowed, left

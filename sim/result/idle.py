@@ -149,7 +149,7 @@ def _figures(job: JobForecast | None, topology: Topology) -> tuple[object, ...]:
     """What is shown of a job; nothing of one without a length."""
     if job is None:
         return ()
-    return job_section(job), cost_section(job, topology), job.energy
+    return job_section(job), cost_section(job, topology), job.expected.energy
 
 
 def _with_default(spec: Any, keys: list[str]) -> Any:

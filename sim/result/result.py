@@ -181,12 +181,14 @@ class Bottleneck:
 class JobSection:
     """Wall-clock, goodput broken down, data, checkpoints, failures of the whole job.
 
-    A job that never ends has infinite times; means are over `replicas` simulated runs.
+    Wall-clock, goodput, cost and energy are those expected, in closed form, as `sweep`, `size` and
+    `compare` have them; quantiles, means and shares are over `replicas` simulated runs. A job that
+    never ends has infinite times.
     """
 
     steps: int
     tokens: float
-    wall_clock_s: float  # median
+    wall_clock_s: float  # expected
     wall_clock_p10_s: float
     wall_clock_p90_s: float
     wall_clock_mean_s: float

@@ -227,17 +227,17 @@ def throughput_section(topology: Topology, workload: Workload, step_s: float) ->
 
 def job_section(job: JobForecast) -> JobSection:
     """The job as the document shows it, but for the odds of a deadline."""
-    outcome, spec = job.outcome, job.spec
+    outcome, spec, expected = job.outcome, job.spec, job.expected
     rate = spec.interruption_rate
     return JobSection(
-        steps=job.steps,
-        tokens=job.tokens,
-        wall_clock_s=outcome.wall_p50_s,
+        steps=expected.steps,
+        tokens=expected.tokens,
+        wall_clock_s=expected.wall_s,
         wall_clock_p10_s=outcome.wall_p10_s,
         wall_clock_p90_s=outcome.wall_p90_s,
         wall_clock_mean_s=outcome.wall_mean_s,
         replicas=outcome.replicas,
-        goodput=outcome.goodput,
+        goodput=expected.goodput,
         shares=outcome.shares,
         failures=outcome.failures,
         preemptions=outcome.preemptions,
@@ -259,8 +259,8 @@ def job_section(job: JobForecast) -> JobSection:
         checkpoint_interval_best_s=job.best_s,
         memory_copy_interval_s=spec.memory_interval_s if job.copy else None,
         memory_copy_blocking_s=job.copy.blocking_s if job.copy else None,
-        storage_gb=job.storage_gb,
-        egress_gb=job.egress_gb,
+        storage_gb=expected.storage_gb,
+        egress_gb=expected.egress_gb,
     )
 
 
@@ -287,10 +287,11 @@ def with_deadline(
 def cost_section(job: JobForecast, topology: Topology) -> CostSection | None:
     """The bill, and where the price is from; None without a price."""
     offer = topology.offer
-    if job.cost is None or offer is None:
+    cost = job.expected.cost
+    if cost is None or offer is None:
         return None
     return CostSection(
-        **_fields(job.cost),
+        **_fields(cost),
         provider=offer.provider,
         region=offer.region,
         price_date=offer.date,
@@ -308,11 +309,12 @@ def energy_section(job: JobForecast, model_flops_per_step: float) -> EnergySecti
     model_flops_per_step : float
         Useful FLOPs of a step of all its GPUs.
     """
-    joules = job.energy.energy_j
+    expected = job.expected
+    joules = expected.energy.energy_j
     return EnergySection(
-        **_fields(job.energy),
-        joule_per_token=joules / job.tokens,
-        joule_per_model_flop=joules / (model_flops_per_step * job.steps),
+        **_fields(expected.energy),
+        joule_per_token=joules / expected.tokens,
+        joule_per_model_flop=joules / (model_flops_per_step * expected.steps),
     )
 
 

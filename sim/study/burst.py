@@ -6,8 +6,8 @@ import math
 from collections import Counter
 
 from sim.inputs.topology import Topology
+from sim.job.basis import terms_of
 from sim.job.energy import full_site_watts
-from sim.job.forecast import terms_of
 from sim.study.planned import Capacity, PlanReport
 from sim.units import HOUR_S
 

@@ -19,7 +19,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.job.cost import break_even_price
 from sim.job.estimate import JobEstimate, estimate_job
-from sim.job.forecast import has_length, no_length
+from sim.job.basis import has_length, no_length
 from sim.memory.bound import Bound, solve
 from sim.quantities import counted, duration, gib, percent
 from sim.step.step import memory_of, step

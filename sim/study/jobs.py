@@ -15,8 +15,8 @@ from sim.inputs.loader import load_topology, prepare
 from sim.inputs.reader import Reader
 from sim.inputs.tree import Branch, Items, Tree, from_python, plain_of, read_file
 from sim.inputs.yaml import from_yaml
+from sim.job.basis import no_length
 from sim.job.estimate import estimate_job
-from sim.job.forecast import no_length
 from sim.quantities import counted, gib
 from sim.step.step import memory_of, step
 from sim.study.cluster import Cluster, Request

@@ -32,7 +32,7 @@ from sim.inputs.reader import Reader
 from sim.inputs.spoken import gpus_meant
 from sim.inputs.topology import Nics, Offer, Topology
 from sim.inputs.tree import Branch, from_python
-from sim.job.forecast import terms_of
+from sim.job.basis import terms_of
 from sim.quantities import usd
 from sim.records import dataclass
 from sim.step.kept import machine_key

@@ -14,7 +14,7 @@ from sim.errors import InfeasibleError
 from sim.inputs.loader import Prepared
 from sim.inputs.shares import batch_on
 from sim.inputs.workload import Phase, Workload
-from sim.job.forecast import job_steps, terms_of
+from sim.job.basis import job_steps, terms_of
 from sim.memory.report import machine as memory_of
 from sim.records import dataclass
 from sim.study.generation import forward_s

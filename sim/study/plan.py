@@ -12,7 +12,7 @@ from typing import NamedTuple
 from sim.choices import Policy
 from sim.errors import Fault, InfeasibleError, InputError
 from sim.inputs.arguments import Argument
-from sim.job.forecast import terms_of
+from sim.job.basis import terms_of
 from sim.job.run import simulate_run
 from sim.quantities import counted, duration, percent
 from sim.step.variation import Progress

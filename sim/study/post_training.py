@@ -25,7 +25,7 @@ from sim.inputs.post_training import PostTraining
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import SampleLengths, Workload
-from sim.job.forecast import terms_of
+from sim.job.basis import terms_of
 from sim.quantities import gib
 from sim.step.step import StepReport, step
 from sim.study.generation import (

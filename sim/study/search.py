@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from sim.blocks.flops import token_flops
 from sim.documents import Section
 from sim.inputs.shares import batch_on
+from sim.job.basis import job_steps, no_length, terms_of
 from sim.job.estimate import JobEstimate, estimate_job
-from sim.job.forecast import job_steps, no_length, terms_of
 from sim.memory.report import MemoryReport
 from sim.records import dataclass
 from sim.result.peak import peak_of

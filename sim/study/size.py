@@ -13,7 +13,7 @@ from sim.inputs.arguments import Argument
 from sim.inputs.loader import Prepared, load_topology, prepare
 from sim.inputs.shares import batch_on
 from sim.inputs.workload import Workload
-from sim.job.forecast import has_length, no_length
+from sim.job.basis import has_length, no_length
 from sim.step.variation import Progress, silent
 from sim.study.axes import Grid, from_options
 from sim.study.candidates import CHECKPOINTING, CHOSEN, OFFLOAD, Space, Stop, family, never

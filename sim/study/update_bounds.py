@@ -20,7 +20,7 @@ from sim.cost.kernel_cost import cost_model
 from sim.inputs.strategy import strategy_of
 from sim.inputs.trainer import reduces_each
 from sim.inputs.workload import Workload
-from sim.job.forecast import links_of
+from sim.job.basis import links_of
 from sim.records import dataclass
 from sim.strategies.units import dtypes
 from sim.study.candidates import Candidate

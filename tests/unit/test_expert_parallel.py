@@ -12,7 +12,7 @@ from sim.inputs.loader import load
 from sim.inputs.models import catalogue_model
 from sim.inputs.shares import mesh_on
 from sim.interop.emit import write_plan
-from sim.job.forecast import checkpoint_bytes
+from sim.job.basis import checkpoint_bytes
 from sim.memory.report import memory
 from sim.mesh.routing import busiest_load, parts_met
 from sim.result.advice import changes

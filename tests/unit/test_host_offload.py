@@ -22,7 +22,7 @@ from sim.inputs.workload import (
     Stack,
     Workload,
 )
-from sim.job.forecast import checkpoint_bytes
+from sim.job.basis import checkpoint_bytes
 from sim.memory.report import memory
 from sim.memory.states import optimizer_bytes, trainable_elements
 from sim.mesh import Mesh

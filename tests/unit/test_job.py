@@ -7,6 +7,7 @@ import pytest
 
 from sim import simulate
 from sim.inputs.loader import load, load_topology, load_workload
+from sim.job.basis import Links, links_of, save_of
 from sim.job.checkpoints import (
     best_interval,
     checkpoint_cost,
@@ -15,7 +16,7 @@ from sim.job.checkpoints import (
     young_interval,
 )
 from sim.job.estimate import estimate_job
-from sim.job.forecast import Links, forecast_job, links_of, save_of
+from sim.job.forecast import forecast_job
 from sim.job.hazards import mean_time_between_failures
 from sim.job.outcome import simulate_job
 from sim.job.pipeline import Pipeline, simulate_stall

@@ -4,7 +4,7 @@ import pytest
 
 from sim.inputs.models import resolve_model
 from sim.inputs.workload import Data, Workload
-from sim.job.forecast import job_steps
+from sim.job.basis import job_steps
 
 MODEL = resolve_model("llama-3.1-8b")
 

@@ -11,9 +11,9 @@ from sim.cli import group
 from sim.errors import InputError
 from sim.inputs.loader import load, load_topology
 from sim.inputs.topology import Offer, Ownership
+from sim.job.basis import terms_of
 from sim.job.cost import owned_rate
 from sim.job.energy import full_site_watts
-from sim.job.forecast import terms_of
 from sim.job.spec import JobSpec
 from sim.report.gantt import chart
 from sim.study.burst import capacity_of

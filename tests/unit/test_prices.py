@@ -18,9 +18,9 @@ from sim.inputs.offer_import import import_offers
 from sim.inputs.offers import catalogue, find_offers, newest, offers
 from sim.inputs.price import PriceRow, today
 from sim.inputs.price_files import read_offers, to_csv
+from sim.job.basis import terms_of
 from sim.job.cost import Terms, break_even_price, break_even_tokens, total_cost
 from sim.job.energy import PowerDraw, carbon_intensity, gpu_states, job_energy
-from sim.job.forecast import terms_of
 from sim.report.prices import age, stale
 from sim.study.pricing import price_everywhere
 

@@ -9,7 +9,8 @@ import math
 import pytest
 
 from sim.inputs.loader import load_topology, load_workload
-from sim.job.forecast import Links, forecast_job
+from sim.job.basis import Links
+from sim.job.forecast import forecast_job
 from sim.job.hazards import mean_time_between_failures
 from sim.step.breakdown import Breakdown
 

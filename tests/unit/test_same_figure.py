@@ -1,0 +1,51 @@
+"""One question, asked of every verb, has one answer: step, wall-clock, cost and energy of a job."""
+
+import pytest
+
+import sim
+
+MACHINE, JOB = "dgx-h100", "llama3-8b-lora"
+
+
+def _of(found):
+    """Step, wall-clock, cost and energy of a verb's first row; None where it has no such column."""
+    [row, *_] = list(found.records())
+    cost = row.get("cost_usd", row.get("total_usd"))
+    return [row.get("step_time_s"), row.get("wall_clock_s"), cost, row.get("energy_j")]
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        [],
+        ["evaluation.tokens=1e7", "evaluation.every=100"],  # sweeps left it out: 5 % of the bill
+        ["tokens=1e12", "nodes=64"],  # long enough to fail
+        ["data.workers=1", "data.preprocess_tokens_per_s_per_worker=4000"],  # waits for data
+    ],
+)
+def test_every_verb_says_the_same_of_a_job(sets):
+    whole = sim.simulate(MACHINE, JOB, overrides=sets, scaling=False, fixes=False)
+    job = whole.job
+    run = [whole.step.time_s, job.wall_clock_s, whole.cost.total_usd, whole.energy.energy_j]
+    assert job.wall_clock_p10_s < job.wall_clock_s < job.wall_clock_p90_s
+    assert job.wall_clock_s == pytest.approx(job.wall_clock_mean_s, rel=0.01)
+    assert job.goodput == pytest.approx(job.shares["useful"], rel=0.01)
+    others = {
+        "sweep": sim.sweep(MACHINE, JOB, vary=["micro_batch=2"], overrides=sets),
+        "compare": sim.compare([MACHINE, MACHINE], JOB, overrides=sets),
+        "prices": sim.prices_job([MACHINE], JOB, overrides=sets),
+    }
+    for verb, found in others.items():
+        for here, there in zip(run, _of(found), strict=True):
+            assert there is None or there == pytest.approx(here, rel=1e-9), verb
+
+
+def test_a_cluster_of_size_is_the_run_of_its_plan():
+    """But for the quarter of an hour before the first step, which it pays for unless told not."""
+    sized = sim.size(JOB, topologies=[MACHINE], gpus=8, deadline="24 h", setup="0 min")
+    best = sized.winner
+    plan = best.candidate
+    whole = sim.simulate(plan.topology, plan.workload, scaling=False, fixes=False)
+    assert best.step_s == pytest.approx(whole.step.time_s, rel=1e-9)
+    assert best.figures.wall_s == pytest.approx(whole.job.wall_clock_s, rel=1e-9)
+    assert best.figures.cost_usd == pytest.approx(whole.cost.total_usd, rel=1e-9)
