@@ -101,6 +101,8 @@ def offer(reader: Binder, tree: Tree, path: str) -> Branch | None:
     """A mapping; what it leaves out comes from the offer that ``instance`` names."""
     if not isinstance(tree, Branch):
         hint = "is no mapping of provider, instance, ..., or of price_per_gpu_hour, provider, ..."
+        if isinstance(tree, Leaf) and isinstance(tree.value, str):
+            hint += f"; run and compare take one by name: --offer {tree.value}"
         reader.fault(tree.place, path, f"{described(tree)} {hint}")
         return None
     provider, instance, region = (

@@ -41,7 +41,7 @@ def instead(side: str, name: str) -> str:
         gpu = gpu_named(_COUNT.sub("", name), catalogue.gpu_names())
         if gpu is None:
             return ""
-        names = _shipped("topologies", rf"^\s*(?:- )?gpu: {re.escape(gpu)}\s*$")
+        names = _machines(gpu)
         said = f"is the GPU {gpu}, not a machine; "
         if not names:
             return f"{said}write a machine of it with scaling-sim init, node.gpu: {gpu}"
@@ -55,6 +55,16 @@ def instead(side: str, name: str) -> str:
     said = f"is the model {model}, not a job; "
     said += f"jobs that train it are {_some(names)}; " if names else ""
     return f"{said}any other job takes it with --set model={model}"
+
+
+def shipped_with(gpu: str) -> list[str]:
+    """Shipped machines with a GPU as people name it; none where no GPU is meant."""
+    name = gpu_named(gpu, catalogue.gpu_names())
+    return [] if name is None else _machines(name)
+
+
+def _machines(gpu: str) -> list[str]:
+    return _shipped("topologies", rf"^\s*(?:- )?gpu: {re.escape(gpu)}\s*$")
 
 
 def shape_instead(name: str, keys: Collection[str]) -> str:

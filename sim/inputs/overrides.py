@@ -16,7 +16,7 @@ from sim.inputs.base import Spec
 from sim.inputs.fields import plan_of
 from sim.inputs.nearest import did_you_mean
 from sim.inputs.topology import Topology
-from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, from_python
+from sim.inputs.tree import Branch, Items, Leaf, Place, Si, Tree, from_python
 from sim.inputs.workload import Workload
 from sim.inputs.yaml import from_yaml
 
@@ -208,7 +208,11 @@ def written(spec: Spec, names: Iterable[str]) -> dict[str, Any]:
     An empty text is left out: in a tree it would be a key without a value.
     """
     found = {name: getattr(spec, name) for name in names}
-    return {name: value for name, value in found.items() if value != ""}
+    return {
+        name: Si(value) if isinstance(value, float) else value
+        for name, value in found.items()
+        if value != ""
+    }
 
 
 def _opened(leaf: Leaf, name: str, place: Place) -> Branch:

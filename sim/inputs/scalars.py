@@ -9,7 +9,7 @@ from typing import Any
 from sim import units
 from sim.inputs.nearest import CUTOFF
 from sim.inputs.spoken import meant, value_of
-from sim.inputs.tree import Branch, Items, Leaf, Tree
+from sim.inputs.tree import Branch, Items, Leaf, Si, Tree
 
 _LENGTH = re.compile(r"(\d{1,6})\s*([kKM])\Z")
 _WHOLE = re.compile(r"[+-]?(?:0|[1-9]\d*)\Z")
@@ -130,6 +130,8 @@ def _float(leaf: Leaf, _: Any) -> float:
 
 def _quantity(leaf: Leaf, dimension: units.Dimension) -> float:
     value = leaf.value
+    if isinstance(value, Si):
+        return float(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = repr(value)
     if not isinstance(value, str):

@@ -54,6 +54,10 @@ class Leaf:
     quoted: bool = False
 
 
+class Si(float):
+    """A number out of a spec: in SI units, where a number that is written states its unit."""
+
+
 @dataclass(slots=True)
 class Items:
     """A list."""

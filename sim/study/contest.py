@@ -14,7 +14,7 @@ from sim.records import dataclass
 from sim.step.step import memory_of
 from sim.study.candidates import SAVING, Candidate, SoundJobs, Space, plans, refusal, variants
 from sim.study.layouts import beside
-from sim.study.machine_offers import price_doubt
+from sim.study.machine_offers import A_PRICE, price_doubt
 from sim.study.machines import Machine
 from sim.study.race import Rank, Searching, promising
 from sim.study.search import Counts, Estimate, Searcher, Simulated, Sought
@@ -169,7 +169,7 @@ def _unjudged(machine: Machine, target: Target) -> str:
     if asks_price and machine.price is None:
         without = "no --budget" if target.objective != "cost" else "--objective time"
         said = "has no price, and no provider that is wanted lists its kind"
-        return f"{said}; write offer: {{price_per_gpu_hour: 2 USD}}, or {without}"
+        return f"{said}; add {A_PRICE}, or {without}"
     offer = machine.topology.offer or Offer()
     place = offer.provider, offer.region, offer.country
     if target.objective == "co2" and carbon_intensity(*place) is None:

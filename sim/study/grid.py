@@ -13,6 +13,8 @@ from sim.inputs.strategy import strategy_of
 from sim.study.axes import Axis, Grid, checked, from_options, read_grid
 from sim.study.layouts import KEYS, LAYOUT, layouts
 
+_HOW = "give a sweep file, or a topology and a workload with --vary KEY=A,B (Python: vary=[...])"
+
 
 def grid_of(
     arguments: Sequence[Any],
@@ -40,13 +42,15 @@ def grid_of(
         Unreadable, or nothing to vary.
     """
     if len(arguments) == 1:
-        given = arguments[0]
+        [given] = arguments
+        if not isinstance(given, Grid | str | Path):
+            message = f"{type(given).__name__} is no sweep file; {_HOW}"
+            raise InputError([Fault("sweep", None, None, "", message)])
         grid = given if isinstance(given, Grid) else read_grid(Path(given))
     elif len(arguments) == 2:
         grid = Grid("sweep", arguments[0], arguments[1])
     else:
-        message = "give a sweep file, or a topology and a workload with --vary KEY=A,B"
-        raise InputError([Fault("sweep", None, None, "", message)])
+        raise InputError([Fault("sweep", None, None, "", _HOW)])
     axes = (*grid.axes, *from_options([v for v in varied if v.strip() != LAYOUT], zipped))
     if any(v.strip() == LAYOUT for v in varied):
         axes = (*axes, layout_axis(grid, axes, sets))

@@ -17,15 +17,15 @@ from sim.inputs.scaled import at_nodes
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
+from sim.job.basis import has_length, no_length
 from sim.job.cost import break_even_price
 from sim.job.estimate import JobEstimate, estimate_job
-from sim.job.basis import has_length, no_length
 from sim.memory.bound import Bound, solve
 from sim.quantities import counted, duration, gib, percent
 from sim.step.step import memory_of, step
 from sim.step.variation import Progress, silent
 from sim.study.candidates import NODES
-from sim.study.machine_offers import like_for_like, list_price
+from sim.study.machine_offers import A_PRICE, like_for_like, list_price
 from sim.study.machines import rented
 
 #: bandwidths are answered to this relative width
@@ -318,7 +318,7 @@ def _between(first: Loaded, other: Loaded) -> PriceNeeded:
     mine, theirs = _estimate(a, first.workload), _estimate(b, other.workload)
     for machine, estimate in ((b, theirs), (a, mine)):
         if estimate.cost is None:
-            message = "has no price; write offer: {price_per_gpu_hour: 2 USD}"
+            message = f"has no price; add {A_PRICE}"
             raise InputError.single(machine.name, message)
     assert mine.cost is not None
     assert theirs.cost is not None

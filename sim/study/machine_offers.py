@@ -12,6 +12,8 @@ from sim.inputs.topology import Offer, Topology
 from sim.job.forecast import terms_of
 
 CHEAPEST = "cheapest"
+#: how a price that no list has is given
+A_PRICE = '--set offer.price_per_gpu_hour="2 USD"'
 
 
 def matching(topology: Topology, rows: Iterable[PriceRow]) -> list[PriceRow]:

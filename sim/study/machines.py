@@ -14,10 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import cast
 
-from sim.errors import InputError
+from sim.errors import Fault, InputError
 from sim.inputs import catalogue as shipped
 from sim.inputs.arguments import Argument
-from sim.inputs.loader import load_topology
+from sim.inputs.loader import Prepared, load_topology
+from sim.inputs.mistaken import shipped_with
 from sim.inputs.offers import (
     catalogue,
     filtered,
@@ -36,7 +37,7 @@ from sim.job.basis import terms_of
 from sim.quantities import usd
 from sim.records import dataclass
 from sim.step.kept import machine_key
-from sim.study.machine_offers import list_price
+from sim.study.machine_offers import A_PRICE, list_price
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +179,18 @@ def set_up(machine: Machine, seconds: float) -> Machine:
     return replace(machine, topology=topology)
 
 
+def rented_as_set(machine: Machine, base: Prepared) -> Machine:
+    """The machine at the offer that settings of a pair with it make of its own."""
+    offer = base.loaded().topology.offer
+    if offer == machine.topology.offer:
+        return machine
+    return replace(machine, topology=machine.topology.model_copy(update={"offer": offer}))
+
+
 def _check(wanted: MachineFilter, rows: Sequence[PriceRow]) -> None:
     """A name that no offer has is a slip."""
     gpus = {row.gpu for row in rows}
-    faults = [no_such("--gpu", gpu, gpus) for gpu in wanted.gpu if not gpus_meant(gpu, gpus)]
+    faults = [_unrented(gpu, gpus) for gpu in wanted.gpu if not gpus_meant(gpu, gpus)]
     faults += unknown_places(
         rows, region=wanted.region, residency=wanted.residency, provider=wanted.provider
     )
@@ -290,3 +299,13 @@ def _offered(row: PriceRow) -> Machine | None:
     name = f"{row.provider} {row.instance}"
     topology = base.model_copy(update={"node": node, "offer": offer_of(row), "name": row.instance})
     return Machine(name, topology, most, note)
+
+
+def _unrented(gpu: str, rented: set[str]) -> Fault:
+    """That no offer has a GPU, and which machines with it can be named instead."""
+    machines = shipped_with(gpu)
+    if not machines:
+        return no_such("--gpu", gpu, rented)
+    own = " ".join(f"--topology {name}" for name in machines)
+    message = f"no offer has {gpu!r}; machines of one's own: {own}, at a price of yours: {A_PRICE}"
+    return Fault("--gpu", None, None, "", message)

@@ -15,9 +15,9 @@ from sim.inputs.loader import load
 from sim.inputs.offers import catalogue, newest
 from sim.inputs.price import TERMS, PriceRow, today
 from sim.inputs.topology import Offer, Topology
+from sim.job.basis import terms_of
 from sim.job.cost import Cost, Terms, break_even_price, break_even_tokens, total_cost
 from sim.job.energy import carbon_intensity
-from sim.job.basis import terms_of
 from sim.result.predict import predict
 from sim.result.result import Result
 from sim.step.variation import Progress, silent

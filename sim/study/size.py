@@ -19,7 +19,7 @@ from sim.study.axes import Grid, from_options
 from sim.study.candidates import CHECKPOINTING, CHOSEN, OFFLOAD, Space, Stop, family, never
 from sim.study.contest import Contest, broken_even
 from sim.study.layouts import KEYS, LAYOUT
-from sim.study.machines import SETUP_S, Machine, MachineFilter, machines, set_up
+from sim.study.machines import SETUP_S, Machine, MachineFilter, machines, rented_as_set, set_up
 from sim.study.phases import PhasePlan, light_phases
 from sim.study.room import RISK
 from sim.study.search import Counts, Searcher
@@ -89,6 +89,7 @@ def size(
     found = [set_up(machine, setup_s) for machine in found]
     given = list(sets)
     bases, unfit = _bases(workload, given, found)
+    found = [rented_as_set(m, bases[i]) if i in bases else m for i, m in enumerate(found)]
     job = next(iter(bases.values())).loaded().workload
     if not has_length(job):
         raise no_length(job.name)

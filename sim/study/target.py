@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -102,7 +103,8 @@ def settings_of(risk: WrittenShare, setup: str) -> tuple[float, float]:
     """
     faults: list[Fault] = []
     share = _share("--risk", risk, faults)
-    seconds = 0.0 if setup.strip() == "0" else _limit("--setup", setup, "s", faults)
+    nothing = re.fullmatch(r"\s*0+(\.0*)?\s*[a-z]*\s*", setup) is not None  # 0, 0 min
+    seconds = 0.0 if nothing else _limit("--setup", setup, "s", faults)
     if faults:
         raise InputError(faults)
     return share, seconds or 0.0

@@ -15,6 +15,7 @@ import sim
 from sim.api.checked import ELSEWHERE, KINDS, parts_of
 from sim.choices import CHOICES, SHARES
 from sim.commands.size import command as sizing
+from sim.inputs.loader import load_topology
 
 M, J = "dgx-h100", "mistral-7b-lora"
 FLEET = {"jobs": [{"name": "a", "workload": J}]}
@@ -272,3 +273,24 @@ def test_every_face_takes_a_question_from_its_signature():
 def test_a_set_of_machines_is_taken_by_name():
     found = sim.compare({"h100-x1", "a100-x1"}, "llama3-8b-lora")
     assert found.to_json() == sim.compare(["a100-x1", "h100-x1"], "llama3-8b-lora").to_json()
+
+
+def test_a_list_where_topology_and_workload_are_two():
+    """It was taken for a path, and Python said so."""
+    with pytest.raises(sim.InputError, match="list is no sweep file; give a sweep file, or"):
+        sim.sweep(["dgx-h100", "llama3-8b-lora"], vary=["micro_batch=1,2"])
+
+
+def test_an_offer_by_name_is_an_argument_of_its_own():
+    with pytest.raises(sim.InputError, match="take one by name: --offer cheapest"):
+        sim.simulate("dgx-h100", "llama3-8b-lora", overrides=["offer=cheapest"])
+
+
+def test_numbers_of_a_spec_are_kept_beside_one_that_is_set():
+    """In SI units, which texts state: what stood beside it was refused as having none."""
+    machine = sim.simulate("dgx-h100", "llama3-8b-lora", scaling=False, fixes=False)
+    assert machine.cost.storage_usd > 0.0
+    spec = load_topology("dgx-h100")
+    for key in ("offer.price_per_gpu_hour=3 USD", "network.switch_latency=1 us"):
+        found = sim.simulate(spec, "llama3-8b-lora", overrides=[key], scaling=False, fixes=False)
+        assert found.cost.storage_usd == pytest.approx(machine.cost.storage_usd, rel=1e-6)

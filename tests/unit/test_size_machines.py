@@ -107,8 +107,8 @@ def test_a_machine_of_ones_own_is_priced_by_what_it_is_written_off_by():
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({}, "has no price, and no provider that is wanted lists its kind; write offer: "
-             "{price_per_gpu_hour: 2 USD}, or --objective time"),
+        ({}, "has no price, and no provider that is wanted lists its kind; add --set "
+             'offer.price_per_gpu_hour="2 USD", or --objective time'),
         ({"objective": "time", "budget": "50 USD"}, "or no --budget"),
         ({"objective": "co2"}, "has no region whose electricity is known; write offer: "
                                "{country: DEU}, or --objective energy"),
@@ -124,6 +124,21 @@ def test_what_cannot_be_judged_is_not_said_to_have_no_room(asked, said):
     assert sized(FIVE, global_batch=60, objective="time").winner is not None
 
 
+def test_a_price_that_is_set_is_the_machine_s():
+    """It was refused as having none; and what an offer said before had lost its units."""
+    priced = ["offer.price_per_gpu_hour=2 USD"]
+    assert sized(FIVE, global_batch=60, overrides=priced).winner.candidate.machine.price == 2.0
+    dear = sized("dgx-h100", overrides=["offer.price_per_gpu_hour=9 USD"]).winner
+    assert dear.figures.cost_usd == pytest.approx(
+        9.0 / 2.95 * sized("dgx-h100").winner.figures.cost_usd, rel=1e-3
+    )
+
+
+def test_a_gpu_that_nobody_rents_leads_to_machines_with_it():
+    with pytest.raises(InputError, match="--topology rtx-4090-x1 --topology workstation-4x4090"):
+        machines(MachineFilter(gpu=("4090",)))
+
+
 @pytest.mark.parametrize("machine", [H100S, FIVE, {**H100S, "offer": OWN}])
 def test_setting_up_takes_its_time_on_every_machine(machine):
     def wall_s(**asked):
@@ -131,6 +146,7 @@ def test_setting_up_takes_its_time_on_every_machine(machine):
         return found.winner.figures.wall_s
 
     bare = wall_s(setup="0")
+    assert wall_s(setup="0 min") == bare
     assert wall_s() == pytest.approx(bare + SETUP_S)
     assert wall_s(setup="3h") == pytest.approx(bare + 3 * HOUR)
 
