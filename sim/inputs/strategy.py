@@ -72,6 +72,8 @@ class Strategy:
     #: one of whose published runs are like its own
     measured_as: str = ""
 
+    #: ranks hold parts of parameters, gradients or states, not all of them each
+    shards = True
     #: every block gathers its parameters, so that ranks wait for each other block by block
     gathers_blocks = False
     #: every block of a step is issued like the next, so that a step of few stands for one of many

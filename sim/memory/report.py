@@ -24,7 +24,7 @@ from sim.mesh import Mesh
 from sim.pipeline.schedules import SCHEDULES
 from sim.records import dataclass
 from sim.strategies import allocations_of
-from sim.strategies.terms import MOMENTS
+from sim.strategies.terms import MOMENTS, WHOLE
 from sim.strategies.units import dtypes, stored_bytes, tree_blocks
 
 #: times as many micro-batches as stages, from which on each more adds as much as the last
@@ -68,6 +68,8 @@ class MemoryReport:
         Blocks beside the reserved ones while streams hand on what they used. [B]
     step_reserved_bytes : float
         As `peak_reserved_bytes`, within a step alone: neither loading nor saving. [B]
+    whole : bool
+        Each GPU holds all of the parameters, gradients and states.
     host_bytes : float
         Host memory of one node while training: offloaded state and staging of checkpoints. [B]
     host_terms : dict
@@ -98,6 +100,7 @@ class MemoryReport:
     paged_bytes: float = 0.0
     in_flight_bytes: float = 0.0
     step_reserved_bytes: float = 0.0
+    whole: bool = False
     half_width: float = 0.1  # of the 80 % band of the peak, as a logarithm
     binding_gpu: str = ""  # where GPUs differ: whose memory is the capacity
     warnings: tuple[Message, ...] = ()
@@ -227,7 +230,8 @@ def memory(
     in_step = reserved - (1.0 + lost) * (pooled - ledger.step_pooled)
     needed = (1.0 + lost) * allocated
     needed += overheads["cuda_context"] + overheads["communicators"]
-    terms = {k: v for k, v in peak.terms.items() if v > 0.5}
+    whole = not strategy_of(workload).shards
+    terms = {WHOLE.get(k, k) if whole else k: v for k, v in peak.terms.items() if v > 0.5}
     categories = {m: ledger.peaks[m].by_category() for m in MOMENTS}
     node = tightest_node(topology)
     per_node = min(world, node.gpus if node else world)
@@ -253,6 +257,7 @@ def memory(
         paged_bytes=ledger.host.get("optimizer states", 0.0) * workload.optimizer_paged,
         in_flight_bytes=in_flight_bytes(workload, tree, reserved),
         step_reserved_bytes=in_step,
+        whole=whole,
         half_width=memory_half_width(kind_of(workload)),
         binding_gpu=_binding(topology),
         warnings=tuple(strategy_of(workload).memory_warnings(workload, tree, mesh)),

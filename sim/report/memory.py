@@ -25,12 +25,22 @@ TITLES = {
     "reduce_scatter_buffers": "reduce-scatter buffers",
     "inputs": "inputs",
 }
+_WHOLE = TITLES | {
+    "sharded_parameters": "parameters",
+    "unsharded_parameters": "parameters (copies)",
+    "unsharded_gradients": "gradients",
+}
 _OVERHEADS = {
     "stream_pools": "pools of other streams",
     "fragmentation": "fragmentation",
     "cuda_context": "CUDA context",
     "communicators": "NCCL buffers",
 }
+
+
+def titles(report: MemoryReport) -> dict[str, str]:
+    """Words for the categories of a report: what is sharded is called that."""
+    return _WHOLE if report.whole else TITLES
 
 
 def view(answer: MemoryAnswer) -> View:
@@ -103,7 +113,7 @@ def _moments(report: MemoryReport) -> Table:
     moments = list(report.by_moment)
     width = max(len(t) for t in (*TITLES.values(), *_OVERHEADS.values()))
     rows: list[Row] = []
-    for name, text in TITLES.items():
+    for name, text in titles(report).items():
         sizes = [report.categories_by_moment[m].get(name, 0.0) for m in moments]
         if max(sizes) >= 0.005 * GIB:
             rows.append([text, *map(_size, sizes)])

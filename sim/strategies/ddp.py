@@ -260,6 +260,7 @@ class Ddp(Strategy):
     tools = frozenset({"accelerate", "axolotl", "deepspeed", "torchtitan"})
     family = ("fsdp2", "ddp")
     shards_more = "fsdp2"
+    shards = False
     offloads_inputs = traceable = ordered_by_sizes = blocks_alike_alone = True
 
     def counts_missing(self, knobs: Parallelism) -> bool:

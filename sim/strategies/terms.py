@@ -49,6 +49,12 @@ TERMS = (
     Term("inputs", "inputs"),
     Term("buffers of pipeline messages", "pipeline_messages"),
 )
+#: words for the same where each GPU holds all of it
+WHOLE = {
+    "sharded parameters": "parameters",
+    "unsharded parameters": "copies of parameters",
+    "unsharded gradients": "gradients",
+}
 #: pools of the allocator, and which of them each term is in
 POOLS = tuple(dict.fromkeys(term.pool for term in TERMS))
 POOL_OF = tuple(POOLS.index(term.pool) for term in TERMS)

@@ -9,7 +9,7 @@ from sim.errors import Fault, InputError
 from sim.inputs.offers import cheapest, filtered, offer_keys
 from sim.inputs.price import PriceRow, regions_differ, today
 from sim.inputs.topology import Offer, Topology
-from sim.job.forecast import terms_of
+from sim.job.basis import terms_of
 
 CHEAPEST = "cheapest"
 #: how a price that no list has is given

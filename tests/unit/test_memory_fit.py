@@ -2,7 +2,7 @@
 
 import pytest
 
-from sim import simulate
+from sim import memory_of, simulate
 from sim.blocks.footprint import head_footprint
 from sim.blocks.parameters import tree_of
 from sim.inputs.loader import load
@@ -10,8 +10,10 @@ from sim.inputs.shares import mesh_of
 from sim.inputs.workload import Checkpointing, CheckpointSave, Method, Parallelism, Stack
 from sim.memory.report import memory, walk
 from sim.memory.states import constants
+from sim.report.memory import view
 from tests.clock import least
 from tests.unit.fitting_jobs import topology, workload
+from tests.unit.sizing import told
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 
@@ -295,3 +297,15 @@ def test_zero3_steps_a_sub_group_at_a_time():
     ]
     # the square root and the fp32 gradient, 4 B each
     assert peaks[0] - peaks[1] == pytest.approx(8 * (8_030_261_248 / 8 - 1e8), rel=1e-6)
+
+
+def test_what_nobody_shards_is_not_called_sharded():
+    """DDP, and one GPU: in the document, the table and the chart's legend."""
+    for machine, sets in (("a100-x1", ["parallelism=single"]), ("dgx-a100", ["parallelism=ddp"])):
+        found = memory_of(machine, "mistral-7b-lora", overrides=sets)
+        assert found.report.whole
+        assert {"parameters", "gradients"} <= found.report.terms.keys()
+        categories = told(view(found)).partition("GiB per GPU")[2].partition("allocated")[0]
+        assert "gradients" in categories
+        assert "shard" not in categories
+    assert not memory_of("dgx-a100", "mistral-7b-lora").report.whole

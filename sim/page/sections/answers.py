@@ -18,7 +18,7 @@ from sim.page.sections.plans import compared as plans_compared
 from sim.page.sections.plans import planned
 from sim.page.sections.traces import trace_pieces
 from sim.quantities import count, counted, duration, gib, usd
-from sim.report.memory import TITLES
+from sim.report.memory import titles
 from sim.result.memory import MemoryAnswer
 from sim.study.compared import Comparison, whole_job
 from sim.study.pareto import pareto_front
@@ -43,16 +43,17 @@ def pieces_of(document: Document) -> list[Piece]:
 def memory_pieces(answer: MemoryAnswer) -> list[Piece]:
     """Bytes by category at the peak of each moment."""
     report = answer.report
+    words = titles(report)
     names = [
-        name for name in TITLES
+        name for name in words
         if max(found.get(name, 0.0) for found in report.categories_by_moment.values()) > MIB
     ]  # fmt: skip
     drawn = [
         (
             f"{moment}: {gib(report.by_moment[moment])}",
             [
-                Slice(TITLES[name], found.get(name, 0.0), f"s{i % 11}",
-                      f"{TITLES[name]}: {gib(found.get(name, 0.0))}")
+                Slice(words[name], found.get(name, 0.0), f"s{i % 11}",
+                      f"{words[name]}: {gib(found.get(name, 0.0))}")
                 for i, name in enumerate(names)
             ],
         )
@@ -60,7 +61,7 @@ def memory_pieces(answer: MemoryAnswer) -> list[Piece]:
     ]  # fmt: skip
     peak = report.categories_by_moment[report.peak_moment]
     legend = [
-        LegendKey(f"s{i % 11}-key", TITLES[name], gib(peak.get(name, 0.0)))
+        LegendKey(f"s{i % 11}-key", words[name], gib(peak.get(name, 0.0)))
         for i, name in enumerate(names)
     ]
     said = "Live bytes by moment: " + ", ".join(name for name, _ in drawn)

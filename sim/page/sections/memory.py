@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sim.page.charts.axes import ChartAxis, ChartBand, Cursor, Drawn, Level, Limit, axes, ceiling
 from sim.page.charts.bars import Slice, stacked
@@ -11,7 +11,7 @@ from sim.page.charts.canvas import Chart, LegendKey
 from sim.page.model import Case, Dossier, PageSection, Piece
 from sim.page.sections.answers import memory_pieces
 from sim.quantities import duration, gib, percent
-from sim.report.memory import TITLES
+from sim.report.memory import titles
 from sim.report.run import memory_table
 from sim.result.memory import MemoryAnswer
 from sim.step.spans import Held, StepTimeline
@@ -76,19 +76,20 @@ def memory_bars(cases: Sequence[Case]) -> Chart:
                  lambda width: stacked(width, drawn, said), rows, legend)  # fmt: skip
 
 
-def _held(held: Held, fixed: float) -> str:
+def _held(held: Held, fixed: float, words: Mapping[str, str]) -> str:
     """What is live at an instant, the largest first."""
     most = sorted(held.by_category.items(), key=lambda item: -item[1])[:3]
-    parts = ", ".join(f"{TITLES[name]} {gib(size)}" for name, size in most)
+    parts = ", ".join(f"{words[name]} {gib(size)}" for name, size in most)
     return f"{duration(held.time_s)}: {gib(held.total_bytes + fixed)}; {parts}"
 
 
 def memory_chart(label: str, one: StepTimeline) -> Chart:
     """Live bytes by category over a step, the peak's band and the capacity."""
     report = one.memory
+    words = titles(report)
     fixed = sum(report.overheads.get(k, 0.0) for k in ("cuda_context", "communicators"))
     names = [
-        name for name in TITLES
+        name for name in words
         if max((h.by_category.get(name, 0.0) for h in one.held), default=0.0)
         > _LEAST * report.capacity_bytes
     ]  # fmt: skip
@@ -107,14 +108,14 @@ def memory_chart(label: str, one: StepTimeline) -> Chart:
     layers.append(ChartBand([(t, high) for t in ends], [(t, low) for t in ends], "band"))
     layers.append(Limit(report.needed_bytes, f"peak {gib(report.needed_bytes)}", "peak"))
     layers.append(Limit(report.capacity_bytes, f"capacity {gib(report.capacity_bytes)}"))
-    layers.append(Cursor([(h.time_s, _held(h, fixed)) for h in one.held]))
+    layers.append(Cursor([(h.time_s, _held(h, fixed, words)) for h in one.held]))
     y = ChartAxis("GiB on a GPU", 0.0, GIB * ceiling(max(report.capacity_bytes, high) * 1.06 / GIB),
                   lambda v: f"{v / GIB:.0f}", unit=GIB)  # fmt: skip
     x = ChartAxis("time in the step", 0.0, one.end_s, duration)
     legend = [LegendKey(f"{_MARKS[0]}-key", "CUDA context, NCCL buffers", gib(fixed))]
     legend += [
         LegendKey(
-            f"{mark}-key", TITLES[name], gib(max(h.by_category.get(name, 0.0) for h in one.held))
+            f"{mark}-key", words[name], gib(max(h.by_category.get(name, 0.0) for h in one.held))
         )
         for name, mark in zip(names, _MARKS[1:], strict=False)
     ]
