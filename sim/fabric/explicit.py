@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from sim.errors import Fault, InputError
 from sim.fabric.links import (
+    Joined,
     joined,
     nic_passes,
     nvlink_rates,
@@ -168,7 +168,7 @@ def _shape(
     rates: dict[int, float] = {}
     specs = dict(zip(shape.gpus, shape.gpu_specs, strict=True))
     ends = [place[end] for e in edges if e.kind == "nvlink" for end in (e.source, e.target)]
-    fabric = joined(ends)
+    fabric = joined(ends, not specs.keys() >= set(ends))
     for edge in edges:
         a, b = place[edge.source], place[edge.target]
         count = _links(specs.get(a, specs.get(b)), edge, fabric, rates)
@@ -206,9 +206,7 @@ def _gpu(topology: Topology, vertex: Vertex) -> Gpu:
     return gpu
 
 
-def _links(
-    gpu: Gpu | None, edge: Edge, fabric: Literal["pairs", "nvswitch"], rates: dict[int, float]
-) -> int:
+def _links(gpu: Gpu | None, edge: Edge, fabric: Joined, rates: dict[int, float]) -> int:
     """How many NVLinks make up an edge, at the GPU's rate of one; ``rates`` remembers it."""
     if edge.kind != "nvlink" or gpu is None or gpu.nvlink_generation is None:
         return 0

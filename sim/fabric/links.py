@@ -54,15 +54,23 @@ def nvlink_rates(nvlink: NvLink, gpu: Gpu) -> Rates:
     return Rates(raw, counted * kept, counted)
 
 
-def one_nvlink(gpu: Gpu, generation: int, fabric: Literal["pairs", "nvswitch"]) -> float:
+Joined = Literal["pairs", "mesh", "nvswitch"]
+
+
+def one_nvlink(gpu: Gpu, generation: int, fabric: Joined) -> float:
     """What one NVLink of a GPU gives where its links join GPUs so (`joined`). [B/s]"""
     nvlink = NvLink(generation=generation, links_per_gpu=1, fabric=fabric)
     return nvlink_rates(nvlink, gpu).capacity
 
 
-def joined(ends: Sequence[Hashable]) -> Literal["pairs", "nvswitch"]:
-    """How NVLinks with these ends join GPUs: ``pairs`` where none is the end of two of them."""
-    return "pairs" if 0 < len(ends) == len(set(ends)) else "nvswitch"
+def joined(ends: Sequence[Hashable], switched: bool) -> Joined:
+    """How NVLinks with these ends join GPUs.
+
+    By switches if there are any, in ``pairs`` where no GPU is the end of two links, else in a mesh.
+    """
+    if switched or not ends:
+        return "nvswitch"
+    return "pairs" if len(ends) == len(set(ends)) else "mesh"
 
 
 def pcie_rates(generation: int, lanes: int) -> Rates:

@@ -171,7 +171,8 @@ def _graph(host: ImportedNode, gpu: Gpu, interconnect: float) -> Graph:
         for j in range(i + 1, host.sockets)
     ]
     if host.nvlinks or host.nvswitch_links:
-        fabric = joined([end for pair in host.nvlinks for end in pair])
+        ends = [end for pair in host.nvlinks for end in pair]
+        fabric = joined(ends, bool(host.nvswitch_links))
         one = one_nvlink(gpu, gpu.nvlink_generation or 3, fabric)
         if host.nvswitch_links:
             vertices.append(Vertex(id="nvswitch", kind="nvswitch"))

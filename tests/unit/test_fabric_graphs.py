@@ -15,6 +15,7 @@ from sim.errors import InputError
 from sim.fabric import KINDS, compile_fabric
 from sim.fabric.links import constants
 from sim.fabric.paths import printed_class
+from sim.inputs.loader import load_topology
 from sim.inputs.topology import Edge, Graph, Topology, Vertex
 from tests.clock import least
 from tests.unit.machines import H100, dgx_a100, dgx_h100, pcie_box
@@ -237,3 +238,14 @@ def test_no_networkx_on_the_road():
     )
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=root).returncode == 0
+
+
+@pytest.mark.parametrize(("name", "links"), [("h200-nvl-141gb", 6), ("v100-sxm-16gb", 2)])
+def test_a_mesh_written_out_has_the_links_of_its_bridge(name, links):
+    """What a bridge keeps of a link holds for one of four cards; boards of SXM keep all."""
+    node = {"gpu": name, "gpus": 4, "nvlink": {"fabric": "mesh"}}
+    short = load_topology({"name": "four", "node": node})
+    for machine in (short, explicit(short, short.node.gpu)):
+        [shape] = compile_fabric(machine).shapes
+        found = [e.links for e in shape.links if KINDS[e.kind] == "nvlink"]
+        assert found == [links] * 12
