@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -39,6 +40,27 @@ PLANS = {
     "context": ("dgx-h100", "llama3-8b-32k", ["parallelism.context_parallel=2"]),
     "tensor": ("dgx-h100", "llama3-8b-sft", ["parallelism.tensor_parallel=2"]),
     "fp8": ("dgx-h100", "llama3-8b-sft-fp8", []),
+    "megatron": (
+        "dgx-h100",
+        "llama3-8b-sft",
+        [
+            "parallelism={strategy: megatron, tensor_parallel: 2, pipeline_parallel: 2, "
+            "pipeline_schedule: interleaved-1f1b}",
+            "gradient_accumulation=8",
+            "nodes=2",
+        ],
+    ),
+    "mixture": (
+        "dgx-h100",
+        "llama3-8b-sft",
+        [
+            "model=mixtral-8x7b",
+            "parallelism={strategy: megatron, expert_parallel: 8, context_parallel: 2, "
+            "context_parallel_rotation: all-to-all}",
+            "experts=grouped",
+            "nodes=2",
+        ],
+    ),
 }
 
 
@@ -130,6 +152,9 @@ def _version(home: Path) -> str:
 
 def _read(path: Path) -> Any:
     text = path.read_text()
+    if path.suffix == ".sh":
+        arguments = text.partition("pretrain_gpt.py")[2]
+        return dict.fromkeys(re.findall(r"^ +--([a-z0-9-]+)", arguments, re.M))
     if path.suffix == ".json":
         return json.loads(text)
     if path.suffix == ".toml":
@@ -172,6 +197,26 @@ def _deepspeed(package: Any, keys: Keys) -> Iterator[str]:
             yield f"{key}: DeepSpeed names no such key"
 
 
+#: arguments that megatron/training/arguments.py adds itself, which megatron-core does not ship, as
+#: Megatron-LM's examples/llama and examples/mixtral have them
+_OF_THE_LOOP = frozenset((
+    "group-query-attention", "vocab-size", "swiglu", "position-embedding-type",
+    "disable-bias-linear", "untie-embeddings-and-output-weights", "max-position-embeddings",
+    "seq-length", "micro-batch-size", "global-batch-size", "train-iters", "train-samples",
+    "fp8-format", "num-layers-per-virtual-pipeline-stage", "num-experts",
+))  # fmt: skip
+_OF_CORE = ("ModelParallelConfig", "TransformerConfig", "OptimizerConfig",
+            "DistributedDataParallelConfig")  # fmt: skip
+
+
+def _megatron(package: Any, keys: Keys) -> Iterator[str]:
+    """Arguments are fields of megatron-core's configurations, or its training loop's own."""
+    known = {field for name in _OF_CORE for field in package.fields(name)}
+    for key in keys:
+        if key not in _OF_THE_LOOP and key.replace("-", "_") not in known:
+            yield f"--{key}: no field of {', '.join(_OF_CORE)}"
+
+
 #: file -> packages, the files of them that say what is taken, and how one of ours is held to that
 TRAINERS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Complain]] = {
     "accelerate.yaml": (("accelerate",), ("config_args.py", "launch.py"), _accelerate),
@@ -194,6 +239,12 @@ TRAINERS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Complain]] = {
         ("transformers", "trl"),
         ("transformers/training_args.py", "trainer/*_config.py", "scripts/utils.py"),
         _fields("ScriptArguments", "SFTConfig", "ModelConfig"),
+    ),
+    "megatron.sh": (
+        ("megatron-core",),
+        ("core/model_parallel_config.py", "transformer/transformer_config.py",
+         "optimizer/optimizer_config.py", "distributed/distributed_data_parallel_config.py"),
+        _megatron,
     ),
     # 0.3 takes no TOML any more: its configurations are Python
     "torchtitan.toml": (("torchtitan<0.3",), ("config/job_config.py",), _fields("JobConfig")),

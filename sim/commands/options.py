@@ -120,8 +120,8 @@ def varied(function: F) -> F:
 
 FORMS = FORMATS
 #: tools that plans are written for (`sim.interop.emit.FILES`)
-EMITTED = ("accelerate", "deepspeed", "torchtitan", "axolotl", "llamafactory", "trl", "sbatch",
-           "torchrun", "yaml")  # fmt: skip
+EMITTED = ("accelerate", "deepspeed", "torchtitan", "megatron", "axolotl", "llamafactory", "trl",
+           "sbatch", "torchrun", "yaml")  # fmt: skip
 
 
 def formed(*forms: str, required: bool = True) -> Callable[[F], F]:

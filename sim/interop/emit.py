@@ -19,6 +19,7 @@ from sim.interop.emit_axolotl import axolotl_yaml
 from sim.interop.emit_deepspeed import deepspeed_json
 from sim.interop.emit_launch import sbatch_script, torchrun_script
 from sim.interop.emit_llamafactory import llamafactory_yaml
+from sim.interop.emit_megatron import megatron_script
 from sim.interop.emit_torchtitan import torchtitan_toml
 from sim.interop.emit_trl import trl_yaml
 from sim.interop.emit_yaml import topology_yaml, workload_yaml
@@ -31,6 +32,7 @@ FILES: dict[str, tuple[tuple[str, Emitter], ...]] = {
     "accelerate": (("accelerate.yaml", accelerate_yaml),),
     "deepspeed": (("ds_config.json", deepspeed_json),),
     "torchtitan": (("torchtitan.toml", torchtitan_toml),),
+    "megatron": (("megatron.sh", megatron_script),),
     "axolotl": (_AXOLOTL,),
     "llamafactory": (("llamafactory.yaml", llamafactory_yaml),),
     "trl": (_TRL,),

@@ -20,6 +20,7 @@ class Megatron(Strategy):
     """Megatron's `DistributedDataParallel` with or without its distributed optimizer."""
 
     name, title, tensor_style = "megatron", "Megatron", "megatron"
+    tools = frozenset({"megatron"})
     knobs = frozenset((
         "reduce_dtype", "use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather",
         "gradient_accumulation_fusion", "grad_bucket_size", "reduce_scatter",
