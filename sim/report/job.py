@@ -8,6 +8,7 @@ from sim.quantities import count, counted, duration, percent, usd
 from sim.report.view import Fact, Facts, Lines
 from sim.result.result import CostSection, EnergySection, JobSection, Result
 from sim.result.sections import NO_IDLE
+from sim.study.machine_offers import A_PRICE
 
 _PARTS = {
     "useful": "useful",
@@ -137,7 +138,7 @@ def _checkpoints(job: JobSection) -> str:
 
 def _cost(cost: CostSection | None) -> str:
     if cost is None:
-        return "no price: add --offer cheapest, or write offer.price_per_gpu_hour"
+        return f"no price: add --offer cheapest where a list has it, or {A_PRICE}"
     names = {
         "compute_usd": "compute", "setup_usd": "setup", "storage_usd": "storage",
         "egress_usd": "egress", "energy_usd": "electricity",

@@ -36,6 +36,7 @@ _SAID = (
     "rank", "sequence_length", "micro_batch", "gradient_accumulation", "global_batch",
     "tokens", "steps", "samples", "epochs", "deadline", "nodes", "gpus", "residency",
     "attention", "compile", "loss", "fused_kernels", "optimizer",  # advised, where files differ
+    "recipe",  # of FP8 one at least runs, and what follows from `precision: fp8` nobody set
 )  # fmt: skip
 #: of these the ones that a machine has by the same name
 _SAID_OF_JOBS = ("kind",)

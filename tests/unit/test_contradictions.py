@@ -152,7 +152,6 @@ SPOT = "offer={price_per_gpu_hour: 2 USD, spot_price_per_gpu_hour: 1 USD, capaci
         (["data.mean_length=300"], "workload.data.mean_length"),
         (["data.prefetch=4"], "workload.data.prefetch"),
         (["checkpoint.offload_to_cpu=false"], "workload.checkpoint.offload_to_cpu"),
-        (["reliability.warm_restart=10 s"], "topology.reliability.warm_restart"),
         (["network.nodes_per_leaf=2"], "topology.network.nodes_per_leaf"),
         (
             [TWO_USD, "offer.spot_price_per_gpu_hour=1 USD"],
@@ -260,3 +259,14 @@ def test_no_key_of_a_machine_is_silent():
     assert ends["nodes=1", "network.kind", "fat-tree"] == "warned"
     assert ends["nodes=1", "node.nics.kind", "roce"] == "warned"
     assert ends["nodes=2", "node.nics.kind", "tcp"] == "moved"
+
+
+@pytest.mark.parametrize("machine", ["dgx-h100", "h100-x1"])
+@pytest.mark.parametrize("job", ["llama3-8b-lora", "mistral-7b-lora"])
+def test_what_is_advised_is_not_warned_of_as_idle(machine, job):
+    """`precision=fp8` was, by the recipe that it brings and that nobody set."""
+    advised = [fix.change for fix in simulate(machine, job, scaling=False).bottleneck.fixes]
+    assert any("precision" in change for change in advised)
+    for change in [*advised, {"precision": "fp8", "compile": True}]:
+        found = simulate(machine, job, overrides=change, scaling=False, fixes=False)
+        assert [w.path for w in found.warnings if w.code == "idle-key"] == [], change
