@@ -83,6 +83,10 @@ def _masks(w: Workload) -> Findings:
     if data.document_masks and data.packing is False:
         message = "rows of one sample each have no documents to tell apart"
         yield fault("masks", "workload", path, message, "write packing: true, or leave it out")
+    if data.group_by_length and data.packing is not False:
+        message = "full rows are not grouped by length" if not free else "nothing is padded"
+        hint = "write packing: false, or leave it out"
+        yield fault("masks", "workload", "data.group_by_length", message, hint)
     masked = data.document_masks or free
     if masked and w.attention not in VARIED:
         message = f"attention {w.attention} does not stop at the ends of samples"
@@ -131,8 +135,9 @@ def padding_said(workload: Workload, world: int) -> Findings:
     share = 1.0 - real / run
     if share < WORTH:
         return
+    alike = "samples of like length" if data.group_by_length else "all ranks' samples"
     message = (
-        f"samples of {real:.0f} tokens wait in rows of {run} (the longest of all ranks' samples): "
+        f"samples of {real:.0f} tokens wait in rows of {run} (the longest of {alike}): "
         f"{percent(share, 0)} is padding or waiting, which tokens/s and MFU do not count"
     )
     yield warning("padding", "workload", "data.packing", message, "packing saves it")

@@ -28,6 +28,7 @@ SAMPLES = 50_000
 #: longest sample over the mean where a file gives the mean alone: Alpaca's 52,002 samples, 1,304
 #: (Lightning-AI/litgpt, tutorials/resource-tables.md) to 105 tokens of Llama 2's tokenizer
 LONGEST_OVER_MEAN = 12.4
+MOST_STEPS = 50  # whose samples are sorted at once where they are grouped by length
 QUANTUM = 8  # tokens: computed lengths are multiples of it, as collators pad
 
 
@@ -110,6 +111,7 @@ def as_run(workload: Workload, world: int) -> Workload:
     Ranks that gather blocks or reduce in every micro-step wait in each for the longest of all:
     E[longest of ranks x micro_batch draws] (padded), or of as many sums of `micro_batch`
     (padding-free). Others wait once a step: E[longest of ranks sums of micro-steps] / micro-steps.
+    Where samples are grouped by length, all ranks' rows of a micro-step follow each other.
     """
     if not varied(workload) or isinstance(workload, Computed):
         return workload
@@ -127,11 +129,33 @@ def _as_run(workload: Workload, ranks: int, step_by_step: bool) -> Workload:
     batch, steps = _micro_batch(workload), workload.gradient_accumulation
     if batch is None:
         return _computed(workload, workload.sequence_length, 1.0)
+    if workload.data.group_by_length and workload.data.packing is False:
+        return _grouped(workload, ranks)
     if step_by_step or steps == 1:
         length = batch.longest(ranks).mean
     else:
         length = batch.total(steps).longest(ranks).mean / steps
     return _computed(workload, length, batch.mean)
+
+
+def _grouped(workload: Workload, ranks: int) -> Workload:
+    """The job with rows of samples that were sorted by length, some fifty steps of a rank at once.
+
+    Source: transformers/trainer_pt_utils.py, `get_length_grouped_indices`, to which `Trainer` gives
+    micro-batch x accumulation; accelerate deals its batches out to the ranks one by one.
+    """
+    said = lengths_of(workload.data)
+    assert said is not None
+    one = distribution(said, workload.sequence_length)
+    step = workload.micro_batch * workload.gradient_accumulation
+    among = step * max(1, min(int(samples_in_set(workload)) // (4 * step), MOST_STEPS))
+    length = one.together(workload.micro_batch * ranks, among)
+    return _computed(workload, length, one.together(workload.micro_batch, among))
+
+
+def samples_in_set(workload: Workload) -> float:
+    """Samples of the set, as far as the job says: those of an epoch. [1]"""
+    return float(workload.samples or SAMPLES)
 
 
 def at_longest(workload: Workload, world: int) -> Workload:

@@ -227,6 +227,7 @@ class Data(Spec):
     mean_length: Positive | None = None  # tokens of a sample; None: the sequence length
     sequence_lengths: SampleLengths | None = None  # instead of `mean_length`: a distribution
     document_masks: bool = False  # of packed rows: attention stops at the ends of samples
+    group_by_length: bool = False  # not packed: micro-batches of like samples (transformers')
     prefetch: Positive = 2  # batches a worker keeps ready (torch's prefetch_factor)
 
 

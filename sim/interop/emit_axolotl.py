@@ -23,6 +23,7 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
         "base_model": repository(workload.model),
         "sequence_len": workload.sequence_length,
         "sample_packing": workload.data.packing is True,
+        **({"group_by_length": True} if workload.data.group_by_length else {}),
         "micro_batch_size": workload.micro_batch,
         "gradient_accumulation_steps": workload.gradient_accumulation,
         "optimizer": written_optimizer(workload.optimizer, workload.optimizer_paged),

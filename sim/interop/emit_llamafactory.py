@@ -62,6 +62,8 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
         config["packing"] = True
         if workload.data.document_masks:
             config["neat_packing"] = True
+    if workload.data.group_by_length:
+        config["group_by_length"] = True
     if workload.attention in _ATTENTION:
         config["flash_attn"] = _ATTENTION[workload.attention]
     if workload.fused_kernels == "all" and workload.loss == "fused-linear":

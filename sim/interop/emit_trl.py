@@ -40,6 +40,7 @@ def trl_yaml(topology: Topology, workload: Workload) -> str:
     config |= {
         "max_length": workload.sequence_length,
         "packing": workload.data.packing is True,
+        **({"train_sampling_strategy": "group_by_length"} if workload.data.group_by_length else {}),
         "per_device_train_batch_size": workload.micro_batch,
         "gradient_accumulation_steps": workload.gradient_accumulation,
         "bf16": precision.kind == "bf16",

@@ -6,7 +6,7 @@ questions get equal answers.
 
 from __future__ import annotations
 
-from math import erfc, exp, log, sqrt
+from math import erfc, exp, gcd, log, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +56,34 @@ class Lengths(NamedTuple):
         below = np.minimum(np.cumsum(self.mass), 1.0) ** samples
         below[-1] = 1.0
         return Lengths(self.pitch, np.diff(below, prepend=0.0))
+
+    def together(self, batch: int, among: int) -> float:
+        """Expected longest of so many that stand together where `among` at once are sorted.
+
+        Parameters
+        ----------
+        batch, among : int
+            Samples; every `among` are sorted from the longest on, batches follow each other.
+
+        Returns
+        -------
+        float
+            Mean over the batches. [tokens]
+
+        Notes
+        -----
+        Batches begin at all multiples x of gcd(batch, among) alike. One that holds where sorted
+        samples begin anew has the longest of `among`; of another it is the (1 + x)-th, whose mean
+        its median stands for, at the share (among - x - 0.3) / (among + 0.4) of all (Benard).
+        """
+        if batch >= among:
+            return self.longest(batch).mean
+        apart = gcd(batch, among)
+        at = np.arange(apart, among - batch + 1, apart)
+        share = (among - at - 0.3) / (among + 0.4)
+        place = np.searchsorted(np.cumsum(self.mass), share)
+        later = self.at[np.minimum(place, self.mass.size - 1)].sum()
+        return float((self.longest(among).mean * batch / apart + later) * apart / among)
 
     def total(self, samples: int) -> Lengths:
         """Distribution of the sum of so many.

@@ -221,3 +221,43 @@ def test_padding_that_the_modelling_code_takes_out_is_mentioned(sets, hint):
     notes = load("dgx-h100", "llama3-8b-sft", [*base, *sets]).notes
     hints = [w.hint for w in notes.warnings if "padding out in every layer" in w.message]
     assert hints == [hint] * (hint is not None)
+
+
+def sampled(lengths, batch, ranks, rng):
+    """Mean over micro-steps of the longest row of all ranks, as `Trainer` groups and deals.
+
+    transformers/trainer_pt_utils.py, get_length_grouped_indices: shuffled, cut into pieces of fifty
+    batches, each sorted from the longest on; batch is micro-batch x accumulation.
+    """
+    order = rng.permutation(lengths)
+    pieces = [np.sort(order[i : i + 50 * batch])[::-1] for i in range(0, len(order), 50 * batch)]
+    return np.concatenate(pieces)
+
+
+@pytest.mark.parametrize(
+    ("micro", "steps", "ranks"), [(1, 16, 1), (4, 4, 1), (4, 2, 8), (2, 1, 64), (16, 1, 8)]
+)
+def test_samples_grouped_by_length(micro, steps, ranks):
+    rng = np.random.default_rng(3)
+    s = sigma(105.0, 1304.0)
+    drawn = np.exp(log(105.0) - s * s / 2 + s * rng.standard_normal(400_000))
+    order = sampled(np.minimum(drawn, 512.0), micro * steps, ranks, rng)
+    rows = order[: len(order) // (micro * ranks) * micro * ranks].reshape(-1, micro * ranks)
+    said = Data(
+        packing=False, group_by_length=True,
+        sequence_lengths=SampleLengths(mean=105.0, maximum=1304),
+    )  # fmt: skip
+    workload = job(
+        micro_batch=micro, gradient_accumulation=steps, sequence_length=512, data=said,
+        steps=None, tokens=1e9, parallelism=Parallelism(strategy="fsdp2"),
+    )  # fmt: skip
+    length = as_run(workload, ranks).sequence_length
+    assert length == pytest.approx(rows.max(axis=1).mean(), rel=0.04, abs=5)
+    apart = workload.model_copy(update={"data": said.model_copy(update={"group_by_length": False})})
+    assert length <= as_run(apart, ranks).sequence_length
+    assert at_longest(workload, ranks).sequence_length == at_longest(apart, ranks).sequence_length
+
+
+def test_full_rows_are_not_grouped_by_length():
+    with pytest.raises(InputError, match="full rows are not grouped by length"):
+        load("dgx-h100", "llama3-8b-sft", ["data.group_by_length=true"])

@@ -97,14 +97,15 @@ def test_mixtures_that_a_tool_marks_as_leaves(tmp_path):
     assert leaf not in read(tmp_path, "a.yaml", factory.format("./none", 3))[0]
 
 
-def test_batches_of_like_lengths_are_said(tmp_path):
-    said = "like lengths are padded less"
-    on = AXOLOTL + "group_by_length: true\n"
-    assert said in read(tmp_path, "a.yaml", on)[1]
-    assert said not in read(tmp_path, "a.yaml", on + "sample_packing: true\n")[1]
+def test_batches_of_like_lengths(tmp_path):
+    grouped = "group_by_length: true"
+    on = AXOLOTL + f"{grouped}\n"
+    assert grouped in read(tmp_path, "a.yaml", on)[0]
+    assert grouped not in read(tmp_path, "a.yaml", on + "sample_packing: true\n")[0]
     trl = "model_name_or_path: x\nper_device_train_batch_size: 2\nbf16: true\nmax_length: 512\n"
-    assert said in read(tmp_path, "t.yaml", trl + "train_sampling_strategy: group_by_length\n")[1]
-    assert said not in read(tmp_path, "t.yaml", trl + "group_by_length: false\n")[1]
+    sampled = trl + "train_sampling_strategy: group_by_length\n"
+    assert grouped in read(tmp_path, "t.yaml", sampled)[0]
+    assert grouped not in read(tmp_path, "t.yaml", trl + "group_by_length: false\n")[0]
 
 
 TRL = """\

@@ -203,7 +203,7 @@ def loader(keys: Keys) -> None:
     sampling = keys.text("train_sampling_strategy") == "group_by_length"  # transformers 5
     name = "train_sampling_strategy" if sampling else "group_by_length"
     if (sampling or keys.flag(name)) and keys.job.text_at("data.packing").lower() != "true":
-        keys.matters("padded as batches drawn at random are: like lengths are padded less", name)
+        keys.put("data.group_by_length", True, name)
 
 
 _LENGTHS = frozenset({"data.mean_length", "data.sequence_lengths"})
