@@ -44,8 +44,8 @@ def from_calls(text: str, name: str) -> Branch:
     -------
     Branch
         Dotted names of what is called; of several calls of one the first to pass an argument
-        counts. Arguments without a name are ``0``, ``1``; what only a run knows is a text that
-        begins with `UNKNOWN`.
+        counts. Arguments without a name are ``0``, ``1``, a mapping of them that the file does not
+        say is ``**``; what only a run knows is a text that begins with `UNKNOWN`.
 
     Raises
     ------
@@ -154,8 +154,10 @@ def _arguments(node: ast.Call, known: dict[str, ast.expr]) -> Iterator[tuple[str
             for key, value in zip(inner.keys, inner.values, strict=True):
                 if isinstance(key, ast.Constant):
                     yield str(key.value), value
-        elif isinstance(inner, ast.Call):  # dict(...)
+        elif isinstance(inner, ast.Call) and _dotted(inner.func) == "dict":
             yield from ((k.arg, k.value) for k in inner.keywords if k.arg is not None)
+        else:
+            yield "**", keyword.value
 
 
 def _tree(node: ast.expr, known: dict[str, ast.expr], place: Place, depth: int = 0) -> Tree:

@@ -142,6 +142,27 @@ def test_full_and_sharded(tmp_path):
     assert job.activation_checkpointing.kind == "none"
 
 
+def test_a_launch_reads_the_program_that_it_starts(tmp_path):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/train.py").write_text(FULL)
+    (tmp_path / "helper.py").write_text("x = 1\n")
+    (tmp_path / "a.sh").write_text("python helper.py\ntorchrun --nproc_per_node 8 src/train.py\n")
+    found = sim.import_job(str(tmp_path / "a.sh"))
+    assert found.titles == ("a launch script", "train.py, which it names")
+    assert load("dgx-h100", tmp_path / "a.sh", ["nodes=1"]).workload.sequence_length == 4096
+
+
+def test_arguments_that_the_file_does_not_say_are_told(tmp_path):
+    text = UNSLOTH.replace('optim = "adamw_8bit"', "**options_of(yaml)").replace(
+        "r = 16,", "r = 16, **x,"
+    )
+    told = read(tmp_path, text)[1]
+    assert {k: v[1] for k, v in told.items()} == {
+        "SFTConfig(**)": "options_of(yaml) is known only at run time",
+        "get_peft_model(**)": "x is known only at run time",
+    }
+
+
 @pytest.mark.parametrize(("name", "text", "message"), [
     ("a.py", "x = 1\n", "is Python, which is not run here, and none of its calls has a trainer's"),
     ("a.py", "print(1)\nx = (\n", r"a\.py:2  is not Python: '\(' was never closed"),

@@ -152,8 +152,9 @@ def refer(source: Source, name: str, job: Translation) -> Source | None:
     path = beside(source, name)
     if path is None:
         return None
+    found = source_of(read_file(path), str(path), path, job.faults)
     job.titles.append(f"{path.name}, which it names")
-    return source_of(read_file(path), str(path), path, job.faults)
+    return found
 
 
 def zero_by_name(name: str, job: Translation, place: Place, theirs: str) -> None:

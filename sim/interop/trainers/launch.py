@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+from contextlib import suppress
 from itertools import takewhile
 
-from sim.inputs.foreign import LAUNCHES, format_of, format_of_keys
+from sim.errors import InputError
+from sim.inputs.foreign import LAUNCHES, beside, format_of, format_of_keys
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Leaf, Place
@@ -21,6 +23,7 @@ _LAUNCHER = re.compile(rf"{LAUNCHES}|\bdeepspeed\b")
 _NAMED = re.compile(
     r"(?:axolotl(?: +|\.cli\.)train|llamafactory-cli +train) +(\S+\.(?:ya?ml|json))"
 )
+_PYTHON = re.compile(r"(?<![\w./-])[\w./-]+\.py\b")
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::[-=]([^}]*))?\}|(\w+))")
 _ASSIGNED = re.compile(r"^\s*(?:export\s+|local\s+|declare\s+)?([A-Za-z_]\w*)=([^\s#;]+)")
 #: a list of words: ``ARGS=(--key value`` ... ``)``
@@ -120,6 +123,8 @@ def arguments(
     keys = Keys(job, rest)
     if {"per_device_train_batch_size", "model_name_or_path"} & inner.keys:
         huggingface.arguments(source, keys)
+    else:
+        _program(text, source, job)
     keys.leave("an argument of a script that is not known here", rest.entries)
 
 
@@ -173,6 +178,14 @@ def _positional(text: str, source: Source, job: Translation) -> None:
         place = Place(source.name, 1 + text.count("\n", 0, match.start()))
         if not _read(source, match[1], job):
             job.skip(place, match[0], f"{match[1]} is not here: name it too", True)
+
+
+def _program(text: str, source: Source, job: Translation) -> None:
+    """The Python that a line without a trainer's arguments starts, where it says them itself."""
+    for name in dict.fromkeys(_PYTHON.findall(text)):
+        if not job.has_file(name) and beside(source, name) is not None:
+            with suppress(InputError):  # no trainer's: the launch alone is read
+                _read(source, name, job)
 
 
 def _directives(source: Source) -> tuple[dict[str, Leaf], dict[str, str]]:

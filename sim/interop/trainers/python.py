@@ -77,23 +77,22 @@ def read(source: Source, job: Translation) -> None:
 def _put(found: Branch, name: str, call: Branch) -> None:
     """Arguments of a call under the names that scripts have for them; those there stay."""
     last = name.rpartition(".")[2]
+    names: dict[str, str] = {}
     if _ARGUMENTS.search(name):
-        _take(found, call, {k: k for k in call.entries if not k.isdigit()})
+        names = {k: k for k in call.entries if not k.isdigit()}
     elif last == "tokenizer":
-        _take(found, call, _CUT)
+        names = _CUT
     elif last.endswith("Trainer"):
-        _take(found, call, _ROWS)
+        names = _ROWS
     elif last == "LoraConfig" or (last == "get_peft_model" and "r" in call.entries):
-        _take(found, call, _ADAPTERS)
+        names = _ADAPTERS | {"use_gradient_checkpointing": "gradient_checkpointing"}
         _flag(found, "use_peft", call.place)
-        if "use_gradient_checkpointing" in call.entries:
-            _take(found, call, {"use_gradient_checkpointing": "gradient_checkpointing"})
     elif last == "BitsAndBytesConfig":
-        _take(found, call, _BITS)
+        names = _BITS
     elif last == "from_pretrained" and not _NO_MODEL.search(name):
-        _take(found, call, {k: k for k in _SAME})
         first = "0" if "0" in call.entries else "pretrained_model_name_or_path"
-        _take(found, call, {first: "model_name_or_path", "model_name": "model_name_or_path"})
+        model = "model_name_or_path"
+        names = {k: k for k in _SAME} | {first: model, "model_name": model}
         if _FAST.search(name):  # its own configuration of bitsandbytes
             _flag(found, "use_bnb_nested_quant", call.place)
     elif last in ("prepare_model_for_kbit_training", "prepare_model_for_int8_training"):
@@ -102,6 +101,9 @@ def _put(found: Branch, name: str, call: Branch) -> None:
             _flag(found, "gradient_checkpointing", call.place)  # PEFT's default
     elif last == "gradient_checkpointing_enable":
         _flag(found, "gradient_checkpointing", call.place)
+    if names and last != "tokenizer":
+        names = names | {"**": f"{last}(**)"}
+    _take(found, call, names)
 
 
 def _take(found: Branch, call: Branch, names: dict[str, str]) -> None:
