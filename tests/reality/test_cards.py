@@ -70,3 +70,25 @@ def test_8b_on_a_desk(changes, speed, peak):
     assert found.memory.fits
     assert found.memory.peak_allocated_bytes / 2**30 == pytest.approx(peak, rel=0.1)
     assert found.throughput.tokens_per_s == pytest.approx(speed, rel=0.21)
+
+
+@pytest.mark.parametrize(
+    ("nvlink", "seconds"),
+    [({"generation": 2, "links_per_gpu": 2, "fabric": "pairs"}, 101), (None, 131)],
+    ids=["bridge", "PCIe"],
+)
+def test_gpt2_on_two_titans(nvlink, seconds):
+    """200 steps of 4 x 1,024 tokens in FP32 under DDP, on two TITAN RTX.
+
+    Source: huggingface/transformers docs, "Efficient training on multiple GPUs": 101 s by two
+    NVLinks, 131 s with NCCL_P2P_DISABLE=1.
+    """
+    job = {
+        "name": "gpt2", "model": "gpt2", "sequence_length": 1024, "micro_batch": 4, "steps": 200,
+        "precision": "fp32", "attention": "eager", "loss": "huggingface", "parallelism": "ddp",
+        "trainer": "huggingface", "stack": {"torch": "1.8", "cuda": "11.0"},
+    }  # fmt: skip
+    level = {"nvlink": nvlink} if nvlink else {"p2p_level": "LOC"}
+    machine = {"name": "titans", "node": {"gpu": "TITAN RTX", "gpus": 2, **level}}
+    found = simulate(machine, job, scaling=False, fixes=False)
+    assert 200 * found.step.time_s == pytest.approx(seconds, rel=0.12)
