@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from sim import units
 from sim.data import table
-from sim.inputs import check_offer, check_reliability
+from sim.inputs import catalogue, check_offer, check_reliability
 from sim.inputs.architecture import facts_of
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Graph, Node, NodeGroup, Topology
+from sim.quantities import percent
 
 MAX_GPUS = 262_144  # more than any one job has had; a larger one takes minutes to simulate
+UNCHANGED = 0.03  # what SMs times clock may differ by before a peak does
 SUPERCHIP_NVSWITCH = 72  # NVL72
 
 
@@ -55,6 +57,7 @@ def _groups(t: Topology) -> Findings:
 def node_findings(node: Node) -> Findings:
     """Every finding about a node by itself."""
     yield from _architecture(node.gpu, "node.gpu")
+    yield from _peaks(node.gpu, "node.gpu")
     yield from _nvlink(node)
     yield from _nvswitch_size(node)
     yield from _pcie(node)
@@ -101,6 +104,23 @@ def _architecture(gpu: Gpu, path: str) -> Findings:
         message = f"nothing is known of {gpu.architecture}; {rows['stand_in']}'s kernels stand in"
         hint = f"known are {', '.join(rows['architecture'])}"
         yield warning("architecture", "topology", f"{path}.architecture", message, hint)
+
+
+def _peaks(gpu: Gpu, path: str) -> Findings:
+    """SMs and clock that another number of FLOPs follows from than is written or left there."""
+    base = catalogue.gpu(gpu.base) if gpu.base else None
+    if base is None or gpu.peak_half != base.peak_half:
+        return
+    share = gpu.sms * gpu.boost_clock / (base.sms * base.boost_clock)
+    if abs(share - 1.0) > UNCHANGED:
+        name = "peak_bf16" if gpu.peak_bf16 else "peak_fp16"
+        then = units.show(share * gpu.peak_half, "FLOP/s")
+        message = (
+            f"is that of {base.name}, and SMs and clock are {percent(share, 0)} of its: "
+            f"in proportion {then}"
+        )
+        hint = f"write {name}: {then}, and what else the data sheet says"
+        yield warning("peaks", "topology", f"{path}.{name}", message, hint)
 
 
 def _nvlink(node: Node) -> Findings:
@@ -255,6 +275,7 @@ def _graph(graph: Graph, t: Topology) -> Findings:
     kinds = {v.gpu: i for i, v in reversed(list(enumerate(graph.vertices))) if v.gpu is not None}
     for gpu, i in kinds.items():
         yield from _architecture(gpu, f"graph.vertices[{i}].gpu")
+        yield from _peaks(gpu, f"graph.vertices[{i}].gpu")
     if not gpus:
         yield fault("no-gpus", "topology", "graph.vertices", "no vertex is a GPU", "add kind: gpu")
     for index in gpus:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from sim.inputs import catalogue
 from sim.inputs.architecture import measured_gpu
 from sim.inputs.base import Spec
@@ -27,13 +29,25 @@ def gpu(reader: Binder, tree: Tree, path: str) -> Branch | Spec | None:
             reader.fault(base.place, f"{path}.base", "is no catalogue name")
         return None
     name = str(base.value)
-    entry = catalogue.gpu_table(gpu_named(name, catalogue.gpu_names()) or name)
-    return Branch({**entry.entries, **tree.without("base").entries}, tree.place, tree.keys)
+    of = gpu_named(name, catalogue.gpu_names()) or name
+    entry = catalogue.gpu_table(of)
+    left = _left_to(of, entry, tree)
+    return Branch({**entry.entries, **left, **tree.without("base").entries}, tree.place, tree.keys)
 
 
+_NUMBER = re.compile(r"\d{1,3}(\.\d{1,3})?$")
 #: what decides how fast a GPU is and what fits on it: nothing to be supposed of an unknown one
 _DECIDES = ("architecture", "memory", "memory_bandwidth", "sms", "power_limit")
 _PEAKS = ("peak_bf16", "peak_fp16")
+
+
+def _left_to(base: str, entry: Branch, tree: Branch) -> dict[str, Tree]:
+    """What a GPU of another name leaves to its base of what decides its speed, to be said."""
+    name = tree.entries.get("name")
+    keys = [k for k in (*_DECIDES, *_PEAKS) if k in entry.entries and k not in tree.entries]
+    if not keys or not isinstance(name, Leaf) or gpu_named(str(name.value), [base]) == base:
+        return {}
+    return {"borrowed": Leaf(f"{', '.join(keys)} of {base}", tree.place)}
 
 
 def _own_gpu(reader: Binder, tree: Branch, path: str) -> Branch | None:
@@ -69,8 +83,9 @@ _LACKS = {
 
 def _lent(reader: Binder, tree: Branch, path: str) -> Branch:
     """A GPU of one's own with what it leaves out: another's by name, or nothing."""
-    written = tree.entries["architecture"]
-    lender = measured_gpu(str(written.value) if isinstance(written, Leaf) else "")
+    words = (tree.entries.get(key) for key in ("architecture", "compute_capability"))
+    architecture, capability = (str(w.value) if isinstance(w, Leaf) else "" for w in words)
+    lender = measured_gpu(architecture, float(capability) if _NUMBER.match(capability) else 0.0)
     theirs = catalogue.gpu_table(lender).entries
     lent = {key: theirs[key] for key in _LENT if key not in tree.entries}
     board = "sxm" if "nvlink_generation" in tree.entries else "pcie"

@@ -147,3 +147,35 @@ def test_what_one_gpu_makes_of_a_job_is_not_kept_for_more(tmp_path):
     ]
     times = [row["step_time_s"] for row in swept]
     assert times == pytest.approx([a.step.time_s for a in alone], rel=1e-9)
+
+
+def test_what_a_gpu_of_a_base_leaves_to_it_is_said():
+    """A data sheet's line or two over a catalogue GPU: the rest is the base's, and stands there."""
+    machine = {"name": "m", "node": {"gpu": {"name": "rtx-4070", "base": "RTX 4090"}, "gpus": 1}}
+    node = machine["node"]
+    node["gpu"] |= {"memory": "11.6 GiB", "memory_bandwidth": "504 GB/s", "sms": 46}
+    found = sim.simulate(machine, "mistral-7b-lora", scaling=False, fixes=False)
+    left = "what rtx-4070 does not say: architecture, power_limit, peak_bf16, peak_fp16 of"
+    assert any(text.startswith(f"{left} rtx-4090-24gb") for text in found.borrowed)
+    (said,) = [w for w in found.warnings if w.code == "peaks"]
+    assert "SMs and clock are 36 % of its: in proportion 59.4 TFLOP/s" in said.message
+    node["gpu"] |= {"peak_bf16": "58.3 TFLOP/s", "boost_clock": "2.475 GHz"}
+    found = sim.simulate(machine, "mistral-7b-lora", scaling=False, fixes=False)
+    assert not [w for w in found.warnings if w.code == "peaks"]
+    # a what-if of a GPU of the catalogue under its own name says nothing
+    found = sim.simulate(
+        "rtx-4090-x1", "mistral-7b-lora",
+        overrides=["node.gpu={base: rtx-4090-24gb, memory_bandwidth: 2 TB/s}"],
+        scaling=False, fixes=False,
+    )  # fmt: skip
+    assert not any("does not say" in text for text in found.borrowed)
+
+
+def test_what_an_rtx_blackwell_of_ones_own_is_lent():
+    gpu = {
+        "name": "mine", "architecture": "blackwell", "compute_capability": 12.0, "sms": 48,
+        "memory": "11.6 GiB", "memory_bandwidth": "672 GB/s", "power_limit": "250 W",
+        "peak_bf16": "61.7 TFLOP/s",
+    }  # fmt: skip
+    machine = {"name": "m", "node": {"gpu": gpu, "gpus": 1}}
+    assert load_topology(machine).node.gpu.borrowed.endswith("of l40s-pcie-48gb")
