@@ -188,3 +188,33 @@ def test_host_memory_of_a_32b():
     assert report.verdict.word == "does not fit"
     assert report.verdict.on_gpu
     assert report.host_bytes == pytest.approx(27 * 32.76e9, rel=0.2)
+
+
+BLOOMZ = {
+    "name": "bloomz-7b1", "layers": 30, "hidden_size": 4096, "heads": 32, "kv_heads": 32,
+    "head_dim": 128, "ffn_size": 16384, "ffn": "gelu", "norm": "layernorm", "positions": "alibi",
+    "bias": True, "vocab_size": 250880, "tied_embeddings": True, "embedding_norm": True,
+    "max_positions": 2048,
+}  # fmt: skip
+
+
+def test_adapters_of_a_7b_in_fp32_and_offloaded():
+    """Plain 32 GB on the GPU; ZeRO-3 with all on the host 35 GB there.
+
+    Source: huggingface/peft README.md of 2023, memory of A100s: batches of eight short tweets. The
+    18.1 GB it gives of the offloaded GPU hold its evaluation, which generates.
+    """
+    job = {
+        "name": "bloomz", "model": BLOOMZ, "sequence_length": 64, "micro_batch": 8, "steps": 100,
+        "method": {"lora": {"rank": 8, "targets": ["q", "k", "v"], "dropout": 0.1}},
+        "attention": "eager", "loss": "huggingface", "trainer": "accelerate",
+        "stack": {"torch": "1.13", "cuda": "11.7", "transformers": "4.26"},
+    }  # fmt: skip
+    found = load(machine("a100-sxm-80gb"), job | {"precision": "fp32"})
+    plain = memory(found.topology, found.workload)
+    assert plain.peak_allocated_bytes == pytest.approx(32e9, rel=0.1)
+    offloaded = job | {"precision": "fp16", "parallelism": {"strategy": "zero3", "offload": "all"}}
+    found = load(machine("a100-sxm-80gb"), offloaded)
+    report = memory(found.topology, found.workload)
+    assert report.host_bytes == pytest.approx(35e9, rel=0.1)
+    assert report.peak_allocated_bytes < 18.1e9
