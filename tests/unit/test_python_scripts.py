@@ -142,6 +142,19 @@ def test_full_and_sharded(tmp_path):
     assert job.activation_checkpointing.kind == "none"
 
 
+def test_a_model_that_the_trainer_loads(tmp_path):
+    """TRL's first example."""
+    text = (
+        'trainer = SFTTrainer(model="Qwen/Qwen3-0.6B", train_dataset=data, '
+        'args=SFTConfig(output_dir="x", packing=True), peft_config=LoraConfig())\n'
+    )
+    job = read(tmp_path, text)[0].workload
+    assert (job.model.name, job.method.kind, job.method.rank) == ("qwen3-0.6b", "lora", 8)
+    assert (job.sequence_length, job.micro_batch, job.precision.kind) == (1024, 8, "bf16")
+    assert job.activation_checkpointing.kind == "full"  # TRL's defaults
+    assert read(tmp_path, text.replace('"Qwen/Qwen3-0.6B"', "model") + FULL)[0].workload
+
+
 def test_a_launch_reads_the_program_that_it_starts(tmp_path):
     (tmp_path / "src").mkdir()
     (tmp_path / "src/train.py").write_text(FULL)

@@ -83,7 +83,9 @@ def _put(found: Branch, name: str, call: Branch) -> None:
     elif last == "tokenizer":
         names = _CUT
     elif last.endswith("Trainer"):
-        names = _ROWS
+        named = call.entries.get("model")  # TRL's loads a model of that name
+        loads = isinstance(named, Leaf) and not str(named.value).startswith(UNKNOWN)
+        names = _ROWS | ({"model": "model_name_or_path"} if loads else {})
     elif last == "LoraConfig" or (last == "get_peft_model" and "r" in call.entries):
         names = _ADAPTERS | {"use_gradient_checkpointing": "gradient_checkpointing"}
         _flag(found, "use_peft", call.place)
