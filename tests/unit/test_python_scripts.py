@@ -152,6 +152,11 @@ def test_a_model_that_the_trainer_loads(tmp_path):
     assert (job.model.name, job.method.kind, job.method.rank) == ("qwen3-0.6b", "lora", 8)
     assert (job.sequence_length, job.micro_batch, job.precision.kind) == (1024, 8, "bf16")
     assert job.activation_checkpointing.kind == "full"  # TRL's defaults
+    kwargs = (
+        "model_init_kwargs={'attn_implementation': 'flash_attention_2', 'dtype': torch.float32}"
+    )
+    job = read(tmp_path, text.replace("packing=True", f"packing=True, {kwargs}"))[0].workload
+    assert (job.attention, job.method.frozen_dtype) == ("flash2", "fp32")
     assert read(tmp_path, text.replace('"Qwen/Qwen3-0.6B"', "model") + FULL)[0].workload
 
 

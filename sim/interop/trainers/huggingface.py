@@ -50,7 +50,7 @@ def arguments(source: Source, keys: Keys) -> None:
     """The arguments of a trainer and, where they are there, of TRL's SFT script."""
     trl = bool(_TRL & frozenset(keys.branch.entries))
     _arguments(source, keys, trl, trl)
-    if keys.flag(*_PEFT) and not keys.text(*_DTYPE):
+    if keys.flag(*_PEFT) and not keys.text(*_DTYPE) and not _model_keys(keys).text(*_DTYPE):
         keys.job.loads_fp32 = "TRL's dtype: float32, of what is not of 4 bits"
 
 
@@ -91,13 +91,21 @@ def _arguments(source: Source, keys: Keys, trl: bool, configured: bool) -> None:
     training(source, keys, micro_batch=8, precision=precision, checkpointing=configured)
     if not trl:
         keys.suppose("data.packing", False)
-    words.attention(keys, "attn_implementation")
+    inner = _model_keys(keys)
+    for where in (keys, inner):
+        words.attention(where, "attn_implementation")
     keys.put_on("attention", "use_flash_attn", "use_flash_attention_2", value="flash2")
     keys.job.suppose("attention", "sdpa", _DEFAULT)
-    dtype = words.dtype(keys, *_DTYPE)
-    master(keys, dtype, *_DTYPE)
+    where = inner if inner.text(*_DTYPE) else keys
+    dtype = words.dtype(where, *_DTYPE)
+    master(where, dtype, *_DTYPE)
     if keys.flag(*_PEFT) and dtype == "fp32":
-        keys.job.loads_fp32 = f"{keys.named(*_DTYPE)}: float32, of what is not of 4 bits"
+        keys.job.loads_fp32 = f"{where.named(*_DTYPE)}: float32, of what is not of 4 bits"
+
+
+def _model_keys(keys: Keys) -> Keys:
+    """What TRL's configuration passes to the model's `from_pretrained`."""
+    return keys.inner("model_init_kwargs")
 
 
 def training(
