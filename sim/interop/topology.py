@@ -127,6 +127,8 @@ def write(host: ImportedNode, gpu: Gpu, name: str) -> ImportedTopology:
             f"{gpu.pcie_generation}"
         )
     host.generation = min(host.generation, gpu.pcie_generation)
+    if gpu.form_factor == "superchip":  # a Grace beside each
+        host.vendor = host.vendor or "arm"
     interconnect = _interconnect(host)
     graph = _graph(host, gpu, interconnect)
     explicit = Topology(name=name, gpu=gpu, graph=graph)

@@ -298,6 +298,20 @@ def test_the_gpu_that_stands_beside_the_matrix(tmp_path, beside):
     assert not any("does not name it" in line for line in found.assumed)
 
 
+def test_a_superchip_brings_its_own_cpu(tmp_path):
+    path = tmp_path / "gb200.txt"
+    rows = "".join(
+        f"GPU{i}\t"
+        + "\t".join(" X " if i == j else "NV18" for j in range(4))
+        + f"\t0-71\t{i // 2}\n"
+        for i in range(4)
+    )
+    path.write_text("\tGPU0\tGPU1\tGPU2\tGPU3\tCPU Affinity\tNUMA Affinity\n" + rows)
+    topology, assumed = imported(tmp_path, path, "gb200-186gb")
+    assert (topology.node.cpu.vendor, topology.node.cpu.sockets) == ("arm", 2)
+    assert not any("Intel" in line for line in assumed)
+
+
 def test_the_gpu_by_its_nvlinks():
     """NV4 to each of three, or NV12 to all: 12 links, as of an A100 SXM alone."""
     found = import_topology(DATA / "four-a100-trimmed.txt")
