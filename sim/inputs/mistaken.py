@@ -47,6 +47,7 @@ def instead(side: str, name: str) -> str:
             return f"{said}write a machine of it with scaling-sim init, node.gpu: {gpu}"
         many = _COUNT.search(name)
         count = int(many[1] or many[2]) if many else 0
+        names.sort(key=lambda name: _gpus(name) != count if count else False)  # as many first
         return f"{said}machines with it are {_some(names)}{_cut_to(count, names)}"
     model = _model(name)
     if model is None:

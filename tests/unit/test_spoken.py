@@ -226,7 +226,8 @@ def test_global_batch_can_be_set_on_a_job_that_says_its_accumulation():
     ("8x A100 80GB", "llama3-8b-sft", "is the GPU a100-sxm-80gb, .*a100-x1"),
     ("2x RTX 4090", "llama3-8b-lora", "is the GPU rtx-4090-24gb, .*; with 2 of them: "
      "workstation-4x4090 --set node.gpus=2$"),
-    ("RTX 4090 x4", "llama3-8b-lora", "with it are rtx-4090-x1, workstation-4x4090$"),
+    ("RTX 4090 x4", "llama3-8b-lora", "with it are workstation-4x4090, rtx-4090-x1$"),
+    ("h100-sxm-x1", "llama3-8b-sft", "machines with it are h100-x1, "),
     ("MI300X", "llama3-8b-sft", "write a machine of it with scaling-sim init, node.gpu: mi300x"),
     ("dgx-h100", "Qwen/Qwen2.5-7B-Instruct", "is the model qwen2.5-7b, not a job; jobs that train "
      "it are qwen2.5-7b-grpo; any other job takes it with --set model=qwen2.5-7b$"),
