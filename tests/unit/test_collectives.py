@@ -220,17 +220,29 @@ def test_one_rank_or_no_bytes_cost_nothing():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options"),
+    ("arguments", "options", "why"),
     [
-        (("gather", range(8), 1024, "2.21"), {}),
-        (("all_gather", range(8), 1024, "2"), {}),
-        (("all_gather", range(8), 1024, "2.21"), {"algorithm": "star"}),
-        (("all_gather", range(8), 1024, "2.21"), {"algorithm": "tree"}),
-        (("all_gather", range(8), 1024, "2.21"), {"protocol": "ll256"}),
+        (("gather", range(8), 1024, "2.21"), {}, "'gather' is not one of all_gather"),
+        (("all_gather", range(8), 1024, "2"), {}, "'2' is not an NCCL version such as 2.21"),
+        (
+            ("all_gather", range(8), 1024, "2.21"),
+            {"algorithm": "star"},
+            "'star' is not one of collnet_chain",
+        ),
+        (
+            ("all_gather", range(8), 1024, "2.21"),
+            {"algorithm": "tree"},
+            "tree runs all_reduce only",
+        ),
+        (
+            ("all_gather", range(8), 1024, "2.21"),
+            {"protocol": "ll256"},
+            "'ll256' is not one of ll, ll128, simple",
+        ),
     ],
 )
-def test_bad_requests(arguments, options):
-    with pytest.raises(InputError):
+def test_bad_requests(arguments, options, why):
+    with pytest.raises(InputError, match=why):
         plan_collective(compile_fabric(dgx_a100()), *arguments, **options)
 
 

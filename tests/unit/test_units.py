@@ -95,7 +95,7 @@ def test_counts(text, value):
 
 @pytest.mark.parametrize("text", ["1e9x", "one", "", "1 000", "0x10", "1_000", "1e9 tokens", "inf"])
 def test_no_counts(text):
-    with pytest.raises(UnitError):
+    with pytest.raises(UnitError, match=f'"{text}" is no count; write a number such as'):
         parse_count(text)
 
 
