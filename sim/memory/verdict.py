@@ -107,10 +107,9 @@ class Verdict:
     @property
     def probability(self) -> float:
         """That the job runs, from the errors of published peaks."""
-        host = 1.0 if self.host_bytes <= 0.0 else self.host_bytes
         return min(
             probability(self.needed_bytes, self.capacity_bytes, self.half_width),
-            probability(host, self.host_capacity_bytes, self.half_width),
+            probability(self.host_bytes, self.host_capacity_bytes, self.half_width),
         )
 
     @property

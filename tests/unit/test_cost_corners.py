@@ -5,17 +5,22 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
+from sim.blocks.update import copy_kernel
 from sim.cost.attention import AttentionConstants, attention_rate, lookup
 from sim.cost.collectives import plan_collective
 from sim.cost.communicators import communicator
 from sim.cost.gemm import CUDA_CORES, GemmConstants, gemm_times
+from sim.cost.host_update import constants, update_slowdown
+from sim.cost.kernel_cost import CostModel, rate_by_units
 from sim.cost.nccl.algorithms import algorithm_named
 from sim.cost.nccl.communicator import LL, LL128, SIMPLE
 from sim.cost.nccl.pairs import all_pairs
 from sim.cost.nccl.tuner import weighed
+from sim.cost.power import BoardPower
 from sim.errors import InputError
 from sim.fabric import compile_fabric
-from sim.inputs.loader import load_topology
+from sim.fabric.shape import HBM, NETWORK, NVLINK
+from sim.inputs.loader import load, load_topology
 from tests.unit.machines import dgx_h100
 
 
@@ -212,6 +217,98 @@ def test_a_collnet_goes_to_the_nics_gpu_and_back():
     for ranks, inside in ((range(16), 2.0), ((0, 8), 0.0)):
         comm = communicator(fabric, tuple(ranks), "2.21")
         assert direct.hops(comm, "all_reduce") == (inside, 2.0)
+    comm = communicator(fabric, tuple(range(16)), "2.21")
+    (intra, inter), base = direct.hop_us(comm, SIMPLE), direct.base_us(comm, SIMPLE)
+    found = direct.latency_us(comm, "all_reduce", SIMPLE)
+    assert found == pytest.approx(base + 2 * (intra + 0.4 * 7) + inter, rel=1e-12)
+
+
+def test_a_collnet_goes_along_a_nodes_gpus_both_ways():
+    fabric = compile_fabric(dgx_h100(2, sharp=True))
+    loads = algorithm_named("collnet_direct").loads(fabric, range(16), "all_reduce")
+    found = defaultdict(list)
+    for resource, amount in zip(loads.resource.tolist(), loads.amount.tolist(), strict=True):
+        found[int(fabric.kind[resource])].append(amount)
+    # in and out of a GPU between two others twice, of the first and the last of a node once
+    assert sorted(found[NVLINK]) == [1.0] * 8 + [2.0] * 24
+    assert found[HBM] == [2 * 2.5] * 16  # 2.5 B a byte that is passed on, both ways
+    assert found[NETWORK] == [1 / 8] * 32
+
+
+def test_nothing_sent_has_no_bandwidth():
+    fabric = compile_fabric(dgx_h100())
+    nothing = plan_collective(fabric, "all_gather", range(8), 0.0)
+    assert (nothing.time_s, nothing.algbw_bytes_per_s, nothing.busbw_bytes_per_s) == (0.0, 0.0, 0.0)
+    alone = plan_collective(fabric, "all_gather", (3,), 2**20)
+    assert alone.limit_busbw_bytes_per_s == 0.0
+
+
+def test_trees_over_two_nodes_use_a_nic_both_ways():
+    """NVLS trees: a node's NIC sends up and receives down at once where there are only two."""
+    tree, rates = algorithm_named("nvls_tree"), []
+    for nodes in (2, 4):
+        base = dgx_h100(nodes)
+        nics = base.node.nics.model_copy(update={"rate": 5e9})
+        slow = base.model_copy(update={"node": base.node.model_copy(update={"nics": nics})})
+        comm = communicator(compile_fabric(slow), tuple(range(8 * nodes)), "2.21")
+        rates.append(tree.bus(comm, SIMPLE))
+    assert rates == [pytest.approx(2 * 8 * 5.0), pytest.approx(8 * 5.0)]
+
+
+def test_a_broadcast_ends_before_its_root():
+    fabric = compile_fabric(dgx_h100(2))
+    loads = algorithm_named("ring").loads(fabric, (0, 8), "broadcast")
+    used = set(loads.resource.tolist())
+    (sends, receives), (sent, received) = fabric.nic_ports(0, 0), fabric.nic_ports(1, 0)
+    assert {int(sends[0]), int(received[0])} <= used
+    assert not {int(receives[0]), int(sent[0])} & used
+
+
+def test_a_clock_does_not_fall_below_a_tenth():
+    board = BoardPower(limit_w=100.0, idle_w=90.0, products_w=1e6, issue_share=0.5, memory_w=50.0,
+                       exponent=1.0)  # fmt: skip
+    assert board.clock(1.0) == 0.1
+
+
+def test_bursts_of_a_benchmark_go_at_a_higher_clock_while_they_last():
+    """A loop's clock is up by `burst` at first, and by less the longer a product is."""
+    shape, c = np.array([[1280, 1280, 1024, 1.0]]), GemmConstants(
+        tile=(1.0, 1.0, 1.0, 1.0), quantisation=1.0, fill_s=0.0, launch_s=0.0, memory=1.0,
+        burst=0.5, burst_s=1e-5, extra_s=2e-6, extra_bytes=0.0,
+    )  # fmt: skip
+    plain, burst = (
+        float(gemm_times(shape, 2, 2, 100e12, 1e30, 100, c, in_bursts=way).seconds[0])
+        for way in (False, True)
+    )
+    assert plain == pytest.approx(2 * 1280 * 1280 * 1024 / 100e12)
+    assert burst == pytest.approx(plain / (1 + 0.5 / (1 + plain / 1e-5)) + 2e-6)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "torch", "slower"),
+    [("fused", "2.6", False), ("foreach", "2.6", True), ("fused", "2.3", True)],  # since 2.4
+)
+def test_an_update_on_the_host_is_quick_where_it_is_fused(implementation, torch, slower):
+    job = load("dgx-h100", "llama3-8b-offload").workload
+    stack = job.stack.model_copy(update={"torch": torch})
+    job = job.model_copy(update={"optimizer_implementation": implementation, "stack": stack})
+    assert update_slowdown(job) == (constants()["unfused"] if slower else 1.0)
+    assert constants()["unfused"] > 1.5
+
+
+def test_a_streamed_kernel_is_traffic_and_launches():
+    model = CostModel(load_topology("dgx-h100").node.gpu)
+    kernel = copy_kernel("x", 1e9, launches=3)
+    found = model.cost(kernel)
+    assert found.fixed_s == pytest.approx(3 * model.constants.floor_s)
+    assert found.memory_s + found.fixed_s == pytest.approx(found.time_s)
+    assert found.compute_s == 0.0
+    # a twentieth at a time: nothing is lost with any of the SMs gone that bandwidth does not need
+    [row] = model.curves()[model.costs([kernel]).curve]
+    share = round(found.memory_s / found.time_s * 20) / 20
+    fixed = round(found.fixed_s / found.time_s * 20) / 20
+    expected = rate_by_units(0.0, share, fixed, 0.0, model.gpu.sms, model.constants.compute_loss)
+    np.testing.assert_array_equal(row, expected)
 
 
 def test_head_sizes_of_another_direction_are_none_of_this_one():
