@@ -76,12 +76,13 @@ def gpu_named(word: str, names: Iterable[str]) -> str | None:
     card of that name most are.
     """
     said, kinds, names = _words(word), _kinds(word), list(names)
+    if "sxm" in said and any(kinds & _kinds(n) for n in _having(_chip(said) - {"sxm"}, names)):
+        return gpu_named(re.sub(r"sxm\d?", "", word.lower()), names)  # its name has no form
     having = [
         n for n in _having(said - _VENDOR, names) if not ("ada" in said and _AMPERE.search(n))
     ]
     fitting = [n for n in having if said >= _TELLING & set(n.split("-")) and kinds >= _kinds(n)]
-    chip = {w for w in said - _VENDOR if not _SIZE.fullmatch(w)}
-    of_kind = [n for n in _having(chip, names) if kinds & _kinds(n)]
+    of_kind = [n for n in _having(_chip(said), names) if kinds & _kinds(n)]
     if of_kind:
         fitting = [n for n in fitting if n in of_kind]
     elif not fitting and len(having) == 1 and any(_SIZE.fullmatch(w) for w in said):
@@ -112,6 +113,11 @@ def gpus_like(word: str, names: Iterable[str]) -> list[str]:
 def _having(words: set[str], names: Iterable[str]) -> list[str]:
     """Those of some names that have all of some words, of which there are any."""
     return [n for n in names if words and words <= set(n.split("-"))]
+
+
+def _chip(said: set[str]) -> set[str]:
+    """Words of a GPU's name, its vendor's and its size left out."""
+    return {w for w in said - _VENDOR if not _SIZE.fullmatch(w)}
 
 
 def _kinds(word: str) -> set[str]:

@@ -97,6 +97,7 @@ def test_a_key_of_an_inner_table_is_led_there():
     ("RTX 5000", None), ("Quadro RTX 5000", None), ("Quadro RTX 5000 32GB", None),
     ("RTX 4000", None), ("RTX 4000 20GB", "rtx-4000-ada-20gb"), ("Quadro RTX 6000", None),
     ("RTX 6000 48GB", "rtx-6000-ada-48gb"), ("Quadro RTX 8000", "rtx-8000-48gb"),
+    ("H100 SXM HBM2e", "h100-hbm2e-96gb"), ("H100-SXM5-80GB-HBM2e", None),
     ("NVIDIA H100 HBM2e", "h100-hbm2e-96gb"), ("H100 96GB", "h100-hbm2e-96gb"),
     ("H100 PCIe HBM2e", "h100-pcie-80gb"), ("H100 80GB HBM2e", None), ("H100 96GB HBM3", None),
     ("A100 80GB HBM2e", "a100-sxm-80gb"), ("RTX A6000 Ada", None),
