@@ -11,7 +11,7 @@ from sim.api.machines import topo_import
 from sim.commands.asked import asks
 from sim.commands.complete import GPUS, MACHINES
 from sim.commands.options import FORMS, printed, sets
-from sim.commands.output import emit, show, tell
+from sim.commands.output import emit, show, tell, written
 
 _asks = asks(topo_import)
 
@@ -56,12 +56,16 @@ def show_(topology: str, overrides: tuple[str, ...], form: str, output: Path | N
 @_asks("name", help="Name of the topology; the file's by default.")
 @_asks("all_nics", help="Keep NICs that no GPU is beside.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file instead.")
+@click.option("--force", is_flag=True, help="Overwrite it if it is there.")
 def import_(
     file: Path, gpu: str | None, matrix: bool, nic: str | None, name: str | None,
-    all_nics: bool, output: Path | None,
+    all_nics: bool, output: Path | None, force: bool,
 ) -> None:  # fmt: skip
     """Write topology YAML from `nvidia-smi topo -m` output or an NCCL topology XML."""
     found = sim.topo_import(file, gpu=gpu, nic=nic, name=name, all_nics=all_nics, matrix=matrix)
-    emit(found.yaml.rstrip("\n"), output)
+    if output is None:
+        emit(found.yaml.rstrip("\n"), None)
+    else:
+        written(output, found.yaml, force)
     for line in found.assumed:
         tell(f"assumed: {line}")

@@ -345,3 +345,18 @@ def test_nvidia_smi_is_said_on_the_command_line():
         command, ["import", "--nvidia-smi", str(DATA / "four-a100-trimmed.txt")]
     )
     assert (found.exit_code, "gpu: a100-sxm-80gb" in found.output) == (0, True)
+
+
+def test_topo_import_keeps_a_file_that_is_there(tmp_path):
+    """A machine that was imported is edited by hand then; it was written over."""
+    matrix = DATA / "four-a100-trimmed.txt"
+    target = tmp_path / "machine.yaml"
+    asked = ["import", str(matrix), "--gpu", "a100-sxm-80gb", "-o", str(target)]
+    assert CliRunner().invoke(command, asked).exit_code == 0
+    first = target.read_text(encoding="utf-8")
+    target.write_text("mine", encoding="utf-8")
+    again = CliRunner().invoke(command, asked)
+    assert "is there already; name another file, or add --force" in str(again.exception)
+    assert target.read_text(encoding="utf-8") == "mine"
+    assert CliRunner().invoke(command, [*asked, "--force"]).exit_code == 0
+    assert target.read_text(encoding="utf-8") == first
