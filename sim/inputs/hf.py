@@ -19,7 +19,7 @@ from sim.inputs.hf_defaults import DECODER_OF, DEFAULTS, HEAD_DIM
 from sim.inputs.hf_kinds import DENSE
 from sim.inputs.hf_mixtures import MIXTURES
 from sim.inputs.hf_reader import HfReader
-from sim.inputs.hf_refused import strange_part
+from sim.inputs.hf_refused import refusal, strange_part
 from sim.inputs.hf_remote import REMOTE
 from sim.inputs.model import Model
 from sim.inputs.tree import read_once, too_deep
@@ -176,10 +176,7 @@ def _refuse(reader: HfReader, shown: str, config: Mapping[str, Any]) -> None:
         message = f"{shown!r} is an encoder-decoder; only decoders are modelled"
         raise InputError.single(reader.source, message, "is_encoder_decoder")
     if reader.kind not in KINDS and (part := strange_part(reader.kind, reader.values)):
-        message = (
-            f"a model of kind {shown!r} cannot be modelled: it has {part}; an inline `model` of as"
-            " many parameters tells the memory of its weights and optimizer, no more"
-        )
+        message = refusal(f"a model of kind {shown!r}", part)
         raise InputError.single(reader.source, message, "model_type")
     layer_types = reader.values.get("layer_types")
     if isinstance(layer_types, list):

@@ -24,7 +24,8 @@ PARTS: dict[str, str] = {
     "rwkv": "recurrent layers",
     "xlstm": "recurrent layers",
     "recurrent_gemma": "recurrent layers",
-    "gemma3n_text": "an embedding for each layer and several residual streams",
+    "gemma3n_text": "an embedding for each layer (PLE), several residual streams (AltUp) with a"
+    " path of low rank beside each (LAuReL), and keys and values that layers share",
     "gemma4_text": "layers of unlike heads, and keys and values that layers share",
     "apertus": "an FFN of xIELU, which has trained parameters",
     "afmoe": "attention whose output is gated",
@@ -42,6 +43,15 @@ PARTS: dict[str, str] = {
     "ernie4_5_moe_vl": "experts of text and of images, of unlike widths",
     "axk1": "a norm behind each mixture",
 }
+#: kinds by how names of their repositories start; a name that is of the catalogue is not asked here
+_NAMED = {
+    "gemma-3n": "gemma3n_text", "gemma-4": "gemma4_text", "apertus": "apertus",
+    "minimax-m1": "minimax_m1", "minimax-text-01": "minimax_text_01",
+    "llama-3.2-11b-vision": "mllama_text_model", "llama-3.2-90b-vision": "mllama_text_model",
+    "llama-3_3-nemotron-super": "nemotron-nas", "longcat-flash": "longcat_flash",
+    "mimo-v2-flash": "mimo_v2_flash", "ernie-4.5-vl": "ernie4_5_vl_moe", "trinity": "afmoe",
+    "recurrentgemma": "recurrent_gemma", "bitnet": "bitnet", "step-3.5": "step3p5",
+}  # fmt: skip
 #: parts by what their keys start with, for kinds that are named nowhere
 _KEYS = (
     ("mamba", _STATE), ("ssm_", _STATE), ("linear_", "layers of linear attention"),
@@ -53,3 +63,19 @@ def strange_part(kind: str, values: Mapping[str, Any]) -> str:
     """What a kind has that no block here is; "" where nothing of it is known."""
     found = (part for start, part in _KEYS for key in values if str(key).startswith(start))
     return PARTS.get(kind) or next(found, "")
+
+
+def named_part(name: str) -> str:
+    """What a repository's model has that no block here is, by its name; "" where that says none."""
+    bare = name.strip().rstrip("/").rpartition("/")[2].lower()
+    return next(
+        (PARTS.get(kind, "") for start, kind in _NAMED.items() if bare.startswith(start)), ""
+    )
+
+
+def refusal(what: str, part: str) -> str:
+    """Why a model with a part that no block here is cannot be modelled."""
+    return (
+        f"{what} cannot be modelled: it has {part}; an inline `model` of as many parameters tells"
+        " the memory of its weights and optimizer, no more"
+    )

@@ -13,6 +13,7 @@ from sim.data import DATA
 from sim.errors import InputError, cut
 from sim.files import is_file, is_there
 from sim.inputs.hf import model_from_config, read_config
+from sim.inputs.hf_refused import named_part, refusal
 from sim.inputs.model import Model
 
 
@@ -81,6 +82,8 @@ def resolve_model(
     shape = catalogue_model(shape_named(name) or "")
     if shape is not None:
         return _of_repository(name, shape)
+    if part := named_part(name):
+        raise InputError.single(source, refusal(repr(cut(name)), part), "model")
     if name.endswith(".json") or "/" in name or "\\" in name:
         message = f"{cut(name)!r}: no such file, and no such name in the catalogue"
     else:

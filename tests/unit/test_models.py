@@ -395,3 +395,21 @@ def test_a_point_tells_two_models_apart():
     """Without punctuation opt-1.3b and opt-13b are one name."""
     assert resolve_model("facebook/opt-1.3b").layers == 24
     assert resolve_model("facebook/opt-13b").layers == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        (
+            "google/gemma-3n-E4B-it",
+            r"an embedding for each layer \(PLE\), several residual streams",
+        ),
+        ("google/gemma-4-31b-it", "layers of unlike heads"),
+        ("swiss-ai/Apertus-8B-2509", "xIELU"),
+        ("meta-llama/Llama-3.2-11B-Vision-Instruct", "attention to images"),
+    ],
+)
+def test_a_name_that_is_known_and_not_modelled_says_its_part(name, part):
+    """It was asked whether another model was meant (gemma-3-4b for Gemma 3n)."""
+    with pytest.raises(InputError, match=rf"cannot be modelled: it has .*{part}"):
+        resolve_model(name)
