@@ -92,9 +92,11 @@ def code(s: Setting, wide: bool = True) -> AdapterCode:
     if plain:  # the sum has the wider dtype
         onto = [scale, Move("add", e + g, most), *_cast(most, e)]
         back_onto = [*_cast(e, most), *_cast(most, e), scale]
-    elif quantised == "nf4":
+    elif quantised in ("nf4", "int8"):
         added = g if s.autocast else e
-        onto = [Move("copy", e, e), scale, *_cast(g, added), Move("add", e + added, e)]
+        onto = [scale, *_cast(g, added), Move("add", e + added, e)]
+        if quantised == "nf4":
+            onto.insert(0, Move("copy", e, e))
         back_onto = [*_cast(e, g), scale]
     else:
         scale = Move("scale", e, e)

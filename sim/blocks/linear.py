@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim.blocks.adapters import Routed, adapter
 from sim.blocks.dora import dora
 from sim.blocks.kernels import Kernel
-from sim.blocks.lowprec import fp8_backward, fp8_forward, unpacking
+from sim.blocks.lowprec import fp8_backward, fp8_forward, int8_forward, unpacking
 from sim.blocks.modules import OpRole, Position
 from sim.blocks.ops import Map
 from sim.blocks.tape import Tape
@@ -96,13 +96,14 @@ def matrix(
     quantised = low and packs and s.method.quantised
     backward: list[Map | Kernel] = []
     unpack = unpacking(s) if quantised else None
-    if unpack:
+    int8 = quantised and s.method.quantization == "int8"
+    if unpack and not int8:
         t.unseen(name, unpack.maps(name, weights, e), role=OpRole.DEQUANTISE)
     if fp8:
         t.unseen(name, fp8_forward(t, name, ins, weights), role=role)
         backward += fp8_backward(t, name, outs, ins, weights)
 
-    casts = low and wide and wider != e
+    casts = low and wide and wider != e and not int8
     if casts:  # autocast hands a product what it reads, the 4-bit layer its caller's dtype
         narrow, widen = (
             Map(f"{name}.cast", (wider + e) * ins, 1, "cast"),
@@ -115,6 +116,9 @@ def matrix(
         name, rows, n_in, n_out, groups, "fp8" if fp8 else "", role=role
     )
     forward: list[Map | Kernel] = [product]
+    during = 0.0
+    if int8:
+        forward, during = int8_forward(t, name, product, ins, outs)
     if bias and groups > 1:  # a grouped product has no epilogue
         forward.append(Map(f"{name}.bias", 2 * e * outs))
     backward.append(dgrad)
@@ -122,7 +126,7 @@ def matrix(
     gradient = extra = 0.0
     scratch = t.sizes[x] if x in t.kept else 0.0
     if frozen:
-        saves = (x,) if low and s.keeps_inputs else ()
+        saves = (x,) if low and (s.keeps_inputs or int8) else ()
         if unpack:
             whole = float(e * weights)
             scratch, extra = (0.0, whole) if unpack.keeps else (whole, 0.0)
@@ -141,7 +145,7 @@ def matrix(
     out = t.op(
         name, (x,), size, saves, forward, backward,
         role=role, product=True, gradients=1 if frozen else 2, weight_gradient=gradient,
-        flops=2.0 * s.tokens * copies * n_in * n_out, scratch=scratch,
+        flops=2.0 * s.tokens * copies * n_in * n_out, scratch=during if int8 else scratch,
         backward_scratch=scratch, extra=extra, weight=unpack.weight if unpack else "before",
     )  # fmt: skip
     if unpack and unpack.biased:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sim.blocks.kernels import Kernel
 from sim.blocks.ops import Map
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
+from sim.units import DTYPE_BYTES
 
 
 class Unpacking(NamedTuple):
@@ -68,12 +70,50 @@ _BNB = ("dequantise", 0.5 + 4 / 64, 1.0, 1, "cast")
 _BNB_SCALES = ("scales", (1 + 4 + 8) / 64, 0.0, 2, "")  # 8 bits each first, plus their mean
 
 
+#: LLM.int8()'s weights before a product of backward: cast, and scaled in place
+_INT8 = Unpacking((("dequantise", 1, 1.0, 1, "cast"), ("scale", 0.0, 2.0, 1, "")))
+
+
 def unpacking(s: Setting) -> Unpacking:
-    """How the method's library unpacks 4-bit weights."""
+    """How the method's library makes quantised weights whole."""
     method = s.method
+    if method.quantization == "int8":
+        return _INT8
     if method.quantization == "nf4":
         return Unpacking((_BNB_SCALES, _BNB) if method.double_quantization else (_BNB,))
     return _TRITON if s.unpacking == "triton" else _CUDA_OLD
+
+
+def int8_forward(
+    t: Tape, name: str, product: Kernel, ins: float, outs: float
+) -> tuple[list[Map | Kernel], float]:
+    """LLM.int8()'s product in place of one in 16 bits, and what it holds meanwhile. [B]
+
+    The input is cast to fp16 and asked where it exceeds the threshold, whose answer the host waits
+    for twice; what is 8-bit is multiplied to int32 and scaled back to fp16, and the few columns
+    that exceed it are multiplied apart and added.
+
+    Source: bitsandbytes 0.50.2, autograd/_functions.py, ``MatMul8bitLt``; backends/cuda/ops.py,
+    ``int8_vectorwise_quant`` and ``int8_mm_dequant``; backends/default/ops.py,
+    ``int8_mixed_scaled_mm``.
+    """
+    e, half = t.setting.element, DTYPE_BYTES["fp16"]
+    other = t.setting.upcast or t.setting.dtype != "fp16"
+
+    def row(what: str, size: float, launches: int = 1, waits: bool = False) -> Map:
+        return Map(f"{name}.{what}", size, launches, "", "quantize", waits)
+
+    m, n, k, batch = product.shape
+    whole = batch * (DTYPE_BYTES["int8"] * (m * k + k * n) + DTYPE_BYTES["int32"] * m * n)
+    forward: list[Map | Kernel] = [row("half", (e + half) * ins)] * other
+    forward += [
+        row("outliers", (half + half + half + 1 + 1) * ins, 3, True), row("columns", ins, 2, True),
+        row("quantise", (half + 1) * ins), product._replace(dtype="int8", bytes=float(whole)),
+        row("scale", (DTYPE_BYTES["int32"] + half) * outs),
+    ]  # fmt: skip
+    forward += [row("whole", (half + e) * outs)] * other
+    forward.append(row("apart", 2 * e * outs, 4))
+    return forward, DTYPE_BYTES["int32"] * outs + ins
 
 
 def _quantise(t: Tape, what: str, elements: float, layouts: int) -> list[Map]:

@@ -100,7 +100,7 @@ def load_constants(gpu: Gpu) -> KernelConstants:
         key: replace(found, rate=ease(found.rate))
         for key, found in attention_of(facts.constants).items()
     }
-    for dtype in ("fp16", "tf32", "fp8"):
+    for dtype in ("fp16", "tf32", "fp8", "int8"):
         gemm.setdefault(dtype, gemm["bf16"])
     gemm.setdefault("fp32", replace(gemm["bf16"], tiling=CUDA_CORES))
     if gpu.form_factor == "pcie" and gpu.power_limit < measured_board(gpu).power_limit:

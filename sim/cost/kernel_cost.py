@@ -22,6 +22,8 @@ from sim.units import DTYPE_BYTES
 F8 = npt.NDArray[np.float64]
 I4 = npt.NDArray[np.int32]
 
+#: dtype of what a product makes, where it is another than what it reads
+_MADE = {"fp8": "bf16", "int8": "int32"}
 CURVE_QUANTISATION = 0.18  # loss of a last, partly filled wave; see `rate_by_units`
 
 
@@ -152,10 +154,14 @@ class CostModel:
             "bf16": g.peak_bf16,
             "fp16": g.peak_fp16,
             "fp8": g.peak_fp8,
+            "int8": g.peak_int8,
             "tf32": g.peak_tf32,
             "fp32": g.peak_fp32,
         }
-        chain = {"bf16": ("bf16", "fp16"), "fp8": ("fp8", "bf16", "fp16"), "tf32": ("tf32", "fp32")}
+        chain = {
+            "bf16": ("bf16", "fp16"), "fp8": ("fp8", "bf16", "fp16"), "int8": ("int8", "fp16"),
+            "tf32": ("tf32", "fp32"),
+        }  # fmt: skip
         for name in chain.get(dtype, (dtype,)):
             value = peaks[name]
             if value:
@@ -189,7 +195,7 @@ class CostModel:
         times = gemm_times(
             shapes,
             DTYPE_BYTES[dtype],
-            DTYPE_BYTES["bf16" if dtype == "fp8" else dtype],
+            DTYPE_BYTES[_MADE.get(dtype, dtype)],
             self.peak(dtype) * clock / self.constants.power.table_clock * self._rate,
             self._bandwidth,
             self.gpu.sms,

@@ -208,9 +208,12 @@ def _method(w: Workload) -> Findings:
     if m.rank > w.model.hidden_size:
         message = f"rank {m.rank} is more than the hidden size {w.model.hidden_size}"
         yield fault("lora-rank", "workload", "method.rank", message, "write 8 to 64")
-    if m.kind == "lora" and m.quantization != "none":
-        message = "a quantized base is qlora"
+    if m.kind == "lora" and m.quantization not in ("none", "int8"):
+        message = "a base of 4 bits is qlora"
         yield fault("lora-quantized", "workload", "method.quantization", message, "write qlora")
+    if m.kind == "qlora" and m.quantization == "int8":
+        message = "a base of 8 bits is lora"
+        yield fault("lora-quantized", "workload", "method.quantization", message, "write lora")
     if m.kind == "qlora" and m.quantization == "none":
         message = "qlora without quantization is lora"
         yield fault("qlora-plain", "workload", "method.quantization", message, "write lora, or nf4")
@@ -224,7 +227,9 @@ def _method(w: Workload) -> Findings:
         message = f"{m.gptq_kernels} unpacks GPTQ weights; these are {m.quantization}"
         hint = "leave it out, or write quantization: gptq-int4"
         yield fault("gptq-kernels", "workload", "method.gptq_kernels", message, hint)
-    if m.prepare_kbit and m.quantization != "nf4":
+    if m.quantization == "int8":
+        yield from _int8(w)
+    if m.prepare_kbit and m.quantization not in ("nf4", "int8"):
         message = f"prepare_kbit leaves a model with quantization {m.quantization} as it is"
         yield fault("prepare-kbit", "workload", "method.prepare_kbit", message, "leave it out")
     if m.dora:
@@ -234,11 +239,27 @@ def _method(w: Workload) -> Findings:
         yield warning("qlora-fp8", "workload", "precision", message, "write bf16")
 
 
+def _int8(w: Workload) -> Findings:
+    strategy = strategy_of(w)
+    if strategy.gathers_blocks:
+        message = (
+            f"{strategy.name} does not shard weights of LLM.int8(), whose scales are no tensors"
+        )
+        yield fault("int8", "workload", "method.quantization", message, "write nf4, or ddp")
+    if w.model.experts:
+        message = "a mixture's experts in 8 bits are not modelled"
+        yield fault("int8", "workload", "method.quantization", message, "write nf4")
+    if w.method.adapters == "fused":
+        message = "fused adapters read weights of 4 or 16 bits"
+        yield fault("int8", "workload", "method.adapters", message, "write eager")
+
+
 def _dora(w: Workload) -> Findings:
     m = w.method
     faults = (
         (m.adapters == "fused", "fused adapters have no lengths to train", "adapters: eager"),
-        (m.quantization == "gptq-int4", "DoRA of GPTQ weights is not modelled", "nf4"),
+        (m.quantised and m.quantization != "nf4",
+         f"DoRA of {m.quantization} is not modelled", "quantization: nf4"),
         (bool(w.model.experts) and bool({"gate", "up", "down"} & set(m.targets)),
          "DoRA of a mixture's experts is not modelled", "targets: [q, k, v, o]"),
     )  # fmt: skip

@@ -29,7 +29,7 @@ class Method(Spec):
     kind: Literal["full", "lora", "qlora"] = "full"
     rank: NotNegative = 0
     targets: tuple[str, ...] = ()  # resolved: "q", "k", "v", "o", "gate", "up", "down"
-    quantization: Literal["none", "nf4", "gptq-int4"] = "none"
+    quantization: Literal["none", "nf4", "gptq-int4", "int8"] = "none"
     double_quantization: bool = True
     # None: AutoGPTQ's default, cuda-old, or what fused adapters ask for, triton (its v2)
     gptq_kernels: Literal["cuda-old", "triton", "exllama", "marlin"] | None = None
@@ -51,13 +51,13 @@ class Method(Spec):
 
     @property
     def quantised(self) -> bool:
-        """Whether the base is stored in 4 bits."""
-        return self.kind == "qlora" and self.quantization != "none"
+        """Whether the base is stored in 4 bits, or in 8."""
+        return self.frozen and self.quantization != "none"
 
     @property
     def told(self) -> str:
         """In a word: ``full``, ``lora``, or how the base is stored."""
-        return self.quantization if self.kind == "qlora" else self.kind
+        return self.quantization if self.quantised else self.kind
 
 
 class Precision(Spec):

@@ -39,6 +39,8 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
         config |= {"adapter": method.kind, **adapters(workload, "peft_use_dora")}
         if method.kind == "qlora":
             config["load_in_4bit"] = True
+        if method.quantization == "int8":
+            config["load_in_8bit"] = True
     config |= length_said(topology, workload, "num_epochs")
     checkpointed = workload.activation_checkpointing.kind != "none"
     for axis, size in (("context", p.context_parallel), ("tensor", p.tensor_parallel)):

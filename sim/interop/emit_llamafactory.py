@@ -45,6 +45,8 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
             "lora_target": ",".join(MODULES[t] for t in method.targets),
             **({"use_dora": True} if method.dora else {}),
         }
+    if method.quantization == "int8":
+        config["quantization_bit"] = 8
     if method.kind == "qlora":
         config |= {"quantization_bit": 4, "double_quantization": method.double_quantization}
     config |= {

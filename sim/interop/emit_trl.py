@@ -35,6 +35,8 @@ def trl_yaml(topology: Topology, workload: Workload) -> str:
         config["dtype"] = {"bf16": "bfloat16", "fp16": "float16"}[stored]
     if method.frozen:
         config |= {"use_peft": True, **adapters(workload, "use_dora")}
+    if method.quantization == "int8":
+        config["load_in_8bit"] = True
     if method.kind == "qlora":
         config |= {"load_in_4bit": True, "use_bnb_nested_quant": method.double_quantization}
     config |= {

@@ -93,15 +93,15 @@ def staged_bytes(workload: Workload, ranks: int) -> float:
 
 
 def scale_bytes(workload: Workload, tree: ModelTree, ranks: int) -> float:
-    """Scales of 4-bit weights on one of the ranks that share them. [B]
+    """Scales of 4- or 8-bit weights on one of the ranks that share them. [B]
 
     They are no parameters, so that every rank keeps all of them, but for tensors of a kind of their
     own that FSDP shards with what they hold (torchao's).
 
     Notes
     -----
-    nf4: an fp32 scale a block of 64, or with double quantisation 8 bits and an fp32 scale per 256
-    of those. GPTQ: an fp16 scale and a 4-bit zero a group of 128.
+    int8: an fp32 scale a row. nf4: an fp32 scale a block of 64, or with double quantisation 8 bits
+    and an fp32 scale per 256 of those. GPTQ: an fp16 scale and a 4-bit zero a group of 128.
 
     Source: QLoRA (Dettmers et al. 2023), section 3; AutoGPTQ's default group; torchao,
     dtypes/nf4tensor.py, ``nf4_split``.
@@ -110,7 +110,10 @@ def scale_bytes(workload: Workload, tree: ModelTree, ranks: int) -> float:
         return 0.0
     method = workload.method
     each = 4.0 / 64
-    if method.quantization == "gptq-int4":
+    rows = method.quantization == "int8"
+    if rows:
+        each = 4.0
+    elif method.quantization == "gptq-int4":
         each = 2.5 / 128
     elif method.double_quantization:
         each = 1.0 / 64 + 4.0 / (64 * 256)
@@ -118,7 +121,7 @@ def scale_bytes(workload: Workload, tree: ModelTree, ranks: int) -> float:
     for block in tree.layers:
         if block.kind not in weights:
             weights[block.kind] = sum(
-                q.numel
+                q.shape[0] if rows else q.numel
                 for m in block.modules
                 for q in m.parameters
                 if not q.trainable and is_matrix(m, q)

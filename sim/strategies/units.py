@@ -24,6 +24,8 @@ SOURCE = "workload"
 
 #: bytes an element of a quantised base weight: two 4-bit values in a byte; scales stay on each rank
 QUANTISED_BYTES = 0.5
+#: of one of LLM.int8(), which no strategy shards
+INT8_BYTES = DTYPE_BYTES["int8"]
 
 
 #: groups of a plan that parameters are sharded over: those of experts over fewer ranks
@@ -86,7 +88,8 @@ class Dtypes(NamedTuple):
     master: str  # trainable sharded parameters, and their gradients after reduction
     frozen: str  # frozen sharded parameters
     reduce: str  # gradients on the wire
-    quantised: bool  # frozen matrices of the layers are stored in 4 bits
+    quantised: bool  # frozen matrices of the layers are stored in 4 bits, or 8
+    packed: float  # bytes an element of such a matrix
     fp8_gather: bool  # matrices of the layers are gathered in FP8
 
 
@@ -102,6 +105,7 @@ def dtypes(workload: Workload) -> Dtypes:
         frozen=frozen_dtype(workload) if method.frozen else master,
         reduce=reduce_dtype(workload),
         quantised=method.quantised,
+        packed=INT8_BYTES if method.quantization == "int8" else QUANTISED_BYTES,
         fp8_gather=precision.kind == "fp8" and precision.all_gather == "fp8",
     )
 
@@ -242,7 +246,7 @@ def _trainable_elements(
 
 
 def stored_bytes(tree: ModelTree, types: Dtypes, trained: str) -> float:
-    """All parameters as they are kept: 4-bit ones packed, trainable ones in dtype `trained`. [B]"""
+    """All parameters as they are kept: quantised ones packed, trained ones in `trained`. [B]"""
     by_kind: dict[str, float] = {}
     for block in tree_blocks(tree):
         if block.kind not in by_kind:
@@ -252,7 +256,7 @@ def stored_bytes(tree: ModelTree, types: Dtypes, trained: str) -> float:
                     if q.trainable:
                         each = DTYPE_BYTES[trained]
                     elif types.quantised and is_matrix(module, q):
-                        each = QUANTISED_BYTES
+                        each = types.packed
                     else:
                         each = DTYPE_BYTES[types.frozen]
                     size += each * q.numel

@@ -117,7 +117,7 @@ def test_every_strategy_runs_it(kind, strategy):
     ("method", "keys", "says"),
     [
         ({"lora": {**LORA, "dora": True, "adapters": "fused"}}, {}, "no lengths"),
-        ({"qlora": {**LORA, "dora": True, "quantization": "gptq-int4"}}, {}, "GPTQ"),
+        ({"qlora": {**LORA, "dora": True, "quantization": "gptq-int4"}}, {}, "DoRA of gptq"),
         ({"lora": {**LORA, "dora": True}}, {"model": "mixtral-8x7b"}, "mixture's experts"),
     ],
 )

@@ -56,6 +56,8 @@ def read(source: Source, job: Translation) -> None:
     _liger(keys)
     job.suppose("trainer", "huggingface", "axolotl runs Hugging Face's trainer")
     _strategy(source, keys)
+    if keys.flag("load_in_8bit"):
+        common.eight_bit(keys, "load_in_8bit")
     _precision(keys)
     common.loader(keys)
     common.saving(keys)
@@ -80,7 +82,7 @@ def _rows(keys: Keys) -> None:
 
 def _method(keys: Keys) -> None:
     adapter = keys.text("adapter").lower()
-    four, eight = keys.flag("load_in_4bit"), keys.flag("load_in_8bit")
+    four = keys.flag("load_in_4bit")
     if not adapter:
         keys.job.suppose("method.kind", "full", "no adapter")
         return
@@ -89,8 +91,6 @@ def _method(keys: Keys) -> None:
     keys.put_on("method.targets", "lora_target_linear", value="all-linear")
     names = LoraKeys("adapter", "lora_r", "lora_target_modules", "lora_dropout")
     common.lora(keys, names, bool(four) or adapter == "qlora", why=common.OF_PEFT)
-    if eight:
-        keys.matters(common.EIGHT_BIT, "load_in_8bit")
     fused = [n for n in ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel") if keys.flag(n)]
     if fused:
         keys.put("method.adapters", "fused", *fused)

@@ -42,7 +42,7 @@ NO_MATTER = (
 )
 WHY_NO_MATTER = "no effect on time or memory of a step"
 OF_PEFT = "PEFT's default"
-EIGHT_BIT = "8-bit weights are not modelled: taken in the compute dtype"
+_EIGHT_BIT = "8-bit weights are not modelled where they are sharded: taken in the compute dtype"
 _RUN_TIME = "counted in steps or epochs: `checkpoint.interval` and `evaluation` are set by hand"
 
 
@@ -128,6 +128,15 @@ def unsloth(job: Translation, adapted: bool) -> None:
         job.suppose(key, value, "Unsloth's kernels")
     if adapted:
         job.suppose("method.adapters", "fused", "Unsloth's kernels")
+
+
+def eight_bit(keys: Keys, name: str) -> None:
+    """The frozen weights are of 8 bits, by a key of such a name, where no strategy shards them."""
+    strategy = keys.job.text_at("parallelism.strategy")
+    if strategy.startswith("fsdp") or strategy == "zero3":
+        keys.matters(_EIGHT_BIT, name)
+    elif keys.job.text_at("method.kind") == "lora":
+        keys.put("method.quantization", "int8", name)
 
 
 def experts(keys: Keys, name: str) -> int:

@@ -89,6 +89,8 @@ def _arguments(source: Source, keys: Keys, trl: bool, configured: bool) -> None:
         keys.put_count("sequence_length", *_LENGTH)
     precision = "bf16" if configured else "fp32"
     training(source, keys, micro_batch=8, precision=precision, checkpointing=configured)
+    if keys.flag("load_in_8bit"):
+        common.eight_bit(keys, "load_in_8bit")
     if not trl:
         keys.suppose("data.packing", False)
     inner = _model_keys(keys)
@@ -242,8 +244,6 @@ def _method(keys: Keys, rank: int, dropout: float, narrow: bool) -> None:
             # SFTTrainer since TRL 0.26, which no longer runs prepare_model_for_kbit_training
             if narrow:
                 keys.suppose("method.adapter_dtype", "bf16")
-        if keys.flag("load_in_8bit"):
-            keys.matters(common.EIGHT_BIT, "load_in_8bit")
     else:
         keys.job.suppose("method.kind", "full", "use_peft is not set")
         keys.leave(

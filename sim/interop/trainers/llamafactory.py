@@ -48,6 +48,8 @@ def read(source: Source, job: Translation) -> None:
         source, keys, micro_batch=8, precision="fp32", checkpointing=not off,
         reentrant=keys.flag("use_reentrant_gc") is not False,
     )  # fmt: skip
+    if keys.count("quantization_bit") == 8:
+        common.eight_bit(keys, "quantization_bit")
     if off:
         keys.put("activation_checkpointing.kind", "none", "disable_gradient_checkpointing")
     if keys.flag("pure_bf16"):
@@ -102,7 +104,7 @@ def _method(keys: Keys) -> None:
     common.lora(keys, names, bits == 4, default_targets="all-linear")
     if bits == 4:
         keys.put_flag("method.double_quantization", "double_quantization")
-    elif bits:
+    elif bits and bits != 8:
         why = f"{bits}-bit weights are not modelled: taken in the compute dtype"
         keys.matters(why, "quantization_bit")
 
