@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sim.blocks.linear import linear
-from sim.blocks.modules import Position
+from sim.blocks.modules import OpRole, Position
 from sim.blocks.ops import Map
 from sim.blocks.tape import Tape
 from sim.blocks.tensor import leave, makes_sums, read_by, summed_tokens
 
 GATED = ("swiglu", "geglu")
 #: modules as the reference model registers them
-REGISTERED = ("w13", "w1", "w2", "w3")
+REGISTERED = ("w13", "w1", "w2", "w3", "act")
 
 #: plays the matrix "w1", "w2" or "w3" on a tensor; its output's
 Matrix = Callable[[str, int], int]
@@ -56,6 +56,8 @@ def mlp(
     size = t.size(width)
     one = play("w1", x)
     if t.setting.model.ffn not in GATED:
+        if t.setting.model.ffn == "xielu":
+            return play("w2", xielu(t, one, width))
         traffic = t.setting.element * (t.setting.tokens * width)
         out = t.op(
             "gelu", (one,), size, (one,), [Map("gelu", 2 * traffic)], [Map("gelu", 3 * traffic)]
@@ -64,6 +66,33 @@ def mlp(
     two = play("w3", x)
     joined()
     return play("w2", gate(t, one, two, size))
+
+
+def xielu(t: Tape, x: int, width: float) -> int:
+    """xIELU, whose two slopes are trained (Apertus): a square above zero, an exponential below.
+
+    Plain PyTorch, an operation at a time, as it is without its authors' wheel, which no registry
+    has: autograd keeps the input, three more tensors and a mask. Of fp32 slopes under autocast some
+    of what it makes is fp32.
+
+    Source: transformers 5.24, activations.py, ``XIELUActivation._xielu_python``, its operations
+    and what is kept recorded under PyTorch 2.13.
+    """
+    s = t.setting
+    n = s.tokens * width
+    t.register("act", OpRole.OTHER, Position.INNER, [("alpha_p", (1,)), ("alpha_n", (1,))])
+    if s.compiled:
+        forward, backward, kept = 2 * s.element, 3 * s.element, 0.0
+    elif s.autocast and not s.frozen:
+        forward, backward, kept = 80.0, 188.0, 9.0
+    else:
+        forward, backward, kept = 28 * s.element + 2, 57 * s.element + 6, 3 * s.element + 1
+    launches = (1, 1) if s.compiled else (15, 29)
+    return t.op(
+        "xielu", (x,), t.size(width), (x,), [Map("xielu", forward * n, launches[0])],
+        [Map("xielu", backward * n, launches[1])], extra=kept * n,
+        weight_gradient=0.0 if s.frozen else 2 * s.element,
+    )  # fmt: skip
 
 
 def gate(t: Tape, one: int, two: int, size: float) -> int:

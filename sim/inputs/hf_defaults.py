@@ -59,6 +59,7 @@ DEFAULTS: dict[
     "flex_olmo": (4096, 32, 32, None, 11008, 100352, 4096, False),
     "phimoe": (4096, 32, 32, 8, 6400, 32064, 131072, False),
     "granitemoehybrid": (4096, 32, 32, None, 11008, 32000, 2048, False),
+    "apertus": (4096, 32, 32, None, 14336, 131072, 65536, False),
     "helium": (2560, 24, 20, 20, 7040, 48000, 4096, False),
     "opt": (768, 12, 12, None, None, 50272, 2048, True),
     "bloom": (None, None, None, None, None, 250880, 2048, True),

@@ -170,6 +170,13 @@ def _glm(reader: HfReader, fields: Fields) -> Fields:
     }  # fmt: skip
 
 
+def _apertus(reader: HfReader, fields: Fields) -> Fields:
+    """Norms of each head, and a FFN of two matrices and an activation that is trained."""
+    if (act := reader.values.get("hidden_act", "xielu")) != "xielu":
+        reader.fault("hidden_act", f"{act!r} is not modelled for 'apertus'")
+    return {"qk_norm": True, "ffn": "xielu", **biased(reader)}
+
+
 def _granitemoehybrid(reader: HfReader, fields: Fields) -> Fields:
     """Those of attention alone and of one FFN a layer, gate and up in one."""
     types = reader.values.get("layer_types") or reader.values.get("layers_block_type")
@@ -218,4 +225,5 @@ DENSE: dict[str, KindReader] = {
     "glm": _glm,
     "glm4": _glm,
     "helium": llama,
+    "apertus": _apertus,
 }

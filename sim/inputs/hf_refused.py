@@ -27,7 +27,6 @@ PARTS: dict[str, str] = {
     "gemma3n_text": "an embedding for each layer (PLE), several residual streams (AltUp) with a"
     " path of low rank beside each (LAuReL), and keys and values that layers share",
     "gemma4_text": "layers of unlike heads, and keys and values that layers share",
-    "apertus": "an FFN of xIELU, which has trained parameters",
     "afmoe": "attention whose output is gated",
     "mimo_v2_flash": "layers of unlike heads",
     "longcat_flash": "two attentions a layer and experts that compute nothing",
@@ -45,7 +44,7 @@ PARTS: dict[str, str] = {
 }
 #: kinds by how names of their repositories start; a name that is of the catalogue is not asked here
 _NAMED = {
-    "gemma-3n": "gemma3n_text", "gemma-4": "gemma4_text", "apertus": "apertus",
+    "gemma-3n": "gemma3n_text", "gemma-4": "gemma4_text",
     "minimax-m1": "minimax_m1", "minimax-text-01": "minimax_text_01",
     "llama-3.2-11b-vision": "mllama_text_model", "llama-3.2-90b-vision": "mllama_text_model",
     "llama-3_3-nemotron-super": "nemotron-nas", "longcat-flash": "longcat_flash",

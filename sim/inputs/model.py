@@ -17,7 +17,7 @@ class Model(Spec):
     kv_heads: int
     head_dim: int
     ffn_size: int
-    ffn: Literal["swiglu", "geglu", "gelu"] = "swiglu"  # the two gated kinds have three matrices
+    ffn: Literal["swiglu", "geglu", "gelu", "xielu"] = "swiglu"  # two gated ones: three matrices
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     positions: Literal["rope", "learned", "alibi"] = "rope"
     bias: bool = False  # on every linear and LayerNorm (GPT-2, MPT with biases)

@@ -33,6 +33,7 @@ RELEASED = {
     "command-a": 111_057_580_032, "glm-4-9b-0414": 9_400_279_040, "qwen2-vl-2b": 1_543_714_304,
     "pixtral-12b": 12_247_782_400, "olmoe-1b-7b": 6_919_161_856, "phi-3.5-moe": 41_873_153_344,
     "dbrx": 131_596_523_520, "opt-1.3b": 1_315_758_080, "opt-6.7b": 6_658_473_984,
+    "apertus-8b": 8_053_338_176,
     "opt-13b": 12_853_473_280, "bloom-7b1": 7_069_016_064, "gpt-j-6b": 6_050_882_784,
     # the index has a bias of each expert of a mixture too, which no gradient trains
     "dots.llm1": 142_774_381_696 - 61 * 128,
@@ -96,7 +97,8 @@ def forward(keys: dict, f: int) -> int:
     """Of one feed-forward of width f."""
     d, gated = keys["hidden_size"], keys["ffn"] in ("swiglu", "geglu")
     bias = keys.get("mlp_bias", keys.get("bias", False))
-    return (3 if gated else 2) * d * f + bias * ((2 if gated else 1) * f + d)
+    slopes = 2 * (keys["ffn"] == "xielu")
+    return (3 if gated else 2) * d * f + bias * ((2 if gated else 1) * f + d) + slopes
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -5,7 +5,10 @@ import re
 
 import pytest
 
+from sim.blocks.ffn import xielu
 from sim.blocks.parameters import count_parameters
+from sim.blocks.setting import Setting
+from sim.blocks.tape import Tape
 from sim.errors import InputError
 from sim.inputs import hf, hf_classic, hf_kinds, hf_mixtures, hf_parts, hf_remote
 from sim.inputs.hf import KINDS, model_from_config, read_config
@@ -34,9 +37,13 @@ RELEASED = {
     "glm-4-9b": ({"model_type": "glm"}, 9_399_951_360, (9.4, 9.4)),
     "glm-4-32b": (
         {"model_type": "glm4", "hidden_size": 6144, "num_hidden_layers": 61,
-         "num_attention_heads": 48, "num_key_value_heads": 8, "intermediate_size": 23040,
+         "num_attention_heads": 48, "num_key_value_heads": 2, "intermediate_size": 23040,
          "attention_bias": False},
-        33_141_749_760, (32, 32),
+        32_566_081_536, (32.6, 32.6),
+    ),
+    "apertus-8b": (
+        {"model_type": "apertus", "num_key_value_heads": 8, "intermediate_size": 21504},
+        8_053_338_176, (8.05, 8.05),
     ),
     "minimax-m2": (
         {"model_type": "minimax_m2", "rotary_dim": 64, "attn_type_list": [1] * 62},
@@ -142,7 +149,6 @@ REFUSED = [
     ({"model_type": "kimi_linear"}, "linear attention"),
     ({"model_type": "lfm2"}, "short convolutions"),
     ({"model_type": "gemma3n", "text_config": {"model_type": "gemma3n_text"}}, "each layer"),
-    ({"model_type": "apertus"}, "xIELU"),
     ({"model_type": "qwen3_5_moe_text"}, "linear attention"),
     ({"model_type": "unheard_of", "mamba_d_conv": 4}, "Mamba"),
     ({"model_type": "unheard_of", "index_topk": 2048}, "indexer"),
@@ -253,3 +259,22 @@ def test_a_kind_by_its_class_where_its_name_is_no_kinds():
         model_from_config({"model_type": "t5", "is_encoder_decoder": True})
     with pytest.raises(InputError, match="required key is missing"):
         model_from_config({"hidden_size": 64})
+
+
+@pytest.mark.parametrize(
+    ("keys", "forward", "backward", "kept"),
+    [({}, 58, 120, 7), ({"dtype": "fp32"}, 114, 234, 13), ({"autocast": True}, 80, 188, 9)],
+)
+def test_xielu_runs_and_keeps_what_transformers_does(keys, forward, backward, kept):
+    """Bytes an element of 12 and 25 operations, and of what is kept beside its input.
+
+    Source: XIELUActivation of transformers 5.24 under PyTorch 2.13, by a dispatch mode: in bf16, in
+    fp32, and in bf16 beside slopes in fp32.
+    """
+    t = Tape(Setting(model=None, tokens=10, **keys), False)
+    xielu(t, t.tensor(1.0), 100.0)
+    (op,) = t.ops
+    assert [sum(r.bytes for r in op.forward), sum(r.bytes for r in op.backward), op.extra] == [
+        1000 * forward, 1000 * backward, 1000 * kept
+    ]  # fmt: skip
+    assert [p.numel for m in t.modules for p in m.parameters] == [1, 1]

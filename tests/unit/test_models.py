@@ -405,7 +405,7 @@ def test_a_point_tells_two_models_apart():
             r"an embedding for each layer \(PLE\), several residual streams",
         ),
         ("google/gemma-4-31b-it", "layers of unlike heads"),
-        ("swiss-ai/Apertus-8B-2509", "xIELU"),
+        ("MiniMaxAI/MiniMax-M1-80k", "lightning attention"),
         ("meta-llama/Llama-3.2-11B-Vision-Instruct", "attention to images"),
     ],
 )
