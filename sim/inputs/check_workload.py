@@ -52,7 +52,8 @@ def silent_keys(workload: Workload) -> frozenset[str]:
     spread = axes.expert_parallel > 1
     shared = axes.context_parallel_kind if axes.context_parallel > 1 else ""
     tensor, piped = axes.tensor_parallel > 1, axes.pipeline_parallel > 1
-    return _silent(axes.strategy, m, p, c, tensor, spread, shared, workload.loss, piped)
+    found = _silent(axes.strategy, m, p, c, tensor, spread, shared, workload.loss, piped)
+    return found - {"method.quantization"} if workload.method.quantised else found
 
 
 @cache

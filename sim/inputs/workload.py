@@ -56,7 +56,9 @@ class Method(Spec):
 
     @property
     def told(self) -> str:
-        """In a word: ``full``, ``lora``, or how the base is stored."""
+        """In a word: ``full``, ``lora``, ``dora``, or how the base is stored."""
+        if self.frozen and self.dora:
+            return "dora"
         return self.quantization if self.quantised else self.kind
 
 

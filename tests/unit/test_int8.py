@@ -9,6 +9,7 @@ from sim.blocks.tape import Tape
 from sim.cost.kernel_cost import cost_model
 from sim.errors import InputError
 from sim.inputs import catalogue
+from sim.inputs.check_workload import silent_keys
 from sim.inputs.loader import load
 from sim.inputs.workload import Method
 from sim.interop.emit_axolotl import axolotl_yaml
@@ -65,6 +66,14 @@ def test_its_product_is_faster_than_one_of_16_bits(name):
     t = Tape(Setting(model=None), False)
     wide = t.gemm("x", 8192, 8192, 8192)
     assert model.cost(wide._replace(dtype="int8")).time_s < 0.8 * model.cost(wide).time_s
+
+
+def test_no_warning_calls_it_idle_and_no_published_run_is_like_it():
+    found = job({"lora": INT8})
+    assert "method.quantization" not in silent_keys(found.workload)
+    assert "method.quantization" in silent_keys(job({"lora": LORA}).workload)
+    scaled = job({"lora": {**LORA, "dora": True}}).workload.method
+    assert (found.workload.method.told, scaled.told) == ("int8", "dora")
 
 
 def test_memory_is_between_that_of_16_and_of_4_bits():
