@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import NamedTuple
 
 from sim.errors import InputError
 from sim.inputs import checks
@@ -15,6 +16,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Parallelism, Workload
 from sim.records import dataclass
 from sim.result.advice import changes as advised
+from sim.step.kept import machine_key
 from sim.study.axes import Changes, Grid
 from sim.study.layouts import Knobs, layouts, least_form, warned
 from sim.study.machines import Machine
@@ -187,9 +189,15 @@ def _written(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-SoundJobs = dict[tuple[Workload, int, int], list[list[Workload]]]
-"""Jobs that nothing is wrong with but on some machine, a list a cut: by the job that they are of,
-nodes and GPUs of a node."""
+class _Sound(NamedTuple):
+    """Jobs of one number of GPUs that nothing is wrong with but on some machine, a list a cut."""
+
+    cuts: list[list[Workload]]
+    taken: dict[Hashable, list[Workload]]  # those that a machine takes, by what of it says so
+
+
+SoundJobs = dict[tuple[Workload, int, int], _Sound]
+"""By the job that they are of, nodes and GPUs of a node."""
 
 
 def plans(
@@ -223,12 +231,18 @@ def plans(
                 listed = list(itertools.takewhile(lambda _: not halted(), _sound(*key, space)))
                 if halted():
                     return
-                sound[key] = listed
-            for jobs in sound[key]:
-                if halted():
-                    return
-                for job in _going(topology, jobs, space):
-                    yield Candidate(machine, topology, job, extra)
+                sound[key] = _Sound(listed, {})
+            cuts, taken = sound[key]
+            kind = machine_key(topology), topology.reliability
+            if kind not in taken:
+                going: list[Workload] = []
+                for jobs in cuts:
+                    if halted():
+                        return
+                    going += _going(topology, jobs, space)
+                taken[kind] = going
+            for job in taken[kind]:
+                yield Candidate(machine, topology, job, extra)
 
 
 def refusal(machine: Machine, pairs: Iterable[ChangedJob], space: Space) -> str:

@@ -36,7 +36,7 @@ from sim.study.parameter_bounds import BATCH, known, units_of
 from sim.units import DTYPE_BYTES
 
 #: micro-batches for each rank of a pipeline, with which it is as full as with more
-_FULL = 2
+FULL = 2
 
 
 class _Whole(NamedTuple):
@@ -146,7 +146,7 @@ def _saved(workload: Workload) -> list[float]:
 
 def _shortest(shape: PipelineShape) -> PipelineShape:
     """A pipeline that fills up as far, with fewer micro-batches."""
-    full = _FULL * shape.ranks
+    full = FULL * shape.ranks
     return shape._replace(micro=full) if shape.micro > full and shape.micro % full == 0 else shape
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import field
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ from sim.records import dataclass
 from sim.step.step import memory_of, micro_steps_walked
 from sim.study.candidates import Candidate, frugal_form, saves_as_much
 from sim.study.layouts import least_form
-from sim.study.memory_bounds import MemoryBounds
+from sim.study.memory_bounds import FULL, MemoryBounds
 
 #: probability of running out of memory that a plan may have where nobody says
 RISK = 0.05
@@ -65,6 +66,8 @@ class Rooms:
 
     risk: float = RISK
     _bounds: MemoryBounds = field(default_factory=MemoryBounds)
+    #: micro-batch from which on plans are too large by what they need at the least
+    _exceeding: dict[Any, int] = field(default_factory=dict)
     #: what is too much, by the rest of a plan
     _too_large: dict[Any, list[_Asked]] = field(default_factory=dict)
     #: forms that stand for others and are not too large for them all, and on how few nodes
@@ -83,8 +86,16 @@ class Rooms:
 
     def exceeds(self, candidate: Candidate) -> bool:
         """Whether it is too large by what it needs at the least, which takes no walk."""
-        least = self._bounds.needed(candidate.topology, candidate.workload)
-        return least > machine(candidate.topology)[0]
+        topology, w = candidate.topology, candidate.workload
+        key = (_node(topology), topology.nodes, candidate.extra, w.parallelism,
+               w.activation_checkpointing)  # fmt: skip
+        full = w.gradient_accumulation >= FULL * w.parallelism.pipeline_parallel
+        if full and w.micro_batch >= self._exceeding.get(key, math.inf):
+            return True
+        exceeds = self._bounds.needed(topology, w) > machine(topology)[0]
+        if exceeds and full:
+            self._exceeding[key] = w.micro_batch
+        return exceeds
 
     def hopeless(self, candidate: Candidate) -> bool:
         """Whether its cut is too large in every form; its most frugal one is asked."""

@@ -30,7 +30,7 @@ from sim.result.peak import peak_of
 from sim.step.breakdown import Breakdown
 from sim.step.shares import Shares, shares
 from sim.step.step import steps
-from sim.study.bounds import Bounds
+from sim.study.bounds import Bounds, peak_alike
 from sim.study.candidates import Candidate, Stop, never
 from sim.study.layouts import KEYS, cut_of
 from sim.study.race import Need, Race, Rank, Searching, T
@@ -242,15 +242,20 @@ class Searcher:
         """
         order = itertools.count()
         heap: list[_Entry] = []
+        scores: dict[Hashable, float | None] = {}  # of bounds that are alike, if allowed
         for candidate in candidates:
             tally.considered += 1
             if tally.considered % _TOGETHER == 0 and self.halted():
                 return Sought(None, 0.0)
-            bound = _rough(candidate, self.bounds.peak_s(candidate))
-            if allowed(bound):
-                heap.append((score(bound), next(order), _ROUGH, candidate))
-            else:
+            alike = peak_alike(candidate)
+            if alike not in scores:
+                bound = _rough(candidate, self.bounds.peak_s(candidate))
+                scores[alike] = score(bound) if allowed(bound) else None
+            first = scores[alike]
+            if first is None:
                 tally.ruled_out += 1
+            else:
+                heap.append((first, next(order), _ROUGH, candidate))
         heapq.heapify(heap)
         best: Simulated | None = None
         lowest, said = below, -math.inf

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sim.errors import InputError
 from sim.inputs.loader import load, prepare
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Parallelism
+from sim.memory.report import machine
 from sim.report.size import view
 from sim.report.size_layouts import because, parts_of
 from sim.step.shares import bubble_s, shares
 from sim.step.step import memory_of, step
 from sim.study.axes import Grid
-from sim.study.bounds import Bounds
+from sim.study.bounds import Bounds, peak_alike
 from sim.study.candidates import (
     CHECKPOINTING,
     OFFLOAD,
@@ -28,6 +31,7 @@ from sim.study.candidates import (
 from sim.study.grid import grid_of
 from sim.study.layouts import AXES, KEYS, beside, cut_in_words, layouts, least_form
 from sim.study.machines import MachineFilter, machines
+from sim.study.memory_bounds import MemoryBounds
 from sim.study.room import Rooms
 from sim.study.search import Counts, Searcher
 from sim.study.size import size
@@ -116,6 +120,25 @@ def test_bounds_bound_every_layout(searched):
     for plan in everything:
         assert search.bounds.peak_s(plan.candidate) <= plan.step_s
         assert search.bounds.of(plan.candidate).step_s <= plan.step_s
+
+
+def test_what_bounds_share_is_alike(searched):
+    """Plans of one key have one bound; what is too large by a smaller micro-batch is by its own."""
+    search, candidates, _ = searched
+    peaks = {}
+    for candidate in candidates:
+        peaks.setdefault(peak_alike(candidate), []).append(search.bounds.peak_s(candidate))
+    assert 1 < len(peaks) < len(candidates) / 4
+    assert all(max(same) == pytest.approx(min(same), rel=1e-12) for same in peaks.values())
+    long = [
+        replace(c, workload=c.workload.model_copy(update={"sequence_length": 131072}))
+        for c in candidates
+    ]
+    rooms, bounds = Rooms(), MemoryBounds()
+    said = [rooms.exceeds(c) for c in long]
+    capacity = machine(long[0].topology)[0]
+    assert said == [bounds.needed(c.topology, c.workload) > capacity for c in long]
+    assert 0 < sum(said) < len(said)
 
 
 @pytest.mark.parametrize(

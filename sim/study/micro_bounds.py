@@ -1,0 +1,150 @@
+"""What of a micro-step every plan of it runs at the least, and where it runs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from math import lcm
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.blocks.unroll import Templates, unroll
+from sim.cost.host import pace_of
+from sim.cost.kernel_cost import CostModel, cost_model
+from sim.inputs.rows import run_on
+from sim.inputs.strategy import strategy_of
+from sim.inputs.topology import Topology
+from sim.inputs.workload import Parallelism, Workload
+from sim.step.ready import told_slowest
+from sim.step.straggle import hands_on, lost_to_slowest
+from sim.step.variation import Variation
+from sim.study.candidates import Candidate
+
+F8 = npt.NDArray[np.float64]
+I4 = npt.NDArray[np.int32]
+
+#: kernels that every plan of a micro-batch and checkpointing runs alike
+_ALIKE = ("gemm", "attention", "norm", "loss", "embedding")
+#: and those of a strategy whose blocks do nothing else in any layout
+_WITHIN = ("elementwise",)
+#: rounding, where blocks stand for others, must not make a bound exceed what it bounds
+SAFETY = 0.999
+
+
+#: a job of one stage in the middle of whose steps no parameters or gradients move
+_QUIET = {
+    "strategy": "fsdp2", "replicate": 1, "shard": None, "offload": "none", "pipeline_parallel": 1,
+    "reshard_after_forward": False, "reshard_after_backward": False, "gradient_sync": "last",
+}  # fmt: skip
+
+
+class Micro(NamedTuple):
+    """Least times of the kernels of one micro-step of the whole model. [s]"""
+
+    kernels: dict[str, float]  # by kind
+    seconds: F8  # of every kernel, all times that it runs
+    curves: I4  # rows of `CostModel.curves`
+
+
+class Paced(NamedTuple):
+    """The same on ranks that wait for the slowest of them. [s]"""
+
+    kernels: dict[str, float]
+    exchanges_s: float
+    block_s: float  # lost in each block
+
+    @property
+    def busy_s(self) -> float:
+        """Kernels and exchanges, but for what blocks lose."""
+        return sum(self.kernels.values()) + self.exchanges_s
+
+
+def cut_of_blocks(candidate: Candidate) -> dict[str, Any]:
+    """How blocks are cut."""
+    p = candidate.workload.parallelism
+    return {
+        "context_parallel": p.context_parallel, "tensor_parallel": p.tensor_parallel,
+        "sequence_parallel": p.sequence_parallel, "loss_parallel": p.loss_parallel,
+        "expert_parallel": p.expert_parallel,
+    }  # fmt: skip
+
+
+def alone(candidate: Candidate) -> tuple[Topology, Workload]:
+    """Micro-steps on one node, or on as many as share a block, in which nothing is gathered.
+
+    The more ranks, the slower the slowest of them: one node of the same size bounds them all.
+    Parameters and gradients that move share links with exchanges, which then take no less.
+    """
+    workload = candidate.workload
+    cut = cut_of_blocks(candidate)
+    knobs = workload.parallelism if strategy_of(workload).blocks_alike else Parallelism()
+    one = workload.model_copy(
+        update={"parallelism": knobs.model_copy(update=_QUIET | cut), "global_batch": None}
+    )
+    nodes = ranks_alone(candidate) // candidate.topology.gpus_per_node
+    return candidate.topology.model_copy(update={"nodes": nodes}), one
+
+
+def ranks_alone(candidate: Candidate) -> int:
+    """Ranks of the nodes that share a sequence, or the experts of a block."""
+    p = candidate.workload.parallelism
+    shared = p.context_parallel * p.tensor_parallel
+    return lcm(candidate.topology.gpus_per_node, shared, p.expert_parallel)
+
+
+def exchanging(candidate: Candidate) -> bool:
+    """Whether ranks that share a block exchange anything within it."""
+    p = candidate.workload.parallelism
+    return max(p.tensor_parallel, p.context_parallel, p.expert_parallel) > 1
+
+
+def micro_of(candidate: Candidate) -> Micro:
+    """What of a micro-step every plan of it runs."""
+    kinds = _ALIKE + strategy_of(candidate.workload).blocks_alike * _WITHIN
+    topology, workload = alone(candidate)
+    model = cost_model(topology.first_gpu, topology.calibration)
+    return _kernels(model, unroll(run_on(topology, workload)), kinds)
+
+
+@lru_cache(maxsize=512)
+def _kernels(model: CostModel, templates: Templates, kinds: tuple[str, ...]) -> Micro:
+    """Kernels of some kinds of a micro-step; those of a kind and a curve together."""
+    found: dict[tuple[str, int], float] = {}
+    for (block, phase), times in templates.runs().items():
+        kernels = templates.of(block, phase)
+        costs = model.costs(kernels)
+        rows = zip(kernels, costs.time_s.tolist(), costs.curve.tolist(), strict=True)
+        for kernel, seconds, curve in rows:
+            if kernel.kind in kinds:
+                place = kernel.kind, curve
+                found[place] = found.get(place, 0.0) + times * seconds
+    by_kind = dict.fromkeys(kinds, 0.0)
+    for (kind, _), seconds in found.items():
+        by_kind[kind] += SAFETY * seconds
+    seconds_of, curves = np.array(list(found.values())), [curve for _, curve in found]
+    return Micro(by_kind, SAFETY * seconds_of, np.array(curves, np.int32))
+
+
+def paced_of(candidate: Candidate, micro: Micro, within: Mapping[str, float]) -> Paced:
+    """Bound 5."""
+    workload, topology = candidate.workload, candidate.topology
+    node = topology.node
+    share = unit_s = 0.0
+    if not told_slowest(topology, Variation()):
+        assert node is not None
+        pace = pace_of(node.cpu, node.gpus)
+        share, unit_s = lost_to_slowest(topology.first_gpu, pace, candidate.gpus)
+    if not hands_on(workload):
+        unit_s = 0.0
+    p = workload.parallelism
+    if p.pipeline_parallel > 1 or not p.reshard_after_backward:
+        unit_s = min(0.0, unit_s)  # not every micro-step gathers all
+    kernels = {kind: (1.0 + share) * seconds for kind, seconds in micro.kernels.items()}
+    # the slower the kernels, the more of what is sent beside attention they hide
+    hidden = share * micro.kernels["attention"]
+    exchanges = {
+        what: max(0.0, seconds - hidden * (what == "context")) for what, seconds in within.items()
+    }
+    return Paced(kernels, sum(exchanges.values()), unit_s)
