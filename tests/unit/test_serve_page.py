@@ -191,3 +191,18 @@ def test_a_fleet_is_edited_and_a_slider_moves_its_nodes(server, tmp_path):
         )
         assert unnamed == 0
         assert page.console == []
+
+
+@pytest.mark.usefixtures("browser")
+def test_on_a_phone_the_answer_is_in_sight_of_the_form(server, tmp_path):
+    """It stood below it, a screen and a half down: a slider that was moved showed nothing."""
+    with Page(server.address + "#m=dgx-h100&j=mistral-7b-lora", tmp_path, width=390) as page:
+        page.until("document.body.dataset.answers >= 1")
+        rect = "document.getElementById('sentence').getBoundingClientRect()"
+        high = page.ask("innerHeight")
+        for top in (0, 400, 100_000):
+            page.ask(f"scrollTo(0, {top})")
+            assert 0.7 * high < page.ask(f"{rect}.top") < page.ask(f"{rect}.bottom") <= high + 1
+        last = "document.querySelector('aside').getBoundingClientRect().bottom"
+        assert page.ask(last) <= page.ask(f"{rect}.top")  # at the end it covers nothing
+        assert page.console == []
