@@ -65,8 +65,22 @@ def size(report: SizeReport) -> str:
         f"{plan['strategy']}, micro-batch {plan['micro_batch']} x {plan['gradient_accumulation']}",
         f"done in {duration(plan['wall_clock_s'])} (estimated), cost {cost}, "
         f"{plan['memory_bytes'] / GIB:.1f} of {plan['capacity_bytes'] / GIB:.1f} GiB (estimated)",
+        *_unlike_the_file(report),
         f"chosen of {considered} plans",
     ])  # fmt: skip
+
+
+def _unlike_the_file(report: SizeReport) -> list[str]:
+    """What `run` is to be told to say the same of the plan, and the set-up that it leaves out."""
+    assert report.winner is not None
+    candidate = report.winner.candidate
+    kept = candidate.workload.activation_checkpointing.kind
+    chosen = [("activation_checkpointing", kept), *candidate.extra]
+    lines = ["with " + ", ".join(f"{key}={value}" for key, value in chosen)]
+    offer = candidate.topology.offer
+    if offer is not None and offer.setup:
+        lines.append(f"{duration(offer.setup)} of setting up are in that time and cost")
+    return lines
 
 
 def compare(found: Comparison) -> str:

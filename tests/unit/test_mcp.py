@@ -33,6 +33,13 @@ def test_changes_are_said_as_they_are_typed():
     assert "--set parallelism.offload=all: saves" in door.memory(**CALLS["memory"])
 
 
+def test_what_a_plan_has_unlike_its_file_is_said():
+    """An assistant that ran the job as it is got another time than the one it was told."""
+    text = door.size(**CALLS["size"])
+    assert "with activation_checkpointing=none, compile=true, attention=flash3" in text
+    assert "15 min of setting up are in that time and cost" in text
+
+
 def test_faults_come_back_as_an_answer():
     text = door.run("dgx-h10", "mistral-7b-lora")
     assert text.startswith("not answered:")
