@@ -63,9 +63,6 @@ def search(comm: Communicator) -> Search:
     room = intra_rate * local / (local - 1) if local > 1 else float("inf")
     if count * speed > room:
         count = max(1, int(room / speed))
-        if count * speed < 0.5 * room:
-            speed = max((s for s in row["inter_speeds"] if s <= room), default=room)
-            count = max(1, int(room / speed))
     return Search(count, speed, speed)
 
 
