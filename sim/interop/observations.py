@@ -23,7 +23,8 @@ from sim.inputs.loader import load, load_topology
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.kineto import KinetoTrace, read_kineto
-from sim.interop.nccl_tests import NcclTable, read_nccl_tests
+from sim.interop.nccl_table import NcclTable
+from sim.interop.nccl_tests import read_nccl_tests
 from sim.interop.nvbandwidth import CopyRates, read_nvbandwidth
 from sim.step.step import step
 from sim.step.variation import Progress
