@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.inputs import catalogue
-from sim.inputs.architecture import measured_board
+from sim.inputs.architecture import measured_board, whole_board
 from sim.inputs.gpu import Gpu
 from sim.records import dataclass
 
@@ -116,8 +116,10 @@ def board_power(gpu: Gpu, c: PowerConstants) -> BoardPower:
     profile as the H100", NVIDIA H200 datasheet).
 
     A chip of another make takes other power for a FLOP: its board is taken to be built for its
-    products, which draw the limit it is sold with, whatever it is held to. Source: Puget Systems,
-    "Quad RTX 3090 GPU Power Limiting" (2020): 350 W in training, and 5 % slower when held to 280 W.
+    products, which draw the limit it is sold with, whatever it is held to, and no less for a FLOP
+    than the board with all of its chip (`whole_board`): a T4 or A10 throttles. Source: Puget
+    Systems, "Quad RTX 3090 GPU Power Limiting" (2020): 350 W in training, and 5 % slower when held
+    to 280 W.
     """
     board = measured_board(gpu)
     # a sister board's larger memory idles higher; its tensor cores hold the same clock
@@ -126,7 +128,11 @@ def board_power(gpu: Gpu, c: PowerConstants) -> BoardPower:
     products = measured * gpu.peak_half / board.peak_half
     memory = measured * min(1.0, gpu.memory_bandwidth / board.memory_bandwidth)
     if (gpu.architecture, gpu.compute_capability) != (board.architecture, board.compute_capability):
-        products = memory = max(products, catalogue.sold_as(gpu).power_limit - idle)
+        sold = catalogue.sold_as(gpu).power_limit - idle
+        whole = whole_board(gpu)
+        a_flop = (whole.power_limit - whole.idle_power) / whole.peak_half if whole else 0.0
+        memory = max(products, sold)
+        products = max(memory, a_flop * gpu.peak_half)
     return BoardPower(
         gpu.power_limit, idle, products, c.memory_share, c.memory_share * memory, c.exponent
     )

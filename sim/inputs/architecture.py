@@ -51,6 +51,12 @@ def measured_board(gpu: Gpu) -> Gpu:
     return board
 
 
+def whole_board(gpu: Gpu) -> Gpu | None:
+    """The board of a GPU's chip that has all of its tensor cores and the power for them."""
+    name = table("architectures")["whole_chip"].get(f"{gpu.compute_capability:.1f}")
+    return catalogue.gpu(name) if name and nvidia(gpu) else None
+
+
 def tensor_share(gpu: Gpu) -> float:
     """What a GPU's tensor cores do a clock, over what those of its chip can: 1, 1/2, 1/4 ...
 

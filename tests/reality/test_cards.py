@@ -92,3 +92,20 @@ def test_gpt2_on_two_titans(nvlink, seconds):
     machine = {"name": "titans", "node": {"gpu": "TITAN RTX", "gpus": 2, **level}}
     found = simulate(machine, job, scaling=False, fixes=False)
     assert 200 * found.step.time_s == pytest.approx(seconds, rel=0.12)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "clock"),
+    [("t4-pcie-16gb", 0.757), ("a10-pcie-24gb", 0.80), ("rtx-8000-48gb", 1.0),
+     ("a10g-pcie-24gb", 1.0), ("rtx-3090-24gb", 1.0), ("v100-pcie-32gb", 0.967)],
+)  # fmt: skip
+def test_boards_with_few_watts_for_their_chip_throttle(gpu, clock):
+    """As many watts for a FLOP as the board with all of the chip (T4: 117 W for 60)."""
+    assert CostModel(catalogue.gpu(gpu)).clock(1.0) == pytest.approx(clock, rel=0.005)
+
+
+def test_large_products_of_a_t4():
+    """41 of 65 TFLOP/s. Source: Jia et al., arXiv 1903.07486, "Dissecting the NVidia Turing T4"."""
+    kernel = Kernel("w", "w", "gemm", shape=(8192, 8192, 8192, 1), dtype="fp16")
+    found = 2 * 8192**3 / CostModel(catalogue.gpu("t4-pcie-16gb")).cost(kernel).time_s
+    assert found / 1e12 == pytest.approx(41.4, rel=0.1)
