@@ -29,16 +29,19 @@ def job_steps(workload: Workload, world: int) -> tuple[int, float] | None:
 
     Tokens are those of samples: padding is not counted.
     """
-    real = sample_length(workload)
-    per_step = float(batch_on(workload, world).tokens)
+    return job_length(workload, batch_on(workload, world).tokens)
+
+
+def job_length(workload: Workload, tokens_per_step: float) -> tuple[int, float] | None:
+    """The same of a job whose steps have so many tokens."""
     if workload.steps:
-        return workload.steps, workload.steps * per_step
+        return workload.steps, float(workload.steps * tokens_per_step)
     tokens = workload.tokens
     if tokens is None and workload.samples:
-        tokens = float(workload.samples * real) * workload.epochs
+        tokens = float(workload.samples * sample_length(workload)) * workload.epochs
     if tokens is None:
         return None
-    steps = max(1, math.ceil(tokens / per_step - 1e-9))
+    steps = max(1, math.ceil(tokens / tokens_per_step - 1e-9))
     return steps, tokens
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from sim.blocks.flops import token_flops
 from sim.documents import Section
 from sim.inputs.shares import batch_on
-from sim.job.basis import job_steps, no_length, terms_of
+from sim.job.basis import job_length, no_length, terms_of
 from sim.job.estimate import JobEstimate, estimate_job
 from sim.memory.report import MemoryReport
 from sim.records import dataclass
@@ -367,12 +367,12 @@ def _tokens(candidate: Candidate) -> int:
 
 def _rough(candidate: Candidate, step_s: float) -> Estimate:
     """Figures without failures, checkpoints, egress and energy, quick to get."""
-    length = job_steps(candidate.workload, candidate.gpus)
+    gpus, tokens = candidate.gpus, _tokens(candidate)
+    length = job_length(candidate.workload, tokens)
     terms = terms_of(candidate.topology.offer)
     wall = _setup_s(candidate) + (step_s * length[0] if length else 0.0)
     price = terms.price_per_gpu_hour_usd if terms else math.inf
-    rate = _tokens(candidate) / step_s
-    return Estimate(wall, price * candidate.gpus * wall / HOUR_S, 0.0, 0.0, rate)
+    return Estimate(wall, price * gpus * wall / HOUR_S, 0.0, 0.0, tokens / step_s)
 
 
 def _setup_s(candidate: Candidate) -> float:
