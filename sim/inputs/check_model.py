@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim.inputs.finding import Finding, Findings, fault, warning
 from sim.inputs.model import Model
 
-DEEPEST = 10_000  # layers: a step of so many takes 0.8 GB to simulate
+DEEPEST = 2_000  # layers, of which models have up to 1,000; so many take 0.7 GiB to add up
 _WIDEST = 10_000_000  # columns, rows and experts
 _SIZES = ("layers", "hidden_size", "heads", "kv_heads", "head_dim", "vocab_size")
 _NUMBERS = (  # that may be none
@@ -36,8 +36,9 @@ def _sizes(m: Model) -> Findings:
         value = getattr(m, key)
         if value < smallest:
             yield _wrong("model-size", key, f"{value} is not at least {smallest}")
-        elif value > (DEEPEST if key == "layers" else _WIDEST) and key != "max_positions":
-            yield _wrong("absurd", key, f"{value} is more than any model has")
+        elif value > (most := DEEPEST if key == "layers" else _WIDEST) and key != "max_positions":
+            message = f"{value} is more than any model has; at most {most:,} are simulated"
+            yield _wrong("absurd", key, message)
     if not 0.0 < m.rope_fraction <= 1.0:
         message = f"{m.rope_fraction:g} of a head's columns cannot be turned"
         yield _wrong("model-size", "rope_fraction", message, "write 1 for all, 0.5 for half")

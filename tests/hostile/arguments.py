@@ -175,7 +175,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (
             "explain", "explain h100-x1 job.yaml", "explain h100-x1 job.yaml x",
             "explain h100-x1 job.yaml --set method=full", "explain job.yaml h100-x1",
-            "explain h100-x1 job.yaml --set model.layers=10001", "support", "support x",
+            "explain h100-x1 job.yaml --set model.layers=2001", "support", "support x",
             "support h100-x1 job.yaml --set nodes=1e9", "support job.yaml", "trace diff",
             "support h100-x1 job.yaml -o /", "trace diff x h100-x1 job.yaml",
             "trace diff job.yaml h100-x1 job.yaml", "trace diff /dev/null h100-x1 job.yaml",

@@ -47,7 +47,7 @@ EXTREMES: tuple[tuple[str, ...], ...] = (
     ("nodes=32768",), ("nodes=20000", "parallelism.tensor_parallel=8"),
     ("nodes=20000", "parallelism.replicate=20000"), ("nodes=1000000000",),
     ("node.gpus=1024", "nodes=16"), ("node.gpus=1000000",),
-    ("model.layers=10000",), ("model.layers=1000000",),
+    ("model.layers=2000",), ("model.layers=1000000",),
     ("model.hidden_size=1048576",), ("model.vocab_size=1000000000",),
     ("sequence_length=1048576",), ("sequence_length=1000000000000",),
     ("micro_batch=1000000",), ("gradient_accumulation=1000000",),

@@ -15,6 +15,7 @@ from sim.inputs.models import catalogue_model, model_names
         ("ffn_size", 0, "no columns"),
         ("ffn_size", -4, "-4 is not at least 0"),
         ("ffn_size", 10**10, "more than any model has"),
+        ("layers", 2001, "2001 is more than any model has; at most 2,000 are simulated"),
         ("head_dim", 127, "127 are odd"),
         ("rope_fraction", -1, "-1 of a head's columns"),
         ("rope_fraction", 7, "7 of a head's columns"),
