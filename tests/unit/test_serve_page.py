@@ -103,6 +103,26 @@ def test_warnings_are_shown_and_a_budget_is_in_dollars(server, tmp_path):
 
 
 @pytest.mark.usefixtures("browser")
+def test_after_a_wrong_entry_the_figures_before_are_grey_and_said_to_be(server, tmp_path):
+    with Page(server.address + "#m=h100-x1&j=mistral-7b-lora", tmp_path) as page:
+        page.until("document.body.dataset.answers >= 1")
+        assert "single" in page.ask("document.getElementById('form').innerHTML")
+        typed = ("{ const m = document.getElementById('more'); m.value = '%s';"
+                 "m.dispatchEvent(new Event('input', { bubbles: true })) }")  # fmt: skip
+        stale = "document.querySelectorAll('#sentence.stale, #tiles.stale').length"
+        page.ask(typed % "nodez=3")
+        hidden = "document.getElementById('faults').hidden && document.body.dataset.open === '0'"
+        page.until(f"!{hidden}")
+        said = page.ask("document.getElementById('faults').textContent")
+        assert "nodez: unknown key" in said
+        assert said.endswith("The figures below, in grey, are those of the entries before.")
+        assert page.ask(stale) == 2
+        page.ask(typed % "nodes=1")
+        page.until(hidden)
+        assert page.ask(stale) == 0
+
+
+@pytest.mark.usefixtures("browser")
 def test_back_goes_to_the_machine_and_job_before(server, tmp_path):
     with Page(server.address + "#m=dgx-h100&j=mistral-7b-lora", tmp_path) as page:
         page.until("document.body.dataset.answers >= 1")

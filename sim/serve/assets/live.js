@@ -15,7 +15,7 @@
     ["sequence_length", "Sequence length, tokens", powers(512, 131072), (d) => d.workload.sequence_length],
   ];
   const CHOICES = [
-    ["parallelism", "Strategy", ["fsdp2", "fsdp1", "ddp", "zero1", "zero2", "zero3"]],
+    ["parallelism", "Strategy", ["fsdp2", "fsdp1", "ddp", "zero1", "zero2", "zero3", "single"]],
     ["activation_checkpointing", "Checkpointing", ["none", "full", "{selective: op}"]],
     ["precision", "Precision", ["bf16", "fp8"]],
     ["attention", "Attention", ["flash2", "flash3", "sdpa", "eager"]],
@@ -108,8 +108,9 @@
     if (running) { wanted = true; return; }
     running = true;
     clearTimeout(pause);
-    document.querySelectorAll("#tiles, #further, #whatif").forEach((e) => e.classList.add("stale"));
+    document.querySelectorAll("#sentence, #tiles, #further, #whatif").forEach((e) => e.classList.add("stale"));
     const began = performance.now();
+    let answered = false;
     try {
       const body = degraded();
       if (state.pin) body.beside = degraded(state.pin);
@@ -122,13 +123,14 @@
       document.body.dataset.latency = took.toFixed(1);
       document.body.dataset.answers = String(Number(document.body.dataset.answers || 0) + 1);
       drawn = {};
+      answered = true;
     } catch (faults) {
-      showFaults(faults);
+      showFaults(faults, last ? "The figures below, in grey, are those of the entries before." : "");
     }
-    document.querySelectorAll(".stale").forEach((e) => e.classList.remove("stale"));
+    if (answered) document.querySelectorAll(".stale").forEach((e) => e.classList.remove("stale"));
     running = false;
     if (wanted) { wanted = false; refresh(); return; }
-    pause = setTimeout(() => { further(); draw(); }, 450);
+    if (answered) pause = setTimeout(() => { further(); draw(); }, 450);
   }
 
   // What takes longer than a slider may: the curve, changes worth trying.
@@ -184,13 +186,14 @@
     }
   }
 
-  function showFaults(faults) {
+  function showFaults(faults, after = "") {
     const list = Array.isArray(faults) ? faults : [{ path: "", message: "the server does not answer" }];
     $("faults").replaceChildren(...list.map((f) => {
       const item = document.createElement("li");
       item.textContent = f.path ? `${f.path}: ${f.message}` : f.message;
       return item;
     }));
+    $("faults").append(...(after ? [Object.assign(document.createElement("li"), { textContent: after })] : []));
     $("faults").hidden = list.length === 0;
   }
 
