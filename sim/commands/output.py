@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -150,24 +150,29 @@ def unheard(error: OSError) -> None:
 
 
 @contextmanager
-def stopped_softly() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed; pressed again it ends the verb at once."""
-    pressed = False
+def stopped_softly() -> Iterator[Callable[[], int]]:
+    """The signal that asked the verb to end, Ctrl-C or SIGTERM; asked again it ends at once."""
+    asked = 0
 
-    def press(number: int, frame: object) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(number, before)
-        tell("ending with what was found; Ctrl-C again ends at once")
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = number
+        signal.signal(number, before[number])
+        again = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+        tell(f"ending with what was found; {again} again ends at once")
 
-    before = signal.getsignal(signal.SIGINT)
+    before: dict[int, Any] = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     with suppress(ValueError):  # not the main thread of a program that calls us
-        signal.signal(signal.SIGINT, press)
+        for number in before:
+            signal.signal(number, ask)
     try:
-        yield lambda: pressed
+        yield lambda: asked
     finally:
         with suppress(ValueError):
-            signal.signal(signal.SIGINT, before)
+            for number, old in before.items():
+                signal.signal(number, old)
 
 
 def tell(text: str) -> None:

@@ -70,7 +70,7 @@ def command(
 ) -> None:  # fmt: skip
     """Search for the best cluster for WORKLOAD; exit 3 if nothing meets the target.
 
-    Ctrl-C shows the best so far (exit 130), pressed again it ends at once.
+    Ctrl-C and SIGTERM show the best so far (exit 130, 143); again, they end at once.
     """
     from sim.report.progress import progress_bar
     from sim.report.size import view
@@ -82,7 +82,7 @@ def command(
             topologies=topologies, prices=prices, spot=spot, max_gpus=max_gpus,
             gpus=gpus, global_batch=global_batch, vary=vary, risk=risk, slack=slack,
             setup=setup, as_written=as_written, exhaustive=exhaustive, overrides=overrides,
-            progress=progress, stop=stop,
+            progress=progress, stop=lambda: stop() > 0,
         )  # fmt: skip
     show(view(found), form, None if emitted else output)
     best = found.winner.candidate if found.winner else None
@@ -96,4 +96,4 @@ def command(
         for path in write_plan(best.topology, best.workload, emitted, folder):
             tell(f"wrote {path}")
     if found.stopped:
-        sys.exit(130)
+        sys.exit(128 + stop())

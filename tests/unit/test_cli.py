@@ -280,20 +280,21 @@ def test_replicas_stop_on_ctrl_c():
     assert interrupted(code, *arguments) == (130, "", "\ninterrupted\n")
 
 
-def test_a_search_ends_on_ctrl_c_with_what_it_found():
+@pytest.mark.parametrize(("sent", "said"), [("SIGINT", "Ctrl-C"), ("SIGTERM", "SIGTERM")])
+def test_a_search_that_is_interrupted_ends_with_what_it_found(sent, said):
     code = (
         "from sim.study.search import Searcher\n"
         "once = Searcher.plan\n"
         "def plan(*a):\n"
         "    Searcher.plan = once\n"
-        "    ctrl_c()\n"
+        f"    os.kill(os.getpid(), signal.{sent})\n"
         "    return once(*a)\n"
         "Searcher.plan = plan\n"
     )
     arguments = ("size", "llama3-8b-sft", "--topology", "dgx-h100", "--max-gpus", "64")
     code, out, err = interrupted(code, *arguments)
-    assert code == 130
-    assert err == "ending with what was found; Ctrl-C again ends at once\n"
+    assert code == 128 + signal.Signals[sent]
+    assert err == f"ending with what was found; {said} again ends at once\n"
     assert "the best so far, others may be better" in " ".join(out.split())
     assert "-> " in out
 
