@@ -35,7 +35,8 @@ def attention(t: Tape, x: int, window: int | None) -> int:
         if s.copies_heads:
             put_apart(t, q_width, kv_width)
     else:
-        q = linear(t, "wq", read("wq"), d, q_width, targets=("q",), bias=bias)
+        columns = q_width * (2 if model.attention_gate else 1)
+        q = both = linear(t, "wq", read("wq"), d, columns, targets=("q",), bias=bias)
         k = linear(t, "wk", read("wk"), d, kv_width, targets=("k",), bias=bias)
         v = linear(t, "wv", read("wv"), d, kv_width, targets=("v",), bias=bias)
         # three linears read one input: two gradient sums
@@ -51,12 +52,34 @@ def attention(t: Tape, x: int, window: int | None) -> int:
     out = core(t, q, k, v, (heads, kv_heads, dim, dim), window)
     if model.attention_sinks:
         out = sinks(t, out, heads)
+    if model.attention_gate:
+        out = gated(t, out, both)
     makes_sums(t, "wo")
     made = linear(
         t, "wo", out, q_width, d, Position.OUTPUT, targets=("o",),
         bias=model.bias or model.output_bias, wide=False,
     )  # fmt: skip
     return leave(t, made)
+
+
+def gated(t: Tape, out: int, both: int) -> int:
+    """Attention's output times a sigmoid, of columns that the projection of queries makes too.
+
+    Source: transformers 5.24, modeling_qwen3_next.py: ``attn_output * torch.sigmoid(gate)``.
+    """
+    size = t.sizes[out]
+    copy = [Map("gate.copy", 2 * size, 1, "strided", "copy")]
+    back = [Map("gate.cat", 4 * size, 1, "strided", "copy")]
+    # views of one tensor, whose gradients are put together where the queries' arrive
+    opened = t.op("gate.copy", (both,), size, (), copy, back)
+    opened = t.op(
+        "gate.sigmoid", (opened,), size, (), [Map("gate.sigmoid", 2 * size)],
+        [Map("gate.sigmoid", 3 * size)], own=True,
+    )  # fmt: skip
+    return t.op(
+        "gate", (out, opened), size, (out, opened), [Map("gate.mul", 3 * size)],
+        [Map("gate.mul", 6 * size, 2)],
+    )  # fmt: skip
 
 
 def sinks(t: Tape, out: int, heads: int) -> int:

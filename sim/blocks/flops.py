@@ -4,8 +4,10 @@ Convention: 2 m n k a product. Model FLOPs are forward plus backward without rec
 weight that multiplies (active experts, the head, also if tied; no embedding look-up), 4 for frozen
 ones, which have no weight gradient, and 12 x layers x heads x head_dim x T a token for attention,
 counted in full although causal kernels skip half (the convention of PaLM, llm-foundry and
-torchtitan; ``attention="causal"`` halves it). Hardware FLOPs are those that run: recompute is
-added, and what a fused kernel skips is left out (``attention="run"``), so that HFU stays below 1.
+torchtitan; ``attention="causal"`` halves it). A scan in its place counts the products of its chunks
+(`sim.blocks.delta`), which are as many whatever runs them and whatever T is. Hardware FLOPs are
+those that run: recompute is added, and what a fused kernel skips is left out
+(``attention="run"``), so that HFU stays below 1.
 """
 
 from __future__ import annotations

@@ -57,12 +57,13 @@ def layer_footprint(workload: Workload, kind: str, checkpoint: str = "none") -> 
     """Footprint of one layer of a kind under a checkpoint policy (see `autograd.footprint`)."""
     setting, model, strategy = Setting.of(workload), workload.model, strategy_of(workload)
     constant = 0.0
-    if model.positions == "rope" and strategy.casts_inputs:
+    block = block_kinds(model)[kind]
+    if model.positions == "rope" and strategy.casts_inputs and block.mixer == "attention":
         # FSDP2 casts each block's floating inputs, so every block keeps its own cos and sin
         constant = float(setting.length * (model.rope_head_dim or model.head_dim) * setting.element)
     # where blocks are gathered, the gradients of one wait for each other
     passing = workload.optimizer_in_backward and not strategy.gathers_blocks
-    return _footprint(setting, block_kinds(model)[kind], checkpoint, constant, passing)
+    return _footprint(setting, block, checkpoint, constant, passing)
 
 
 @lru_cache(maxsize=1024)

@@ -21,15 +21,15 @@ class Kernel(NamedTuple):
         The leaf module it belongs to (a name of `Block.forward_order`), by which schedules
         that fetch per module slice a block.
     kind : str
-        ``gemm | attention | norm | elementwise | reduction | embedding | loss | optimizer | copy |
-        quantize``
+        ``gemm | attention | scan | norm | elementwise | reduction | embedding | loss | optimizer |
+        copy | quantize``
     flops : float
         Floating-point operations. [1]
     bytes : float
         HBM bytes read and written. [B]
     shape : tuple of int
         gemm: (m, n, k, batch). attention: (batch, heads, kv_heads, s_q, s_k, head_dim, causal,
-        window)
+        window). scan: (thread blocks, steps that each goes one after another)
     dtype : str
         ``bf16 | fp16 | fp32 | tf32 | fp8``, of the arithmetic.
     direction : str

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from sim.blocks import ffn, moe
 from sim.blocks.attention import HEADS
 from sim.blocks.attention_type import AttentionType
+from sim.blocks.delta import DELTA
 from sim.blocks.embedding import embedding
 from sim.blocks.head import head
 from sim.blocks.mla import LATENT
@@ -31,16 +32,24 @@ class BlockKind(NamedTuple):
         Routed experts instead of a dense FFN.
     window : int, optional
         Keys that a query sees at most.
+    mixer : str
+        What mixes its tokens (`sim.inputs.model.Mixer`).
+    network : bool
+        It has an FFN.
     """
 
     key: str
     mixture: bool = False
     window: int | None = None
+    mixer: str = "attention"
+    network: bool = True
 
 
 EMBEDDING, HEAD = BlockKind("embedding"), BlockKind("head")
 #: of which a model has the first that takes it
 ATTENTIONS = (LATENT, HEADS)
+#: in attention's place, by the word of a model's pattern
+MIXERS: dict[str, AttentionType] = {"delta": DELTA}
 
 
 def attention_of(model: Model) -> AttentionType:
@@ -48,18 +57,31 @@ def attention_of(model: Model) -> AttentionType:
     return next(kind for kind in ATTENTIONS if kind.takes(model))
 
 
+def mixer_of(model: Model, kind: BlockKind) -> AttentionType:
+    """What mixes the tokens of a kind of layer."""
+    return MIXERS.get(kind.mixer) or attention_of(model)
+
+
+def mixers_of(model: Model) -> tuple[AttentionType, ...]:
+    """What mixes tokens in some of a model's layers, in attention's place."""
+    return tuple(mixer for word, mixer in MIXERS.items() if word in model.layer_pattern)
+
+
 @lru_cache(maxsize=256)
 def layer_kinds(model: Model) -> tuple[BlockKind, ...]:
-    """The kind of each layer: dense ones of a mixture and sliding ones are kinds of their own."""
+    """The kind of each layer: dense ones of a mixture, sliding ones and mixers are of their own."""
     kinds = []
     for index in range(model.layers):
         mixture = model.mixes(index)
         pattern = model.sliding_window_pattern
-        slides = model.sliding_window and (pattern <= 1 or (index + 1) % pattern)
-        dense = model.experts and not mixture
+        mixer, network = model.mixer(index), model.has_network(index)
+        attends = mixer == "attention"
+        slides = attends and model.sliding_window and (pattern <= 1 or (index + 1) % pattern)
+        dense = model.experts and network and not mixture
         key = "layer" + ".dense" * bool(dense) + ".sliding" * bool(slides)
+        key += "" if attends else f".{mixer}"
         window = model.sliding_window if slides else None
-        kinds.append(BlockKind(key, mixture, window))
+        kinds.append(BlockKind(key, mixture, window, mixer, network))
     return tuple(kinds)
 
 
@@ -87,7 +109,9 @@ def decoder_layer(t: Tape, x: int, kind: BlockKind) -> int:
     """Attention and FFN between residual sums, or side by side."""
     model = t.setting.model
     d, four = model.hidden_size, model.norms_per_layer == 4
-    attention = attention_of(model).play
+    if model.one_branch:
+        return _one_branch(t, x, kind)
+    attention = mixer_of(model, kind).play
     network: Callable[[Tape, int], int] = moe.mixture if kind.mixture else ffn.feed_forward
     n = norm(t, "attention_norm", x, d)
     a = attention(t, n, kind.window)
@@ -104,6 +128,15 @@ def decoder_layer(t: Tape, x: int, kind: BlockKind) -> int:
     return t.add("ffn.add", x, f)
 
 
+def _one_branch(t: Tape, x: int, kind: BlockKind) -> int:
+    """A mixer alone, or an FFN."""
+    model = t.setting.model
+    n = norm(t, "attention_norm", x, model.hidden_size)
+    if kind.network:
+        return t.add("ffn.add", x, (moe.mixture if kind.mixture else ffn.feed_forward)(t, n))
+    return t.add("attention.add", x, mixer_of(model, kind).play(t, n, kind.window))
+
+
 def registered(model: Model, norms_first: bool = False) -> dict[str, int]:
     """Where each module of a layer stands as the reference model registers them.
 
@@ -112,5 +145,6 @@ def registered(model: Model, norms_first: bool = False) -> dict[str, int]:
     norms = ("attention_norm", "post_attention_norm", "ffn_norm", "post_ffn_norm")
     networks = (*ffn.REGISTERED, *moe.REGISTERED)
     after = (*norms, *networks) if norms_first else (*networks, *norms)
-    names = (*attention_of(model).registered, *after)
+    mixers = (name for mixer in mixers_of(model) for name in mixer.registered)
+    names = dict.fromkeys((*attention_of(model).registered, *mixers, *after))
     return {name: place for place, name in enumerate(names)}

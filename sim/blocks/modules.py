@@ -23,6 +23,7 @@ class OpRole(Enum):
     TABLE = "table"  # looked up, not multiplied
     HEAD = "head"  # projection to the vocabulary, and the loss
     ATTENTION = "attention"
+    MIXER = "mixer"  # scans in attention's place
     DEQUANTISE = "dequantise"
     OTHER = "other"
 

@@ -24,7 +24,7 @@ from sim.blocks.tape import Tape
 from sim.blocks.tensor import enter, leave, scores_back
 
 #: modules as the reference model registers them
-REGISTERED = ("router", "experts", *dispatch.REGISTERED, "shared_experts")
+REGISTERED = ("router", "experts", *dispatch.REGISTERED, "shared_experts", "shared_gate")
 #: kernels of an accumulating index_put on a GPU, which sorts its indices first
 INDEX_PUT = 6
 TARGETS = {"w1": ("gate",), "w2": ("down",), "w3": ("up",)}
@@ -192,4 +192,18 @@ def _shared(t: Tape, x: int, out: int) -> int:
         x = enter(t, x, "shared_experts", late=True)
     once = Routed(1, s.tokens, 1.0)
     shared = mlp(t, x, lambda name, read: matrix(t, name, read, *sides[name], once), float(wide))
+    if model.shared_expert_gate:
+        opened = linear(t, "shared_gate", x, d, 1, role=OpRole.ROUTER)
+        n = s.element * s.tokens
+        opened = t.op(
+            "shared_gate.sigmoid", (opened,), n, (), [Map("shared_gate.sigmoid", 2 * n)],
+            [Map("shared_gate.sigmoid", 3 * n)], own=True,
+        )  # fmt: skip
+        size = t.sizes[shared]
+        # the gate's gradient is a sum over columns of a product that is written out
+        back = [Map("shared_gate", 5 * size, 2), Map("shared_gate.sum", size, 1, "", "reduction")]
+        shared = t.op(
+            "shared_gate", (shared, opened), size, (shared, opened),
+            [Map("shared_gate", 2 * size)], back,
+        )  # fmt: skip
     return t.add("shared_experts.add", out, leave(t, shared))

@@ -78,6 +78,8 @@ class Setting:
         Products keep a copy in `dtype` of frozen weights, which are stored wider.
     upcast : bool
         Activations between products are fp32, as PEFT's `prepare_model_for_kbit_training` has them.
+    mixer_kernels : str
+        Of mixers in attention's place: ``fused`` by hand, or ``torch``.
     experts : str
         ``grouped`` into one kernel, ``eager``, one after another, or ``sorted``, whose products
         alone are.
@@ -147,6 +149,7 @@ class Setting:
     autocast: bool = False
     casts_frozen: bool = False
     upcast: bool = False
+    mixer_kernels: str = "fused"
     experts: str = "grouped"
     attention: str = "flash2"
     repeats_heads: bool = False
@@ -349,6 +352,7 @@ def _read(workload: Workload) -> Setting:
         autocast=autocast(workload),
         casts_frozen=casts_frozen(workload),
         upcast=workload.method.prepare_kbit,
+        mixer_kernels=workload.mixer_kernels,
         experts=experts(workload),
         attention=_attention(workload.attention, stack.torch),
         repeats_heads=repeats_heads(workload),

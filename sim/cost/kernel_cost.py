@@ -15,6 +15,7 @@ from sim.cost.constants import KernelConstants, load_constants
 from sim.cost.elementwise import beyond_l2, stream_time
 from sim.cost.gemm import MEMORY_SATURATION, effective_waves, gemm_times, soft_max
 from sim.cost.power import ATTENTION_INTENSITY, board_power
+from sim.cost.scan import SMALL, scan_compute_s
 from sim.inputs.calibration import Calibration
 from sim.inputs.gpu import Gpu
 from sim.units import DTYPE_BYTES
@@ -184,6 +185,8 @@ class CostModel:
         for i, kernel in enumerate(kernels):
             if kernel.kind == "attention":
                 cost = self._attention(kernel)
+            elif kernel.kind == "scan":
+                cost = self._scan(kernel)
             else:
                 cost = products[i] if kernel.kind == "gemm" else self._stream(kernel)
             self._known[kernel] = cost, self._curve(cost)
@@ -230,6 +233,24 @@ class CostModel:
             compute_s=compute,
             memory_s=memory,
             fixed_s=floor,
+            blocks=float(blocks),
+        )
+
+    def _scan(self, kernel: Kernel) -> KernelCost:
+        blocks, steps = kernel.shape
+        c, gemm = self.constants, self.constants.gemm[kernel.dtype]
+        clock = self.clock(ATTENTION_INTENSITY) / c.power.table_clock
+        peak = self.peak(kernel.dtype) * clock * self._rate
+        compute = scan_compute_s(
+            kernel.flops, blocks, steps, gemm.tile[SMALL] * peak, gemm.fill_s, self.gpu.sms
+        )
+        memory = kernel.bytes / (c.bandwidth["fused"] * self._bandwidth)
+        return KernelCost(
+            time_s=c.floor_s + float(soft_max(np.array(compute), np.array(memory))),
+            hbm_bytes=kernel.bytes,
+            compute_s=compute,
+            memory_s=memory,
+            fixed_s=c.floor_s,
             blocks=float(blocks),
         )
 

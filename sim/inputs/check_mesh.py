@@ -22,6 +22,7 @@ from sim.pipeline.stages import blocks_of_stages, layers_by_cost, layers_of_stag
 
 def workload_findings(workload: Workload) -> Findings:
     """What is wrong with the axes of a workload, on any machine."""
+    yield from _mixers(workload)
     yield from _context(workload)
     yield from _tensor(workload)
     yield from _pipeline(workload)
@@ -53,6 +54,24 @@ def _copied(topology: Topology, ranks: int) -> Findings:
     message = f"pieces are copied between GPUs of a node over NVLink, and {lacks}"
     where = "parallelism.tensor_parallel_style"
     yield fault("tensor-copies", "workload", where, message, "write dtensor")
+
+
+def _mixers(w: Workload) -> Findings:
+    """Axes that nobody's scans are modelled on."""
+    p, m = w.parallelism, w.model
+    what = " and ".join(m.mixers) or ("gates" if m.attention_gate or m.shared_expert_gate else "")
+    if not what:
+        return
+    axes = {"tensor_parallel": "heads of a scan shared among GPUs",
+            "context_parallel": "states of a scan handed from GPU to GPU"}  # fmt: skip
+    for axis, lacks in axes.items():
+        if getattr(p, axis) > 1:
+            message = f"{lacks} are not modelled, and {m.name} has {what} layers"
+            yield fault("mixer-axis", "workload", f"parallelism.{axis}", message, "write 1")
+    if m.mixers and w.mixer_kernels == "torch" and w.compile:
+        message = "PyTorch's own scans are modelled as they run one kernel after another"
+        hint = "write compile: false, or mixer_kernels: fused"
+        yield fault("mixer-compile", "workload", "mixer_kernels", message, hint)
 
 
 def _context(w: Workload) -> Findings:

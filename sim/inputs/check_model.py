@@ -8,9 +8,13 @@ from sim.inputs.model import Model
 DEEPEST = 2_000  # layers, of which models have up to 1,000; so many take 0.7 GiB to add up
 _WIDEST = 10_000_000  # columns, rows and experts
 _SIZES = ("layers", "hidden_size", "heads", "kv_heads", "head_dim", "vocab_size")
+_MIXER_SIZES = (
+    "mixer_heads", "mixer_groups", "mixer_key_dim", "mixer_head_dim", "mixer_conv", "mixer_chunk",
+)  # fmt: skip
 _NUMBERS = (  # that may be none
     "ffn_size", "max_positions", "experts", "experts_per_token", "shared_experts",
     "expert_ffn_size", "dense_layers", "kv_lora_rank", "q_lora_rank", "rope_head_dim", "v_head_dim",
+    *_MIXER_SIZES,
 )  # fmt: skip
 
 
@@ -23,6 +27,7 @@ def findings(m: Model) -> Findings:
     if not wrong:  # what follows divides by them
         yield from _attention(m)
         yield from _mixture(m)
+        yield from _pattern(m)
 
 
 def _wrong(code: str, key: str, message: str, hint: str = "") -> Finding:
@@ -64,6 +69,35 @@ def _attention(m: Model) -> Findings:
     if m.kv_lora_rank and m.kv_heads != m.heads:
         message = f"latent attention has keys for each of its {m.heads} heads, not {m.kv_heads}"
         yield _wrong("model-heads", "kv_heads", message, "leave it out")
+
+
+def _pattern(m: Model) -> Findings:
+    """Mixers in attention's place."""
+    if len(m.layer_pattern) > m.layers:
+        message = f"{len(m.layer_pattern)} words for {m.layers} layers"
+        yield _wrong("model-mixers", "layer_pattern", message, "write a word a layer, or fewer")
+    if m.one_branch != ("ffn" in m.layer_pattern):
+        key, message = "layer_pattern", "layers that are an FFN alone are of one branch, and others"
+        hint = "write one_branch: true, and ffn where a layer is one"
+        yield _wrong("model-mixers", key, f"{message} are not", hint)
+    if m.attention_gate and (m.fused_qkv or m.kv_lora_rank):
+        message = "attention's gate comes from a projection of queries alone"
+        yield _wrong("model-mixers", "attention_gate", message, "leave out fused_qkv")
+    if not m.mixers:
+        return
+    if m.parallel_block or m.norms_per_layer != 2:
+        key = "parallel_block" if m.parallel_block else "norms_per_layer"
+        message = (
+            f"mixers ({', '.join(m.mixers)}) stand behind one norm, before the FFN and its norm"
+        )
+        yield _wrong("model-mixers", key, message, "leave it out")
+    for key in _MIXER_SIZES:
+        if (value := getattr(m, key)) < 1:
+            message = f"{value} is not at least 1, and {' and '.join(m.mixers)} layers need it"
+            yield _wrong("model-mixers", key, message)
+    if m.mixer_groups > 0 and m.mixer_heads % m.mixer_groups:
+        message = f"{m.mixer_heads} heads cannot share {m.mixer_groups} groups"
+        yield _wrong("model-mixers", "mixer_groups", message, "write a divisor of mixer_heads")
 
 
 def _mixture(m: Model) -> Findings:

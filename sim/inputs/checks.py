@@ -11,6 +11,7 @@ from sim.inputs.base import Spec
 from sim.inputs.check_workload import SOFTWARE
 from sim.inputs.finding import Finding
 from sim.inputs.gpu import Gpu
+from sim.inputs.model import LINEARS
 from sim.inputs.modelling import FLASH_SINCE
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
@@ -41,12 +42,18 @@ def finish(spec: S) -> S:
         )
         graph = spec.graph.model_copy(update={"vertices": vertices})
         return spec.model_copy(update={"graph": graph})
-    if isinstance(spec, Workload) and spec.model.ffn == "gelu" and "gate" in spec.method.targets:
-        targets = tuple(t for t in spec.method.targets if t != "gate")  # two matrices, not three
+    if isinstance(spec, Workload) and (lacks := _lacking(spec)):
+        targets = tuple(t for t in spec.method.targets if t not in lacks)
         return spec.model_copy(
             update={"method": spec.method.model_copy(update={"targets": targets})}
         )
     return spec
+
+
+def _lacking(spec: Workload) -> set[str]:
+    """Targets of a method that the model has no linear layer for."""
+    lacks = {"gate"} if spec.model.ffn == "gelu" else set()  # two matrices, not three
+    return set(spec.method.targets) & (lacks | (set(LINEARS) - set(spec.model.linears)))
 
 
 #: what a job is where its file names no parallelism and the machine has one GPU

@@ -8,7 +8,7 @@ from typing import Any
 from sim.errors import InputError
 from sim.inputs.base import Spec
 from sim.inputs.bind import Binder
-from sim.inputs.tree import Branch, Items, Leaf, Tree
+from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
 
 
 def model(reader: Binder, tree: Tree, path: str) -> Branch | Spec | None:
@@ -53,7 +53,7 @@ def _inline_model(reader: Binder, tree: Branch, path: str) -> Branch | Spec | No
         if not isinstance(found, Spec):
             return None
         plain = found.model_dump(exclude_defaults=True)
-        entries = {k: Leaf(v, base.place) for k, v in plain.items()}
+        entries = {k: _tree(v, base.place) for k, v in plain.items()}
     own = tree.without("base").entries
     if base is None and "name" not in own:
         entries["name"] = Leaf("inline model", tree.place)
@@ -67,6 +67,13 @@ def _inline_model(reader: Binder, tree: Branch, path: str) -> Branch | Spec | No
         if whole[0] and whole[1] and whole[0] % whole[1] == 0:
             merged["head_dim"] = Leaf(whole[0] // whole[1], tree.place)
     return Branch(merged, tree.place, tree.keys)
+
+
+def _tree(value: Any, place: Place) -> Tree:
+    """A value of a spec as a file would have it."""
+    if isinstance(value, tuple | list):
+        return Items([Leaf(one, place) for one in value], place)
+    return Leaf(value, place)
 
 
 def _whole(tree: Tree | None) -> int:

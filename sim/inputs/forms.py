@@ -14,19 +14,20 @@ from sim.inputs.bind import Binder, Form
 from sim.inputs.form_machine import gpu, offer
 from sim.inputs.form_model import model
 from sim.inputs.form_node import node
+from sim.inputs.model import LINEARS
 from sim.inputs.nearest import did_you_mean
 from sim.inputs.scalars import described
 from sim.inputs.spoken import value_of
 from sim.inputs.tree import Branch, Items, Leaf, Tree
 
-LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 _TARGET_SETS = {
     "all-linear": LINEARS,
     "attention": LINEARS[:4],
     "qv": ("q", "v"),
-    "ffn": LINEARS[4:],
+    "ffn": LINEARS[4:7],
 }
-_TARGET_NAMES = {f"{n}_proj": n for n in LINEARS} | {
+_TARGET_NAMES = {f"{n}_proj": n for n in LINEARS[:7]} | {
+    **{f"in_proj_{part}": "in_proj" for part in ("qkvz", "ba", "qkv", "z", "b", "a")},
     "wq": "q", "wk": "k", "wv": "v", "wo": "o", "w1": "gate", "w2": "down", "w3": "up",
 }  # fmt: skip
 

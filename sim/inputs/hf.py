@@ -16,6 +16,7 @@ from sim.files import hidden, is_file
 from sim.inputs import check_model
 from sim.inputs.hf_classic import CLASSIC
 from sim.inputs.hf_defaults import DECODER_OF, DEFAULTS, HEAD_DIM
+from sim.inputs.hf_hybrids import HYBRIDS
 from sim.inputs.hf_kinds import DENSE
 from sim.inputs.hf_mixtures import MIXTURES
 from sim.inputs.hf_reader import HfReader
@@ -27,7 +28,7 @@ from sim.inputs.tree import read_once, too_deep
 #: keys whose value is a list of one entry a layer
 _BY_LAYER = ("layer_types", "layers_block_type", "mlp_layer_types", "attn_type_list")
 _GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "quick_gelu")
-KINDS = DENSE | MIXTURES | CLASSIC | REMOTE
+KINDS = DENSE | MIXTURES | CLASSIC | REMOTE | HYBRIDS
 #: where a model of several parts has its decoder, and what says that it has other parts
 _DECODERS = ("text_config", "llm_config", "language_config", "thinker_config")
 _TOWERS = ("vision_config", "audio_config", "visual", "embd_layer", "img_processor")
@@ -179,7 +180,7 @@ def _refuse(reader: HfReader, shown: str, config: Mapping[str, Any]) -> None:
         message = refusal(f"a model of kind {shown!r}", part)
         raise InputError.single(reader.source, message, "model_type")
     layer_types = reader.values.get("layer_types")
-    if isinstance(layer_types, list):
+    if isinstance(layer_types, list) and reader.kind not in HYBRIDS:
         known = {"full_attention", "sliding_attention", "attention"}
         strange = sorted({str(t) for t in layer_types} - known)
         if strange:

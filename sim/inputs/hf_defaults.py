@@ -79,6 +79,9 @@ DEFAULTS: dict[
     "exaone": (None, None, None, None, None, 102400, 2048, True),
     "chatglm": (None, None, None, None, None, None, 2048, False),
     "baichuan": (None, None, None, None, None, None, 4096, False),
+    "qwen3_next": (2048, 48, 16, 2, 5632, 151936, 32768, False),
+    "qwen3_5_text": (4096, 32, 16, 4, 12288, 248320, 32768, False),
+    "qwen3_5_moe_text": (2048, 40, 16, 2, 0, 248320, 32768, False),
     "minicpm": (None, None, None, None, None, None, 2048, True),
     "minicpm3": (None, None, None, None, None, None, 2048, True),
     "bailing_moe": (None, None, None, None, None, None, 16384, False),
@@ -99,3 +102,4 @@ HEAD_DIM |= dict.fromkeys(
     ("ernie4_5", "glm", "glm4", "solar_open", "seed_oss", "minimax_m2", "ministral3", "helium"), 128
 )
 HEAD_DIM["hy_v3"] = 128
+HEAD_DIM |= dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), 256)

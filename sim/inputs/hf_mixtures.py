@@ -16,7 +16,8 @@ from sim.inputs.hf_parts import (
 from sim.inputs.hf_reader import HfReader
 
 
-def _qwen3_moe(reader: HfReader, fields: Fields) -> Fields:
+def qwen3_moe(reader: HfReader, fields: Fields) -> Fields:
+    """Norms of each head, and routed experts behind the leading dense layers."""
     dense = reader.values.get("mlp_only_layers") or []
     if not isinstance(dense, list) or dense != list(range(len(dense))):
         reader.fault("mlp_only_layers", "dense layers are modelled only before all mixtures")
@@ -204,7 +205,7 @@ def _phimoe(reader: HfReader, fields: Fields) -> Fields:
 
 MIXTURES: dict[str, KindReader] = {
     "mixtral": lambda r, f: {**mixture(r, 8, 2, f["ffn_size"]), **windowed(r)},
-    "qwen3_moe": _qwen3_moe,
+    "qwen3_moe": qwen3_moe,
     "gpt_oss": _gpt_oss,
     "deepseek": _deepseek,
     "deepseek_v2": _deepseek,

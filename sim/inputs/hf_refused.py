@@ -15,7 +15,7 @@ PARTS: dict[str, str] = {
         ("mamba", "mamba2", "falcon_mamba", "jamba", "bamba", "zamba", "zamba2"), _STATE
     ),
     **dict.fromkeys(("nemotron_h", "falcon_h1"), _STATE),
-    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid"), _DELTA),
+    "olmo_hybrid": _DELTA,
     **dict.fromkeys(("kimi_linear", "bailing_hybrid"), _DELTA),
     **dict.fromkeys(("lfm2", "lfm2_moe", "lfm3"), _CONVOLUTION),
     "nanochat": "an FFN of squared ReLU, and logits that are capped",

@@ -6,6 +6,11 @@ from typing import Literal
 
 from sim.inputs.base import Spec
 
+#: linear layers of attention and of the FFN that methods name, and those of other mixers
+LINEARS = ("q", "k", "v", "o", "gate", "up", "down", "in_proj", "out_proj")
+#: what mixes tokens in a layer; ``ffn``: nothing, in a model of one branch a layer
+Mixer = Literal["attention", "delta", "ffn"]
+
 
 class Model(Spec):
     """Shape of a decoder-only transformer. Counts only, no units."""
@@ -19,7 +24,7 @@ class Model(Spec):
     ffn_size: int
     ffn: Literal["swiglu", "geglu", "gelu", "xielu"] = "swiglu"  # two gated ones: three matrices
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    positions: Literal["rope", "learned", "alibi"] = "rope"
+    positions: Literal["rope", "learned", "alibi", "none"] = "rope"
     bias: bool = False  # on every linear and LayerNorm (GPT-2, MPT with biases)
     qkv_bias: bool = False  # on q, k, v alone (Qwen2)
     output_bias: bool = False  # on the attention output projection, beside qkv_bias
@@ -53,10 +58,49 @@ class Model(Spec):
     q_lora_rank: int = 0  # of queries' latent; 0: projected at once
     rope_head_dim: int = 0  # of head_dim, turned by RoPE and shared by all heads' keys
     v_head_dim: int = 0  # of a value, where latent attention makes it another than a key's
+    attention_gate: bool = False  # a sigmoid on attention's output, from q of twice the columns
+    shared_expert_gate: bool = False  # a sigmoid of one number a token on the shared experts
+    # what mixes tokens in each layer, in turn from the first on, again and again; (): attention
+    layer_pattern: tuple[Mixer, ...] = ()
+    one_branch: bool = False  # a layer is a mixer or, as `ffn`, an FFN: not both (Nemotron-H)
+    mixer_heads: int = 0  # heads of a delta rule's values or of a state-space model
+    mixer_groups: int = 0  # heads of a delta rule's keys; groups of B and C
+    mixer_key_dim: int = 0  # columns of a key, or of a state (B and C)
+    mixer_head_dim: int = 0  # columns of a value
+    mixer_conv: int = 4  # positions that the short convolution sees
+    mixer_chunk: int = 64  # tokens of a chunk of the scan
+    mixer_bias: bool = False  # on the mixer's own projections
+    mixer_conv_bias: bool = False
+    mixer_split: bool = False  # a matrix for each of qkv, gate, beta and decay (Qwen3.5)
     source: str = ""
     notes: tuple[str, ...] = ()  # what reading a config left out
 
+    def mixer(self, index: int) -> Mixer:
+        """What mixes tokens in a layer, the first one 0."""
+        pattern = self.layer_pattern
+        return pattern[index % len(pattern)] if pattern else "attention"
+
+    def has_network(self, index: int) -> bool:
+        """Whether a layer has an FFN."""
+        return not self.one_branch or self.mixer(index) == "ffn"
+
+    @property
+    def mixers(self) -> tuple[Mixer, ...]:
+        """What mixes tokens in attention's place, each kind of it once."""
+        words = self.layer_pattern[: self.layers]
+        return tuple(dict.fromkeys(word for word in words if word not in ("attention", "ffn")))
+
+    @property
+    def mixed_by(self) -> str:
+        """Those in words; "" of a model that has none."""
+        return ", ".join(self.mixers)
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """Linear layers that it may have, as methods name them."""
+        return LINEARS if self.mixers else LINEARS[:7]
+
     def mixes(self, index: int) -> bool:
         """Whether a layer, the first one 0, is a mixture of experts."""
-        behind = index >= self.dense_layers
+        behind = index >= self.dense_layers and self.has_network(index)
         return bool(self.experts) and behind and not (index + 1) % self.mixture_every

@@ -167,8 +167,7 @@ def _folder() -> Any:
 def _entry(name: str) -> dict[str, Any]:
     entry = tomllib.loads((_folder() / f"{name}.toml").read_text(encoding="utf-8"))
     entry.pop("aliases", None)
-    if "notes" in entry:
-        entry["notes"] = tuple(entry["notes"])
+    entry.update({key: tuple(entry[key]) for key in ("notes", "layer_pattern") if key in entry})
     return entry
 
 

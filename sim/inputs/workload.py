@@ -28,7 +28,8 @@ class Method(Spec):
 
     kind: Literal["full", "lora", "qlora"] = "full"
     rank: NotNegative = 0
-    targets: tuple[str, ...] = ()  # resolved: "q", "k", "v", "o", "gate", "up", "down"
+    # resolved: "q", "k", "v", "o", "gate", "up", "down", of mixers "in_proj", "out_proj"
+    targets: tuple[str, ...] = ()
     quantization: Literal["none", "nf4", "gptq-int4", "int8"] = "none"
     double_quantization: bool = True
     # None: AutoGPTQ's default, cuda-old, or what fused adapters ask for, triton (its v2)
@@ -304,6 +305,9 @@ class Workload(Spec):
     # of a mixture: one grouped kernel, Hugging Face's loop, or products one by one of tokens that
     # are sorted once; None: as the modelling code has it
     experts: Literal["eager", "grouped", "sorted"] | None = None
+    # of mixers in attention's place (Gated DeltaNet, Mamba-2): kernels by hand
+    # (flash-linear-attention, mamba-ssm, causal-conv1d), or PyTorch's, as transformers has without
+    mixer_kernels: Literal["fused", "torch"] = "fused"
     routing: Routing = Routing.model_construct()
     # hand-fused: RMSNorm alone, RoPE too (fms), or the gate as well (Liger)
     fused_kernels: Literal["none", "norm", "norm+rope", "all"] = "none"

@@ -17,7 +17,8 @@ from sim.records import dataclass
 from sim.units import HOUR_S
 
 _STATE = {
-    "gemm": "compute", "attention": "attention", "exposed_communication": "communication",
+    "gemm": "compute", "attention": "attention", "scan": "attention",
+    "exposed_communication": "communication",
     **dict.fromkeys((*STREAMED, "optimizer"), "memory"),
 }  # fmt: skip
 

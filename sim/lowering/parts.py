@@ -22,7 +22,7 @@ B1 = npt.NDArray[np.bool_]
 
 CATEGORIES = (
     "gemm", "attention", "norm", "elementwise", "reduction", "embedding", "loss",
-    "optimizer", "copy", "quantize", "collective", "host",
+    "optimizer", "copy", "quantize", "collective", "host", "scan",
 )  # fmt: skip
 #: categories of ops that a GPU's pace does not change
 NOT_KERNELS = (CATEGORIES.index("collective"), CATEGORIES.index("host"))

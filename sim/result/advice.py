@@ -138,7 +138,7 @@ def _training(topology: Topology, workload: Workload) -> Iterator[Change]:
     make = Maker(topology, workload)
     method, precision = workload.method, workload.precision
     if not method.frozen:
-        targets = ("q", "k", "v", "o", "gate", "up", "down")
+        targets = workload.model.linears
         lora = Method.model_construct(kind="lora", rank=16, targets=targets)
         yield make.spelt(
             "smaller", {"method": {"lora": {"rank": 16, "targets": "all-linear"}}},

@@ -32,7 +32,7 @@ def classify(step: Step, memory: Memory, retries_s: float = 0.0) -> Bottleneck:
     }
     if memory.host_bytes_per_node > 0.0:  # the GPU waits for copies and for the CPU's update
         shares["offload"] = parts.get("copies", 0.0) / total + shares.pop("host")
-    compute = (parts.get("gemm", 0.0) + parts.get("attention", 0.0)) / total
+    compute = _products(parts) / total
     past = {name: part for name, part in shares.items() if part >= _BOUNDS.get(name, _BOUND)}
     kind, share = max((past or shares).items(), key=lambda item: item[1])
     beside = [name for name in past if name != kind]
@@ -51,9 +51,14 @@ _OTHERS = {"memory-bandwidth": "memory-bound kernels", "allocator": "the allocat
            "host": "the host", "optimizer": "the optimizer"}  # fmt: skip
 #: kind -> the parts of the step that it is made of, as the reader sees them
 _MADE_OF = {
-    "compute": ("GEMM", "attention"), "communication": ("exposed comm",),
+    "compute": ("GEMM", "attention", "scans"), "communication": ("exposed comm",),
     "memory-bandwidth": ("other kernels",), "optimizer": ("optimizer",),
 }  # fmt: skip
+
+
+def _products(parts: dict[str, float]) -> float:
+    """Seconds of what multiplies."""
+    return sum(parts.get(kind, 0.0) for kind in ("gemm", "attention", "scan"))
 
 
 def _beside(kinds: list[str], shares: dict[str, float], step: Step) -> str:
@@ -69,15 +74,16 @@ def _percent(kind: str, share: float, step: Step) -> str:
     if kind not in _MADE_OF:
         return percent(share, 0)
     parts = told(step)
-    return f"{sum(parts[name] for name in _MADE_OF[kind])} %"
+    return f"{sum(parts.get(name, 0) for name in _MADE_OF[kind])} %"
 
 
 def _sentence(kind: str, share: float, step: Step, parts: dict[str, float]) -> str:
     said = _percent(kind, share, step)
     if kind == "compute":
         attention = parts.get("attention", 0.0) / step.time_s
+        scans = ", scans" * ("scan" in parts)
         extra = f", attention alone {told(step)['attention']} %" if attention > 0.15 else ""
-        return f"compute-bound: {said} of the step is matrix products and attention{extra}"
+        return f"compute-bound: {said} of the step is matrix products{scans} and attention{extra}"
     if kind == "communication":
         where = next(iter(step.exposed), "collectives")
         return (
@@ -86,7 +92,7 @@ def _sentence(kind: str, share: float, step: Step, parts: dict[str, float]) -> s
         )
     if kind == "memory-bandwidth":
         worst = max(STREAMED, key=lambda key: parts.get(key, 0.0))
-        products = parts.get("gemm", 0.0) + parts.get("attention", 0.0)
+        products = _products(parts)
         more = products > sum(parts.get(key, 0.0) for key in STREAMED)
         beside = f", beside {_percent('compute', products / step.time_s, step)} of products" * more
         return (

@@ -101,7 +101,7 @@ def explain(topology: Topology, workload: Workload) -> MethodComparison:
     """
     method = workload.method
     if not method.frozen:
-        targets = ("q", "k", "v", "o", "gate", "up", "down")
+        targets = workload.model.linears
         kinds = [method, Method(kind="lora", rank=16, targets=targets)]
     else:
         kinds = [Method(), method]
@@ -174,6 +174,6 @@ def _part(kernel: Kernel, phase: str) -> str:
         return "adapters' element-wise"
     if kernel.role is OpRole.DEQUANTISE:
         return "dequantisation"
-    if kernel.kind == "attention":
+    if kernel.kind in ("attention", "scan"):
         return "attention"
     return "loss" if kernel.kind == "loss" else "norms and the rest"

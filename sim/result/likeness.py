@@ -88,11 +88,12 @@ def doubts(
     """
     total = sum(parts.values())
     seconds = {
-        "products": parts.get("gemm", 0.0), "attention": parts.get("attention", 0.0),
+        "products": parts.get("gemm", 0.0),
+        "attention": parts.get("attention", 0.0) + parts.get("scan", 0.0),
         "slowdown": slowdown_s, "host": parts.get("host", 0.0) - retries_s, "retries": retries_s,
         "exposed": parts.get("exposed_communication", 0.0), "waiting": parts.get("waiting", 0.0),
     }  # fmt: skip
-    apart = ("gemm", "attention", "host", "exposed_communication", "copies", "waiting")
+    apart = ("gemm", "attention", "scan", "host", "exposed_communication", "copies", "waiting")
     seconds["maps"] = sum(s for name, s in parts.items() if name not in apart)
     return {name: seconds[name] / total for name in DOUBT}
 

@@ -9,6 +9,7 @@ from sim.result.result import Step
 _KINDS = {
     "GEMM": ("gemm",),
     "attention": ("attention",),
+    "scans": ("scan",),
     "other kernels": STREAMED,
     "optimizer": ("optimizer",),
     "slowest rank": ("waiting",),
@@ -20,7 +21,8 @@ _KINDS = {
 def parts_of(step: Step) -> dict[str, float]:
     """The step by what a reader calls its parts, which add up to it. [s]"""
     found = step.breakdown
-    return {label: sum(found.get(key, 0.0) for key in keys) for label, keys in _KINDS.items()}
+    kinds = {label: keys for label, keys in _KINDS.items() if label != "scans" or "scan" in found}
+    return {label: sum(found.get(key, 0.0) for key in keys) for label, keys in kinds.items()}
 
 
 def told(step: Step) -> dict[str, int]:

@@ -13,7 +13,7 @@ from sim.study.price_pairs import PricePair
 
 PARTS: dict[str, tuple[str, ...]] = {
     "GEMM": ("gemm",),
-    "attention": ("attention",),
+    "attention": ("attention", "scan"),
     "HBM-bound kernels": tuple(kind for kind in STREAMED if kind != "quantize"),
     "FP8 and 4-bit casts": ("quantize",),
     "optimizer": ("optimizer",),

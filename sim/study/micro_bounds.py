@@ -26,7 +26,7 @@ F8 = npt.NDArray[np.float64]
 I4 = npt.NDArray[np.int32]
 
 #: kernels that every plan of a micro-batch and checkpointing runs alike
-_ALIKE = ("gemm", "attention", "norm", "loss", "embedding")
+_ALIKE = ("gemm", "attention", "scan", "norm", "loss", "embedding")
 #: and those of a strategy whose blocks do nothing else in any layout
 _WITHIN = ("elementwise",)
 #: rounding, where blocks stand for others, must not make a bound exceed what it bounds

@@ -82,15 +82,19 @@ def job(name, **keys):
 
 
 def products(kernels):
-    """FLOPs of matrix products, attention's own left out."""
-    return sum(k.flops for k in kernels if k.kind == "gemm" and k.role is not OpRole.ATTENTION)
+    """FLOPs of matrix products, attention's own and scans left out."""
+    apart = (OpRole.ATTENTION, OpRole.MIXER)
+    return sum(k.flops for k in kernels if k.kind == "gemm" and k.role not in apart)
 
 
 def scores(workload, kinds, kept):
-    """Attention's two products by the convention, of layers whose attention is not kept."""
-    model = workload.model
+    """Scans, and attention's two products where it is not kept, by the convention."""
+    model, setting = workload.model, Setting.of(workload)
     width = 2.0 * model.heads * (model.head_dim + (model.v_head_dim or model.head_dim))
-    return sum(width * min(LENGTH, kind.window or LENGTH) for kind in kinds if not kept)
+    attend = (k for k in kinds if k.mixer == "attention" and not kept)
+    ops = (op for kind in kinds for op in describe(setting, kind).ops if op.role is OpRole.MIXER)
+    scans = sum(op.flops for op in ops) / setting.tokens
+    return scans + sum(width * min(LENGTH, kind.window or LENGTH) for kind in attend)
 
 
 @pytest.mark.parametrize("name", model_names())
@@ -105,12 +109,14 @@ def test_parameters_are_the_weights_that_kernels_read(name, method):
         for op in describe(setting, block_kinds(model)[block.kind]).ops:
             if op.role is OpRole.ATTENTION:
                 continue
+            trained += op.weight_gradient
+            if op.role is OpRole.MIXER:
+                continue
             read += sum(
                 k.shape[1] * k.shape[2] * k.shape[3]
                 for k in op.kernels("forward", "bf16")
                 if k.shape
             )
-            trained += op.weight_gradient
         matrices = sum(
             p.numel for m in block.modules for p in m.parameters
             if m.role is not OpRole.NORM and len(p.shape) == 2
@@ -167,15 +173,16 @@ def test_memory_is_what_operations_save(name, method):
         workload = job(name, method=METHODS[method], activation_checkpointing=policy, **style)
         setting, kinds = Setting.of(workload), block_kinds(workload.model)
         model = workload.model
-        turned = model.rope_head_dim or model.head_dim
-        positions = 2.0 * LENGTH * turned * (model.positions == "rope")
+        columns = model.rope_head_dim or model.head_dim
+        positions = 2.0 * LENGTH * columns * (model.positions == "rope")
         for kind in dict.fromkeys(layer_kinds(workload.model)):
             described = describe(setting, kinds[kind.key])
             whole = layer_footprint(workload, kind.key)
-            assert whole.saved == described.saved_bytes + positions
+            turned = positions * (kind.mixer == "attention")
+            assert whole.saved == described.saved_bytes + turned
             if policy.kind != "none":
                 less = layer_footprint(workload, kind.key, checkpoint_policy(workload))
-                kept = described.sizes[0] + positions
+                kept = described.sizes[0] + turned
                 assert kept <= less.saved <= whole.saved + described.sizes[0]
         head = head_footprint(workload)
         assert head.norm == describe(setting, HEAD).saved_bytes

@@ -61,16 +61,32 @@ def parameters(keys: dict) -> int:
     total += keys["max_positions"] * d * (keys["positions"] == "learned")
     total += norm  # the last one
     total += norm * keys.get("embedding_norm", False)
+    pattern, alone = keys.get("layer_pattern", ["attention"]), keys.get("one_branch", False)
+    words = [pattern[i % len(pattern)] for i in range(layers)]
+    networks = words.count("ffn") if alone else layers
     dense, every = keys.get("dense_layers", 0), keys.get("mixture_every", 1)
-    dense = layers - (layers - dense) // every if "experts" in keys else layers
-    total += layers * (attention(keys) + keys.get("norms_per_layer", 2) * norm)
+    dense = networks - (networks - dense) // every if "experts" in keys else networks
+    total += sum(mixer(keys, word) for word in words)
+    total += layers * (1 if alone else keys.get("norms_per_layer", 2)) * norm
     total += dense * forward(keys, keys["ffn_size"])
     if "experts" in keys:
         e, f = keys["experts"], keys["expert_ffn_size"]
         mixture = e * forward(keys, f) + d * e + e * keys.get("router_bias", False)
         mixture += forward(keys, f * keys["shared_experts"]) if "shared_experts" in keys else 0
-        total += (layers - dense) * mixture
+        mixture += d * keys.get("shared_expert_gate", False)
+        total += (networks - dense) * mixture
     return total
+
+
+def mixer(keys: dict, word: str) -> int:
+    """Of what mixes the tokens of one layer."""
+    d, wide = keys["hidden_size"], keys.get("mixer_conv", 4)
+    if word == "delta":
+        h, g = keys["mixer_heads"], keys["mixer_groups"]
+        k, v = g * keys["mixer_key_dim"], h * keys["mixer_head_dim"]
+        own = wide * (2 * k + v) + 2 * h + keys["mixer_head_dim"]  # convolution, decays, norm
+        return d * (2 * k + 2 * v + 2 * h) + v * d + own
+    return 0 if word == "ffn" else attention(keys)
 
 
 def attention(keys: dict) -> int:
@@ -83,6 +99,7 @@ def attention(keys: dict) -> int:
         q = d * low + low + low * h * size if low else d * h * size
         return q + d * (r + rope) + r + r * h * (size - rope + v) + h * v * d
     total = d * (h + 2 * kv) * size + h * size * d
+    total += d * h * size * keys.get("attention_gate", False)
     total += (h + 2 * kv) * size * (bias or keys.get("qkv_bias", False))
     total += d * keys.get("output_bias", bias)
     total += h * keys.get("attention_sinks", False)

@@ -145,11 +145,10 @@ def test_parts_of_newer_kinds():
 
 REFUSED = [
     ({"model_type": "nemotron_h"}, "Mamba"),
-    ({"model_type": "qwen3_next"}, "linear attention"),
+    ({"model_type": "olmo_hybrid"}, "linear attention"),
     ({"model_type": "kimi_linear"}, "linear attention"),
     ({"model_type": "lfm2"}, "short convolutions"),
     ({"model_type": "gemma3n", "text_config": {"model_type": "gemma3n_text"}}, "each layer"),
-    ({"model_type": "qwen3_5_moe_text"}, "linear attention"),
     ({"model_type": "unheard_of", "mamba_d_conv": 4}, "Mamba"),
     ({"model_type": "unheard_of", "index_topk": 2048}, "indexer"),
     ({"model_type": "granitemoehybrid", "layer_types": ["mamba", "attention"]}, "mamba"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from sim.inputs.forms import LINEARS
+from sim.inputs.model import LINEARS
 from sim.inputs.tree import Items, Leaf
 from sim.interop.trainers.keys import Keys
 
@@ -52,7 +52,7 @@ DTYPES = {
     "fp8": "fp8",
 }  # fmt: skip
 
-_PROJ = {f"{name}_proj": name for name in LINEARS}
+_PROJ = {f"{name}_proj": name for name in LINEARS[:7]}
 _PROJECTIONS: dict[str, tuple[str, ...]] = {
     **{theirs: (ours,) for theirs, ours in _PROJ.items()},
     "out_proj": ("o",), "output_proj": ("o",), "dense": ("o",),
