@@ -104,7 +104,8 @@ def _gates(t: Tape, b: int, a: int) -> tuple[int, int]:
     return beta, decays
 
 
-def _sizes(t: Tape) -> Bytes:
+def sizes(t: Tape) -> Bytes:
+    """Bytes of the rule's tensors."""
     s, m = t.setting, t.setting.model
     _, every = scan.chunks(t)
     e, n, heads = s.element, float(s.tokens), m.mixer_heads
@@ -118,20 +119,25 @@ def _sizes(t: Tape) -> Bytes:
     )
 
 
-def _rule(t: Tape, qkv: int, beta: int, decays: int) -> int:
-    """q, k and v made contiguous, q and k of length one, and the rule by chunks."""
-    s, m = t.setting, t.setting.model
-    b = _sizes(t)
-    forward = _forward(t, b)
-    flops = scan.model_flops(forward)
-    if s.mixer_kernels == "torch":
-        return delta_torch.rule(t, qkv, beta, decays, flops)
+def contiguous(t: Tape, qkv: int, b: Bytes) -> tuple[int, int]:
+    """Queries and keys, copied and made of length one, and values, copied."""
     values = t.op("values", (), b.values, (), [Map("qkv.copy", 2 * b.values, 1, "strided", "copy")])
     norms = [Map("qkv.copy", 4 * b.keys, 2, "strided", "copy"),
              Map("qk.norm", 4 * b.keys, 2, "fused", "norm")]  # fmt: skip
     back = [Map("qk.norm", 6 * b.keys, 2, "fused", "norm"),
             Map("qkv.cat", 4 * b.keys + 2 * b.values, 1, "strided", "copy")]  # fmt: skip
-    keys = t.op("keys", (qkv,), 2 * b.keys, (), norms, back)
+    return t.op("keys", (qkv,), 2 * b.keys, (), norms, back), values
+
+
+def _rule(t: Tape, qkv: int, beta: int, decays: int) -> int:
+    """q, k and v made contiguous, q and k of length one, and the rule by chunks."""
+    s, m = t.setting, t.setting.model
+    b = sizes(t)
+    forward = _forward(t, b)
+    flops = scan.model_flops(forward)
+    if s.mixer_kernels == "torch":
+        return delta_torch.rule(t, qkv, beta, decays, flops)
+    keys, values = contiguous(t, qkv, b)
     within = 2 * b.widened + 2 * b.values + b.states  # w and what is read of it, u and v, states
     return t.op(
         "delta", (keys, values, beta, decays), b.values, (keys, values, beta),
@@ -153,12 +159,12 @@ def _forward(t: Tape, b: Bytes) -> list[Map | Kernel]:
         Map("delta.decays", 2 * b.decays, 1, "fused"),
         Map("delta.zeros", b.inverse),
         scan.kernel(t, "delta.inverse", n * chunk * key, b.keys + b.inverse, blocks),
-        *_states(t, b, "forward"),
+        *states(t, b, "forward"),
         scan.kernel(t, "delta.out", out, 2 * b.keys + 2 * b.values + b.states, wide),
     ]
 
 
-def _states(t: Tape, b: Bytes, direction: str) -> list[Map | Kernel]:
+def states(t: Tape, b: Bytes, direction: str, rule: str = "delta") -> list[Map | Kernel]:
     """What tokens write and read (w and u), and the state before each chunk."""
     s, m = t.setting, t.setting.model
     each, every = scan.chunks(t)
@@ -167,9 +173,9 @@ def _states(t: Tape, b: Bytes, direction: str) -> list[Map | Kernel]:
     read = b.keys + b.values + b.inverse + b.widened + b.values
     handed = b.keys + b.widened + 2 * b.values + b.states
     return [
-        scan.kernel(t, "delta.wu", n * m.mixer_chunk * (key + value), read, blocks, 1, direction),
+        scan.kernel(t, f"{rule}.wu", n * m.mixer_chunk * (key + value), read, blocks, 1, direction),
         scan.kernel(
-            t, "delta.states", n * 2 * key * value, handed, columns(t), each, direction
+            t, f"{rule}.states", n * 2 * key * value, handed, columns(t), each, direction
         ),
     ]  # fmt: skip
 
@@ -192,7 +198,7 @@ def _backward(t: Tape, b: Bytes) -> list[Map | Kernel]:
         return scan.kernel(t, f"delta.{name}", n * flops, traffic, blocks, steps, "backward")
 
     return [
-        *_states(t, b, "backward"),
+        *states(t, b, "backward"),
         one("dv", side, 2 * b.keys + 2 * b.values, blocks),
         one("dstates", 3 * inner, 2 * b.keys + b.widened + 3 * b.values + b.states,
             columns(t), each),

@@ -14,9 +14,8 @@ from sim.blocks import scan
 from sim.blocks.kernels import Kernel
 from sim.blocks.modules import OpRole
 from sim.blocks.ops import Map
+from sim.blocks.scan import WIDE, widened, within_chunks
 from sim.blocks.tape import Tape
-
-WIDE = 4.0  # of an fp32 number [B]
 
 
 def rule(t: Tape, qkv: int, beta: int, decays: int, flops: float) -> int:
@@ -30,66 +29,33 @@ def rule(t: Tape, qkv: int, beta: int, decays: int, flops: float) -> int:
     n = float(s.tokens * heads)
     narrow = e * n * m.mixer_key_dim
     unit = WIDE * n * m.mixer_key_dim
-    v = _map(t, "values", (), WIDE * n * m.mixer_head_dim, (e + WIDE) * n * m.mixer_head_dim)
-    v = _map(t, "values.pad", (v,), values, 2 * values)
-    qk = _map(t, "qk.repeat", (qkv,), 2 * narrow, 4 * narrow, 2)
-    qk = _map(t, "qk.cast", (qk,), 2 * unit, 2 * narrow + 2 * unit, 2)
-    qk = _map(t, "qk.norm", (qk,), 2 * unit, 13 * unit, 11, (qk,), extra=2 * WIDE * n)
-    qk = _map(t, "qk.pad", (qk,), 2 * keys, 4 * keys, 2)
-    beta = _map(t, "beta.cast", (beta,), gates, 4 * gates, 2)
-    decays = _map(t, "decays.sum", (decays,), gates, 6 * gates, 3)
-    written = _map(t, "values.beta", (v, beta), values, 2 * values, 1, (v, beta))
-    kb = _map(t, "keys.beta", (qk, beta), keys, 2 * keys, 1, (qk, beta))
-    pairs = _map(t, "pairs", (decays,), within, 5 * within, 3, own=True, extra=float(chunk**2))
-    kk = _product(t, "kk", (kb, qk), within, (chunk, chunk, m.mixer_key_dim), every)
-    kk = _map(t, "kk.decay", (kk, pairs), within, 3 * within, 1, (kk, pairs))
-    attended = _product(t, "qk", (qk,), within, (chunk, chunk, m.mixer_key_dim), every)
-    attended = _map(t, "qk.decay", (attended, pairs), within, 3 * within, 1, (attended, pairs))
-    read = _map(t, "keys.decay", (kb, decays), keys, 2 * keys, 2, (kb,), extra=gates)
-    solved = _product(
+    v = widened(t, "values", (), WIDE * n * m.mixer_head_dim, (e + WIDE) * n * m.mixer_head_dim)
+    v = widened(t, "values.pad", (v,), values, 2 * values)
+    qk = widened(t, "qk.repeat", (qkv,), 2 * narrow, 4 * narrow, 2)
+    qk = widened(t, "qk.cast", (qk,), 2 * unit, 2 * narrow + 2 * unit, 2)
+    qk = widened(t, "qk.norm", (qk,), 2 * unit, 13 * unit, 11, (qk,), extra=2 * WIDE * n)
+    qk = widened(t, "qk.pad", (qk,), 2 * keys, 4 * keys, 2)
+    beta = widened(t, "beta.cast", (beta,), gates, 4 * gates, 2)
+    decays = widened(t, "decays.sum", (decays,), gates, 6 * gates, 3)
+    written = widened(t, "values.beta", (v, beta), values, 2 * values, 1, (v, beta))
+    kb = widened(t, "keys.beta", (qk, beta), keys, 2 * keys, 1, (qk, beta))
+    pairs = widened(t, "pairs", (decays,), within, 5 * within, 3, own=True, extra=float(chunk**2))
+    kk = within_chunks(t, "kk", (kb, qk), within, (chunk, chunk, m.mixer_key_dim), every)
+    kk = widened(t, "kk.decay", (kk, pairs), within, 3 * within, 1, (kk, pairs))
+    attended = within_chunks(t, "qk", (qk,), within, (chunk, chunk, m.mixer_key_dim), every)
+    attended = widened(t, "qk.decay", (attended, pairs), within, 3 * within, 1, (attended, pairs))
+    read = widened(t, "keys.decay", (kb, decays), keys, 2 * keys, 2, (kb,), extra=gates)
+    solved = within_chunks(
         t, "solve", (kk, written, read), values + keys,
         (chunk, m.mixer_key_dim + m.mixer_head_dim, chunk), every, saves=(kk,), own=True,
     )  # fmt: skip
-    q = _map(t, "queries.decay", (qk, decays), keys, 2 * keys, 2, (qk,), extra=gates)
-    k = _map(t, "keys.left", (qk, decays), keys, 2 * keys, 3, (qk,),
+    q = widened(t, "queries.decay", (qk, decays), keys, 2 * keys, 2, (qk,), extra=gates)
+    k = widened(t, "keys.left", (qk, decays), keys, 2 * keys, 3, (qk,),
              extra=gates + WIDE * heads * every)  # fmt: skip
     out = _loop(t, (solved, q, k, attended), values, (keys, within), flops)
-    return _map(
+    return widened(
         t, "delta.cast", (out,), e * n * m.mixer_head_dim, values + e * n * m.mixer_head_dim
     )
-
-
-def _map(
-    t: Tape, name: str, reads: tuple[int, ...], size: float, traffic: float, launches: int = 1,
-    saves: tuple[int, ...] = (), *, own: bool = False, extra: float = 0.0,
-) -> int:  # fmt: skip
-    """Element-wise kernels, and as many in backward that read a gradient more."""
-    back = [Map(name, traffic + size, launches)] if reads else []
-    return t.op(
-        name, reads, size, saves, [Map(name, traffic, launches)], back, role=OpRole.MIXER, own=own,
-        extra=extra,
-    )  # fmt: skip
-
-
-def _product(
-    t: Tape, name: str, reads: tuple[int, ...], size: float, shape: tuple[int, int, int],
-    every: int, saves: tuple[int, ...] | None = None, *, own: bool = False,
-) -> int:  # fmt: skip
-    """A product of every chunk and head, in fp32; a triangle is solved in the time of one."""
-    rows, columns, depth = shape
-    batch = every * t.setting.model.mixer_heads
-
-    def gemm(way: str, m: int, n: int, k: int, direction: str) -> Kernel:
-        return t.gemm(f"{name}{way}", m, n, k, direction, batch, "fp32", role=OpRole.MIXER)
-
-    back = [
-        gemm(".left", rows, depth, columns, "dgrad"),
-        gemm(".right", depth, columns, rows, "dgrad"),
-    ]
-    return t.op(
-        name, reads, size, reads if saves is None else saves,
-        [gemm("", rows, columns, depth, "forward")], back, role=OpRole.MIXER, own=own,
-    )  # fmt: skip
 
 
 def _loop(

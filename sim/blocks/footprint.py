@@ -58,7 +58,7 @@ def layer_footprint(workload: Workload, kind: str, checkpoint: str = "none") -> 
     setting, model, strategy = Setting.of(workload), workload.model, strategy_of(workload)
     constant = 0.0
     block = block_kinds(model)[kind]
-    if model.positions == "rope" and strategy.casts_inputs and block.mixer == "attention":
+    if model.positions == "rope" and strategy.casts_inputs and block.attends:
         # FSDP2 casts each block's floating inputs, so every block keeps its own cos and sin
         constant = float(setting.length * (model.rope_head_dim or model.head_dim) * setting.element)
     # where blocks are gathered, the gradients of one wait for each other

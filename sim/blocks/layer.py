@@ -12,11 +12,14 @@ from sim.blocks.attention_type import AttentionType
 from sim.blocks.delta import DELTA
 from sim.blocks.embedding import embedding
 from sim.blocks.head import head
+from sim.blocks.kda import KDA
+from sim.blocks.mamba import MAMBA
 from sim.blocks.mla import LATENT
 from sim.blocks.modules import Position
 from sim.blocks.norm import norm
 from sim.blocks.ops import Description
 from sim.blocks.setting import Setting
+from sim.blocks.short_conv import CONV
 from sim.blocks.tape import Tape
 from sim.inputs.model import Model
 
@@ -44,12 +47,17 @@ class BlockKind(NamedTuple):
     mixer: str = "attention"
     network: bool = True
 
+    @property
+    def attends(self) -> bool:
+        """Whether it has attention, alone or beside another mixer."""
+        return "attention" in self.mixer.split("+")
+
 
 EMBEDDING, HEAD = BlockKind("embedding"), BlockKind("head")
 #: of which a model has the first that takes it
 ATTENTIONS = (LATENT, HEADS)
 #: in attention's place, by the word of a model's pattern
-MIXERS: dict[str, AttentionType] = {"delta": DELTA}
+MIXERS: dict[str, AttentionType] = {"delta": DELTA, "mamba": MAMBA, "conv": CONV, "kda": KDA}
 
 
 def attention_of(model: Model) -> AttentionType:
@@ -57,14 +65,17 @@ def attention_of(model: Model) -> AttentionType:
     return next(kind for kind in ATTENTIONS if kind.takes(model))
 
 
-def mixer_of(model: Model, kind: BlockKind) -> AttentionType:
-    """What mixes the tokens of a kind of layer."""
-    return MIXERS.get(kind.mixer) or attention_of(model)
+def _mix(t: Tape, x: int, kind: BlockKind) -> int:
+    """What mixes the tokens of a kind of layer: one, or two side by side."""
+    model = t.setting.model
+    mixers = (MIXERS.get(word) or attention_of(model) for word in kind.mixer.split("+"))
+    made = [mixer.play(t, x, kind.window) for mixer in mixers]
+    return made[0] if len(made) == 1 else t.add("mixer.add", *made)
 
 
 def mixers_of(model: Model) -> tuple[AttentionType, ...]:
     """What mixes tokens in some of a model's layers, in attention's place."""
-    return tuple(mixer for word, mixer in MIXERS.items() if word in model.layer_pattern)
+    return tuple(MIXERS[word] for word in model.mixers)
 
 
 @lru_cache(maxsize=256)
@@ -75,11 +86,14 @@ def layer_kinds(model: Model) -> tuple[BlockKind, ...]:
         mixture = model.mixes(index)
         pattern = model.sliding_window_pattern
         mixer, network = model.mixer(index), model.has_network(index)
-        attends = mixer == "attention"
-        slides = attends and model.sliding_window and (pattern <= 1 or (index + 1) % pattern)
+        slides = (
+            "attention" in mixer
+            and model.sliding_window
+            and (pattern <= 1 or (index + 1) % pattern)
+        )
         dense = model.experts and network and not mixture
         key = "layer" + ".dense" * bool(dense) + ".sliding" * bool(slides)
-        key += "" if attends else f".{mixer}"
+        key += "" if mixer == "attention" else f".{mixer}"
         window = model.sliding_window if slides else None
         kinds.append(BlockKind(key, mixture, window, mixer, network))
     return tuple(kinds)
@@ -111,10 +125,9 @@ def decoder_layer(t: Tape, x: int, kind: BlockKind) -> int:
     d, four = model.hidden_size, model.norms_per_layer == 4
     if model.one_branch:
         return _one_branch(t, x, kind)
-    attention = mixer_of(model, kind).play
     network: Callable[[Tape, int], int] = moe.mixture if kind.mixture else ffn.feed_forward
     n = norm(t, "attention_norm", x, d)
-    a = attention(t, n, kind.window)
+    a = _mix(t, n, kind)
     if model.parallel_block:
         m = norm(t, "ffn_norm", x, d) if model.norms_per_layer >= 2 else n
         both = t.add("ffn.add", a, network(t, m))
@@ -134,7 +147,7 @@ def _one_branch(t: Tape, x: int, kind: BlockKind) -> int:
     n = norm(t, "attention_norm", x, model.hidden_size)
     if kind.network:
         return t.add("ffn.add", x, (moe.mixture if kind.mixture else ffn.feed_forward)(t, n))
-    return t.add("attention.add", x, mixer_of(model, kind).play(t, n, kind.window))
+    return t.add("attention.add", x, _mix(t, n, kind))
 
 
 def registered(model: Model, norms_first: bool = False) -> dict[str, int]:

@@ -44,7 +44,9 @@ def latent_attention(t: Tape, x: int, window: int | None) -> int:
     kv = linear(
         t, "wkv_b", c, rank, heads * (dim - turned + value), Position.INNER, targets=("k", "v")
     )
-    q_turned, k_turned = rope(t, (q, heads * turned), (latent, turned))
+    q_turned, k_turned = q, latent
+    if model.positions == "rope":
+        q_turned, k_turned = rope(t, (q, heads * turned), (latent, turned))
     # the turned columns beside the others; a key's are copied to every head
     q, k = (
         t.op(

@@ -15,6 +15,7 @@ from sim.blocks.tape import Tape
 #: columns of a value that one thread block of a sequential kernel takes
 #: Source: fla 0.6, ops/common/chunk_delta_h.py, BV of its configs
 BLOCK_COLUMNS = 64
+WIDE = 4.0  # of an fp32 number, which PyTorch's scans compute with [B]
 
 
 def chunks(t: Tape) -> tuple[int, int]:
@@ -65,6 +66,23 @@ def convolution(t: Tape, x: int, columns: int, *, activated: bool = True) -> int
     return t.op("conv1d.silu", (out,), size, (out,), silu, [Map("conv1d.silu", 3 * size, 1)])
 
 
+def norm_of_gated(t: Tape, x: int, gate: int, groups: int, width: int) -> int:
+    """RMSNorm of groups of columns of what SiLU of a gate (a part of `gate`) is multiplied with.
+
+    Its output is made again in backward, by the kernel that makes its gradients.
+
+    Source: mamba-ssm, ops/triton/layernorm_gated.py, ``norm_before_gate=False``.
+    """
+    s, trained = t.setting, not t.setting.frozen
+    t.register("mixer_norm", OpRole.NORM, Position.INNER, [("weight", (width,))])
+    size = t.size(width)
+    return t.op(
+        "mixer_norm", (x,), size, (x, gate), [Map("mixer_norm", 3 * size, 1, "fused", "norm")],
+        [Map("mixer_norm.dx", 6 * size, 1, "fused", "norm")], role=OpRole.NORM,
+        weight_gradient=s.element * width * trained, extra=4.0 * s.tokens * groups,
+    )  # fmt: skip
+
+
 def gated_norm(t: Tape, x: int, gate: int, rows: int, width: int, weight: int) -> int:
     """RMSNorm of `rows` parts of `width` columns a token, beside SiLU of a gate.
 
@@ -110,6 +128,40 @@ def gated_norm(t: Tape, x: int, gate: int, rows: int, width: int, weight: int) -
     return t.op(
         "mixer_gate", (x, opened), size, (x, opened), [Map("mixer_gate", 2 * size + 3 * wide, 2)],
         [Map("mixer_gate", 4 * size + 6 * wide, 4)],
+    )  # fmt: skip
+
+
+def widened(
+    t: Tape, name: str, reads: tuple[int, ...], size: float, traffic: float, launches: int = 1,
+    saves: tuple[int, ...] = (), *, own: bool = False, extra: float = 0.0,
+    weight_gradient: float = 0.0,
+) -> int:  # fmt: skip
+    """Element-wise kernels of PyTorch's scans; those of backward read a gradient more."""
+    back = [Map(name, traffic + size, launches)] if reads else []
+    return t.op(
+        name, reads, size, saves, [Map(name, traffic, launches)], back, role=OpRole.MIXER, own=own,
+        extra=extra, weight_gradient=weight_gradient,
+    )  # fmt: skip
+
+
+def within_chunks(
+    t: Tape, name: str, reads: tuple[int, ...], size: float, shape: tuple[int, int, int],
+    every: int, saves: tuple[int, ...] | None = None, *, own: bool = False,
+) -> int:  # fmt: skip
+    """A product of every chunk and head, in fp32; a triangle is solved in the time of one."""
+    rows, columns, depth = shape
+    batch = every * t.setting.model.mixer_heads
+
+    def gemm(way: str, m: int, n: int, k: int, direction: str) -> Kernel:
+        return t.gemm(f"{name}{way}", m, n, k, direction, batch, "fp32", role=OpRole.MIXER)
+
+    back = [
+        gemm(".left", rows, depth, columns, "dgrad"),
+        gemm(".right", depth, columns, rows, "dgrad"),
+    ]
+    return t.op(
+        name, reads, size, reads if saves is None else saves,
+        [gemm("", rows, columns, depth, "forward")], back, role=OpRole.MIXER, own=own,
     )  # fmt: skip
 
 

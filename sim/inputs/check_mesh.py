@@ -68,6 +68,13 @@ def _mixers(w: Workload) -> Findings:
         if getattr(p, axis) > 1:
             message = f"{lacks} are not modelled, and {m.name} has {what} layers"
             yield fault("mixer-axis", "workload", f"parallelism.{axis}", message, "write 1")
+    rolls = w.post_training is not None and w.post_training.algorithm != "dpo"
+    if m.mixers and rolls:
+        message = f"generation with {' and '.join(m.mixers)} layers is not modelled"
+        yield fault("mixer-rollouts", "workload", "post_training", message, "write algorithm: dpo")
+    if "kda" in m.mixers and w.mixer_kernels == "torch":
+        message = "PyTorch's own scan of Kimi Delta Attention is not modelled, its kernels are"
+        yield fault("mixer-kernels", "workload", "mixer_kernels", message, "write fused")
     if m.mixers and w.mixer_kernels == "torch" and w.compile:
         message = "PyTorch's own scans are modelled as they run one kernel after another"
         hint = "write compile: false, or mixer_kernels: fused"

@@ -74,8 +74,9 @@ def _attention(m: Model) -> Findings:
 def _pattern(m: Model) -> Findings:
     """Mixers in attention's place."""
     if len(m.layer_pattern) > m.layers:
-        message = f"{len(m.layer_pattern)} words for {m.layers} layers"
-        yield _wrong("model-mixers", "layer_pattern", message, "write a word a layer, or fewer")
+        message = f"{len(m.layer_pattern)} words for {m.layers} layers: those behind are of none"
+        path, hint = "model.layer_pattern", "write a word a layer, or fewer"
+        yield warning("model-mixers", "workload", path, message, hint)
     if m.one_branch != ("ffn" in m.layer_pattern):
         key, message = "layer_pattern", "layers that are an FFN alone are of one branch, and others"
         hint = "write one_branch: true, and ffn where a layer is one"
@@ -91,7 +92,7 @@ def _pattern(m: Model) -> Findings:
             f"mixers ({', '.join(m.mixers)}) stand behind one norm, before the FFN and its norm"
         )
         yield _wrong("model-mixers", key, message, "leave it out")
-    for key in _MIXER_SIZES:
+    for key in _MIXER_SIZES if m.mixers != ("conv",) else ("mixer_conv",):
         if (value := getattr(m, key)) < 1:
             message = f"{value} is not at least 1, and {' and '.join(m.mixers)} layers need it"
             yield _wrong("model-mixers", key, message)

@@ -274,7 +274,7 @@ def _dora(w: Workload) -> Findings:
 
 def _positions(w: Workload) -> Findings:
     m = w.model
-    if not 0 < m.max_positions < w.sequence_length or m.positions == "alibi":
+    if not 0 < m.max_positions < w.sequence_length or m.positions in ("alibi", "none"):
         return
     message = (
         f"{w.sequence_length} is more than {m.name} was made for ({m.max_positions} positions)"

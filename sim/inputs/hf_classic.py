@@ -78,7 +78,7 @@ def _qwen2_moe(reader: HfReader, fields: Fields) -> Fields:
     }  # fmt: skip
 
 
-_SQUARED = "squared ReLU is counted as GELU"
+SQUARED = "squared ReLU is counted as GELU"
 
 
 def _nemotron(reader: HfReader, fields: Fields) -> Fields:
@@ -87,7 +87,7 @@ def _nemotron(reader: HfReader, fields: Fields) -> Fields:
     return {
         **GPT, "norm_bias": True, "qkv_bias": bias, "output_bias": bias,
         "mlp_bias": reader.flag("mlp_bias", False), "rope_fraction": turned(reader, 0.5),
-        "notes": (_SQUARED,),
+        "notes": (SQUARED,),
     }  # fmt: skip
 
 
@@ -110,5 +110,5 @@ CLASSIC: dict[str, KindReader] = {
     "dbrx": _dbrx,
     "qwen2_moe": _qwen2_moe,
     "nemotron": _nemotron,
-    "arcee": lambda r, f: {**llama(r, f), "ffn": "gelu", "notes": (_SQUARED,)},
+    "arcee": lambda r, f: {**llama(r, f), "ffn": "gelu", "notes": (SQUARED,)},
 }

@@ -79,6 +79,12 @@ DEFAULTS: dict[
     "exaone": (None, None, None, None, None, 102400, 2048, True),
     "chatglm": (None, None, None, None, None, None, 2048, False),
     "baichuan": (None, None, None, None, None, None, 4096, False),
+    "nemotron_h": (4096, 4, 32, 8, 21504, 131072, 4096, False),
+    "falcon_h1": (4096, 32, 32, 8, 14336, 128000, 8192, False),
+    "bamba": (4096, 32, 32, 8, 14336, 128000, 262144, False),
+    "lfm2": (2560, 32, 32, 8, 12288, 65536, 128000, True),
+    "lfm2_moe": (2048, 32, 32, 8, 7168, 65536, 128000, True),
+    "kimi_linear": (2304, 27, 32, 32, 9216, 163840, 1048576, False),
     "qwen3_next": (2048, 48, 16, 2, 5632, 151936, 32768, False),
     "qwen3_5_text": (4096, 32, 16, 4, 12288, 248320, 32768, False),
     "qwen3_5_moe_text": (2048, 40, 16, 2, 0, 248320, 32768, False),
@@ -101,5 +107,5 @@ HEAD_DIM["llama4_text"] = 128
 HEAD_DIM |= dict.fromkeys(
     ("ernie4_5", "glm", "glm4", "solar_open", "seed_oss", "minimax_m2", "ministral3", "helium"), 128
 )
-HEAD_DIM["hy_v3"] = 128
+HEAD_DIM |= {"hy_v3": 128, "nemotron_h": 128}
 HEAD_DIM |= dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), 256)

@@ -177,21 +177,6 @@ def _apertus(reader: HfReader, fields: Fields) -> Fields:
     return {"qk_norm": True, "ffn": "xielu", **biased(reader)}
 
 
-def _granitemoehybrid(reader: HfReader, fields: Fields) -> Fields:
-    """Those of attention alone and of one FFN a layer, gate and up in one."""
-    types = reader.values.get("layer_types") or reader.values.get("layers_block_type")
-    known = {"attention", "full_attention"}
-    if not isinstance(types, list) or not types or {str(t) for t in types} - known:
-        reader.fault("layer_types", "layers of Mamba-2 are not modelled, those of attention are")
-    if reader.count("num_local_experts", default=8, least=0):
-        message = "mixtures beside an FFN of another width are not modelled"
-        reader.fault("num_local_experts", message)
-    if reader.values.get("position_embedding_type") != "rope":
-        reader.fault("position_embedding_type", "layers without positions are not modelled")
-    width = reader.count("shared_intermediate_size", default=1024)
-    return {**llama(reader, fields), "fused_gate_up": True, "ffn_size": width}
-
-
 DENSE: dict[str, KindReader] = {
     "llama": llama,
     "mistral": lambda r, _: windowed(r, 4096),
@@ -214,7 +199,6 @@ DENSE: dict[str, KindReader] = {
     "olmo2": _olmo2,
     "olmo3": lambda r, f: {**_olmo2(r, f), **every_fourth(r)},
     "granite": llama,
-    "granitemoehybrid": _granitemoehybrid,
     "cohere": _cohere,
     "cohere2": lambda r, f: {**_cohere(r, f), **every_fourth(r)},
     "smollm3": _smollm3,

@@ -47,6 +47,7 @@ LATENT = {
     "deepseek_v3": (128, 64, 128, 512, 1536, 256, 8, 1, 2048, 3),
     "deepseek_v32": (128, 64, 128, 512, 1536, 256, 8, 1, 2048, 3),
     "glm_moe_dsa": (192, 64, 256, 512, 2048, 256, 8, 1, 2048, 3),
+    "kimi_linear": (128, 64, 128, 512, 0, 256, 8, 1, 1024, 1),
     "glm4_moe_lite": (192, 64, 256, 512, 768, 64, 4, 1, 1536, 1),
     "mistral4": (64, 64, 128, 256, 1024, 128, 4, 1, 2048, 0),
     "youtu": (128, 64, 128, 512, 1536, 0, 0, 0, 0, 0),
@@ -66,7 +67,7 @@ def latent(reader: HfReader, fields: Fields) -> Fields:
         "rope_head_dim": turned,
         "v_head_dim": reader.count("v_head_dim", default=value),
         "kv_lora_rank": reader.count("kv_lora_rank", default=kv),
-        "q_lora_rank": 0 if at_once else reader.count("q_lora_rank", default=q),
+        "q_lora_rank": 0 if at_once else reader.count("q_lora_rank", default=q, least=min(q, 1)),
     }
 
 
@@ -92,7 +93,9 @@ def routed(
     """Routed and shared experts of one width behind dense layers, with what each is by default."""
     return {
         "experts": reader.count("n_routed_experts", "num_experts", default=experts),
-        "experts_per_token": reader.count("num_experts_per_tok", default=of_token),
+        "experts_per_token": reader.count(
+            "num_experts_per_tok", "num_experts_per_token", default=of_token
+        ),
         "shared_experts": reader.count(
             "n_shared_experts", "num_shared_experts", default=shared, least=0
         ),

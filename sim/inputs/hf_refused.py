@@ -11,13 +11,10 @@ _CONVOLUTION = "layers of short convolutions"
 _INDEXED = "sparse attention that an indexer chooses positions for"
 #: parts by kind. Source: transformers 5.24, models/<kind>/modeling_<kind>.py
 PARTS: dict[str, str] = {
-    **dict.fromkeys(
-        ("mamba", "mamba2", "falcon_mamba", "jamba", "bamba", "zamba", "zamba2"), _STATE
-    ),
-    **dict.fromkeys(("nemotron_h", "falcon_h1"), _STATE),
+    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "jamba", "zamba", "zamba2"), _STATE),
     "olmo_hybrid": _DELTA,
-    **dict.fromkeys(("kimi_linear", "bailing_hybrid"), _DELTA),
-    **dict.fromkeys(("lfm2", "lfm2_moe", "lfm3"), _CONVOLUTION),
+    **dict.fromkeys(("bailing_hybrid",), _DELTA),
+    "lfm3": _CONVOLUTION,
     "nanochat": "an FFN of squared ReLU, and logits that are capped",
     "deepseek_v4": "attention over compressed positions and several residual streams",
     "minimax": "layers of lightning attention",

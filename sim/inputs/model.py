@@ -9,7 +9,7 @@ from sim.inputs.base import Spec
 #: linear layers of attention and of the FFN that methods name, and those of other mixers
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down", "in_proj", "out_proj")
 #: what mixes tokens in a layer; ``ffn``: nothing, in a model of one branch a layer
-Mixer = Literal["attention", "delta", "ffn"]
+Mixer = Literal["attention", "delta", "mamba", "mamba+attention", "conv", "kda", "ffn"]
 
 
 class Model(Spec):
@@ -71,6 +71,7 @@ class Model(Spec):
     mixer_chunk: int = 64  # tokens of a chunk of the scan
     mixer_bias: bool = False  # on the mixer's own projections
     mixer_conv_bias: bool = False
+    mixer_norm: bool = True  # before the last projection of a state-space model
     mixer_split: bool = False  # a matrix for each of qkv, gate, beta and decay (Qwen3.5)
     source: str = ""
     notes: tuple[str, ...] = ()  # what reading a config left out
@@ -85,9 +86,9 @@ class Model(Spec):
         return not self.one_branch or self.mixer(index) == "ffn"
 
     @property
-    def mixers(self) -> tuple[Mixer, ...]:
+    def mixers(self) -> tuple[str, ...]:
         """What mixes tokens in attention's place, each kind of it once."""
-        words = self.layer_pattern[: self.layers]
+        words = (word for mixer in self.layer_pattern[: self.layers] for word in mixer.split("+"))
         return tuple(dict.fromkeys(word for word in words if word not in ("attention", "ffn")))
 
     @property

@@ -20,8 +20,10 @@ from tests.hostile.samples import (
     CLUSTER_TRACE,
     CONFIG,
     GRAPH,
+    HYBRID,
     JOBS,
     KINETO,
+    LISTED,
     MEGATRON,
     NCCL,
     NVBANDWIDTH,
@@ -73,6 +75,13 @@ def readers() -> dict[str, Reader]:
         "config.json": Reader(
             "config.json", CONFIG, ("memory", "h100-x1", "job.yaml", "--set", "model=config.json")
         ),
+        **{
+            f"{name}.json": Reader(
+                "config.json", text,
+                ("memory", "h100-x1", "job.yaml", "--set", "model=config.json"),
+            )
+            for name, text in (("hybrid", HYBRID), ("listed", LISTED))
+        },
         "sweep": Reader("in.yaml", SWEEP, ("sweep", "in.yaml", "-j", "1")),
         "jobs": Reader("in.yaml", JOBS, ("plan", "h100-x1", "in.yaml")),
         "study": Reader("in.yaml", STUDY, ("study", "in.yaml")),

@@ -62,6 +62,27 @@ CONFIG = json.dumps(
 )  # fmt: skip
 
 
+#: of layers that are each a mixer, an FFN or attention, by letters
+HYBRID = json.dumps(
+    {
+        "model_type": "nemotron_h", "hidden_size": 256, "hybrid_override_pattern": "M-*-",
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "mamba_num_heads": 8,
+        "mamba_head_dim": 64, "ssm_state_size": 64, "n_groups": 2, "intermediate_size": 512,
+        "vocab_size": 1000, "max_position_embeddings": 2048, "chunk_size": 128,
+    },
+    indent=1,
+)  # fmt: skip
+#: of short convolutions beside attention, by a list
+LISTED = json.dumps(
+    {
+        "model_type": "lfm2", "hidden_size": 256, "layer_types": ["conv", "full_attention"],
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "block_ff_dim": 512, "vocab_size": 1000,
+    },
+    indent=1,
+)  # fmt: skip
+
+
 SWEEP = """\
 name: grid
 topology: h100-x1

@@ -77,7 +77,7 @@ def job(name, **keys):
     """Tokens that its experts, if any, share out evenly: kernels round up to whole ones."""
     model = shallow(name)
     even = 2 * LENGTH * model.experts_per_token % (model.experts or 1) == 0
-    micro_batch = 2 if even else 6
+    micro_batch = 2 if even else 18
     return Workload(name="w", model=model, sequence_length=LENGTH, micro_batch=micro_batch, **keys)
 
 
@@ -91,7 +91,7 @@ def scores(workload, kinds, kept):
     """Scans, and attention's two products where it is not kept, by the convention."""
     model, setting = workload.model, Setting.of(workload)
     width = 2.0 * model.heads * (model.head_dim + (model.v_head_dim or model.head_dim))
-    attend = (k for k in kinds if k.mixer == "attention" and not kept)
+    attend = (k for k in kinds if k.attends and not kept)
     ops = (op for kind in kinds for op in describe(setting, kind).ops if op.role is OpRole.MIXER)
     scans = sum(op.flops for op in ops) / setting.tokens
     return scans + sum(width * min(LENGTH, kind.window or LENGTH) for kind in attend)
@@ -178,7 +178,7 @@ def test_memory_is_what_operations_save(name, method):
         for kind in dict.fromkeys(layer_kinds(workload.model)):
             described = describe(setting, kinds[kind.key])
             whole = layer_footprint(workload, kind.key)
-            turned = positions * (kind.mixer == "attention")
+            turned = positions * kind.attends
             assert whole.saved == described.saved_bytes + turned
             if policy.kind != "none":
                 less = layer_footprint(workload, kind.key, checkpoint_policy(workload))

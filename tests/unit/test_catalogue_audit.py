@@ -86,6 +86,19 @@ def mixer(keys: dict, word: str) -> int:
         k, v = g * keys["mixer_key_dim"], h * keys["mixer_head_dim"]
         own = wide * (2 * k + v) + 2 * h + keys["mixer_head_dim"]  # convolution, decays, norm
         return d * (2 * k + 2 * v + 2 * h) + v * d + own
+    if word.startswith("mamba"):
+        inner, bias = keys["mixer_heads"] * keys["mixer_head_dim"], keys.get("mixer_conv_bias", 0)
+        columns = inner + 2 * keys["mixer_groups"] * keys["mixer_key_dim"]
+        own = columns * (wide + bias) + 3 * keys["mixer_heads"]
+        own += inner * keys.get("mixer_norm", True)
+        total = d * (inner + columns + keys["mixer_heads"]) + inner * d + own
+        return total + (attention(keys) if "attention" in word else 0)
+    if word == "kda":
+        inner, size = keys["mixer_heads"] * keys["mixer_head_dim"], keys["mixer_head_dim"]
+        own = wide * 3 * inner + inner + keys["mixer_heads"] + size  # convolution, decays, norm
+        return 4 * d * inner + 2 * (d + inner) * size + d * keys["mixer_heads"] + own
+    if word == "conv":
+        return 3 * d * d + d * d + wide * d
     return 0 if word == "ffn" else attention(keys)
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from sim import simulate
-from sim.blocks import delta
+from sim.blocks import delta, kda, mamba, short_conv
 from sim.blocks.flops import token_flops
 from sim.blocks.footprint import layer_footprint
 from sim.blocks.layer import layer_kinds
@@ -29,7 +29,12 @@ SMALL = {
     "ffn_size": 64, "vocab_size": 128, "layer_pattern": ("delta", "delta", "delta", "attention"),
     "mixer_heads": 4, "mixer_groups": 2, "mixer_key_dim": 16, "mixer_head_dim": 32,
 }  # fmt: skip
-PLAYED = {"delta": delta.delta}
+PLAYED = {
+    "delta": delta.delta, "mamba": mamba.mamba, "conv": short_conv.short_convolution,
+    "kda": kda.kimi_delta,
+}  # fmt: skip
+#: sizes that a model with one of them has else
+STATE = {"mixer_key_dim": 32, "mixer_head_dim": 16, "mixer_chunk": 128, "mixer_conv_bias": True}
 
 
 def job(model="qwen3-next-80b-a3b", **keys):
@@ -61,6 +66,14 @@ RECORDED = [
     ("delta", 100, 1, {}, 1_458_464),  # the second chunk is filled up
     ("delta", 256, 2, {}, 6_244_768),
     ("delta", 256, 1, {"mixer_split": True}, 3_124_448),  # Qwen3.5's
+    ("mamba", 256, 1, STATE, 3_278_146),  # Nemotron-H's
+    ("mamba", 1024, 1, STATE, 12_986_962),
+    ("mamba", 300, 1, STATE, 4_686_528),  # the third chunk is filled up
+    ("mamba", 300, 2, STATE, 9_340_224),
+    ("mamba", 256, 1, {**STATE, "mixer_groups": 1, "hidden_size": 32}, 3_194_818),  # Granite's
+    ("conv", 256, 1, {"mixer_conv": 3}, 229_632),  # LFM2's
+    ("conv", 300, 2, {"mixer_conv": 3}, 538_112),
+    ("conv", 256, 1, {"mixer_conv": 3, "mixer_bias": True, "mixer_conv_bias": True}, 229_632),
 ]
 
 
@@ -83,12 +96,38 @@ def test_what_the_delta_rules_kernels_keep():
     assert kept("delta", n, kernels="fused") == expected
 
 
-@pytest.mark.parametrize("mixer", PLAYED)
+def test_what_kimi_deltas_kernels_keep():
+    """As ``ctx.save_for_backward`` of fla's function has it; decays in fp32, one a column."""
+    n, heads, dim = 256, 4, 16
+    inner = heads * dim
+    # projections' input, the two latents, the convolution's input, beta, the gate, its norm, o_proj
+    around = 64 + 2 * dim + 3 * inner + 2 * inner + inner
+    rule = 3 * inner + 2 * heads * 64 + heads  # q, k, v, two squares of a chunk, beta
+    fp32 = 2 * inner + 3 * heads  # decays and their sums, statistics of q, k and the norm
+    written_out = 13 * inner  # softplus by its parts, and a mask
+    expected = n * (2 * (around + rule) + 4 * fp32 + written_out)
+    sizes = {"mixer_groups": heads, "mixer_key_dim": dim, "mixer_head_dim": dim}
+    assert kept("kda", n, kernels="fused", **sizes) == expected
+
+
+def test_what_mambas_function_keeps():
+    """What it read and what the scan made, and the norm's statistics: no product of theirs."""
+    n, heads, groups, state, size = 256, 4, 2, 32, 16
+    inner = heads * size
+    read = 2 * inner + 2 * groups * state + heads
+    expected = n * (2 * (64 + read + inner) + 4 * groups)
+    assert kept("mamba", n, kernels="fused", **STATE) == expected
+    without = kept("mamba", n, kernels="fused", **STATE, mixer_norm=False)
+    assert without == expected - 4 * n * groups
+
+
+@pytest.mark.parametrize("mixer", ["delta", "mamba"])
 def test_kernels_keep_a_fraction(mixer):
     """Without them every step of a chunk is kept in fp32."""
     assert kept(mixer, 512) > 5 * kept(mixer, 512, kernels="fused")
-    jobs = (load_workload(job("qwen3.5-4b", mixer_kernels=k)) for k in ("fused", "torch"))
-    a, b = (layer_footprint(w, "layer.delta") for w in jobs)
+    name = {"delta": "qwen3.5-4b", "mamba": "nemotron-h-8b"}[mixer]
+    jobs = (load_workload(job(name, mixer_kernels=k)) for k in ("fused", "torch"))
+    a, b = (layer_footprint(w, f"layer.{mixer}") for w in jobs)
     assert b.saved > 2 * a.saved
 
 
@@ -120,10 +159,69 @@ def test_flops_of_the_delta_rule():
     assert token_flops(w).attention == 0.0
 
 
-@pytest.mark.parametrize("kernels", ["fused", "torch"])
-def test_flops_do_not_know_who_runs_them(kernels):
-    w = load_workload(job(mixer_kernels=kernels))
-    assert token_flops(w) == token_flops(load_workload(job()))
+def test_flops_of_a_state_space():
+    """Projections, and 2 (G L N + H (L P + 2 N P)) a token."""
+    keys = {**SMALL, **STATE, "layer_pattern": ["mamba"]}
+    w = load_workload(job(keys, sequence_length=640))
+    d, heads, groups, state, size, chunk = 64, 4, 2, 32, 16, 128
+    inner = heads * size
+    weights = d * (2 * inner + 2 * groups * state + heads) + inner * d + 3 * d * 64
+    rule = 2 * (groups * chunk * state + inner * (chunk + 2 * state))
+    assert token_flops(w).forward == pytest.approx(4 * (2 * weights + rule) + 2 * 128 * d)
+    assert token_flops(w).backward == pytest.approx(2 * token_flops(w).forward)
+
+
+@pytest.mark.parametrize("name", ["qwen3-next-80b-a3b", "nemotron-h-8b", "lfm2-1.2b"])
+def test_flops_do_not_know_who_runs_them(name):
+    torch = load_workload(job(name, mixer_kernels="torch"))
+    assert token_flops(torch) == token_flops(load_workload(job(name)))
+
+
+def test_nemotron_h_by_hand():
+    """24 layers of Mamba-2, 24 FFNs and 4 of attention: each of one branch, with one norm."""
+    d, heads, size, groups, state, f = 4096, 128, 64, 8, 128, 21504
+    inner = heads * size
+    columns = inner + 2 * groups * state
+    mamba = d * (inner + columns + heads) + 5 * columns + 3 * heads + inner + inner * d
+    attention = d * (32 + 2 * 8) * 128 + 32 * 128 * d
+    total = 24 * (mamba + 2 * d * f) + 4 * attention + 52 * d + 2 * 131072 * d + d
+    assert count_parameters(resolve_model("nemotron-h-8b")).total == total == 8_100_852_736
+    kinds = layer_kinds(resolve_model("nemotron-h-8b"))
+    assert [k.key for k in kinds[6:9]] == ["layer.mamba", "layer", "layer.ffn"]
+    assert [k.network for k in kinds[6:9]] == [False, False, True]
+
+
+def test_experts_of_one_branch():
+    """Nemotron 3 Nano: its 23 layers of experts, and nothing else of its layers, are mixtures."""
+    model = resolve_model("nemotron-3-nano-30b-a3b")
+    assert sum(k.mixture for k in layer_kinds(model)) == 23
+    assert not any(k.mixture and k.mixer != "ffn" for k in layer_kinds(model))
+    assert count_parameters(model).active == pytest.approx(3.6e9, rel=0.01)  # its card: 3.6B
+
+
+def test_kimi_linear_by_hand():
+    """20 layers of Kimi Delta Attention, 7 of latent attention; one dense FFN, 26 mixtures."""
+    d, heads, dim = 2304, 32, 128
+    inner = heads * dim
+    kda = 3 * d * inner + 4 * 3 * inner + 4 * inner * dim // 2 + 2 * d * dim + d * heads
+    kda += inner + heads + dim + inner * d
+    latent = d * heads * 192 + d * 576 + 512 + 512 * heads * 256 + heads * dim * d
+    mixture = 257 * 3 * d * 1024 + 256 * d
+    total = 20 * kda + 7 * latent + 26 * mixture + 3 * d * 9216 + 27 * 2 * d
+    model = resolve_model("kimi-linear-48b-a3b")
+    total += 2 * 163840 * d + d
+    assert count_parameters(model).total == total == 49_122_675_072
+    assert [i + 1 for i in range(27) if model.mixer(i) == "attention"] == [4, 8, 12, 16, 20, 24, 27]
+
+
+def test_side_by_side():
+    """Falcon-H1: attention and Mamba-2 read one norm, and their sum is added to the stream."""
+    layer = build_tree(resolve_model("falcon-h1-0.5b")).layers[0]
+    assert [m.name for m in layer.forward][:3] == ["attention_norm", "in_proj", "conv1d"]
+    assert {"wq", "wo", "out_proj", "w2"} <= {m.name for m in layer.forward}
+    assert not any(m.name == "mixer_norm" for m in layer.forward)
+    w = load_workload(job("falcon-h1-0.5b"))
+    assert token_flops(w).attention == 3 * 4 * 4 * 8 * 64 * 4096
 
 
 def test_modules_stand_as_registered():
@@ -141,22 +239,32 @@ def seconds(workload, kind, phase="forward"):
     return math.fsum(model.cost(k).time_s for k in unroll(workload).of(kind, phase))
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("qwen3-next-80b-a3b", "layer.delta"), ("nemotron-h-8b", "layer.mamba"),
+        ("lfm2-1.2b", "layer.conv"), ("granite-4.0-h-tiny", "layer.mamba"),
+        ("kimi-linear-48b-a3b", "layer.kda"),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("kernels", ["fused", "torch"])
 @pytest.mark.parametrize("phase", ["forward", "backward"])
-def test_time_grows_with_the_length(kernels, phase):
+def test_time_grows_with_the_length(name, kind, kernels, phase):
     """In proportion with kernels; never less, and faster where slices' gradients are whole."""
+    if kind == "layer.kda":
+        kernels = "fused"
     lengths = [4096 << i for i in range(4)]
     jobs = [
-        load_workload(job(sequence_length=n, mixer_kernels=kernels, experts="grouped"))
+        load_workload(job({"base": name, "layers": 8}, sequence_length=n, mixer_kernels=kernels))
         for n in lengths
     ]
-    times = [seconds(w, "layer.delta", phase) for w in jobs]
+    times = [seconds(w, kind, phase) for w in jobs]
     assert all(a < b for a, b in pairwise(times))
     if kernels == "fused":
         assert times[-1] / times[0] == pytest.approx(8.0, rel=0.35)
         attended = [seconds(w, "layer", phase) for w in jobs]
         assert attended[-1] / attended[0] > times[-1] / times[0]  # quadratic
-    if kernels == "torch" and phase == "backward":
+    if kernels == "torch" and phase == "backward" and kind == "layer.delta":
         assert times[-1] / times[0] > 16.0
 
 
@@ -214,7 +322,6 @@ def test_a_pattern_is_told_shortest():
     [
         ({"mixer_heads": 0}, "0 is not at least 1, and delta layers need it"),
         ({"mixer_groups": 3}, "4 heads cannot share 3 groups"),
-        ({"layer_pattern": ["delta"] * 5}, "5 words for 4 layers"),
         ({"layer_pattern": ["delta", "ffn"]}, "one branch"),
         ({"one_branch": True}, "one branch"),
         ({"layer_pattern": ["deltas"]}, "delta"),
@@ -228,17 +335,28 @@ def test_patterns_that_are_none(keys, says):
         load("h100-x1", job(model), [])
 
 
+def test_fewer_layers_than_words():
+    """The first of them; that words are left over is told."""
+    notes = load("h100-x1", job("nemotron-h-8b"), []).notes
+    assert any("52 words for 4 layers" in w.message for w in notes.warnings)
+
+
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
         ({"parallelism": {"tensor_parallel": 2}}, "heads of a scan"),
         ({"parallelism": {"context_parallel": 2}}, "states of a scan"),
         ({"mixer_kernels": "torch", "compile": True}, "one kernel after another"),
+        (
+            {"model": {"base": "kimi-linear-48b-a3b", "layers": 4}, "mixer_kernels": "torch"},
+            "PyTorch's own scan of Kimi",
+        ),
+        ({"post_training": {"algorithm": "grpo"}}, "generation with delta layers"),
     ],
 )
 def test_what_is_not_modelled_of_them(keys, says):
     with pytest.raises(InputError, match=says):
-        load("dgx-h100", job(**keys), [])
+        load("dgx-h100", job() | keys, [])
 
 
 BAD = [
@@ -260,6 +378,45 @@ BAD = [
 def test_files_that_are_refused(keys, says):
     with pytest.raises(InputError, match=says):
         model_from_config({"model_type": "qwen3_next", **keys})
+
+
+MORE = [
+    ({"model_type": "nemotron_h", "hybrid_override_pattern": "MX"}, "'X' in it is no layer: M, "),
+    ({"model_type": "nemotron_h", "hybrid_override_pattern": ""}, "nothing is no layer"),
+    ({"model_type": "nemotron_h", "hybrid_override_pattern": 7}, "7 is no text"),
+    ({"model_type": "nemotron_h", "hybrid_override_pattern": "M-", "num_hidden_layers": 3},
+     "has 2 letters, and the model 3 layers"),
+    ({"model_type": "nemotron_h", "hybrid_override_pattern": "M-E"}, "dense layers beside"),
+    ({"model_type": "nemotron_h", "layers_block_type": ["mamba", "wave"]}, "wave is no list"),
+    ({"model_type": "nemotron_h", "hybrid_override_pattern": "ME", "moe_latent_size": 8},
+     "narrower latent"),
+    ({"model_type": "nemotron_h", "hybrid_override_pattern": "M-", "n_groups": 3},
+     "128 heads cannot share 3"),
+    ({"model_type": "falcon_h1", "mamba_d_ssm": 1000}, "are not the 1000 of its projections"),
+    ({"model_type": "falcon_h1", "projectors_bias": True}, "last projection alone"),
+    ({"model_type": "bamba", "attn_layer_indices": [1, "x"]}, "no list of numbers"),
+    ({"model_type": "granitemoehybrid", "shared_intermediate_size": 1000}, "no multiple"),
+    ({"model_type": "kimi_linear", "linear_attn_config": {"full_attn_layers": [0]}},
+     "the first one 1"),
+    ({"model_type": "kimi_linear", "linear_attn_config": {"full_attn_layers": 4}}, "4 is no list"),
+    ({"model_type": "lfm2", "full_attn_idxs": 5}, "5 is no list of numbers"),
+    ({"model_type": "lfm2", "layer_types": ["conv", "wave"] * 16}, "wave is no list"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "says"), MORE)
+def test_other_files_that_are_refused(config, says):
+    with pytest.raises(InputError, match=says):
+        model_from_config(config)
+
+
+def test_letters_and_words_say_the_same():
+    words = ["mamba", "mlp", "attention", "mlp"]
+    one = model_from_config({"model_type": "nemotron_h", "hybrid_override_pattern": "M-*-"})
+    two = model_from_config({"model_type": "nemotron_h", "layers_block_type": words})
+    assert one == two
+    assert one.layer_pattern == ("mamba", "ffn", "attention", "ffn")
+    assert one.positions == "none"
 
 
 # --- methods -------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from sim.blocks.parameters import count_parameters
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
 from sim.errors import InputError
-from sim.inputs import hf, hf_classic, hf_kinds, hf_mixtures, hf_parts, hf_remote
+from sim.inputs import hf, hf_classic, hf_hybrids, hf_kinds, hf_mixtures, hf_parts, hf_remote
 from sim.inputs.hf import KINDS, model_from_config, read_config
 from sim.inputs.hf_defaults import DEFAULTS
 
@@ -144,15 +144,14 @@ def test_parts_of_newer_kinds():
 
 
 REFUSED = [
-    ({"model_type": "nemotron_h"}, "Mamba"),
+    ({"model_type": "jamba"}, "Mamba"),
     ({"model_type": "olmo_hybrid"}, "linear attention"),
-    ({"model_type": "kimi_linear"}, "linear attention"),
-    ({"model_type": "lfm2"}, "short convolutions"),
+    ({"model_type": "bailing_hybrid"}, "linear attention"),
+    ({"model_type": "lfm3"}, "short convolutions"),
     ({"model_type": "gemma3n", "text_config": {"model_type": "gemma3n_text"}}, "each layer"),
     ({"model_type": "unheard_of", "mamba_d_conv": 4}, "Mamba"),
     ({"model_type": "unheard_of", "index_topk": 2048}, "indexer"),
-    ({"model_type": "granitemoehybrid", "layer_types": ["mamba", "attention"]}, "mamba"),
-    ({"model_type": "granitemoehybrid", "layer_types": ["attention"]}, "another width"),
+    ({"model_type": "granitemoehybrid", "layer_types": ["mamba", "attention"]}, "2 entries"),
     ({"model_type": "minimax_m2", "attn_type_list": [0, 1]}, "without softmax attention"),
     ({"model_type": "ernie4_5_moe", "moe_layer_end_index": 5}, "before all mixtures"),
     ({"model_type": "hunyuan_v1_moe", "moe_topk": [8, 4]}, "not a whole number"),
@@ -162,8 +161,8 @@ REFUSED = [
     ({"model_type": "hy_v3", "mlp_layer_types": ["dense", "sparse"]}, "2 entries, and .* 80"),
     ({"model_type": "hy_v3", "mlp_layer_types": 5}, "5 is no list of one type a layer"),
     ({"model_type": "mistral", "layer_types": ["full_attention"] * 8}, "8 entries, and .* 32"),
-    ({"model_type": "granitemoehybrid", "layer_types": 5}, "those of attention are"),
-    ({"model_type": "granitemoehybrid", "layers_block_type": [["attention"]]}, "of attention are"),
+    ({"model_type": "granitemoehybrid", "layer_types": 5}, "5 is no list"),
+    ({"model_type": "granitemoehybrid", "layers_block_type": [["attention"]]}, "is no list of"),
     ({"model_type": "phi", "partial_rotary_factor": -3}, "-3 is not between 0 and 1"),
     ({"model_type": "mpt", "expansion_ratio": float("nan")}, "nan is not between 0 and 1000"),
     ({"model_type": "dots1", "n_routed_experts": 8, "num_experts_per_tok": 2,
@@ -209,7 +208,7 @@ WRONG = [
 
 def test_any_value_of_any_key_is_read_or_refused():
     """Never an error of Python's own, and no model of negative size."""
-    rooms = (hf, hf_classic, hf_kinds, hf_mixtures, hf_parts, hf_remote)
+    rooms = (hf, hf_classic, hf_hybrids, hf_kinds, hf_mixtures, hf_parts, hf_remote)
     sources = "".join(map(inspect.getsource, rooms))
     keys = sorted(set(re.findall(r'"([a-z_0-9]+)"', sources)) - {"model_type"})
     assert {"layers_block_type", "mlp_layer_types", "moe_topk", "expansion_ratio"} < set(keys)
