@@ -29,11 +29,11 @@ def setting(kind, **keys):
     return Setting(model=None, method=method, **keys)
 
 
-def job(method, **keys):
+def job(method, machine="h100-x1", **keys):
     work = {"name": "j", "model": "llama-3.1-8b", "sequence_length": 4096, "micro_batch": 2,
             "parallelism": "ddp", "activation_checkpointing": "full", "steps": 1,
             "method": method, **keys}  # fmt: skip
-    return load("h100-x1", work, [])
+    return load(machine, work, [])
 
 
 def plan_of(found):
@@ -175,10 +175,10 @@ def test_wrong_choices_are_faults(method, message):
 
 
 def test_what_is_taken_is_said():
-    assert taken(job({"lora": LORA}, modelling="huggingface").workload) == {
-        "method.adapter_dtype": "fp32",
-        "parallelism.reduce_dtype": "fp32",
-    }
+    alone = taken(job({"lora": LORA}, modelling="huggingface").workload)
+    assert alone == {"method.adapter_dtype": "fp32"}  # nobody to reduce with
+    eight = job({"lora": LORA}, machine="dgx-h100", modelling="huggingface").workload
+    assert taken(eight) == {"method.adapter_dtype": "fp32", "parallelism.reduce_dtype": "fp32"}
     sharded = job({"qlora": {**LORA, "quantization": "gptq-int4"}}, parallelism="fsdp2").workload
     assert taken(sharded) == {
         "modelling": "torchtitan",
