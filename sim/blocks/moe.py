@@ -32,12 +32,13 @@ TARGETS = {"w1": ("gate",), "w2": ("down",), "w3": ("up",)}
 
 def mixture(t: Tape, x: int) -> int:
     """The routed and the shared experts; all routed ones are one module, fetched as a whole."""
+    read = x
     if t.setting.expert > 1:
         out = _spread(t, x)
     else:
-        x = enter(t, x, "router")
-        out = _routed(t, x)
-    return _shared(t, x, out) if t.setting.model.shared_experts else out
+        read = enter(t, x, "router")
+        out = _routed(t, read)
+    return _shared(t, x, read, out) if t.setting.model.shared_experts else out
 
 
 def _routed(t: Tape, x: int) -> int:
@@ -180,8 +181,8 @@ def _unpermute(t: Tape, made: int, weights: int) -> int:
     )  # fmt: skip
 
 
-def _shared(t: Tape, x: int, out: int) -> int:
-    """The experts that every token meets; their sum with `out`."""
+def _shared(t: Tape, stream: int, x: int, out: int) -> int:
+    """The experts that every token meets, which read `x`, of `stream`; their sum with `out`."""
     s, model = t.setting, t.setting.model
     d, wide = model.hidden_size, model.shared_experts * s.split(_width(t))
     names = ("w1", "w2", "w3") if model.ffn in GATED else ("w1", "w2")
@@ -192,18 +193,31 @@ def _shared(t: Tape, x: int, out: int) -> int:
         x = enter(t, x, "shared_experts", late=True)
     once = Routed(1, s.tokens, 1.0)
     shared = mlp(t, x, lambda name, read: matrix(t, name, read, *sides[name], once), float(wide))
+    shared = leave(t, shared)
     if model.shared_expert_gate:
-        opened = linear(t, "shared_gate", x, d, 1, role=OpRole.ROUTER)
-        n = s.element * s.tokens
-        opened = t.op(
-            "shared_gate.sigmoid", (opened,), n, (), [Map("shared_gate.sigmoid", 2 * n)],
-            [Map("shared_gate.sigmoid", 3 * n)], own=True,
-        )  # fmt: skip
-        size = t.sizes[shared]
-        # the gate's gradient is a sum over columns of a product that is written out
-        back = [Map("shared_gate", 5 * size, 2), Map("shared_gate.sum", size, 1, "", "reduction")]
-        shared = t.op(
-            "shared_gate", (shared, opened), size, (shared, opened),
-            [Map("shared_gate", 2 * size)], back,
-        )  # fmt: skip
-    return t.add("shared_experts.add", out, leave(t, shared))
+        partial = s.splits_stream
+        with t.of_stream():
+            shared = _gated(t, stream, shared, partial)
+    return t.add("shared_experts.add", out, shared)
+
+
+def _gated(t: Tape, x: int, shared: int, partial: bool) -> int:
+    """What shared experts made times a sigmoid of a number a token, where the stream is read.
+
+    Source: transformers 5.24, modeling_qwen2_moe.py; Megatron-LM, moe/shared_experts.py, whose
+    tensor-parallel ranks each have the gate whole and gate the positions that are left to them.
+    """
+    opened = linear(
+        t, "shared_gate", x, t.setting.model.hidden_size, 1, role=OpRole.ROUTER, partial=partial
+    )
+    n, size = t.size(1), t.sizes[shared]
+    opened = t.op(
+        "shared_gate.sigmoid", (opened,), n, (), [Map("shared_gate.sigmoid", 2 * n)],
+        [Map("shared_gate.sigmoid", 3 * n)], own=True,
+    )  # fmt: skip
+    # the gate's gradient is a sum over columns of a product that is written out
+    back = [Map("shared_gate", 5 * size, 2), Map("shared_gate.sum", size, 1, "", "reduction")]
+    return t.op(
+        "shared_gate", (shared, opened), size, (shared, opened), [Map("shared_gate", 2 * size)],
+        back,
+    )  # fmt: skip

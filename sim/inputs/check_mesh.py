@@ -59,9 +59,9 @@ def _copied(topology: Topology, ranks: int) -> Findings:
 def _mixers(w: Workload) -> Findings:
     """Axes that nobody's scans are modelled on."""
     p, m = w.parallelism, w.model
-    what = " and ".join(m.mixers) or ("gates" if m.attention_gate or m.shared_expert_gate else "")
-    if not what:
+    if not m.mixers:
         return
+    what = " and ".join(m.mixers)
     axes = {"tensor_parallel": "heads of a scan shared among GPUs",
             "context_parallel": "states of a scan handed from GPU to GPU"}  # fmt: skip
     for axis, lacks in axes.items():
@@ -69,13 +69,13 @@ def _mixers(w: Workload) -> Findings:
             message = f"{lacks} are not modelled, and {m.name} has {what} layers"
             yield fault("mixer-axis", "workload", f"parallelism.{axis}", message, "write 1")
     rolls = w.post_training is not None and w.post_training.algorithm != "dpo"
-    if m.mixers and rolls:
-        message = f"generation with {' and '.join(m.mixers)} layers is not modelled"
+    if rolls:
+        message = f"generation with {what} layers is not modelled"
         yield fault("mixer-rollouts", "workload", "post_training", message, "write algorithm: dpo")
     if "kda" in m.mixers and w.mixer_kernels == "torch":
         message = "PyTorch's own scan of Kimi Delta Attention is not modelled, its kernels are"
         yield fault("mixer-kernels", "workload", "mixer_kernels", message, "write fused")
-    if m.mixers and w.mixer_kernels == "torch" and w.compile:
+    if w.mixer_kernels == "torch" and w.compile:
         message = "PyTorch's own scans are modelled as they run one kernel after another"
         hint = "write compile: false, or mixer_kernels: fused"
         yield fault("mixer-compile", "workload", "mixer_kernels", message, hint)

@@ -70,11 +70,11 @@ def _qwen2_moe(reader: HfReader, fields: Fields) -> Fields:
     if shared % columns:
         message = f"{shared} is no multiple of the {columns} columns of an expert: not modelled"
         reader.fault("shared_expert_intermediate_size", message)
-    note = "the shared expert's gate, a number a token, is left out"
     return {
         "qkv_bias": True, **late_window(reader, fields["layers"]),
-        **mixture(reader, 60, 4, columns), "shared_experts": shared // columns,
-        "mixture_every": reader.count("decoder_sparse_step", default=1), "notes": (note,),
+        **mixture(reader, 60, 4, columns),
+        "shared_experts": shared // columns, "shared_expert_gate": True,
+        "mixture_every": reader.count("decoder_sparse_step", default=1),
     }  # fmt: skip
 
 

@@ -3,8 +3,10 @@
 import pytest
 
 from sim import simulate
+from sim.blocks.flops import token_flops
+from sim.blocks.footprint import layer_footprint
 from sim.blocks.layer import layer_kinds
-from sim.blocks.parameters import count_parameters
+from sim.blocks.parameters import build_tree, count_parameters
 from sim.errors import InputError
 from sim.inputs.hf import model_from_config
 from sim.inputs.loader import load
@@ -48,9 +50,7 @@ RELEASED = {
          "ffn_config": {"ffn_hidden_size": 10752, "moe_num_experts": 16, "moe_top_k": 4}},
         131_596_523_520,
     ),
-    "qwen1.5-moe-a2.7b": (  # 2,048 more a layer: the shared expert's gate
-        {"model_type": "qwen2_moe"}, 14_315_784_192 - 24 * 2048,
-    ),
+    "qwen1.5-moe-a2.7b": ({"model_type": "qwen2_moe"}, 14_315_784_192),
     "deepseek-moe-16b": (
         {"model_type": "deepseek", "hidden_size": 2048, "num_hidden_layers": 28,
          "num_attention_heads": 16, "num_key_value_heads": 16, "intermediate_size": 10944,
@@ -202,6 +202,29 @@ def test_a_mixture_every_second_layer_lies_between():
     assert [index for index in range(8) if behind.mixes(index)] == [3, 5, 7]
     one = 16 * 3 * 1024 * 1408 + 16 * 1024 - 3 * 1024 * 2816  # a mixture for a dense FFN
     assert whole.total - count_parameters(half).total == 4 * one
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_a_gate_of_shared_experts_on_the_axes(tensor):
+    """It gates the positions that a rank holds: kept are what it reads and makes of those alone."""
+    job = {
+        "name": "j", "sequence_length": 2048, "activation_checkpointing": "none",
+        "parallelism": {"strategy": "fsdp2", "tensor_parallel": tensor},
+    }  # fmt: skip
+
+    def of(gate):
+        model = {"base": "qwen1.5-moe-a2.7b", "layers": 2, "shared_expert_gate": gate}
+        return load("dgx-h100", job | {"model": model}, ["nodes=1"]).workload
+
+    with_, without = of(True), of(False)
+    a, b = (layer_footprint(w, "layer") for w in (with_, without))
+    held = 2048 / tensor  # by sequence parallelism
+    # what is gated and the gate; the whole input is gathered and kept for the router
+    read = held * 2048 * 2 * (tensor > 1)
+    assert a.saved - b.saved == held * 2048 * 2 + held * 2 + read
+    assert token_flops(with_).forward - token_flops(without).forward == 2 * 2 * 2048
+    gate = next(m for m in build_tree(with_.model).layers[0].modules if m.name == "shared_gate")
+    assert [p.shape for p in gate.parameters] == [(1, 2048)]
 
 
 @pytest.mark.parametrize(
