@@ -11,6 +11,7 @@ from sim.inputs.workload import Checkpointing, Workload
 from sim.memory.report import machine, sizes
 from sim.records import dataclass
 from sim.step.step import memory_of, micro_steps_walked
+from sim.strategies import micro_steps_apart
 from sim.study.candidates import Candidate, frugal_form, saves_as_much
 from sim.study.layouts import least_form
 from sim.study.memory_bounds import FULL, MemoryBounds
@@ -28,21 +29,29 @@ class _Asked(NamedTuple):
 
     policy: Checkpointing
     micro_batch: int
+    steps: int  # micro-steps that tell in memory: without a sync each, one alone keeps least
     needs: float  # of what there is [1]
     word: Room  # where it is not sure enough to fit
     probability: float
 
     def covers(self, w: Workload) -> bool:
         """Whether a job needs as much, cut in the same way."""
-        same = saves_as_much(self.policy, w.activation_checkpointing)
-        return same and self.micro_batch <= w.micro_batch
+        smaller = self.micro_batch <= w.micro_batch and self.steps <= _steps(w)
+        return smaller and saves_as_much(self.policy, w.activation_checkpointing)
+
+
+def _steps(w: Workload) -> int:
+    """Micro-steps that tell in memory: those until nothing new is kept. [1]"""
+    ranks = w.parallelism.pipeline_parallel
+    return micro_steps_apart(w) if ranks == 1 else min(w.gradient_accumulation, FULL * ranks)
 
 
 def _asked(candidate: Candidate, w: Workload) -> _Asked:
     found = memory_of(candidate.topology, w)
     verdict = found.verdict
     return _Asked(
-        w.activation_checkpointing, w.micro_batch, found.needed_bytes / found.capacity_bytes,
+        w.activation_checkpointing, w.micro_batch, _steps(w),
+        found.needed_bytes / found.capacity_bytes,
         "at risk" if verdict.fits else "too large", verdict.probability if verdict.fits else 0.0,
     )  # fmt: skip
 
@@ -76,7 +85,8 @@ class Rooms:
     def room(self, candidate: Candidate) -> Room:
         """Whether a candidate has room in memory, as surely as is asked.
 
-        What is too much of a layout stays so with larger micro-batches and with less checkpointing.
+        What is too much of a layout stays so with larger micro-batches and with less checkpointing,
+        where no fewer micro-steps go with them: gradients that are kept between steps are spared.
         """
         least = least_form(candidate.workload)
         single = least.model_copy(update={"micro_batch": 1, "global_batch": None})

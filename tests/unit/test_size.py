@@ -11,7 +11,7 @@ from sim.cli import group
 from sim.errors import InputError
 from sim.inputs.loader import load, prepare
 from sim.report.size import view
-from sim.step.step import step
+from sim.step.step import memory_of, step
 from sim.study.axes import Grid
 from sim.study.bounds import Bounds
 from sim.study.candidates import Candidate, Space, family, plans, variants
@@ -407,3 +407,23 @@ def test_sizes_that_were_not_asked_for_are_not_said_to_be_too_small():
     report = size(JOB, Target(), topologies=["dgx-h100"], gpus=16, tuned=False)
     assert report.winner.candidate.topology.nodes == 2
     assert "Fewer GPUs" not in told(view(report))
+
+
+@pytest.mark.parametrize("job", [
+    {"trainer": "huggingface", "parallelism": "fsdp1"},
+    {"parallelism": {"strategy": "fsdp2", "gradient_sync": "last"}},
+])  # fmt: skip
+def test_larger_micro_batches_without_gradients_kept_between_them_are_asked(job):
+    """Reduced in the last micro-step: one of four samples keeps less than four of one."""
+    work = {"name": "j", "model": "qwen2.5-14b", "sequence_length": 1024, "micro_batch": 1,
+            "tokens": 1e8, "activation_checkpointing": "full", **job}  # fmt: skip
+    needs = {}
+    for samples, steps in ((1, 4), (4, 1)):
+        keys = {**work, "micro_batch": samples, "gradient_accumulation": steps}
+        found = load("aws-p4d", keys, [])
+        needs[samples] = memory_of(found.topology, found.workload).needed_bytes
+    assert needs[4] < 40e9 < needs[1]
+    report = size(work, Target(objective="time"), topologies=["aws-p4d"], gpus=8, global_batch=32)
+    winner = report.winner.candidate.workload
+    assert winner.micro_batch == 4
+    assert winner.gradient_accumulation == 1
