@@ -13,6 +13,7 @@ from sim.blocks.delta import DELTA
 from sim.blocks.embedding import embedding
 from sim.blocks.head import head
 from sim.blocks.kda import KDA
+from sim.blocks.lightning import LIGHTNING
 from sim.blocks.mamba import MAMBA
 from sim.blocks.mla import LATENT
 from sim.blocks.modules import Position
@@ -57,7 +58,9 @@ EMBEDDING, HEAD = BlockKind("embedding"), BlockKind("head")
 #: of which a model has the first that takes it
 ATTENTIONS = (LATENT, HEADS)
 #: in attention's place, by the word of a model's pattern
-MIXERS: dict[str, AttentionType] = {"delta": DELTA, "mamba": MAMBA, "conv": CONV, "kda": KDA}
+MIXERS: dict[str, AttentionType] = {
+    "delta": DELTA, "mamba": MAMBA, "conv": CONV, "kda": KDA, "lightning": LIGHTNING,
+}  # fmt: skip
 
 
 def attention_of(model: Model) -> AttentionType:

@@ -19,6 +19,9 @@ from sim.inputs.workload import Workload
 from sim.pipeline.schedules import SCHEDULES, PipelineShape, rounds
 from sim.pipeline.stages import blocks_of_stages, layers_by_cost, layers_of_stages
 
+#: mixers of which PyTorch's own scan is not modelled
+_KERNELS_ALONE = {"kda": "Kimi Delta Attention", "lightning": "lightning attention"}
+
 
 def workload_findings(workload: Workload) -> Findings:
     """What is wrong with the axes of a workload, on any machine."""
@@ -72,8 +75,9 @@ def _mixers(w: Workload) -> Findings:
     if rolls:
         message = f"generation with {what} layers is not modelled"
         yield fault("mixer-rollouts", "workload", "post_training", message, "write algorithm: dpo")
-    if "kda" in m.mixers and w.mixer_kernels == "torch":
-        message = "PyTorch's own scan of Kimi Delta Attention is not modelled, its kernels are"
+    own = next((title for word, title in _KERNELS_ALONE.items() if word in m.mixers), "")
+    if own and w.mixer_kernels == "torch":
+        message = f"PyTorch's own scan of {own} is not modelled, its kernels are"
         yield fault("mixer-kernels", "workload", "mixer_kernels", message, "write fused")
     if w.mixer_kernels == "torch" and w.compile:
         message = "PyTorch's own scans are modelled as they run one kernel after another"

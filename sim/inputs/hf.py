@@ -29,6 +29,8 @@ from sim.inputs.tree import read_once, too_deep
 _BY_LAYER = ("layer_types", "layers_block_type", "mlp_layer_types", "attn_type_list")
 _GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "quick_gelu")
 KINDS = DENSE | MIXTURES | CLASSIC | REMOTE | HYBRIDS
+#: names that models of other kinds were released under too, told apart by their class
+_OF_SEVERAL = ("minimax",)
 #: where a model of several parts has its decoder, and what says that it has other parts
 _DECODERS = ("text_config", "llm_config", "language_config", "thinker_config")
 _TOWERS = ("vision_config", "audio_config", "visual", "embd_layer", "img_processor")
@@ -118,7 +120,7 @@ def model_from_config(config: Mapping[str, Any], *, source: str = "config.json")
     if not kind:
         raise InputError.single(source, "required key is missing", "model_type")
     shown, kind = kind, DECODER_OF.get(kind, kind)
-    if kind not in KINDS:
+    if kind not in KINDS or kind in _OF_SEVERAL:
         kind = _by_class(values) or kind
     reader = HfReader(values, kind, source)
     _refuse(reader, shown, config)

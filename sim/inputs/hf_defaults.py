@@ -50,6 +50,7 @@ DEFAULTS: dict[
     "hunyuan_v1_moe": (4096, 32, 32, None, 11008, 290943, 2048, False),
     "hy_v3": (4096, 80, 64, 8, 13312, 120832, 131072, False),
     "dots1": (4608, 62, 32, 32, 10944, 152064, 2048, False),
+    "minimax": (4096, 32, 32, 8, 14336, 32000, 131072, False),
     "minimax_m2": (3072, 62, 48, 8, 1536, 200064, 196608, False),
     "mistral4": (4096, 36, 32, 32, 12288, 131072, 1048576, False),
     "ministral": (4096, 32, 32, 8, 14336, 32000, 131072, False),
@@ -101,7 +102,7 @@ DECODER_OF |= dict.fromkeys(
 DECODER_OF |= {"qwen3_omni_moe_text": "qwen3_moe", "phi3_v": "phi3", "phi4mm": "phi3"}
 DECODER_OF |= {"glm4v_text": "glm4", "glm4v_moe_text": "glm4_moe"}
 #: kinds that are another by a name of their own
-DECODER_OF |= {"kimi_k2": "deepseek_v3"}
+DECODER_OF |= {"kimi_k2": "deepseek_v3", "minimax_text_01": "minimax", "minimax_m1": "minimax"}
 HEAD_DIM = {"qwen3": 128, "gpt_oss": 64, "gemma": 256, "gemma2": 256, "gemma3_text": 256}
 HEAD_DIM["llama4_text"] = 128
 HEAD_DIM |= dict.fromkeys(

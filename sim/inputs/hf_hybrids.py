@@ -285,6 +285,24 @@ def _kimi_linear(reader: HfReader, fields: Fields) -> Fields:
     }  # fmt: skip
 
 
+def _minimax(reader: HfReader, fields: Fields) -> Fields:
+    """Lightning attention (0 in a list of its own) and experts; MiniMax-M2 is of another kind."""
+    layers, head = fields["layers"], fields["head_dim"]
+    words = {**_FULL, "linear_attention": "lightning", "1": "attention", "0": "lightning"}
+    usual = ["lightning" if i % 2 else "attention" for i in range(layers)]
+    found = pattern(reader, layers, words, usual, "layer_types", "attn_type_list")
+    if reader.count("shared_intermediate_size", default=0, least=0):
+        reader.fault("shared_intermediate_size", "minimax with shared experts is not modelled")
+    turns = min(1.0, reader.count("rotary_dim", default=head) / head)
+    note = "factors of its residual sums, one number each, are left out"
+    return {
+        **mixture(reader, 8, 2, fields["ffn_size"]), "rope_fraction": turned(reader, turns),
+        "layer_pattern": () if found == ("attention",) else found, "notes": (note,),
+        "mixer_heads": fields["heads"], "mixer_groups": fields["heads"],
+        "mixer_key_dim": head, "mixer_head_dim": head,
+    }  # fmt: skip
+
+
 HYBRIDS: dict[str, KindReader] = {
     "bamba": _bamba,
     "falcon_h1": _falcon_h1,
@@ -292,6 +310,7 @@ HYBRIDS: dict[str, KindReader] = {
     "kimi_linear": _kimi_linear,
     "lfm2": _lfm2_dense,
     "lfm2_moe": _lfm2_moe,
+    "minimax": _minimax,
     "nemotron_h": _nemotron_h,
     "qwen3_next": _qwen3_next,
     "qwen3_5_text": _qwen3_5,

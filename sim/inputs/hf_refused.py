@@ -17,7 +17,6 @@ PARTS: dict[str, str] = {
     "lfm3": _CONVOLUTION,
     "nanochat": "an FFN of squared ReLU, and logits that are capped",
     "deepseek_v4": "attention over compressed positions and several residual streams",
-    "minimax": "layers of lightning attention",
     "rwkv": "recurrent layers",
     "xlstm": "recurrent layers",
     "recurrent_gemma": "recurrent layers",
@@ -28,8 +27,6 @@ PARTS: dict[str, str] = {
     "mimo_v2_flash": "layers of unlike heads",
     "longcat_flash": "two attentions a layer and experts that compute nothing",
     "mllama_text_model": "layers of attention to images",
-    "minimax_text_01": "layers of lightning attention",
-    "minimax_m1": "layers of lightning attention",
     "jetmoe": "mixtures of attention heads",
     "arctic": "a dense FFN beside each mixture",
     "bitnet": "weights of three values, and norms within its attention and FFN",
@@ -42,7 +39,6 @@ PARTS: dict[str, str] = {
 #: kinds by how names of their repositories start; a name that is of the catalogue is not asked here
 _NAMED = {
     "gemma-3n": "gemma3n_text", "gemma-4": "gemma4_text",
-    "minimax-m1": "minimax_m1", "minimax-text-01": "minimax_text_01",
     "llama-3.2-11b-vision": "mllama_text_model", "llama-3.2-90b-vision": "mllama_text_model",
     "llama-3_3-nemotron-super": "nemotron-nas", "longcat-flash": "longcat_flash",
     "mimo-v2-flash": "mimo_v2_flash", "ernie-4.5-vl": "ernie4_5_vl_moe", "trinity": "afmoe",

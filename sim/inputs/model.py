@@ -9,7 +9,7 @@ from sim.inputs.base import Spec
 #: linear layers of attention and of the FFN that methods name, and those of other mixers
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down", "in_proj", "out_proj")
 #: what mixes tokens in a layer; ``ffn``: nothing, in a model of one branch a layer
-Mixer = Literal["attention", "delta", "mamba", "mamba+attention", "conv", "kda", "ffn"]
+Mixer = Literal["attention", "delta", "mamba", "mamba+attention", "conv", "kda", "lightning", "ffn"]
 
 
 class Model(Spec):

@@ -97,6 +97,9 @@ def mixer(keys: dict, word: str) -> int:
         inner, size = keys["mixer_heads"] * keys["mixer_head_dim"], keys["mixer_head_dim"]
         own = wide * 3 * inner + inner + keys["mixer_heads"] + size  # convolution, decays, norm
         return 4 * d * inner + 2 * (d + inner) * size + d * keys["mixer_heads"] + own
+    if word == "lightning":
+        inner = keys["mixer_heads"] * keys["mixer_head_dim"]
+        return 5 * d * inner + inner  # q, k, v, gate and output; the norm
     if word == "conv":
         return 3 * d * d + d * d + wide * d
     return 0 if word == "ffn" else attention(keys)

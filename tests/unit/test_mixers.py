@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from sim import simulate
-from sim.blocks import delta, kda, mamba, short_conv
+from sim.blocks import delta, kda, lightning, mamba, short_conv
 from sim.blocks.flops import token_flops
 from sim.blocks.footprint import layer_footprint
 from sim.blocks.layer import layer_kinds
@@ -31,7 +31,7 @@ SMALL = {
 }  # fmt: skip
 PLAYED = {
     "delta": delta.delta, "mamba": mamba.mamba, "conv": short_conv.short_convolution,
-    "kda": kda.kimi_delta,
+    "kda": kda.kimi_delta, "lightning": lightning.lightning,
 }  # fmt: skip
 #: sizes that a model with one of them has else
 STATE = {"mixer_key_dim": 32, "mixer_head_dim": 16, "mixer_chunk": 128, "mixer_conv_bias": True}
@@ -110,6 +110,16 @@ def test_what_kimi_deltas_kernels_keep():
     assert kept("kda", n, kernels="fused", **sizes) == expected
 
 
+def test_what_lightning_attentions_kernels_keep():
+    """As ``ctx.save_for_backward`` of fla's function has it: q, k and v; decays are constants."""
+    n, heads, dim = 256, 4, 16
+    inner = heads * dim
+    # projections' input, SiLU's, q, k and v, the norm's input, what is gated, the gate, out_proj's
+    around = 64 + 3 * inner + 3 * inner + inner + 2 * inner + inner
+    sizes = {"mixer_groups": heads, "mixer_key_dim": dim, "mixer_head_dim": dim}
+    assert kept("lightning", n, kernels="fused", **sizes) == n * (2 * around + 4)
+
+
 def test_what_mambas_function_keeps():
     """What it read and what the scan made, and the norm's statistics: no product of theirs."""
     n, heads, groups, state, size = 256, 4, 2, 32, 16
@@ -169,6 +179,38 @@ def test_flops_of_a_state_space():
     rule = 2 * (groups * chunk * state + inner * (chunk + 2 * state))
     assert token_flops(w).forward == pytest.approx(4 * (2 * weights + rule) + 2 * 128 * d)
     assert token_flops(w).backward == pytest.approx(2 * token_flops(w).forward)
+
+
+def test_minimax_by_hand():
+    """70 layers of lightning attention, 10 of softmax attention: 456B, and 45.9B of a token."""
+    d, inner, f = 6144, 64 * 128, 9216
+    fast, full = 5 * d * inner + inner, 2 * d * inner + 2 * d * 8 * 128
+    ends = 2 * 200064 * d
+    rest = 70 * fast + 10 * full + 80 * (32 * d + 2 * d) + d
+    model = resolve_model("MiniMaxAI/MiniMax-M1-80k")
+    counts = count_parameters(model)
+    assert counts.total == ends + rest + 80 * 32 * 3 * d * f == 456_089_655_296
+    assert counts.active - ends == rest + 80 * 2 * 3 * d * f == pytest.approx(45.9e9, rel=0.002)
+    chunk, dim = 64, 128
+    w = load_workload(job("minimax-text-01", sequence_length=8192))
+    weights = 4 * (5 * d * inner + 32 * d + 2 * 3 * d * f)
+    rule = 4 * 64 * (2 * chunk * dim + 2 * dim * dim)
+    assert token_flops(w).forward == pytest.approx(2 * (weights + rule + 200064 * d))
+
+
+def test_minimax_files():
+    """A list of numbers, or transformers' words; a kind of its own, or transformers'."""
+    shape = {"hidden_size": 6144, "num_hidden_layers": 80, "num_attention_heads": 64,
+             "head_dim": 128, "intermediate_size": 9216, "num_local_experts": 32,
+             "vocab_size": 200064, "rotary_dim": 64}  # fmt: skip
+    fast, full = "linear_attention", "full_attention"
+    words = {"model_type": "minimax", "layer_types": ([fast] * 7 + [full]) * 10}
+    numbers = {"attn_type_list": ([0] * 7 + [1]) * 10}
+    for config in (words, *({**numbers, "model_type": f"minimax_{k}"} for k in ("text_01", "m1"))):
+        found = model_from_config(shape | config)
+        assert count_parameters(found).total == 456_089_655_296
+        assert found.rope_fraction == 0.5
+        assert found.layer_pattern == resolve_model("minimax-text-01").layer_pattern
 
 
 @pytest.mark.parametrize("name", ["qwen3-next-80b-a3b", "nemotron-h-8b", "lfm2-1.2b"])
@@ -244,14 +286,14 @@ def seconds(workload, kind, phase="forward"):
     [
         ("qwen3-next-80b-a3b", "layer.delta"), ("nemotron-h-8b", "layer.mamba"),
         ("lfm2-1.2b", "layer.conv"), ("granite-4.0-h-tiny", "layer.mamba"),
-        ("kimi-linear-48b-a3b", "layer.kda"),
+        ("kimi-linear-48b-a3b", "layer.kda"), ("minimax-text-01", "layer.lightning"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("kernels", ["fused", "torch"])
 @pytest.mark.parametrize("phase", ["forward", "backward"])
 def test_time_grows_with_the_length(name, kind, kernels, phase):
     """In proportion with kernels; never less, and faster where slices' gradients are whole."""
-    if kind == "layer.kda":
+    if kind in ("layer.kda", "layer.lightning"):
         kernels = "fused"
     lengths = [4096 << i for i in range(4)]
     jobs = [
@@ -351,6 +393,10 @@ def test_fewer_layers_than_words():
             {"model": {"base": "kimi-linear-48b-a3b", "layers": 4}, "mixer_kernels": "torch"},
             "PyTorch's own scan of Kimi",
         ),
+        (
+            {"model": {"base": "minimax-text-01", "layers": 8}, "mixer_kernels": "torch"},
+            "PyTorch's own scan of lightning",
+        ),
         ({"post_training": {"algorithm": "grpo"}}, "generation with delta layers"),
     ],
 )
@@ -399,6 +445,9 @@ MORE = [
     ({"model_type": "kimi_linear", "linear_attn_config": {"full_attn_layers": [0]}},
      "the first one 1"),
     ({"model_type": "kimi_linear", "linear_attn_config": {"full_attn_layers": 4}}, "4 is no list"),
+    ({"model_type": "minimax", "attn_type_list": [0, 2] * 16}, "2 is no list of one of"),
+    ({"model_type": "minimax", "attn_type_list": [0, 1]}, "2 entries, and the model 32"),
+    ({"model_type": "minimax", "shared_intermediate_size": 64}, "with shared experts"),
     ({"model_type": "lfm2", "full_attn_idxs": 5}, "5 is no list of numbers"),
     ({"model_type": "lfm2", "layer_types": ["conv", "wave"] * 16}, "wave is no list"),
 ]  # fmt: skip

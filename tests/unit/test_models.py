@@ -405,7 +405,6 @@ def test_a_point_tells_two_models_apart():
             r"an embedding for each layer \(PLE\), several residual streams",
         ),
         ("google/gemma-4-31b-it", "layers of unlike heads"),
-        ("MiniMaxAI/MiniMax-M1-80k", "lightning attention"),
         ("meta-llama/Llama-3.2-11B-Vision-Instruct", "attention to images"),
     ],
 )
