@@ -155,6 +155,11 @@ def gptq_kernels(workload: Workload) -> str:
     return method.gptq_kernels or ("triton" if method.adapters == "fused" else "cuda-old")
 
 
+def mixer_kernels(workload: Workload) -> Literal["fused", "torch"]:
+    """Kernels of mixers in attention's place: by hand, where nobody says PyTorch's."""
+    return workload.mixer_kernels or "fused"
+
+
 def experts(workload: Workload) -> str:
     """How a mixture's experts run: ``grouped``, ``sorted`` or, one by one, ``eager``.
 
@@ -270,6 +275,8 @@ def taken(workload: Workload) -> dict[str, str]:
         found["parallelism.reduce_dtype"] = reduce_dtype(workload)
     if workload.model.experts and workload.experts is None:
         found["experts"] = experts(workload)
+    if workload.model.mixers and workload.mixer_kernels is None:
+        found["mixer_kernels"] = mixer_kernels(workload)
     return found
 
 

@@ -306,8 +306,9 @@ class Workload(Spec):
     # are sorted once; None: as the modelling code has it
     experts: Literal["eager", "grouped", "sorted"] | None = None
     # of mixers in attention's place (Gated DeltaNet, Mamba-2): kernels by hand
-    # (flash-linear-attention, mamba-ssm, causal-conv1d), or PyTorch's, as transformers has without
-    mixer_kernels: Literal["fused", "torch"] = "fused"
+    # (flash-linear-attention, mamba-ssm, causal-conv1d), or PyTorch's, as transformers has without;
+    # None: those by hand
+    mixer_kernels: Literal["fused", "torch"] | None = None
     routing: Routing = Routing.model_construct()
     # hand-fused: RMSNorm alone, RoPE too (fms), or the gate as well (Liger)
     fused_kernels: Literal["none", "norm", "norm+rope", "all"] = "none"

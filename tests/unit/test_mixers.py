@@ -21,6 +21,7 @@ from sim.errors import InputError
 from sim.inputs.hf import model_from_config
 from sim.inputs.loader import load, load_workload
 from sim.inputs.model import Model
+from sim.inputs.modelling import taken
 from sim.inputs.models import resolve_model
 from sim.inputs.workload import Method
 
@@ -499,3 +500,9 @@ def test_a_pattern_in_a_file(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"model_type": "qwen3_next", "intermediate_size": 5120}))
     assert count_parameters(resolve_model(path)).total == 79_674_391_296
+
+
+def test_kernels_of_mixers_are_assumed_where_there_are_mixers():
+    assert taken(load_workload(job("lfm2-1.2b")))["mixer_kernels"] == "fused"
+    assert "mixer_kernels" not in taken(load_workload(job("lfm2-1.2b", mixer_kernels="torch")))
+    assert "mixer_kernels" not in taken(load_workload(job("llama-3.2-1b")))
