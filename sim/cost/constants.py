@@ -12,7 +12,7 @@ from sim.cost.attention import AttentionConstants
 from sim.cost.gemm import CUDA_CORES, GemmConstants
 from sim.cost.power import PowerConstants
 from sim.data import table
-from sim.inputs.architecture import facts_of, measured_board, tensor_share
+from sim.inputs.architecture import board_of, facts_of, measured_board, tensor_ratio
 from sim.inputs.gpu import Gpu
 
 
@@ -91,14 +91,10 @@ def load_constants(gpu: Gpu) -> KernelConstants:
         if (borrow := data[part].get("borrow")) is not None:
             notes.append(f"{part} of {gpu.name}: {_borrowed(borrow)}")
     power = PowerConstants(**part_of(facts.constants, "power"))
-    ease = partial(eased, slower=tensor_share(gpu))
+    ease = partial(eased, slower=tensor_ratio(gpu, measured_board(gpu)))
     gemm = {
         dtype: GemmConstants(**{**c, "tile": tuple(ease(x, power.table_clock) for x in c["tile"])})
         for dtype, c in data["gemm"].items()
-    }
-    attention = {
-        key: replace(found, rate=ease(found.rate))
-        for key, found in attention_of(facts.constants).items()
     }
     for dtype in ("fp16", "tf32", "fp8", "int8"):
         gemm.setdefault(dtype, gemm["bf16"])
@@ -111,7 +107,7 @@ def load_constants(gpu: Gpu) -> KernelConstants:
     return KernelConstants(
         generation=facts.constants,
         gemm=gemm,
-        attention=attention,
+        attention=attention_of(facts.constants, gpu),
         bandwidth=_shares(facts.constants, gpu),
         floor_s=launch["floor_s"],
         ramp_bytes=launch["ramp_bytes"],
@@ -139,8 +135,11 @@ def eased(share: float, clock: float = 1.0, *, slower: float = 1.0) -> float:
     -----
     A tile takes t + o clocks, t of its products and o of what feeds them, rescales rows and takes
     exponentials. Cores of the rate x take t / x + o: s' = s / (s + (1 - s) x), s at that clock.
-    FlashAttention 2 on an RTX 5090 (x = 1/4 of an A100's): 0.909 from the A100's 0.714; measured
-    190.6 of 209.5 TFLOP/s. Source: Gau Nernst, "Writing Speed-of-Light Flash Attention for 5090".
+    FlashAttention 2 on an RTX 5090 (x = 1/4 of an A100's): 0.909 from the A100's 0.714 (185 TFLOP/s
+    at 4,096 tokens); measured 190.6 of 209.5. Source: Gau Nernst, "Writing Speed-of-Light Flash
+    Attention for 5090". Of boards with all of their chip's cores the share stays: their watts bound
+    them. An L40S (x = 1/2) would be 4 % quick at 8,192 tokens of a 7B, and is 2 % so; a T4 does 40
+    of 65 TFLOP/s without, 44 with, 41 measured.
     """
     s = share / clock
     return clock * s / (s + (1.0 - s) * slower)
@@ -181,18 +180,24 @@ def part_of(generation: str, part: str) -> dict[str, float]:
     return found | own
 
 
-def attention_of(generation: str) -> dict[tuple[str, str, int], AttentionConstants]:
-    """Attention constants by implementation, direction, head size; ``only`` some are borrowed."""
+def attention_of(
+    generation: str, gpu: Gpu | None = None
+) -> dict[tuple[str, str, int], AttentionConstants]:
+    """Attention constants by implementation, direction, head size; ``only`` some are borrowed.
+
+    Those of a GPU are `eased` to its tensor cores, each from those it was measured on.
+    """
     part = table(f"constants/{generation}")["attention"]
     borrow = part.get("borrow")
     found = {}
     if borrow is not None:
         factor, only = borrow.get("factor", 1.0), borrow.get("only")
-        for key, lent in attention_of(borrow["from"]).items():
+        for key, lent in attention_of(borrow["from"], gpu).items():
             if only is None or key[0] in only:
                 found[key] = replace(lent, rate=factor * lent.rate)
-    for kind, direction, size, *rest in part.get("table", ()):
-        found[kind, direction, size] = AttentionConstants(*rest)
+    slower = tensor_ratio(gpu, board_of(generation)) if gpu else 1.0
+    for kind, direction, size, rate, *knees in part.get("table", ()):
+        found[kind, direction, size] = AttentionConstants(eased(rate, slower=slower), *knees)
     return found
 
 

@@ -44,9 +44,15 @@ def measured_gpu(architecture: str, capability: float = 0.0) -> str:
 
 def measured_board(gpu: Gpu) -> Gpu:
     """That of a GPU, as the catalogue has it."""
-    board = catalogue.gpu(measured_gpu(gpu.architecture, gpu.compute_capability))
+    return board_of(_row(gpu.architecture, gpu.compute_capability)["constants"])
+
+
+def board_of(constants: str) -> Gpu:
+    """The catalogue GPU on which a file of ``data/constants`` was measured."""
+    name = table(f"constants/{constants}")["measured_on"][0]
+    board = catalogue.gpu(name)
     if board is None:
-        msg = f"constants of {gpu.architecture} name no GPU of the catalogue"
+        msg = f"constants/{constants}: {name} is no GPU of the catalogue"
         raise RuntimeError(msg)
     return board
 
@@ -57,16 +63,26 @@ def whole_board(gpu: Gpu) -> Gpu | None:
     return catalogue.gpu(name) if name and nvidia(gpu) else None
 
 
-def tensor_share(gpu: Gpu) -> float:
-    """What a GPU's tensor cores do a clock, over what those of its chip can: 1, 1/2, 1/4 ...
+def tensor_ratio(gpu: Gpu, measured: Gpu) -> float:
+    """What cut tensor cores do a clock, over those of a board that was measured: 1/2, 1/4 ...
 
-    Boards are sold with less (GeForce: products that add up in fp32 at half the rate; H20, L20).
-    Powers of two alone: clocks at which peaks are quoted differ by a tenth.
+    1 of a board with all that its chip can. Others are sold with less (GeForce: products that add
+    up in fp32 at half the rate; H20, L20, L40). Powers of two alone: clocks at which peaks are
+    quoted differ by a tenth.
     """
     whole = table("architectures")["tensor_flops"].get(f"{gpu.compute_capability:.1f}")
-    if whole is None or not nvidia(gpu):
+    if whole is None or not nvidia(gpu) or _power_of_two(_per_clock(gpu) / whole) == 1.0:
         return 1.0
-    share = gpu.peak_half / (gpu.sms * gpu.boost_clock * whole)
+    return _power_of_two(_per_clock(gpu) / _per_clock(measured))
+
+
+def _per_clock(gpu: Gpu) -> float:
+    """Dense 16-bit FLOPs an SM does a clock."""
+    return gpu.peak_half / (gpu.sms * gpu.boost_clock)
+
+
+def _power_of_two(share: float) -> float:
+    """The nearest one, up to 1."""
     return float(min(1.0, 2.0 ** round(math.log2(share))))
 
 
