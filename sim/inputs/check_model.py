@@ -96,6 +96,12 @@ def _pattern(m: Model) -> Findings:
         if (value := getattr(m, key)) < 1:
             message = f"{value} is not at least 1, and {' and '.join(m.mixers)} layers need it"
             yield _wrong("model-mixers", key, message)
+    alike = [word for word in m.mixers if word in ("kda", "lightning")]
+    pairs = (("mixer_groups", "mixer_heads"), ("mixer_key_dim", "mixer_head_dim"))
+    for key, other in pairs if alike else ():
+        if 0 < (value := getattr(m, key)) != (wanted := getattr(m, other)):
+            message = f"{value} is not the {wanted} of {other}, and {alike[0]} layers have as many"
+            yield _wrong("model-mixers", key, message, f"write {wanted}")
     if m.mixer_groups > 0 and m.mixer_heads % m.mixer_groups:
         message = f"{m.mixer_heads} heads cannot share {m.mixer_groups} groups"
         yield _wrong("model-mixers", "mixer_groups", message, "write a divisor of mixer_heads")

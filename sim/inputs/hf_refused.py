@@ -42,7 +42,9 @@ _NAMED = {
     "llama-3.2-11b-vision": "mllama_text_model", "llama-3.2-90b-vision": "mllama_text_model",
     "llama-3_3-nemotron-super": "nemotron-nas", "longcat-flash": "longcat_flash",
     "mimo-v2-flash": "mimo_v2_flash", "ernie-4.5-vl": "ernie4_5_vl_moe", "trinity": "afmoe",
-    "recurrentgemma": "recurrent_gemma", "bitnet": "bitnet", "step-3.5": "step3p5",
+    "recurrentgemma": "recurrent_gemma", "jamba": "jamba", "zamba2": "zamba2",
+    "ai21-jamba": "jamba", "falcon-mamba": "falcon_mamba", "mamba": "mamba2", "bitnet": "bitnet",
+    "step-3.5": "step3p5",
 }  # fmt: skip
 #: parts by what their keys start with, for kinds that are named nowhere
 _KEYS = (

@@ -43,7 +43,7 @@ UNSEEN = {
     "fp8": 0.05, "compiled": 0.05,
 }  # fmt: skip
 STAND_IN = 0.12  # the same, of kernels that are all of another architecture; assumed
-LEAST_STAGED = 0.01  # of a job's half-width for rates through host memory, to be told of
+LEAST_TOLD = 0.01  # of a job's half-width for rates that no run timed, to be told of
 PER_DOUBLING = (
     0.015  # beyond the most GPUs of any row; spread of `straggle` between the A100 fleets
 )
@@ -172,9 +172,12 @@ def band(job: JobTraits, known: Evidence) -> Band:
     if job.stand_in:
         squares += STAND_IN**2
         names.append("kernels of its architecture")
-    if job.staged > LEAST_STAGED:
+    if job.staged > LEAST_TOLD:
         squares += job.staged**2
         names.append("what this host's memory passes from GPU to GPU")
+    if job.scans > LEAST_TOLD:
+        squares += job.scans**2
+        names.append("the speed of scans")
     if job.own:  # as one whose own tables were not used
         squares += UNSEEN["generation"] ** 2
         names.append("a GPU that is not of the catalogue")

@@ -45,6 +45,7 @@ class JobTraits(NamedTuple):
     stand_in: bool = False  # its kernels are another architecture's
     own: bool = False  # a GPU that is not of the catalogue
     staged: float = 0.0  # half-width for rates through host memory, of the logarithm of its time
+    scans: float = 0.0  # the same, for scans that take twice as long: none was timed
 
 
 class Residual(NamedTuple):
@@ -64,7 +65,7 @@ class Residual(NamedTuple):
 
     def written(self) -> list[Any]:
         """The row of the data file."""
-        return [self.id, self.source, self.model, *self.job[:-3], *self[-2:]]
+        return [self.id, self.source, self.model, *self.job[:-4], *self[-2:]]
 
 
 def doubts(
@@ -128,6 +129,7 @@ def job_of(
         stand_in=not _own_constants(topology.slowest_gpu),
         own=not topology.slowest_gpu.base,
         staged=shares["exposed"] * math.log(high / low) / 2.0,
+        scans=math.log1p(parts.get("scan", 0.0) / sum(parts.values())),
     )
 
 

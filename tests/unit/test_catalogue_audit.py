@@ -48,6 +48,7 @@ ROUNDED = {
     "eurollm-9b": "9.15", "salamandra-7b": "7.77", "bielik-11b-v2": "11.2",
     "llama-3.1-minitron-4b-width": "4.51", "mistral-nemo-minitron-8b": "8.41",
     "qwen1.5-14b": "14.2", "qwen1.5-32b": "32.5", "qwen1.5-moe-a2.7b": "14.3",
+    "nemotron-nano-12b-v2": "12.31", "minimax-text-01": "456",
 }  # fmt: skip
 
 

@@ -338,6 +338,18 @@ def test_a_step_of_it():
     assert more.step.breakdown["scan"] == pytest.approx(2 * few.step.breakdown["scan"], rel=0.01)
 
 
+def test_the_band_of_what_no_run_timed():
+    """A scan that takes twice as long is within it, and it says why it is wide."""
+    hybrid, plain = (
+        simulate("h100-x1", job({"base": "qwen3.5-4b", "layers": 8, **keys}), scaling=False)
+        for keys in ({}, {"layer_pattern": []})
+    )
+    twice = hybrid.step.time_s + hybrid.step.breakdown["scan"]
+    assert hybrid.uncertainty.step_time_s.high > twice
+    assert any("speed of scans" in name for name in hybrid.uncertainty.beyond_data)
+    assert not any("speed of scans" in name for name in plain.uncertainty.beyond_data)
+
+
 # --- kinds and patterns --------------------------------------------------------------------------
 
 
@@ -368,6 +380,8 @@ def test_a_pattern_is_told_shortest():
         ({"layer_pattern": ["delta", "ffn"]}, "one branch"),
         ({"one_branch": True}, "one branch"),
         ({"layer_pattern": ["deltas"]}, "delta"),
+        ({"layer_pattern": ["kda"]}, "2 is not the 4 of mixer_heads, and kda layers have as many"),
+        ({"layer_pattern": ["lightning"]}, "16 is not the 32 of mixer_head_dim, and lightning"),
         ({"parallel_block": True}, "behind one norm"),
         ({"attention_gate": True, "fused_qkv": True}, "queries alone"),
     ],

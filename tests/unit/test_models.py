@@ -405,6 +405,9 @@ def test_a_point_tells_two_models_apart():
             r"an embedding for each layer \(PLE\), several residual streams",
         ),
         ("google/gemma-4-31b-it", "layers of unlike heads"),
+        ("ai21labs/AI21-Jamba-1.5-Large", "state-space"),
+        ("Zyphra/Zamba2-7B", "state-space"),
+        ("state-spaces/mamba2-2.7b", "state-space"),
         ("meta-llama/Llama-3.2-11B-Vision-Instruct", "attention to images"),
     ],
 )
