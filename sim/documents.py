@@ -10,9 +10,10 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from sim.errors import InputError
+from sim.records import NamedTuple
 
 SCHEMAS = {
     name: f"scaling-sim/{name}/1"

@@ -1,16 +1,20 @@
-"""Dataclasses that cost an import little: their methods are shared, not compiled for each class."""
+"""Dataclasses and named tuples that cost an import little: their methods are shared."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from operator import attrgetter
 from reprlib import recursive_repr
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass  # says that it is handed on
     from inspect import Signature
+    from typing import NamedTuple as NamedTuple
 else:
 
     def dataclass(*, frozen: bool = False, slots: bool) -> Callable[[type], type]:
@@ -216,3 +220,87 @@ def _parameters(cls: Any, parameter: Any) -> Iterator[Any]:
                 default = ... if made else parameter.empty
             kind = parameter.POSITIONAL_OR_KEYWORD
             yield parameter(f.name, kind, default=default, annotation=f.type)
+
+
+_new = tuple.__new__
+_known = {"_new": _new, "__name__": __name__}
+#: what reads a field by its place, as the library's named tuples have it
+_Reader: Any = type(vars(namedtuple("_One", "field"))["field"])
+
+
+@cache
+def _reader(place: int) -> Any:
+    return _Reader(place, f"Alias for field number {place}")
+
+
+@cache
+def _constructor(many: int) -> CodeType:
+    """Code of a constructor of so many fields, which are yet to be named."""
+    fields = "".join(f"field{i}, " for i in range(many))
+    code: CodeType = eval(f"lambda _cls, {fields}: _new(_cls, ({fields}))").__code__
+    return code
+
+
+class _Named(tuple[Any, ...]):
+    """What named tuples have in common."""
+
+    __slots__ = ()
+    if TYPE_CHECKING:  # an annotation is a field to who asks for type hints
+        _fields: tuple[str, ...]
+
+    @classmethod
+    def _make(cls, values: Iterable[Any]) -> Any:
+        """One of these values."""
+        found = _new(cls, values)
+        if len(found) != len(cls._fields):
+            message = f"Expected {len(cls._fields)} arguments, got {len(found)}"
+            raise TypeError(message)
+        return found
+
+    def _replace(self, /, **changes: Any) -> Any:
+        """A tuple with other values of some fields."""
+        found = _new(self.__class__, map(changes.pop, self._fields, self))
+        if changes:
+            message = f"Got unexpected field names: {list(changes)!r}"
+            raise ValueError(message)
+        return found
+
+    __replace__ = _replace  # of `copy.replace`
+
+    def _asdict(self) -> dict[str, Any]:
+        """Values by field."""
+        return dict(zip(self._fields, self, strict=True))
+
+    def __repr__(self) -> str:
+        """It with the names of its fields."""
+        parts = ", ".join(f"{n}={v!r}" for n, v in zip(self._fields, self, strict=True))
+        return f"{self.__class__.__name__}({parts})"
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        """What copies and pickles are made of."""
+        return tuple(self)
+
+
+class _Naming(type):
+    """Makes a named tuple of a class."""
+
+    def __new__(mcs, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> Any:
+        del bases  # `NamedTuple`, which is none of its own
+        fields = tuple(body.get("__annotations__", ()))
+        defaults = {field: body.pop(field) for field in fields if field in body}
+        code = _constructor(len(fields)).replace(
+            co_varnames=("_cls", *fields), co_name="__new__",
+            co_qualname=f"{body['__qualname__']}.__new__",
+        )  # fmt: skip
+        own: dict[str, Any] = {
+            "__slots__": (), "_fields": fields, "__match_args__": fields,
+            "_field_defaults": defaults,
+            "__new__": FunctionType(code, _known, "__new__", tuple(defaults.values())),
+        }  # fmt: skip
+        own |= {field: _reader(place) for place, field in enumerate(fields)}
+        return type(name, (_Named,), own | body)
+
+
+if not TYPE_CHECKING:
+    #: `typing.NamedTuple` in a tenth of its time: that compiles each annotation and a constructor
+    NamedTuple = type.__new__(_Naming, "NamedTuple", (), {})

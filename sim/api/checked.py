@@ -7,11 +7,12 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.api.arguments import native
 from sim.choices import CHOICES, LIMITS, SHARES, Field, beyond, share_of
 from sim.errors import InputError
+from sim.records import NamedTuple
 
 
 class ArgumentKind(NamedTuple):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from sim.blocks.modules import OpRole
 from sim.blocks.ops import Map
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
+from sim.records import NamedTuple
 from sim.units import DTYPE_BYTES
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from sim.blocks.tape import Tape
 from sim.inputs.model import Model
+from sim.records import NamedTuple
 
 
 class AttentionType(NamedTuple):

@@ -15,11 +15,10 @@ recordings in ``tests/data/mesh_recordings.json``; deepspeed/sequence/layer.py, 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from sim.blocks.ops import Exchange, Map, When
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
+from sim.records import NamedTuple
 
 AXIS = "cp"
 #: what attention's own kernels stand under where ranks share sequences

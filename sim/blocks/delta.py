@@ -13,8 +13,6 @@ Source: Yang et al., arXiv 2412.06464; fla 0.6, ops/gated_delta_rule/chunk.py (k
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from sim.blocks import delta_torch, scan
 from sim.blocks.attention_type import AttentionType
 from sim.blocks.kernels import Kernel
@@ -23,6 +21,7 @@ from sim.blocks.modules import OpRole, Position
 from sim.blocks.ops import Map
 from sim.blocks.scan import BLOCK_COLUMNS
 from sim.blocks.tape import Tape
+from sim.records import NamedTuple
 
 
 class Bytes(NamedTuple):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from sim.blocks.adapters import Routed
 from sim.blocks.kernels import Kernel
 from sim.blocks.linear import matrix
@@ -13,6 +11,7 @@ from sim.blocks.ops import Map
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
 from sim.blocks.tensor import chunk_sums, enter, gather_logits, loss_sums, whole_stream
+from sim.records import NamedTuple
 
 #: Above this vocabulary softmax reads its rows from HBM for the maximum, the sum and the output.
 WIDE_ROW = 16384

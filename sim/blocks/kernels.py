@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from sim.blocks.modules import OpRole
+from sim.records import NamedTuple
 
 #: kinds of kernel that only move bytes, the optimizer's apart
 STREAMED = ("norm", "elementwise", "reduction", "embedding", "loss", "quantize", "copy")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
 
 from sim.blocks import ffn, moe
 from sim.blocks.attention import HEADS
@@ -23,6 +22,7 @@ from sim.blocks.setting import Setting
 from sim.blocks.short_conv import CONV
 from sim.blocks.tape import Tape
 from sim.inputs.model import Model
+from sim.records import NamedTuple
 
 
 class BlockKind(NamedTuple):

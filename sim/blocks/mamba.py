@@ -17,8 +17,6 @@ Source: Dao and Gu, arXiv 2405.21060; mamba-ssm, ops/triton/ssd_combined.py (ker
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from sim.blocks import mamba_torch, scan
 from sim.blocks.attention_type import AttentionType
 from sim.blocks.kernels import Kernel
@@ -26,6 +24,7 @@ from sim.blocks.linear import linear
 from sim.blocks.modules import OpRole, Position
 from sim.blocks.ops import Map
 from sim.blocks.tape import Tape
+from sim.records import NamedTuple
 
 #: rows and columns of a thread block of its kernels
 #: Source: mamba-ssm, ops/triton/ssd_*.py, configs of `autotune`

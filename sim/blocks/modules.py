@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from enum import Enum
 from math import prod
-from typing import NamedTuple
 
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 
 
 class OpRole(Enum):

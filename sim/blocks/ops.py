@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from enum import Enum
-from typing import NamedTuple
 
 from sim.blocks.kernels import Kernel
 from sim.blocks.modules import Module, OpRole
+from sim.records import NamedTuple
 
 
 class When(Enum):

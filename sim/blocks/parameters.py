@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import NamedTuple
 
 from sim.blocks.layer import EMBEDDING, HEAD, BlockKind, describe, layer_kinds, registered
 from sim.blocks.modules import Block, ModelTree, Module, OpRole
@@ -17,7 +16,7 @@ from sim.blocks.setting import FULL, Setting, one_layer
 from sim.inputs.model import Model
 from sim.inputs.modelling import stacks_experts
 from sim.inputs.workload import Method, Workload
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from sim.blocks.flops import token_flops
 from sim.blocks.parameters import count_parameters
@@ -27,6 +26,7 @@ from sim.calibration.validate_finetune import (
 from sim.data import DATA
 from sim.published.finetune import table_rows
 from sim.published.rows import MeasuredRow
+from sim.records import NamedTuple
 
 BOOSTED = DATA / "measured" / "boosted.json"
 FOLDS = 5

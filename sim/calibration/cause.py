@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from sim.inputs.calibration import Calibration
 from sim.inputs.checks import check
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 from sim.step.breakdown import Breakdown
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from sim.calibration.validate_training import TrainingPoint, validate_training, 
 from sim.inputs.architecture import facts_of
 from sim.memory.band import half_width, memory_residuals
 from sim.published.rows import MeasuredRow
+from sim.records import NamedTuple
 from sim.result.bands import Evidence, band
 from sim.result.likeness import DOUBT, NOISE, Residual, doubts, residuals
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.data import DATA, table
 from sim.inputs.loader import Loaded, load
 from sim.memory.report import memory
 from sim.published.finetune import merged
 from sim.published.rows import MeasuredRow
+from sim.records import NamedTuple
 
 TABLE = "measured/mesh"
 GB = 1e9

@@ -7,7 +7,6 @@ ln(predicted_i / measured_i), S = b^2 + n^2 I, and Student's tails in place of n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ from sim.calibration.cause import Cause, Changed
 from sim.calibration.causes import CAUSES, NOTHING
 from sim.calibration.figures import Figure
 from sim.errors import InputError
+from sim.records import NamedTuple
 from sim.step.breakdown import Breakdown
 from sim.step.step import memory_of, step
 from sim.step.variation import Progress

@@ -13,12 +13,13 @@ import functools
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.cost.collectives import CollectiveCost, plan_collective
 from sim.data import DATA, table
 from sim.fabric.fabric import Fabric, compile_fabric
 from sim.inputs.loader import load_topology
+from sim.records import NamedTuple
 from sim.units import GIB, KIB, MIB
 
 BANDS: tuple[tuple[str, float, float], ...] = (

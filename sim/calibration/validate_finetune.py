@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Iterable
-from typing import NamedTuple
 
 from sim.calibration.validate_training import TrainingGroup, TrainingPoint, errors_of, predict_all
 from sim.published.finetune import finetune_rows
 from sim.published.rows import MeasuredRow
+from sim.records import NamedTuple
 
 NOISE = (
     0.02  # of one measurement: repeats of a run differ by 0.8 % in the median, 7 % in one of ten

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import statistics
-from typing import NamedTuple
 
 from sim.calibration.validate_training import memory_said
 from sim.memory.report import MemoryReport
 from sim.memory.verdict import Verdict
 from sim.published.finetune import finetune_rows
 from sim.published.rows import MeasuredRow, out_of_memory_rows, training_rows
+from sim.records import NamedTuple
 
 
 class MeasuredPeak(NamedTuple):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from sim.calibration.mesh import MeasuredLayout, at_odds, held_up, layouts, measured
 from sim.calibration.validate_training import TrainingGroup, TrainingPoint, errors_of, predict
 from sim.errors import InputError
+from sim.records import NamedTuple
 from sim.step.variation import Progress, silent
 
 

@@ -14,7 +14,6 @@ import functools
 import statistics
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
-from typing import NamedTuple
 
 from sim.blocks.parameters import count_parameters
 from sim.calibration.validate_collectives import quantile
@@ -22,6 +21,7 @@ from sim.inputs.base import fields_but
 from sim.inputs.shares import batch_on
 from sim.memory.report import MemoryReport
 from sim.published.rows import MeasuredRow, training_rows
+from sim.records import NamedTuple
 from sim.step.breakdown import Breakdown
 from sim.step.step import memory_of, steps
 from sim.step.variation import Progress, silent

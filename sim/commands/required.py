@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from sim.documents import Document, flatten
 from sim.errors import InputError
 from sim.files import write_whole
+from sim.records import NamedTuple
 
 if TYPE_CHECKING:
     from sim.study.expressions import Condition

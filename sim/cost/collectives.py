@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -29,7 +28,7 @@ from sim.fabric.fabric import Fabric
 from sim.fabric.held import goes_with_machines
 from sim.fabric.shape import HBM, NETWORK, NVLINK
 from sim.mesh import Sisters
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 
 DEFAULT_NCCL = "2.21"
 

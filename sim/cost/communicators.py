@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from sim.cost.nccl.communicator import Communicator, Nccl, constants, generation_of, parse_version
 from sim.errors import InputError
@@ -13,6 +12,7 @@ from sim.fabric.alike import LikeNodes, nodes_of
 from sim.fabric.fabric import Fabric
 from sim.fabric.held import goes_with_machines
 from sim.inputs.gpu import Gpu
+from sim.records import NamedTuple
 
 SOURCE = "collective"
 _NVLINK_PATHS = ("NVL", "NVB")

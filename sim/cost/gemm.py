@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 
 F8 = npt.NDArray[np.float64]
 

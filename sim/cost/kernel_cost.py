@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ from sim.cost.power import ATTENTION_INTENSITY, board_power
 from sim.cost.scan import SMALL, scan_compute_s
 from sim.inputs.calibration import Calibration
 from sim.inputs.gpu import Gpu
+from sim.records import NamedTuple
 from sim.units import DTYPE_BYTES
 
 F8 = npt.NDArray[np.float64]

@@ -6,12 +6,11 @@ calls nothing. `sim.step.breakdown` says what the sums mean and puts names to th
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
 from sim.engine.looped import Looped
+from sim.records import NamedTuple
 
 F8 = npt.NDArray[np.float64]
 I4 = npt.NDArray[np.int32]

@@ -9,7 +9,6 @@ its structure alone says is kept instead, for as long as others have its columns
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import NamedTuple
 from weakref import ref
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from sim.engine.machine import I8, address, table
 from sim.engine.state import COUNTS, Skeleton, State, prepare, skeleton_of
 from sim.program import Program
+from sim.records import NamedTuple
 
 MOST = 600_000  # ops of all structures that are kept
 MOST_OPS = 100_000  # of larger ones to copy a state takes as long as to set it up

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from sim.engine.watch import watched
 from sim.errors import EngineError
 from sim.program import Program, Timeline, assemble
 from sim.program.crowd import ClassKind, Crowd
+from sim.records import NamedTuple
 
 I4 = npt.NDArray[np.int32]
 I8 = npt.NDArray[np.int64]

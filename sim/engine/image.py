@@ -9,7 +9,9 @@ import ctypes
 import mmap
 import struct
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+
+from sim.records import NamedTuple
 
 PAGE = mmap.PAGESIZE
 _HEADER = struct.Struct("<4sBBBB8xHHIQQQIHHHHHH")  # ELF64

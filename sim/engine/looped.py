@@ -61,7 +61,7 @@ class Looped:
         like = {"F8": np.zeros(1), "I4": np.zeros(1, dtype=np.int32), "int": 0}
 
         def made(of: Any) -> Any:
-            names = [kind.__forward_arg__.partition(" ")[0] for kind in of.__annotations__.values()]
+            names = [kind.partition(" ")[0] for kind in of.__annotations__.values()]
             return of(*(like[name] for name in names))
 
         return tuple(map(made, self.kinds))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import simpy
@@ -16,6 +16,7 @@ from simpy.events import EventPriority
 
 from sim.errors import EngineError
 from sim.program import Program, Timeline, check_acyclic
+from sim.records import NamedTuple
 
 # SimPy's own priorities are 0 (urgent) and 1 (normal).
 AFTER_EVERYTHING_NOW = cast(EventPriority, 2)

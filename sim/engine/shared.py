@@ -7,10 +7,12 @@ wire follow the last class's and are a class of their own.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from sim.records import NamedTuple
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
 from sim.program import F8, I4, I8, Program
+from sim.records import NamedTuple
 
 B1 = npt.NDArray[np.bool_]
 U1 = npt.NDArray[np.uint8]

@@ -6,13 +6,12 @@ to each node's own resources.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
 from sim.fabric.shape import Shape
 from sim.fabric.wiring import Wiring
+from sim.records import NamedTuple
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]

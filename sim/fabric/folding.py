@@ -10,7 +10,6 @@ Source: Grohe, Kersting, Mladenov, Selman, "Dimension reduction via colour refin
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from sim.fabric.refinement import codes_of, entries_of, joint_codes, mixed, refine, refined_by
 from sim.fabric.traffic import summed
 from sim.fabric.wiring import Wiring
+from sim.records import NamedTuple
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from sim.data import table
 from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Nics, Node, NvLink
+from sim.records import NamedTuple
 
 
 class Rates(NamedTuple):

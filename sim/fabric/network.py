@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from sim.errors import InputError
 from sim.fabric.links import Rates
 from sim.fabric.placement import leaves_of, uplink_rate
 from sim.inputs.topology import Network
+from sim.records import NamedTuple
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]

@@ -6,11 +6,12 @@ All functions remember what they found in ``shape.memo``, so equal nodes pay onc
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, cast
+from typing import cast
 
 from sim.errors import InputError
 from sim.fabric.links import constants, transfer_cost
 from sim.fabric.shape import CPU, NVLINK, PCIE, Shape
+from sim.records import NamedTuple
 
 # nearest first
 CLASSES = ("LOC", "NVL", "NVB", "PIX", "PXB", "PHB", "NODE", "SYS", "NET")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from sim.fabric.alike import GroupNodes, nodes_of
 from sim.fabric.shape import Shape
 from sim.fabric.traffic import ports_of, summed
 from sim.fabric.wiring import Wiring
+from sim.records import NamedTuple
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Cpu, Storage
+from sim.records import NamedTuple
 
 
 class Host(NamedTuple):

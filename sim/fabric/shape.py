@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from sim.errors import InputError
 from sim.fabric.links import Rates, nic_passes, nvlink_rates, pcie_rates, socket_rates
 from sim.inputs import check_topology
 from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Nics, Node, Storage
+from sim.records import NamedTuple
 
 KINDS = ("nvlink", "pcie", "cpu", "network", "memory", "hbm", "storage")
 NVLINK, PCIE, CPU, NETWORK, MEMORY, HBM, STORAGE = range(len(KINDS))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from sim.fabric.held import goes_with_machines
 from sim.fabric.traffic import Ports, ports_of
 from sim.fabric.wiring import Wiring
+from sim.records import NamedTuple
 
 B1 = npt.NDArray[np.bool_]
 I8 = npt.NDArray[np.int64]

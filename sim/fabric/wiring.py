@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ from sim.fabric.shape import HBM, KINDS, NETWORK, NVLINK, PCIE, Shape
 from sim.inputs.calibration import Calibration
 from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Cpu, Node, Storage, Topology
+from sim.records import NamedTuple
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.data import table
 from sim.inputs import catalogue
 from sim.inputs.gpu import Gpu
+from sim.records import NamedTuple
 
 
 class Architecture(NamedTuple):

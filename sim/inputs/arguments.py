@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.errors import Fault, InputError
 from sim.files import File, is_file, is_folder, is_there
@@ -23,6 +23,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.translation import Translation
 from sim.inputs.tree import STDIN, Branch, Leaf, Place, Tree, from_python, read_file, read_stdin
 from sim.inputs.workload import Workload
+from sim.records import NamedTuple
 
 Argument = File | Mapping[str, Any] | Spec | tuple[File, ...]
 CLASSES: dict[str, type[Topology] | type[Workload]] = {"topology": Topology, "workload": Workload}

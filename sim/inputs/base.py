@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from operator import itemgetter
-from typing import Annotated, Any, ClassVar, NamedTuple, Self, dataclass_transform
+from typing import Annotated, Any, ClassVar, Self, dataclass_transform
 
 from sim.choices import BOUNDS, Field
 from sim.errors import Fault, InputError
@@ -25,6 +25,7 @@ from sim.inputs.fields import (
     wanted,
 )
 from sim.inputs.registry import STRATEGIES
+from sim.records import NamedTuple
 
 
 class SpecField(NamedTuple):

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from sim.choices import BOUNDS
 from sim.errors import Fault
@@ -20,7 +20,7 @@ from sim.inputs.fields import Alternative, FieldPlan, plan_of, wanted
 from sim.inputs.nearest import MISNOMERS, did_you_mean
 from sim.inputs.scalars import SCALARS, Misread, described
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 
 S = TypeVar("S", bound=Spec)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim import units
 from sim.documents import SCHEMAS, Document
@@ -12,6 +12,7 @@ from sim.inputs.base import Spec
 from sim.inputs.fields import Alternative, plan_of
 from sim.inputs.loader import Loaded
 from sim.inputs.notes import Origin
+from sim.records import NamedTuple
 
 
 class KeyLine(NamedTuple):

@@ -9,11 +9,11 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from sim import units
 from sim.choices import Field
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 
 if TYPE_CHECKING:
     from sim.inputs.registry import Registry

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from sim.errors import Fault
 from sim.inputs.notes import Message
+from sim.records import NamedTuple
 
 Side = Literal["topology", "workload"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from sim.errors import Fault, InputError
 from sim.inputs import check_workload, check_written, checks, overrides
@@ -26,7 +26,7 @@ from sim.inputs.trainer import trainer_of
 from sim.inputs.translation import is_default
 from sim.inputs.tree import STDIN, Leaf, Place
 from sim.inputs.workload import Workload
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 
 
 class Loaded(NamedTuple):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 from sim.inputs.bind import Assumption
 from sim.inputs.tree import Place
+from sim.records import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.errors import Fault, InputError, cut
 from sim.inputs.base import Spec
@@ -19,6 +19,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.tree import Branch, Items, Leaf, Place, Si, Tree, from_python
 from sim.inputs.workload import Workload
 from sim.inputs.yaml import from_yaml
+from sim.records import NamedTuple
 
 _SIDES: dict[str, type[Spec]] = {"topology": Topology, "workload": Workload}
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")

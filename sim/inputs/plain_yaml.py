@@ -8,10 +8,10 @@ is read here has the very tree that it would give (`tests/unit/test_plain_yaml.p
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from sim.errors import InputError
 from sim.inputs.tree import MAX_VALUES, Branch, Items, Leaf, Place, Tree
+from sim.records import NamedTuple
 
 _MOST_DEPTH = 12  # far from where the parser's own limit would tell
 # listed by what is in it: of a class by what is not `re` goes through all 65,536, 5 ms

@@ -7,11 +7,10 @@ import datetime
 import os
 import re
 from functools import cache, lru_cache
-from typing import NamedTuple
 
 from sim.data import DATA
 from sim.errors import InputError
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 
 PRICES = DATA / "prices"
 STALE_DAYS = 90

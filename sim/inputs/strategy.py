@@ -7,7 +7,7 @@ file, ours or another package's, adds a strategy (docs/add-a-strategy.md).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from sim.errors import InputError
 from sim.inputs.fields import either
@@ -16,6 +16,7 @@ from sim.inputs.notes import Message
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
+from sim.records import NamedTuple
 
 SOURCE = "workload"
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.errors import Fault
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 
 
 class Took(NamedTuple):

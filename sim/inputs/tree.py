@@ -13,11 +13,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.errors import Fault, InputError
 from sim.files import hidden
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 
 STDIN = "<stdin>"  # as faults name it
 MAX_BYTES = 4_000_000  # an explicit graph of 10,000 edges is about 1 MB

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.interop.kineto import Stream
+from sim.records import NamedTuple
 
 F8 = npt.NDArray[np.float64]
 B1 = npt.NDArray[np.bool_]

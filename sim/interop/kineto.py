@@ -16,10 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from os import PathLike
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from sim.errors import InputError
 from sim.interop.trace_file import EVENTS, NO_EVENTS, read_trace
+from sim.records import NamedTuple
 from sim.units import DTYPE_BYTES
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ heard_in(text)  # (Heard(causes=("tcp", "slow-sockets"), ...),)
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from sim.calibration.cause import Heard
+from sim.records import NamedTuple
 
 
 class _Tell(NamedTuple):

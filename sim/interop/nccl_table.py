@@ -13,11 +13,11 @@ import re
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import PurePath
-from typing import NamedTuple
 
 from sim.cost.collectives import bus_factor
 from sim.errors import InputError
 from sim.quantities import counted
+from sim.records import NamedTuple
 from sim.units import DTYPE_BYTES
 
 _DTYPES = {

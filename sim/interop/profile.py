@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from sim.interop.gpu_work import (
 from sim.interop.kineto import NO_KERNELS, device_of, distributed, world_of
 from sim.interop.recording import PHASES, STEP, UNSIZED, Collectives, Recording
 from sim.quantities import counted
+from sim.records import NamedTuple
 
 
 class CollectiveCalls(NamedTuple):

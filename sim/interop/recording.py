@@ -13,12 +13,13 @@ from __future__ import annotations
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from sim.interop.gpu_work import B1, F8, I8, Numbered, Work, by_number
 from sim.interop.kineto import Stream, collective_of, complete, kind_of, operation_of
+from sim.records import NamedTuple
 
 PHASES = ("forward", "backward", "update")
 STEP = "ProfilerStep#"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.errors import Fault, InputError
 from sim.inputs.base import Spec
@@ -15,6 +15,7 @@ from sim.inputs.trainer import reduces_each
 from sim.inputs.translation import Translation
 from sim.inputs.tree import Branch, Leaf, Place
 from sim.inputs.workload import Workload
+from sim.records import NamedTuple
 
 #: what decides how the job is spread: a tool that cannot say it cannot run the plan
 _AXES = (

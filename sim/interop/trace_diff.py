@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
@@ -14,6 +14,7 @@ from sim.interop.gpu_work import BESIDE, EXPOSED, IDLE, WorkShare
 from sim.interop.profile import CollectiveCalls, Profile, profile_of
 from sim.interop.recording import PHASES
 from sim.interop.trace_file import read_trace
+from sim.records import NamedTuple
 from sim.step.chrome_trace import traced
 from sim.step.variation import Progress, Variation
 

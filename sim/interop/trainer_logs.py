@@ -12,11 +12,11 @@ import math
 import re
 from collections.abc import Callable
 from statistics import median
-from typing import NamedTuple
 
 from sim.errors import InputError
 from sim.inputs.tree import STDIN, stdin_bytes
 from sim.interop.evidence import LAUNCHERS_TAG, MAX_TEXT, checked, read_bytes, text_of
+from sim.records import NamedTuple
 
 _NUMBER = r"([0-9][0-9,]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)([KMG]?)(?![0-9])"
 _SAYS = r"[\"\']?(?: *[:=]) *[\"\']?"  # between a name and its number

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
 
 from sim.blocks.parameters import count_parameters
 from sim.errors import InputError
@@ -19,7 +18,7 @@ from sim.job.cost import Cost, Terms, owned_rate, total_cost
 from sim.job.energy import Energy, PowerDraw, job_energy
 from sim.job.pipeline import Pipeline
 from sim.memory.states import optimizer_bytes
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 from sim.step.breakdown import Breakdown
 from sim.units import DTYPE_BYTES, HOUR_S
 

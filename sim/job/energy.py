@@ -6,14 +6,14 @@ import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.blocks.kernels import STREAMED
 from sim.cost.constants import load_constants
 from sim.cost.power import ATTENTION_INTENSITY, board_power
 from sim.data import DATA, table
 from sim.inputs.gpu import Gpu
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 from sim.units import HOUR_S
 
 _STATE = {

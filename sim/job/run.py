@@ -13,11 +13,10 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import field
-from typing import NamedTuple
 
 from sim.job.nodes import Nodes
 from sim.job.spec import JobSpec
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 
 PARTS = (
     "useful", "data_stall", "checkpoint", "evaluation", "lost_work", "restart", "waiting",

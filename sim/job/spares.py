@@ -11,9 +11,9 @@ by the recursion of Kaufman 1981 and Roberts 1981, which is exact for nodes that
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from sim.job.spec import JobSpec
+from sim.records import NamedTuple
 
 _HUGE = 1e200  # weights are scaled down before they overflow
 

@@ -8,7 +8,6 @@ the same max-min rates. At level ``ranks`` every rank is a class of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +20,7 @@ from sim.fabric.refinement import codes_of, distinct_of
 from sim.fabric.role import Roles
 from sim.lowering.parts import Classes, roles_of
 from sim.lowering.teams import Draws, Team, paced, stepped, whole
+from sim.records import NamedTuple
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -22,6 +21,7 @@ from sim.lowering.parts import F8, NO_FLIGHTS, Flights, Wire, roles_of
 from sim.lowering.table import Distinct, total_bytes
 from sim.lowering.teams import Draws
 from sim.mesh import Sisters
+from sim.records import NamedTuple
 from sim.strategies.exchanges import COPYING
 from sim.strategies.plan import COLLECTIVE, Plan, PlanOp
 from sim.units import show

@@ -8,7 +8,7 @@ as long as the wire does.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from sim.cost.nccl.loads import Demands
 from sim.lowering.layout import Launches, exclusive
 from sim.lowering.parts import F8, I4, I8, Classes, Flights, Part, Rows
 from sim.lowering.runs import ClassRun
+from sim.records import NamedTuple
 
 _Column = npt.NDArray[Any]
 

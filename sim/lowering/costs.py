@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from sim.blocks.unroll import unroll
 from sim.cost.collectives import CollectiveCost
@@ -15,6 +14,7 @@ from sim.lowering.collectives import Name, StepCollectives, name_of
 from sim.lowering.parts import F8, Flights, Part
 from sim.lowering.pricing import pricing_of
 from sim.lowering.table import distinct
+from sim.records import NamedTuple
 from sim.strategies.plan import Plan, PlanOp
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from sim.lowering.runs import Ground, Played
 from sim.lowering.wires import wire_costs, wires_of
 from sim.program import Timeline
 from sim.program.crowd import ClassKind, Crowd, stride_of
+from sim.records import NamedTuple
 
 
 class Gathering(NamedTuple):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from sim.lowering.lowered import Lowered
 from sim.lowering.parts import I4, I8
 from sim.lowering.table import table_of
 from sim.program.cycles import Cycles, Gates, cycles_of
+from sim.records import NamedTuple
 
 
 class Repeating(NamedTuple):

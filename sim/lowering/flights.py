@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import NamedTuple
 
 import numpy as np
 
 from sim.lowering.parts import B1, I4, I8, Flights, Wire
 from sim.lowering.rows import one_of
 from sim.lowering.table import each_of, table_of
+from sim.records import NamedTuple
 from sim.shelf import Shelf
 from sim.strategies.plan import COLLECTIVE, Plan, PlanOp
 

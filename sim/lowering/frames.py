@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from sim.lowering.rows import one_of
 from sim.lowering.runs import Ground
 from sim.lowering.table import table_of
 from sim.program import revalue, validate_structure
+from sim.records import NamedTuple
 from sim.shelf import Shelf
 from sim.strategies.plan import Plan
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from sim.lowering.parts import B1, F8, HOST_SYNC_S, I4, I8, Part, Rows
 from sim.lowering.table import PlanTable
 from sim.program import successors_of
+from sim.records import NamedTuple
 from sim.strategies.plan import HOST
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,7 @@ from sim.lowering.runs import ClassRun, Ground, Played, runs_of
 from sim.lowering.table import comm_bytes_of, table_of
 from sim.lowering.wires import successors, taken_in, wire_costs, wires_of
 from sim.program import NUMBERS, Program, followers_of, revalue, validate_structure
+from sim.records import NamedTuple
 
 _COPY_STREAMS = frozenset({"copy_in", "offload_in", "offload_out", "nvme"})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ from sim.fabric.fabric import Fabric
 from sim.fabric.held import goes_with_machines
 from sim.fabric.role import Role, Roles
 from sim.lowering.teams import Team
+from sim.records import NamedTuple
 from sim.strategies.plan import Plan
 
 F8 = npt.NDArray[np.float64]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from itertools import accumulate
-from typing import NamedTuple
 
 import numpy as np
 
@@ -40,6 +39,7 @@ from sim.lowering.parts import HOST_SYNC_S, I8, Part, RowRuns
 from sim.lowering.rows import CATEGORY, RowBlock, RowTable, joined, runs_of
 from sim.lowering.table import Distinct
 from sim.lowering.templates import Segment, Segments, segments_of, template_rows
+from sim.records import NamedTuple
 from sim.strategies.exchanges import COPYING
 from sim.strategies.pipeline_play import messages_in
 from sim.strategies.plan import COLLECTIVE, HOST, OWNED, SEGMENT, Calls, Plan, PlanOp

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from itertools import chain
 from sys import getsizeof
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from sim.lowering.parts import B1, CATEGORIES, F8, I1, I4, I8, RowDraws, RowKinds, RowRuns, Rows
+from sim.records import NamedTuple
 from sim.units import MIB
 
 #: of what a row's time goes on, by name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from sim.lowering.layout import PartLayout, edges_of, exclusive, lay_out
 from sim.lowering.parts import B1, F8, I4, Classes, Flights, Part, RowDraws, Rows
 from sim.lowering.slack import may_bind
 from sim.lowering.table import each_of, table_of
+from sim.records import NamedTuple
 
 _HASTE = 0.5  # kernels may be so much faster than their rows say (jitter) and still hide launches
 

@@ -10,12 +10,12 @@ leave enough HBM bandwidth to the collectives beside them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from sim.lowering.parts import B1, F8, I4, Classes, Flights, Part, Wire
 from sim.lowering.table import each_of, table_of
+from sim.records import NamedTuple
 from sim.strategies.plan import COLLECTIVE, HOST
 
 

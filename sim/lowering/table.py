@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from sim.records import NamedTuple
 from sim.strategies.copied import Copy
 from sim.strategies.plan import COLLECTIVE, Like, Plan, PlanOp
 from sim.strategies.traced import filled, varies

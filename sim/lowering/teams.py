@@ -9,7 +9,6 @@ level ``ranks``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from sim.cost.nccl.algorithm import Steps
 from sim.cost.nccl.loads import Demands
 from sim.fabric.fabric import Fabric
+from sim.records import NamedTuple
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]

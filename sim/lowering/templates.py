@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from sim.blocks.unroll import Templates
 from sim.cost.host import HostModel
 from sim.cost.kernel_cost import CostModel
 from sim.lowering.rows import CATEGORY, RowBlock, RowTable, chained, kernel_rows, one_of
+from sim.records import NamedTuple
 from sim.strategies.plan import Calls, modules_of
 
 

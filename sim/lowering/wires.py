@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from sim.lowering.layout import exclusive
 from sim.lowering.parts import B1, F8, I4, I8, Flights
 from sim.lowering.runs import ClassRun, Ground, Played, kept
 from sim.lowering.teams import Team
+from sim.records import NamedTuple
 
 
 class Wires(NamedTuple):

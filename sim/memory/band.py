@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +20,7 @@ from sim.data import DATA
 from sim.inputs.strategy import strategy_of
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
+from sim.records import NamedTuple
 
 F8 = npt.NDArray[np.float64]
 COVERAGE = 0.8

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 
 if TYPE_CHECKING:
     import numpy as np

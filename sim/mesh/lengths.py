@@ -7,10 +7,11 @@ questions get equal answers.
 from __future__ import annotations
 
 from math import erfc, exp, gcd, log, sqrt
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from sim.records import NamedTuple
 
 F8 = npt.NDArray[np.float64]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from sim.documents import Headline
 from sim.fabric import Fabric
 from sim.inputs.config import Configuration
 from sim.page.charts.canvas import Chart
+from sim.records import NamedTuple
 from sim.report.view import View, ViewPart
 from sim.result.bands import LikeRun
 from sim.result.result import Result, Scaling

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import NamedTuple
 
 from sim.pipeline.actions import (
     BACKWARD,
@@ -24,6 +23,7 @@ from sim.pipeline.actions import (
     deferred,
     with_runtime,
 )
+from sim.records import NamedTuple
 
 
 class PipelineShape(NamedTuple):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.program.table import F8, I4, I8, Program
+from sim.records import NamedTuple
 
 B1 = npt.NDArray[np.bool_]
 

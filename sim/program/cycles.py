@@ -5,12 +5,11 @@ A long program of that kind is a short one whose cycles are run through again an
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
 from sim.program.table import I4, I8, Program
+from sim.records import NamedTuple
 
 B1 = npt.NDArray[np.bool_]
 

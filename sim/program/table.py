@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
+
+from sim.records import NamedTuple
 
 F8 = npt.NDArray[np.float64]
 I4 = npt.NDArray[np.int32]

@@ -6,7 +6,8 @@ import html
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import NamedTuple
+
+from sim.records import NamedTuple
 
 WIDTH, HEIGHT = 720, 480
 LEFT, RIGHT, TOP, BOTTOM = 70, 170, 40, 50

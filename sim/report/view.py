@@ -8,10 +8,11 @@ as a reader would say them, and cells keep the full number beside it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from sim.documents import Document, plain
 from sim.quantities import whole_percents
+from sim.records import NamedTuple
 
 if TYPE_CHECKING:
     from sim.step.variation import Progress

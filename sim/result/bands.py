@@ -14,7 +14,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.band import COVERAGE, effective, kind_of, memory_half_width, quantile_of
 from sim.quantities import percent
+from sim.records import NamedTuple
 from sim.result.likeness import JobTraits, Residual, job_of, residuals
 from sim.result.result import Interval, Result, Uncertainty
 

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.blocks.parameters import count_parameters
 from sim.data import DATA, table
@@ -18,6 +18,7 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
+from sim.records import NamedTuple
 
 NOISE = 0.02  # of one measurement: the same job in two editions differs by 3.7 % on average
 #: how far constants may be off, as shares of the time that they decide: what a residual is held

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from sim.inputs.gpu import Gpu
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
+from sim.records import NamedTuple
 
 
 class PeakRate(NamedTuple):

@@ -9,7 +9,6 @@ next waits for the GPU comes earlier, which changes nothing if it was early enou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from sim.lowering.lowered import Lowered
 from sim.lowering.parts import B1, F8, I8
 from sim.lowering.table import each_of, table_of
 from sim.program import Timeline
+from sim.records import NamedTuple
 from sim.step.depth import DEEP, BlockPaces, block_paces, launches_of
 from sim.step.rhythm import SAME
 from sim.step.windows import Window

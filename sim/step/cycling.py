@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from sim.lowering.lowered import Lowered, RankView
 from sim.lowering.parts import B1, CATEGORIES, F8
 from sim.pipeline.schedules import SCHEDULES
 from sim.program import Timeline
+from sim.records import NamedTuple
 from sim.step.outcome import Ran, measured
 from sim.step.ready import Ready, ready_of
 from sim.step.rhythm import SAME, cycle_of, of_steps

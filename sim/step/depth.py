@@ -6,7 +6,6 @@ Whether it stands for a step of all is seen in it (`sim.step.blocks_repeat`).
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from sim.inputs.workload import Workload
 from sim.lowering.lowered import Lowered, RankView
 from sim.lowering.parts import F8, I8
 from sim.program import Timeline
+from sim.records import NamedTuple
 from sim.strategies.plan import SEGMENT, Plan
 
 DEEP = 8  # blocks of a step that may stand for one of many

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
+from sim.records import NamedTuple
 from sim.step.breakdown import Breakdown
 from sim.step.cycling import UnevenError, cycled, few_of
 from sim.step.depth import DEEP, of_layers, repeats

@@ -8,14 +8,13 @@ GPU comes earlier, which changes nothing if it was early enough.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from sim.lowering.lowered import Lowered, RankView
 from sim.lowering.parts import B1, I8
 from sim.lowering.table import each_of, table_of
 from sim.program import Timeline
+from sim.records import NamedTuple
 from sim.step.blocks_repeat import host_in_time
 from sim.step.rhythm import MICRO_STEPS, SAME, entered
 from sim.strategies.plan import SEGMENT, Plan

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from sim.lowering.costs import Priced
 from sim.lowering.crowd import Gathering
 from sim.lowering.lowered import Lowered, RankView
 from sim.program import Timeline
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 from sim.step.breakdown import Breakdown, measure
 from sim.step.overlap import between_nodes
 from sim.step.ready import Ready

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from sim.lowering.crowd import gathered
 from sim.lowering.frames import folds, lowered, stacks
 from sim.lowering.lowered import Lowered
 from sim.program import Timeline
+from sim.records import NamedTuple
 from sim.step.blocks_repeat import missing_blocks
 from sim.step.bounds import LONG, MAX_DRAWN, PROBED, check_size, ops_of
 from sim.step.intervals import F8

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from sim.blocks.parameters import tree_of
 from sim.inputs.workload import Workload
 from sim.lowering.lowered import RankView
 from sim.memory.ledger import quantities
+from sim.records import NamedTuple
 from sim.step.outcome import StepOutcome
 from sim.step.spans import starts_of
 from sim.strategies.columns import columns_of

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 from statistics import NormalDist
-from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced
 from sim.lowering.parts import B1, CATEGORIES, F8, I8, NOT_KERNELS, Part
 from sim.lowering.table import each_of, table_of
+from sim.records import NamedTuple
 from sim.step.rhythm import cycle_of
 from sim.strategies.plan import KERNEL, OWNED, SEGMENT, Plan
 

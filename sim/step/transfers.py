@@ -10,7 +10,7 @@ flight: of the step it costs what is exposed of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from sim.engine.losses import Transfers, losses
 from sim.lowering.lowered import Lowered, RankView
 from sim.lowering.parts import B1, CATEGORIES, I4, I8
 from sim.program import Program, Timeline
+from sim.records import NamedTuple
 from sim.step.windows import Windows
 
 COLLECTIVES, COPIES, KERNELS = "collectives", "copies", "kernels (HBM)"

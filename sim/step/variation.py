@@ -8,7 +8,6 @@ calibration (`slowest_gpu`), which stands for the same thing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from sim.errors import InputError
 from sim.fabric.fabric import Fabric
 from sim.fabric.role import Role
 from sim.lowering.lowered import Lowered
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 from sim.step.breakdown import Breakdown
 from sim.step.intervals import F8
 from sim.step.straggle import Ranks

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from sim.fabric.role import Role
 from sim.lowering.lowered import Lowered, RankView
 from sim.lowering.parts import CATEGORIES, I8
 from sim.program import Timeline
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 from sim.step.intervals import F8, Coverage, between
 from sim.step.outcome import StepOutcome
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from sim.lowering.parts import F8, I8
+from sim.records import NamedTuple
 
 
 class Window(NamedTuple):

@@ -11,8 +11,9 @@ since the last one lives from here on, what `mark` is given lives for this insta
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from sim.records import NamedTuple
 from sim.strategies.terms import BYTES, INIT
 
 Amount = tuple[int, float] | tuple[int, float, int] | tuple[int, float, int, int]

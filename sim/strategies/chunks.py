@@ -9,8 +9,9 @@ before an earlier chunk, its ops, its allocations and what it leaves behind are 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+from sim.records import NamedTuple
 from sim.strategies.allocations import MARK
 from sim.strategies.copied import Copy
 from sim.strategies.plan import Calls

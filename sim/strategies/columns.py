@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sim.records import NamedTuple
 from sim.strategies.allocations import ADD, MARK, Allocations, Amount
 from sim.strategies.terms import (
     FORWARD,

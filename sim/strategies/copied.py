@@ -7,7 +7,9 @@ are copies of; what is their own is an entry a stretch, and worked out where som
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+
+from sim.records import NamedTuple
 
 
 class Copy(NamedTuple):

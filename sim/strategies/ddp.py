@@ -8,7 +8,7 @@ on, filled in the order in which gradients arrive: a bucket closes once it holds
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree, Module, Parameter
@@ -17,6 +17,7 @@ from sim.inputs.strategy import Strategy, register
 from sim.inputs.trainer import reductions, trainer_of
 from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
+from sim.records import NamedTuple
 from sim.strategies.activation_copies import copies_of
 from sim.strategies.plan import Plan
 from sim.strategies.recorder import Recorder

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import pairwise
-from typing import NamedTuple
 
 from sim.blocks.modules import ModelTree
 from sim.blocks.update import host_update_bytes
 from sim.inputs.trainer import reductions
 from sim.inputs.workload import Workload
 from sim.mesh import Groups, Mesh
+from sim.records import NamedTuple
 from sim.strategies.activation_copies import copies_of
 from sim.strategies.fsdp1_checkpoints import runs_again
 from sim.strategies.fsdp1_gradients import FlatGradients

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
+from sim.records import NamedTuple
 from sim.strategies.recorder import Recorder
 from sim.strategies.reduced import BACKWARD, across_replicas, in_master_dtype
 from sim.strategies.traced import traced

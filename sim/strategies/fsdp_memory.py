@@ -7,12 +7,13 @@ those of PyTorch's own tracker (`tests/data/mem.json`); layers of one kind are o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from sim.blocks.modules import Block, ModelTree, Module
 from sim.inputs.strategy import strategy_of
 from sim.inputs.trainer import reduces_each
 from sim.inputs.workload import Workload
+from sim.records import NamedTuple
 from sim.strategies import terms as t
 from sim.strategies.allocations import Allocations
 from sim.strategies.fsdp1_checkpoints import keeps_inputs

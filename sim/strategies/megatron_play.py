@@ -14,7 +14,6 @@ keeps such a buffer, optim/gradient_accumulator.py and optim/zero.py.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import NamedTuple
 
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree
@@ -24,6 +23,7 @@ from sim.inputs.workload import Workload
 from sim.mesh import Groups, Mesh, Pairs
 from sim.pipeline.actions import BACKWARD
 from sim.pipeline.schedules import SCHEDULES
+from sim.records import NamedTuple
 from sim.strategies.exchanges import groups_within, player
 from sim.strategies.megatron_memory import MegatronMemory, MegatronStageMemory
 from sim.strategies.pipeline_play import PipelineRank

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from sim.blocks.setting import Setting
 from sim.inputs.check_mesh import shape_of
@@ -33,6 +33,7 @@ from sim.pipeline.actions import (
     Action,
 )
 from sim.pipeline.schedules import SCHEDULES
+from sim.records import NamedTuple
 from sim.strategies.chunks import Chunks, Copied
 from sim.strategies.recorder import Event, Recorder
 from sim.strategies.units import dtypes

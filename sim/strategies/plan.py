@@ -29,9 +29,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.mesh import Groups, Pairs
+from sim.records import NamedTuple
 from sim.strategies.allocations import Allocations
 from sim.strategies.copied import Copy, written_out
 

@@ -12,11 +12,11 @@ Recorded in ``tests/data/gradient_memory.json``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from sim.blocks.modules import Block, ModelTree
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
+from sim.records import NamedTuple
 from sim.strategies import terms as t
 from sim.strategies.allocations import Allocations
 from sim.strategies.step_memory import StepMemory

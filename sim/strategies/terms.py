@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from sim.records import NamedTuple
 
 MOMENTS = ("init", "forward", "backward", "optimizer", "save")
 INIT, FORWARD, BACKWARD, OPTIMIZER, SAVE = range(len(MOMENTS))

@@ -13,7 +13,9 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
+
+from sim.records import NamedTuple
 
 
 class Untraceable(Exception):  # never seen by a caller: the code is run as it is

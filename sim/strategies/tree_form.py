@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.blocks.modules import Block, ModelTree, Module
+from sim.records import NamedTuple
 from sim.strategies.units import tree_blocks
 
 MAX_FORMS = 256  # that are kept

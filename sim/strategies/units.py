@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from math import ceil, prod
-from typing import NamedTuple
 
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree, Module, OpRole, Parameter
@@ -17,6 +16,7 @@ from sim.inputs.model import Model
 from sim.inputs.modelling import frozen_dtype, reduce_dtype
 from sim.inputs.workload import Method, Workload
 from sim.mesh import Mesh
+from sim.records import NamedTuple
 from sim.units import DTYPE_BYTES
 
 #: where an error says a knob was read

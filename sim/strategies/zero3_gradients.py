@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
 
+from sim.records import NamedTuple
 from sim.strategies.recorder import Event, Recorder
 from sim.strategies.zero3_quantized import quantized_reduce
 from sim.strategies.zero3_settings import Settings

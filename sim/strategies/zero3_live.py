@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import NamedTuple
 
 from sim.blocks.modules import ModelTree
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
+from sim.records import NamedTuple
 from sim.strategies.recorder import Quiet
 from sim.strategies.replicated_memory import Gathered
 from sim.strategies.zero3_coordinator import Coordinator

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from sim.inputs.check_mesh import stage_layers
 from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_of
 from sim.pipeline.schedules import SCHEDULES
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 from sim.result.peak import peak_of
 from sim.step.shares import shares
 from sim.step.step import micro_steps

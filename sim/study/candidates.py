@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import NamedTuple
 
 from sim.errors import InputError
 from sim.inputs import checks
@@ -14,7 +13,7 @@ from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_named, strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Parallelism, Workload
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 from sim.result.advice import changes as advised
 from sim.step.kept import machine_key
 from sim.study.axes import Changes, Grid

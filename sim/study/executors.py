@@ -20,10 +20,11 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.errors import EngineError, InputError
 from sim.malloc import keep_large_blocks
+from sim.records import NamedTuple
 
 ATTEMPTS = 3
 #: objects between collections while configurations are computed: nearly all live on in what is

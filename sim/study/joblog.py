@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.documents import Section
+from sim.records import NamedTuple
 from sim.study.cluster import Request
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.inputs import check_mesh
 from sim.inputs.strategy import Strategy
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Parallelism, Workload
 from sim.pipeline.schedules import SCHEDULES
+from sim.records import NamedTuple
 
 #: a part of a sequence is worth a rank of its own from this length on [tokens]
 SHORTEST_PART = 4096

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import field
 from functools import lru_cache
-from typing import NamedTuple
 
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.footprint import checkpoint_policy, layer_footprint
@@ -30,7 +29,7 @@ from sim.inputs.workload import Workload
 from sim.memory.states import constants, fragmentation, optimizer_bytes
 from sim.mesh import Mesh
 from sim.pipeline.schedules import SCHEDULES, PipelineShape, in_flight
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 from sim.strategies.units import dtypes, sharers
 from sim.study.parameter_bounds import BATCH, known, units_of
 from sim.units import DTYPE_BYTES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from math import lcm
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from sim.inputs.rows import run_on
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Parallelism, Workload
+from sim.records import NamedTuple
 from sim.step.ready import told_slowest
 from sim.step.straggle import hands_on, lost_to_slowest
 from sim.step.variation import Variation

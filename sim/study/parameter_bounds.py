@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import field
 from functools import lru_cache
-from typing import NamedTuple
 
 from sim.blocks.parameters import tree_of
 from sim.blocks.update import copy_kernel
@@ -33,7 +32,7 @@ from sim.inputs.workload import Parallelism, Workload
 from sim.lowering.collectives import cost_of
 from sim.lowering.pricing import sms_taken
 from sim.mesh import Mesh, Sisters
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 from sim.strategies.fsdp2 import groups_of
 from sim.strategies.fsdp2_layout import lay_out
 from sim.strategies.units import Unit, dtypes

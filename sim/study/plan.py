@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from sim.choices import Policy
 from sim.errors import Fault, InfeasibleError, InputError
@@ -15,6 +14,7 @@ from sim.inputs.arguments import Argument
 from sim.job.basis import terms_of
 from sim.job.run import simulate_run
 from sim.quantities import counted, duration, percent
+from sim.records import NamedTuple
 from sim.step.variation import Progress
 from sim.study.burst import capacity_of
 from sim.study.cluster import Cluster, Request

@@ -12,9 +12,9 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import field
 from functools import partial
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 from sim.step.step import steps
 from sim.study.bounds import Bounds
 from sim.study.candidates import Candidate, Stop, never

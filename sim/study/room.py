@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Checkpointing, Workload
 from sim.memory.report import machine, sizes
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 from sim.step.step import memory_of, micro_steps_walked
 from sim.strategies import micro_steps_apart
 from sim.study.candidates import Candidate, frugal_form, saves_as_much

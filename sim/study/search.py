@@ -17,7 +17,7 @@ import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import asdict, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.blocks.flops import token_flops
 from sim.documents import Section
@@ -25,7 +25,7 @@ from sim.inputs.shares import batch_on
 from sim.job.basis import job_length, no_length, terms_of
 from sim.job.estimate import JobEstimate, estimate_job
 from sim.memory.report import MemoryReport
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 from sim.result.peak import peak_of
 from sim.step.breakdown import Breakdown
 from sim.step.shares import Shares, shares

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import field
-from typing import NamedTuple
 
 from sim.blocks.parameters import count_parameters
 from sim.blocks.update import clip_kernels, host_update_bytes, optimizer_kernels, shard_of
@@ -21,7 +20,7 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.trainer import reduces_each
 from sim.inputs.workload import Workload
 from sim.job.basis import links_of
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 from sim.strategies.units import dtypes
 from sim.study.candidates import Candidate
 from sim.units import DTYPE_BYTES

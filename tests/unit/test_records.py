@@ -1,13 +1,16 @@
-"""Records are dataclasses in all that one sees of them."""
+"""Records are dataclasses, or named tuples, in all that one sees of them."""
 
 import copy
 import dataclasses
 import inspect
 import pickle
+import typing
+from pathlib import Path
 
 import pytest
 
-from sim.records import MANY, dataclass
+import sim
+from sim.records import MANY, NamedTuple, dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +156,123 @@ def test_wrong_arguments(args, kwargs, says):
     with pytest.raises(TypeError) as caught:
         Frozen(*args, **kwargs)
     assert str(caught.value) == says
+
+
+class Row(NamedTuple):
+    """A row."""
+
+    a: int
+    b: float = 1.5
+    c: tuple[int, ...] = ()
+
+    @property
+    def sum(self):
+        return self.a + self.b
+
+    @classmethod
+    def of(cls, a):
+        return cls(a, 2.0)
+
+
+class Keyed(NamedTuple):
+    """A row with a method of its own in place of one that it would be given."""
+
+    a: int
+    b: list
+
+    def __hash__(self):
+        return super().__hash__() if isinstance(self.b, tuple) else self.a
+
+
+class TheirRow(typing.NamedTuple):
+    """A row."""
+
+    a: int
+    b: float = 1.5
+    c: tuple[int, ...] = ()
+
+
+TheirRow.__name__ = TheirRow.__qualname__ = "Row"
+
+
+def test_named_tuples_are_as_the_library_makes_them():
+    assert Row._fields == Row.__match_args__ == TheirRow._fields
+    assert Row._field_defaults == TheirRow._field_defaults
+    assert list(inspect.signature(Row).parameters) == ["a", "b", "c"]
+    for name, theirs in inspect.signature(TheirRow).parameters.items():
+        assert inspect.signature(Row).parameters[name].default == theirs.default
+    assert list(Row.__annotations__) == list(TheirRow.__annotations__)
+    assert typing.get_type_hints(Row) == typing.get_type_hints(TheirRow)
+    assert (Row.__doc__, Row.a.__doc__) == (TheirRow.__doc__, TheirRow.a.__doc__)
+    for args, kwargs in (((1,), {}), ((1, 2.0, (3,)), {}), ((), {"c": (1,), "a": 4})):
+        mine, theirs = Row(*args, **kwargs), TheirRow(*args, **kwargs)
+        assert isinstance(mine, tuple)
+        assert mine == theirs
+        assert hash(mine) == hash(theirs)
+        assert repr(mine) == repr(theirs)
+        assert mine._asdict() == theirs._asdict()
+        assert (mine.a, mine.b, mine.c) == (theirs.a, theirs.b, theirs.c)
+        assert mine._replace(b=9.0) == theirs._replace(b=9.0)
+        assert not hasattr(mine, "__dict__")
+        for other in (mine._replace(), Row._make(list(mine)), copy.copy(mine), copy.deepcopy(mine),
+                      pickle.loads(pickle.dumps(mine))):  # fmt: skip
+            assert other == mine
+            assert type(other) is Row
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda row: row(), lambda row: row(1, 2.0, (), 4), lambda row: row(1, a=2),
+        lambda row: row(1, x=2), lambda row: row._make([1]), lambda row: row(1)._replace(x=2),
+        lambda row: setattr(row(1), "a", 2), lambda row: setattr(row(1), "x", 2),
+    ],
+)  # fmt: skip
+def test_wrong_uses_of_a_named_tuple_are_told_as_by_the_library(wrong):
+    said = []
+    for row in (Row, TheirRow):
+        with pytest.raises((TypeError, ValueError, AttributeError)) as caught:
+            wrong(row)
+        said.append((caught.type, str(caught.value).replace("TheirRow", "Row")))
+    assert said[0] == said[1]
+
+
+def test_what_a_named_tuple_says_itself():
+    assert Row(1).sum == 2.5
+    assert Row.of(3) == (3, 2.0, ())
+    assert hash(Keyed(7, [])) == 7
+    assert hash(Keyed(7, ())) == hash((7, ()))
+    match Row(1, 2.0, (3,)):
+        case Row(a, c=(third,)):
+            assert (a, third) == (1, 3)
+
+    class Longer(Row):
+        """One that inherits from it."""
+
+        def sum_of_all(self):
+            return self.sum + sum(self.c)
+
+    assert Longer(1, 2.0, (3,)).sum_of_all() == 6.0
+    assert Longer(1)._replace(c=(2,)).sum_of_all() == 4.5
+
+
+def test_named_tuples_of_no_field_and_of_one():
+    class One(NamedTuple):
+        a: int
+
+    class Nothing(NamedTuple):
+        pass
+
+    assert One(3) == (3,)
+    assert repr((One(3), Nothing())) == "(One(a=3), Nothing())"
+    assert Nothing() == ()
+
+
+def test_no_module_pays_for_the_librarys():
+    files = Path(sim.__file__).parent.rglob("*.py")
+    theirs = [
+        file.name for file in files
+        for line in file.read_text("utf-8").splitlines()
+        if line.startswith("from typing import") and "NamedTuple" in line
+    ]  # fmt: skip
+    assert theirs == []

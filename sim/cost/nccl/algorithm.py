@@ -7,7 +7,7 @@ another and must be asked for. `docs/collectives.md` says how to add one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from sim.cost.nccl.communicator import LL, PROTOCOLS, SIMPLE, Communicator, cons
 from sim.cost.nccl.loads import Demand
 from sim.cost.nccl.rings import ring_channels, search
 from sim.fabric.fabric import Fabric
+from sim.records import NamedTuple
 
 I8 = npt.NDArray[np.int64]
 F8 = npt.NDArray[np.float64]

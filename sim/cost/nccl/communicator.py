@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.data import table
 from sim.inputs.spoken import value_of
 from sim.inputs.versions import version
 from sim.inputs.workload import Stack
-from sim.records import dataclass
+from sim.records import NamedTuple, dataclass
 
 PROTOCOLS = ("ll", "ll128", "simple")
 LL, LL128, SIMPLE = range(3)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from sim.fabric.alike import LikeNodes
 from sim.fabric.fabric import Fabric
 from sim.fabric.traffic import summed, traffic
+from sim.records import NamedTuple
 
 B1 = npt.NDArray[np.bool_]
 I8 = npt.NDArray[np.int64]

@@ -6,9 +6,9 @@ Source: NVIDIA/nccl src/graph/search.cc, connect.cc, tuning.cc (v2.30.7).
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
 
 from sim.cost.nccl.communicator import Communicator, constants
+from sim.records import NamedTuple
 
 
 class Search(NamedTuple):

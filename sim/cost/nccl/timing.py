@@ -23,10 +23,11 @@ fitted by ``bench/fit/fit_collectives.py`` on ``sim/data/measured/collectives.cs
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.cost.nccl.algorithms import algorithm_named
 from sim.cost.nccl.communicator import LL, PROTOCOLS, SIMPLE, Communicator, constants
+from sim.records import NamedTuple
 
 
 class CollectiveTime(NamedTuple):

@@ -11,11 +11,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from sim.cost.nccl.algorithm import Algorithm
 from sim.cost.nccl.algorithms import algorithm_named, names
 from sim.cost.nccl.communicator import LL, LL128, PROTOCOLS, SIMPLE, Communicator, constants
+from sim.records import NamedTuple
 
 
 class Choice(NamedTuple):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sim.inputs.foreign import beside, source_of
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Place, read_file
 from sim.interop.trainers import words
 from sim.interop.trainers.keys import Keys
+from sim.records import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

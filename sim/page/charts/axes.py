@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 from sim.page.charts.canvas import NARROW, Canvas, area_of, line_of, stairs_of
+from sim.records import NamedTuple
 from sim.report.svg import Scale
 
 Points = Sequence[tuple[float, float]]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from sim.page.charts.canvas import NARROW, Canvas
+from sim.records import NamedTuple
 
 _ROW = 30.0
 _TEXT = 6.9

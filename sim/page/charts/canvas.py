@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
+
+from sim.records import NamedTuple
 
 _NO_DATA: Mapping[str, str] = MappingProxyType({})
 WIDE, NARROW = 920, 400  # user units: one is a pixel where there is room

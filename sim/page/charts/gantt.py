@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from sim.page.charts.axes import ChartAxis
 from sim.page.charts.canvas import NARROW, Canvas
+from sim.records import NamedTuple
 from sim.units import DAY_S, HOUR_S
 
 _ROW = 20.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import networkx as nx
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from sim.fabric import Fabric
 from sim.page.charts.canvas import Canvas, Chart, LegendKey
 from sim.quantities import percent
+from sim.records import NamedTuple
 from sim.units import show
 
 F8 = npt.NDArray[np.float64]

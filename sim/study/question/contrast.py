@@ -10,12 +10,12 @@ import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from sim.memory.band import quantile_of
 from sim.published.lookup import setting
+from sim.records import NamedTuple
 from sim.result.bands import UNSEEN, Evidence
 from sim.result.likeness import NOISE, JobTraits, Residual, residuals
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from sim.blocks.kernels import STREAMED
 from sim.documents import Section
@@ -14,6 +14,7 @@ from sim.inputs.loader import Loaded
 from sim.memory.band import kind_of, memory_half_width
 from sim.published.lookup import speed
 from sim.quantities import count, counted, duration, gib, percent, usd
+from sim.records import NamedTuple
 from sim.result.likeness import JobTraits, job_of
 from sim.result.result import Result
 from sim.study.deltas import reasons_between
