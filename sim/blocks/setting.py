@@ -53,6 +53,8 @@ class Setting:
         Of this rank's share of a sequence, and of the whole that its queries attend to.
     dtype : str
         Of activations, which FP8 linears keep in bf16, and of the arithmetic outside them.
+    tf32 : bool
+        Products of fp32 run in TF32.
     recipe : str
         Of FP8 linears, "" without.
     fp8_gather : bool
@@ -135,6 +137,7 @@ class Setting:
     length: int = 1
     keys: int = 1
     dtype: str = "bf16"
+    tf32: bool = False
     recipe: str = ""
     fp8_gather: bool = False
     compiled: bool = False
@@ -336,6 +339,7 @@ def _read(workload: Workload) -> Setting:
         length=batch.local_length,
         keys=workload.sequence_length,
         dtype=compute_dtype(workload),
+        tf32=precision.tf32,
         recipe=precision.recipe if fp8 else "",
         fp8_gather=precision.all_gather == "fp8",
         compiled=workload.compile,

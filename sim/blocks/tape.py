@@ -185,6 +185,8 @@ class Tape:
         size = out = DTYPE_BYTES[kind]
         if dtype:
             out = max(size, self.setting.product)
+        if kind == "fp32" and self.setting.tf32:
+            kind = "tf32"
         pieces = self.cut.get(name, 1)
         traffic = float(batch * (size * (m * k + pieces * k * n) + out * m * n))
         return _new(Kernel, (

@@ -58,6 +58,9 @@ def _dtypes(gpu: Gpu, w: Workload) -> Findings:
         yield fault("no-bf16", "workload", "precision", message, "write fp16")
     if kind == "fp16" and gpu.peak_fp16 is None:
         yield fault("no-fp16", "workload", "precision", f"{gpu.name} has no FP16", "write bf16")
+    if w.precision.tf32 and gpu.peak_tf32 is None:
+        message = f"{gpu.name} has no TF32"
+        yield fault("no-tf32", "workload", "precision.tf32", message, "leave it out")
 
 
 def _attention(gpu: Gpu, w: Workload) -> Findings:

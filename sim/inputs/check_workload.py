@@ -76,6 +76,8 @@ def _silent(
         out |= {f"method.{key}" for key in Method.model_fields if key != "kind"}
     if precision != "fp8":
         out |= {"precision.recipe", "precision.all_gather"}
+    if precision != "fp32":
+        out |= {"precision.tf32"}
     if loss != "chunked":
         out |= {"loss_chunks"}
     if not tensor:

@@ -52,6 +52,8 @@ def _nics(topology: Topology) -> Iterator[tuple[Nics, str]]:
 def _why(path: str, workload: Workload) -> str:
     """Why a job is not one that a key is about; "" where another check says so."""
     said = path.partition(".")[0]
+    if path == "precision.tf32":  # of what else is left in fp32, and people write it beside bf16
+        return ""
     if said == "loss_chunks":
         return f"loss is {workload.loss}, which makes no chunks"
     if said in ("method", "precision", "activation_checkpointing"):

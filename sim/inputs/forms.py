@@ -17,7 +17,7 @@ from sim.inputs.form_node import node
 from sim.inputs.model import LINEARS
 from sim.inputs.nearest import did_you_mean
 from sim.inputs.scalars import described
-from sim.inputs.spoken import value_of
+from sim.inputs.spoken import folded, value_of
 from sim.inputs.tree import Branch, Items, Leaf, Tree
 
 _TARGET_SETS = {
@@ -137,7 +137,10 @@ def _targets(reader: Binder, tree: Tree, path: str) -> tuple[str, ...] | None:
 
 
 def precision(reader: Binder, tree: Tree, path: str) -> Branch | None:
-    """``bf16 | fp16 | fp32 | {fp8: {recipe: ..., all_gather: ...}} | {bf16: {master: bf16}}``."""
+    """``bf16 | fp32 | tf32 | {fp8: {recipe: ..., all_gather: ...}} | {bf16: {master: bf16}}``."""
+    if isinstance(tree, Leaf) and folded(str(tree.value)) == "tf32":
+        at = tree.place
+        return Branch({"kind": Leaf("fp32", at), "tf32": Leaf(True, at)}, at)
     chosen = _choice(reader, tree, path, ("bf16", "fp16", "fp32", "fp8"))
     table = None if chosen is None else _details(reader, path, *chosen)
     if chosen is None or table is None:

@@ -13,7 +13,7 @@ import ast
 import json
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from sim.errors import Fault, InputError
@@ -43,9 +43,10 @@ def from_calls(text: str, name: str) -> Branch:
     Returns
     -------
     Branch
-        Dotted names of what is called; of several calls of one the first to pass an argument
-        counts. Arguments without a name are ``0``, ``1``, a mapping of them that the file does not
-        say is ``**``; what only a run knows is a text that begins with `UNKNOWN`.
+        Dotted names of what is called, and of switches of torch's, each a call with its value; of
+        several calls of one the first to pass an argument counts. Arguments without a name are
+        ``0``, ``1``, a mapping of them that the file does not say is ``**``; what only a run knows
+        is a text that begins with `UNKNOWN`.
 
     Raises
     ------
@@ -63,15 +64,27 @@ def from_calls(text: str, name: str) -> Branch:
     known = _names(module)
     found: dict[str, Branch] = {}
     for node in ast.walk(module):
-        if isinstance(node, ast.Call) and (called := _dotted(node.func)):
-            place = Place(name, _line(node.lineno, lines))
+        for called, at, arguments in _calls(node, known):
+            place = Place(name, _line(at, lines))
             branch = found.setdefault(called, Branch({}, place))
-            for key, value in _arguments(node, known):
+            for key, value in arguments:
                 if key not in branch.entries:
                     there = Place(name, _line(value.lineno, lines))
                     branch.entries[key] = _tree(value, known, there)
                     branch.keys[key] = there
     return Branch(dict(found), Place(name))
+
+
+def _calls(
+    node: ast.AST, known: dict[str, ast.expr]
+) -> Iterator[tuple[str, int, Iterable[tuple[str, ast.expr]]]]:
+    """What a node calls, its line and arguments; ``torch.backends... = value`` calls too."""
+    if isinstance(node, ast.Call) and (called := _dotted(node.func)):
+        yield called, node.lineno, _arguments(node, known)
+    elif isinstance(node, ast.Assign):
+        for name in map(_dotted, node.targets):
+            if name.startswith("torch.backends."):
+                yield name, node.lineno, [("0", node.value)]
 
 
 def _cells(text: str, name: str) -> tuple[str, list[int]]:

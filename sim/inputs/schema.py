@@ -68,7 +68,7 @@ _FORMS: dict[str, JsonSchema] = {
     "Gpu": {"type": "string", "description": "a name of the catalogue"},
     "Model": {"type": "string", "description": "a catalogue name, or the path of a config.json"},
     "Method": {"enum": ["full", "lora", "qlora"]},
-    "Precision": {"enum": ["bf16", "fp16", "fp32", "fp8"]},
+    "Precision": {"enum": ["bf16", "fp16", "fp32", "tf32", "fp8"]},
     "Checkpointing": {"enum": ["none", "full"]},
     "CheckpointSave": {"enum": ["none"]},
     "Parallelism": {"enum": list(STRATEGIES)},

@@ -70,6 +70,9 @@ class Precision(Spec):
     recipe: Literal["none", "te-delayed", "tensorwise", "rowwise"] = "none"
     all_gather: Literal["bf16", "fp8"] = "bf16"
     master: Literal["fp32", "bf16"] = "fp32"  # dtype of sharded parameters: bf16 is "pure bf16"
+    # products of fp32 tensors on tensor cores, in TF32: torch.set_float32_matmul_precision("high"),
+    # transformers' tf32. PyTorch has it off since 1.12
+    tf32: bool = False
 
 
 class Parallelism(Spec):

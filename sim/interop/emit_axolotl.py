@@ -10,7 +10,7 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_accelerate import comment
-from sim.interop.emit_common import accumulation, adapters, length_said, state_dict_type
+from sim.interop.emit_common import accumulation, adapters, length_said, state_dict_type, tf32
 from sim.interop.trainers.words import written_attention, written_optimizer
 from sim.interop.yaml_text import blocks
 
@@ -29,6 +29,7 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
         "optimizer": written_optimizer(workload.optimizer, workload.optimizer_paged),
         "bf16": precision in ("bf16", "fp8"),
         "fp16": precision == "fp16",
+        **tf32(workload),
         **written_attention(workload.attention),
         "torch_compile": workload.compile,
     }

@@ -26,6 +26,11 @@ def length_said(topology: Topology, workload: Workload, epochs: str) -> dict[str
     return {"max_steps": steps} if steps else {epochs: workload.epochs}
 
 
+def tf32(workload: Workload) -> dict[str, Any]:
+    """What turns TF32 on."""
+    return {"tf32": True} if workload.precision.tf32 else {}
+
+
 def accumulation(workload: Workload) -> dict[str, Any]:
     """What keeps the Trainer from no_sync() where gradients are reduced in every micro-step."""
     every = reduces_each(workload) and workload.gradient_accumulation > 1

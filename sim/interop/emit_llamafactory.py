@@ -13,7 +13,7 @@ from sim.inputs.models import repository
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.interop.emit_common import accumulation, length_said
+from sim.interop.emit_common import accumulation, length_said, tf32
 from sim.interop.trainers.words import MODULES, written_optimizer
 from sim.interop.yaml_text import blocks
 
@@ -56,6 +56,7 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
         "optim": written_optimizer(workload.optimizer, workload.optimizer_paged),
         "bf16": precision.kind == "bf16" and precision.master == "fp32",
         "fp16": precision.kind == "fp16",
+        **tf32(workload),
         "dataloader_num_workers": workload.data.workers,
     }
     if precision.kind == "bf16" and precision.master == "bf16":

@@ -9,7 +9,7 @@ from sim.inputs.models import repository
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.interop.emit_common import accumulation, adapters, length_said
+from sim.interop.emit_common import accumulation, adapters, length_said, tf32
 from sim.interop.trainers.words import written_attention, written_optimizer
 from sim.interop.yaml_text import blocks
 from sim.strategies.units import dtypes
@@ -47,6 +47,7 @@ def trl_yaml(topology: Topology, workload: Workload) -> str:
         "gradient_accumulation_steps": workload.gradient_accumulation,
         "bf16": precision.kind == "bf16",
         "fp16": precision.kind == "fp16",
+        **tf32(workload),
         "optim": written_optimizer(workload.optimizer, workload.optimizer_paged),
         **written_attention(workload.attention),
         "torch_compile": workload.compile,

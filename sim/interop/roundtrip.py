@@ -24,8 +24,8 @@ _AXES = (
 )  # fmt: skip
 _ALSO = (
     "micro_batch", "gradient_accumulation", "sequence_length", "method.kind", "method.rank",
-    "method.targets", "precision.kind", "precision.master", "optimizer",
-    "optimizer_paged", "activation_checkpointing.kind",
+    "method.targets", "precision.kind", "precision.master", "precision.tf32",
+    "optimizer", "optimizer_paged", "activation_checkpointing.kind",
 )  # fmt: skip
 
 

@@ -92,6 +92,10 @@ def _kernels(topology: Topology, workload: Workload) -> Iterator[Change]:
             "faster", {"precision": {"fp8": {"recipe": "tensorwise"}}, "compile": True},
             "FP8 linears under torch.compile", precision=fp8, compile=True,
         )  # fmt: skip
+    precision = workload.precision
+    if precision.kind == "fp32" and not precision.tf32 and all(gpu.peak_tf32 for gpu in gpus):
+        tf32 = precision.model_copy(update={"tf32": True})
+        yield make.spelt("faster", {"precision": "tf32"}, "products in TF32", precision=tf32)
     if workload.loss in ("eager", "huggingface"):
         yield make.job("smaller", "loss in chunks", loss="chunked")
         yield make.job("both", "fused linear cross-entropy", "loss", loss="fused-linear")

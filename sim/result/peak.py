@@ -17,9 +17,10 @@ class PeakRate(NamedTuple):
 
 
 def peak_of(topology: Topology, workload: Workload) -> PeakRate:
-    """Dense datasheet peak of the job's dtype; FP8 jobs are held against the FP8 peak."""
+    """Dense datasheet peak of the job's dtype: of FP8 jobs FP8's, of FP32 TF32's where it is on."""
     counts = topology.gpu_counts
-    each = [_peak(gpu, workload.precision.kind) for gpu in counts]
+    p = workload.precision
+    each = [_peak(gpu, "tf32" if p.kind == "fp32" and p.tf32 else p.kind) for gpu in counts]
     if len(each) == 1:
         return each[0]
     total = sum(n * peak.flops_per_s for n, peak in zip(counts.values(), each, strict=True))
@@ -33,7 +34,8 @@ def _peak(gpu: Gpu, kind: str) -> PeakRate:
         "fp8": (("fp8", gpu.peak_fp8), ("bf16", gpu.peak_bf16)),
         "bf16": (("bf16", gpu.peak_bf16), ("fp16", gpu.peak_fp16)),
         "fp16": (("fp16", gpu.peak_fp16),),
-        "fp32": (("tf32", gpu.peak_tf32),),
+        "tf32": (("tf32", gpu.peak_tf32),),
+        "fp32": (("fp32", gpu.peak_fp32),),
     }[kind]
     for dtype, peak in chain:
         if peak:

@@ -120,6 +120,8 @@ def _strategy(workload: Workload) -> str:
 
 def _precision(workload: Workload) -> str:
     p = workload.precision
+    if p.kind == "fp32" and p.tf32:
+        return "fp32, products in tf32"
     return f"fp8 {p.recipe}" if p.kind == "fp8" else p.kind
 
 

@@ -6,7 +6,7 @@ from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.interop.trainers import common, deepspeed, fsdp_keys, words
 from sim.interop.trainers.common import LoraKeys, TrainerFormat
-from sim.interop.trainers.keys import Keys
+from sim.interop.trainers.keys import AUTO, Keys
 
 _MARKS = {"sequence_len", "micro_batch_size", "adapter", "datasets", "sample_packing", "output_dir"}
 #: one after the other, the last that is set counts
@@ -157,6 +157,9 @@ def _strategy(source: Source, keys: Keys) -> None:
 
 
 def _precision(keys: Keys) -> None:
+    keys.put_flag("precision.tf32", "tf32")
+    if keys.text("tf32").lower() == AUTO:
+        keys.matters("on where the GPU has TF32: taken as off; write true where it has", "tf32")
     if keys.flag("fp8"):
         keys.put("precision.kind", "fp8", "fp8")
         keys.put("precision.recipe", "tensorwise", "fp8")
@@ -176,7 +179,6 @@ def _precision(keys: Keys) -> None:
 
 
 def _aside(keys: Keys) -> None:
-    keys.leave("TF32 of what is left in fp32", "tf32")
     keys.matter_said(_NOT_MODELLED)
     keys.leave(
         "read from the model itself",

@@ -133,6 +133,7 @@ def training(
     elif "bf16" in keys.branch.entries or "fp16" in keys.branch.entries:
         job.suppose("precision.kind", "fp32", "neither bf16 nor fp16")
     keys.suppose("precision.kind", precision)
+    keys.put_flag("precision.tf32", "tf32")
     keys.put_on("compile", "torch_compile")
     names = ("gradient_checkpointing", "activation_checkpointing")
     on = common.checkpointing(keys, reentrant)
@@ -154,7 +155,7 @@ def training(
     keys.leave_matching("the compiler's settings", "torch_compile_.*")
     keys.leave(
         "read above",
-        "bf16 fp16 tf32 max_grad_norm optim_args torch_empty_cache_steps dataloader_drop_last "
+        "bf16 fp16 max_grad_norm optim_args torch_empty_cache_steps dataloader_drop_last "
         "dataloader_pin_memory dataloader_persistent_workers gradient_checkpointing_kwargs "
         "activation_checkpointing_kwargs liger_kernel_config",
     )

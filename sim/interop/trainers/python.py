@@ -32,6 +32,11 @@ _BITS = {
 }  # fmt: skip
 _CUT = {"max_length": "model_max_length"}  # where a script tokenizes
 _ROWS = {name: name for name in ("max_seq_length", "packing", "dataset_text_field")}
+#: what turns TF32 on for products, and what it is given
+_TF32: dict[str, tuple[str | bool, ...]] = {
+    "set_float32_matmul_precision": ("high", "medium"), "allow_tf32": (True,),
+    "fp32_precision": ("tf32",),
+}  # fmt: skip
 _FAST = re.compile(r"Fast\w*Model\.from_pretrained$")
 _SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
 _UNSLOTH = "Unsloth's kernels"
@@ -101,6 +106,10 @@ def _put(found: Branch, name: str, call: Branch) -> None:
         _flag(found, "prepare_kbit", call.place)
         if not _said_no(call.entries.get("use_gradient_checkpointing")):
             _flag(found, "gradient_checkpointing", call.place)  # PEFT's default
+    elif last in _TF32 and ".cudnn." not in name:  # that is of convolutions
+        value = call.entries.get("0")
+        if isinstance(value, Leaf) and value.value in _TF32[last]:
+            _flag(found, "tf32", call.place)
     elif last == "gradient_checkpointing_enable":
         _flag(found, "gradient_checkpointing", call.place)
     if names and last != "tokenizer":
