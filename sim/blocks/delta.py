@@ -30,7 +30,7 @@ class Bytes(NamedTuple):
     keys: float  # of the heads of keys: a query's too
     values: float
     widened: float  # keys of every head of values
-    inverse: float  # of each chunk
+    inverse: float  # of each chunk, a row for each of its tokens: the last is not filled up
     states: float  # before each chunk
     decays: float  # fp32, a number a token and head
 
@@ -112,7 +112,7 @@ def sizes(t: Tape) -> Bytes:
         keys=e * n * m.mixer_groups * m.mixer_key_dim,
         values=e * n * heads * m.mixer_head_dim,
         widened=e * n * heads * m.mixer_key_dim,
-        inverse=e * every * m.mixer_chunk * heads * m.mixer_chunk,
+        inverse=e * n * heads * m.mixer_chunk,
         states=e * every * heads * m.mixer_key_dim * m.mixer_head_dim,
         decays=4 * n * heads,
     )

@@ -8,6 +8,8 @@ from sim.inputs.model import Model
 DEEPEST = 2_000  # layers, of which models have up to 1,000; so many take 0.7 GiB to add up
 _WIDEST = 10_000_000  # columns, rows and experts
 _SIZES = ("layers", "hidden_size", "heads", "kv_heads", "head_dim", "vocab_size")
+#: tokens whose scores a thread block of a scan still holds rows of; models have 64 to 256
+_LONGEST_CHUNK = 1024
 _MIXER_SIZES = (
     "mixer_heads", "mixer_groups", "mixer_key_dim", "mixer_head_dim", "mixer_conv", "mixer_chunk",
 )  # fmt: skip
@@ -96,6 +98,9 @@ def _pattern(m: Model) -> Findings:
         if (value := getattr(m, key)) < 1:
             message = f"{value} is not at least 1, and {' and '.join(m.mixers)} layers need it"
             yield _wrong("model-mixers", key, message)
+    if m.mixers != ("conv",) and m.mixer_chunk > 0 and not 16 <= m.mixer_chunk <= _LONGEST_CHUNK:
+        message = f"scans run by chunks of 16 to {_LONGEST_CHUNK:,} tokens, not of {m.mixer_chunk}"
+        yield _wrong("model-mixers", "mixer_chunk", message, "write 64, or 256 for Mamba-2")
     alike = [word for word in m.mixers if word in ("kda", "lightning")]
     pairs = (("mixer_groups", "mixer_heads"), ("mixer_key_dim", "mixer_head_dim"))
     for key, other in pairs if alike else ():

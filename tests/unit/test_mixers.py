@@ -97,6 +97,15 @@ def test_what_the_delta_rules_kernels_keep():
     assert kept("delta", n, kernels="fused") == expected
 
 
+@pytest.mark.parametrize("mixer", ["delta", "kda", "lightning"])
+def test_a_row_shorter_than_a_chunk_keeps_its_own_tokens(mixer):
+    """fla makes a row of a square for each token (`A` is of B, T, heads and chunk)."""
+    sizes = {"mixer_groups": 4, "mixer_key_dim": 16, "mixer_head_dim": 16}
+    short, whole = (kept(mixer, n, kernels="fused", **sizes) for n in (16, 64))
+    parameters = {"delta": 8.0 * 4}.get(mixer, 0.0)  # A's exponential and what is minus that
+    assert 4 * (short - parameters) == whole - parameters
+
+
 def test_what_kimi_deltas_kernels_keep():
     """As ``ctx.save_for_backward`` of fla's function has it; decays in fp32, one a column."""
     n, heads, dim = 256, 4, 16
@@ -380,6 +389,7 @@ def test_a_pattern_is_told_shortest():
         ({"layer_pattern": ["delta", "ffn"]}, "one branch"),
         ({"one_branch": True}, "one branch"),
         ({"layer_pattern": ["deltas"]}, "delta"),
+        ({"mixer_chunk": 1 << 20}, "chunks of 16 to 1,024 tokens, not of 1048576"),
         ({"layer_pattern": ["kda"]}, "2 is not the 4 of mixer_heads, and kda layers have as many"),
         ({"layer_pattern": ["lightning"]}, "16 is not the 32 of mixer_head_dim, and lightning"),
         ({"parallel_block": True}, "behind one norm"),
