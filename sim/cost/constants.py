@@ -96,9 +96,13 @@ def load_constants(gpu: Gpu) -> KernelConstants:
         dtype: GemmConstants(**{**c, "tile": tuple(ease(x, power.table_clock) for x in c["tile"])})
         for dtype, c in data["gemm"].items()
     }
-    for dtype in ("fp16", "tf32", "fp8", "int8"):
+    whole = replace(gemm["bf16"], tile=tuple(data["gemm"]["bf16"]["tile"]))
+    for dtype in ("fp16", "tf32", "fp8"):
         gemm.setdefault(dtype, gemm["bf16"])
-    gemm.setdefault("fp32", replace(gemm["bf16"], tiling=CUDA_CORES))
+    # a GeForce is cut where it adds up in fp32: its int8 is four times its 16 bits, of an H20 twice
+    spared = (gpu.peak_int8 or 0.0) > 3.0 * gpu.peak_half
+    gemm["int8"] = whole if spared else gemm["bf16"]
+    gemm["fp32"] = replace(whole, tiling=CUDA_CORES)
     if gpu.form_factor == "pcie" and gpu.power_limit < measured_board(gpu).power_limit:
         notes.append(
             f"clock of {gpu.name} under {gpu.power_limit:.0f} W from the SXM board's power curve"

@@ -131,3 +131,23 @@ def test_large_products_of_a_2080_ti():
     a100 = large_products("a100-sxm-80gb", "fp16") / 312 / 0.99
     wanted = 53.8 * a100 / (a100 + (1 - a100) / 4)
     assert large_products("rtx-2080-ti-11gb", "fp16") == pytest.approx(wanted, rel=0.02)
+
+
+@pytest.mark.parametrize("gpu", ["rtx-3090-24gb", "rtx-2080-ti-11gb"])
+def test_what_is_not_cut_is_not_kept_busier(gpu):
+    """GeForce multiplies int8, and fp32 on CUDA cores, at its chip's full rate: an A100's tiles."""
+    found, a100 = (load_constants(catalogue.gpu(name)) for name in (gpu, "a100-sxm-80gb"))
+    assert found.gemm["int8"] == a100.gemm["bf16"]
+    assert found.gemm["fp32"] == a100.gemm["fp32"]
+    assert min(found.gemm["fp16"].tile) > max(a100.gemm["bf16"].tile[2:])
+
+
+def test_an_h20_is_cut_in_int8_too():
+    found = load_constants(catalogue.gpu("h20-sxm-96gb"))
+    assert found.gemm["int8"].tile == found.gemm["bf16"].tile
+
+
+def test_large_int8_products_of_a_3090():
+    """284 TOP/s by the A100's share, 0.81, and not by that of its halved sums (0.93)."""
+    share = large_products("a100-sxm-80gb", "int8") / 624 / 0.99
+    assert large_products("rtx-3090-24gb", "int8") / 284 == pytest.approx(share, rel=0.02)
