@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.inputs import catalogue
-from sim.inputs.architecture import measured_board, whole_board
+from sim.inputs.architecture import measured_board, same_chip, whole_board
 from sim.inputs.gpu import Gpu
 from sim.records import dataclass
 
@@ -127,7 +127,7 @@ def board_power(gpu: Gpu, c: PowerConstants) -> BoardPower:
     measured = (board.power_limit - board.idle_power) / c.gemm_clock**c.exponent
     products = measured * gpu.peak_half / board.peak_half
     memory = measured * min(1.0, gpu.memory_bandwidth / board.memory_bandwidth)
-    if (gpu.architecture, gpu.compute_capability) != (board.architecture, board.compute_capability):
+    if not same_chip(gpu, board):
         sold = catalogue.sold_as(gpu).power_limit - idle
         whole = whole_board(gpu)
         a_flop = (whole.power_limit - whole.idle_power) / whole.peak_half if whole else 0.0

@@ -64,6 +64,16 @@ def whole_board(gpu: Gpu) -> Gpu | None:
     return catalogue.gpu(name) if name and nvidia(gpu) else None
 
 
+def same_chip(gpu: Gpu, other: Gpu) -> bool:
+    """Whether two GPUs take as many watts for a FLOP: boards of one chip do."""
+    alike = table("architectures")["same_chip"]
+    one, two = (
+        (g.architecture, alike.get(f"{g.compute_capability:.1f}", g.compute_capability))
+        for g in (gpu, other)
+    )
+    return bool(one == two)
+
+
 def tensor_ratio(gpu: Gpu, measured: Gpu) -> float:
     """What cut tensor cores do a clock, over those of a board that was measured: 1/2, 1/4 ...
 

@@ -6,6 +6,7 @@ from sim import simulate
 from sim.blocks.kernels import Kernel
 from sim.cost.constants import eased, load_constants
 from sim.cost.kernel_cost import CostModel
+from sim.cost.power import board_power
 from sim.inputs import catalogue
 from sim.inputs.architecture import board_of, measured_board, tensor_ratio
 from tests.reality import ladder
@@ -151,3 +152,14 @@ def test_large_int8_products_of_a_3090():
     """284 TOP/s by the A100's share, 0.81, and not by that of its halved sums (0.93)."""
     share = large_products("a100-sxm-80gb", "int8") / 624 / 0.99
     assert large_products("rtx-3090-24gb", "int8") / 284 == pytest.approx(share, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "watts", "clock"),
+    [("b200-sxm-180gb", 1000, 0.95), ("b300-sxm-288gb", 1100, 0.995), ("gb300-288gb", 1221, 1.0)],
+)
+def test_blackwell_ultra_takes_blackwells_watts(gpu, watts, clock):
+    """(1000 - 140) / 0.95^2.4 W for 2,250 TFLOP/s: 0.432 W each, above 140 at rest, up to 1,400."""
+    model = CostModel(catalogue.gpu(gpu))
+    power = board_power(model.gpu, model.constants.power)
+    assert (power.watts(1.0), power.clock(1.0)) == pytest.approx((watts, clock), rel=0.005)
