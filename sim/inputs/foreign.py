@@ -18,6 +18,7 @@ from sim.files import is_file
 from sim.inputs.fields import plan_of
 from sim.inputs.mistaken import unread
 from sim.inputs.models import resolve_model
+from sim.inputs.notebooks import is_notebook
 from sim.inputs.python_calls import from_calls
 from sim.inputs.registry import FORMATS
 from sim.inputs.topology import Topology
@@ -44,6 +45,8 @@ LAUNCHES = (
     r"|axolotl +train|llamafactory-cli +train)\b"
 )
 _SCRIPT = re.compile(rf"^(?:#!.*sh\b|#SBATCH\b)|{LAUNCHES}", re.M)
+#: calls that Python alone has, by which it is known without a name (through a pipe)
+_PYTHON = re.compile(r"\w(?:TrainingArguments|Config)\(|\bTrainingArguments\(")
 #: a dotted key of TOML of more parts than there may be levels
 _DEEP_KEY = re.compile(
     rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{MAX_DEPTH + 1}}}"""
@@ -82,8 +85,10 @@ def source_of(text: str, name: str, path: Path | None, faults: list[Fault]) -> S
         return Source(path, name, text, _from_toml(text, name))
     if _SCRIPT.search(text) and not _mapping(text):
         return Source(path, name, text, None)
-    if name.endswith((".py", ".ipynb")):
+    if name.endswith(".py") or is_notebook(text, name):
         return Source(path, name, text, _from_python(text, name))
+    if _PYTHON.search(text) and (calls := _as_python(text, name)):
+        return Source(path, name, text, calls)
     if text.lstrip().startswith("{") and "\t" in text:  # JSON that no YAML parser takes
         return Source(path, name, text, _from_json(text, name))
     return Source(path, name, text, from_yaml(text, name, faults))
@@ -98,6 +103,14 @@ def _from_python(text: str, name: str) -> Tree:
         )
         raise InputError.single(name, message)
     return calls
+
+
+def _as_python(text: str, name: str) -> Tree | None:
+    """A text as Python with a trainer's arguments; None where it is not, whatever it is else."""
+    try:
+        return _from_python(text, name)
+    except InputError:
+        return None
 
 
 def _mapping(text: str) -> bool:

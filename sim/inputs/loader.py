@@ -66,6 +66,15 @@ def load_topology(argument: Argument, sets: Iterable[str] = ()) -> Topology:
     return cast(Topology, _load_one("topology", argument, sets))
 
 
+def faults_in(found: Given) -> list[Fault]:
+    """What is wrong with a workload that was read, as loading it alone would say."""
+    faults: list[Fault] = []
+    half = _read_half("workload", found, {"workload": []}, faults)
+    if half is not None and not faults:
+        faults.extend(_faults_of(checks.check_one(half.spec), {"workload": half}))
+    return faults
+
+
 def given_keys(argument: Argument, sets: Iterable[str] = ()) -> frozenset[str]:
     """Dotted paths that a topology and its settings say themselves; the rest are defaults."""
     faults: list[Fault] = []

@@ -90,6 +90,8 @@ class Translation:
         Why they are loaded in fp32, and so what is frozen kept in it.
     marks_leaves : str
         The tool, where it has ZeRO-3 fetch each mixture as one (``set_z3_leaf_modules``).
+    unsaid : dict of str
+        Keys of ours whose value stands in a file and is known only at run time: where.
     syncs_each : tuple of str and Place, optional
         The key that keeps its trainer from no_sync(), where it is set.
     world, nodes : tuple of int and Place, optional
@@ -106,6 +108,7 @@ class Translation:
     loads_bf16: str = ""
     loads_fp32: str = ""
     marks_leaves: str = ""
+    unsaid: dict[str, str] = field(default_factory=dict)
     syncs_each: tuple[str, Place] | None = None
     world: tuple[int, Place] | None = None
     nodes: tuple[int, Place] | None = None
@@ -144,6 +147,8 @@ class Translation:
     def suppose(self, key: str, value: Any, why: str) -> None:
         """Take a default of the tool, unless the key is there already."""
         if self.at(key) is None and not self._whole_above(key):
+            if key in self.unsaid:
+                why = f"{why}; {self.unsaid[key]}"
             self._put(key, Leaf(value, Place(f"{why}{_DEFAULT}")))
             self.supposed.append(Supposed(key, _shown(Leaf(value, Place(""))), why))
 

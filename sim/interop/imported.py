@@ -11,6 +11,7 @@ from sim.errors import Fault, InputError
 from sim.files import File
 from sim.inputs.arguments import given
 from sim.inputs.fields import plan_of
+from sim.inputs.loader import faults_in
 from sim.inputs.translation import Translation, is_default
 from sim.inputs.tree import Branch, Tree, plain_of
 from sim.inputs.workload import Parallelism, Workload
@@ -67,8 +68,8 @@ def import_job(files: Sequence[File]) -> ImportedJob:
     Raises
     ------
     InputError
-        A file that is no tool's known here, values that cannot be read, two that contradict each
-        other.
+        A file that is no tool's known here, values that cannot be read or that no job may have,
+        two that contradict each other.
     """
     faults: list[Fault] = []
     found = given("workload", tuple(files), faults)
@@ -83,6 +84,13 @@ def import_job(files: Sequence[File]) -> ImportedJob:
             else "is no file of a trainer or launcher known here; `list formats` has all"
         )  # fmt: skip
         raise InputError.single(str(files[0]), message)
+    # what is missing is said below, and a model may be one that has yet to be described
+    wrong = [
+        fault for fault in faults_in(found)
+        if fault.path.partition(".")[0] != "model" and "is missing" not in fault.message
+    ]  # fmt: skip
+    if wrong:
+        raise InputError(wrong)
     needed = [k for k, plan in plan_of(Workload).items() if plan.required and k != "name"]
     return ImportedJob(
         name=found.name,

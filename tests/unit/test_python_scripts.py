@@ -195,8 +195,8 @@ def test_refused(tmp_path, name, text, message):
 
 def test_a_name_with_two_values_has_none():
     found = from_calls("n = 1\nn = 2\nf(a=n, b=-3, c=not True, d=[1, 'x'], e=1/0)", "a.py")
-    values = {k: getattr(v, "value", None) for k, v in found.entries["f"].entries.items()}
-    assert values == {"a": "${n}", "b": -3, "c": False, "d": None, "e": "${1 / 0}"}
+    values = {k: getattr(v, "value", None) for k, v in found.entries["f"].items[0].entries.items()}
+    assert values == {"a": "${n}", "a(name)": "n", "b": -3, "c": False, "d": None, "e": "${1 / 0}"}
 
 
 @settings(max_examples=100)

@@ -67,6 +67,8 @@ def length(keys: Keys, epochs: str, default: float = 1.0, why: str = "") -> None
         keys.leave("max_steps ends the job first", epochs)
         return
     keys.leave("no limit", "max_steps")
+    for name in ("max_steps", epochs):
+        keys.note("epochs", name)
     passes = keys.number(epochs)
     if passes is not None:
         keys.put("epochs", passes, epochs)

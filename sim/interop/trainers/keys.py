@@ -28,11 +28,18 @@ class Keys:
         Why a default is taken: "axolotl's default".
     prefix : str
         What to call its keys by: ``fsdp_config.``.
+
+    Attributes
+    ----------
+    unsaid : dict of str
+        Keys that were taken out, as only a run knows their value, and where: defaults that stand
+        for them name it.
     """
 
     def __init__(self, job: Translation, branch: Branch, whose: str = "", prefix: str = "") -> None:
         self.job, self.branch, self.whose, self.prefix = job, branch, whose, prefix
         self.seen: set[str] = set()
+        self.unsaid: dict[str, str] = {}
 
     @classmethod
     def of(cls, source: Source, job: Translation, whose: str = "") -> Keys:
@@ -154,8 +161,15 @@ class Keys:
     def _put_or(self, key: str, value: Any, names: tuple[str, ...], default: Any) -> None:
         if value is not None:
             self.put(key, value, *names)
+        self.note(key, *names)
         if default is not None:
             self.suppose(key, default)
+
+    def note(self, key: str, *names: str) -> None:
+        """Have a default of our key say which line has the value that it stands for."""
+        for name in names:
+            if name in self.unsaid:
+                self.job.unsaid[key] = self.unsaid[name]
 
     def put_on(self, key: str, *names: str, value: Any = True) -> None:
         """Take a value where a flag is set."""
