@@ -6,11 +6,12 @@ import pytest
 
 from sim.errors import InputError
 from sim.inputs import loader
-from sim.inputs.forms import LINEARS
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from tests.clock import least
 
+#: of a block with a gated FFN and softmax attention
+SEVEN = ("q", "k", "v", "o", "gate", "up", "down")
 TOPOLOGY = """\
 name: dgx-h100
 nodes: 2
@@ -131,11 +132,11 @@ def test_every_kind_of_argument(files):
     ("value", "expected"),
     [
         ("full", ("full", 0, (), "none")),
-        ("lora", ("lora", 16, LINEARS, "none")),
+        ("lora", ("lora", 16, SEVEN, "none")),
         ({"lora": {"rank": 8, "targets": "attention"}}, ("lora", 8, ("q", "k", "v", "o"), "none")),
         ({"lora": {"targets": ["v_proj", "q_proj"]}}, ("lora", 16, ("q", "v"), "none")),
-        ({"qlora": {"rank": 16}}, ("qlora", 16, LINEARS, "nf4")),
-        ({"qlora": {"quantization": "gptq-int4"}}, ("qlora", 16, LINEARS, "gptq-int4")),
+        ({"qlora": {"rank": 16}}, ("qlora", 16, SEVEN, "nf4")),
+        ({"qlora": {"quantization": "gptq-int4"}}, ("qlora", 16, SEVEN, "gptq-int4")),
     ],
 )
 def test_methods(value, expected):
