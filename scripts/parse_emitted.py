@@ -57,9 +57,18 @@ PLANS = {
             "model=mixtral-8x7b",
             "parallelism={strategy: megatron, expert_parallel: 8, context_parallel: 2, "
             "context_parallel_rotation: all-to-all}",
-            "experts=grouped",
             "nodes=2",
         ],
+    ),
+    "mixture-whole": (
+        "dgx-h100",
+        "llama3-8b-sft",
+        ["parallelism=megatron", "model=qwen3-30b-a3b", "nodes=2"],
+    ),
+    "foreach": (
+        "dgx-h100",
+        "mistral-7b-lora",
+        ["parallelism=ddp", "optimizer_implementation=foreach"],
     ),
 }
 

@@ -23,7 +23,7 @@ from sim.interop.emit_megatron import megatron_script
 from sim.interop.emit_torchtitan import torchtitan_toml
 from sim.interop.emit_trl import trl_yaml
 from sim.interop.emit_yaml import topology_yaml, workload_yaml
-from sim.interop.roundtrip import lost
+from sim.interop.roundtrip import lost, unsound
 
 Emitter = Callable[[Topology, Workload], str]
 _AXOLOTL = ("axolotl.yaml", axolotl_yaml)
@@ -97,8 +97,8 @@ def _written(topology: Topology, workload: Workload, kind: str) -> tuple[dict[st
     if kind == "sbatch" or (kind in _LAUNCHED and strategy.fsdp_version):
         texts["accelerate.yaml"] = beside_trainer(topology, workload)
     wrong, _ = lost(texts, workload)
-    said = (f"{row.path} = {row.planned} (it would be {row.read})" for row in wrong)
-    return texts, ", ".join(said)
+    said = [f"{row.path} = {row.planned} (it would be {row.read})" for row in wrong]
+    return texts, ", ".join(said or unsound(topology, texts, workload))
 
 
 def _others(able: set[str], kind: str, topology: Topology, workload: Workload) -> str:

@@ -13,19 +13,18 @@ from typing import Any
 from sim.errors import InputError
 from sim.inputs.check_mesh import less_layers, shape_of
 from sim.inputs.model import Model
+from sim.inputs.modelling import experts
 from sim.inputs.shares import batch_of, mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_common import steps_said
 from sim.interop.roundtrip import read_back
+from sim.interop.trainers import words
 
 OPTION = "--emit megatron"
 #: keys of a model in which its arguments may differ: names, and what the script cannot say that
 #: changes neither time nor memory
 _APART = frozenset({"name", "source", "notes", "max_positions", "fused_qkv", "fused_gate_up"})
-_OPTIMIZERS = {"adamw": "adam", "sgd": "sgd"}
-_ATTENTION = {"flash2": "flash", "flash3": "flash", "cudnn": "fused", "eager": "unfused"}
-_EXCHANGE = {"ring": "p2p", "all-gather": "all_gather", "ulysses": "a2a"}
 
 
 def megatron_script(topology: Topology, workload: Workload) -> str:
@@ -68,8 +67,8 @@ def _refuse(w: Workload) -> None:
     p = w.parallelism
     first, last = less_layers(w)
     refused = {
-        f"it has no {w.optimizer}": w.optimizer not in _OPTIMIZERS,
-        f"it has no attention {w.attention}": w.attention not in _ATTENTION,
+        f"it has no {w.optimizer}": w.optimizer not in words.MEGATRON_OPTIMIZERS,
+        f"it has no attention {w.attention}": w.attention not in words.MEGATRON_ATTENTION,
         f"its pipelines are 1f1b and interleaved-1f1b, not {p.pipeline_schedule}": (
             p.pipeline_parallel > 1 and p.pipeline_schedule not in ("1f1b", "interleaved-1f1b")
         ),
@@ -86,6 +85,7 @@ def _refuse(w: Workload) -> None:
         "FP8 is Transformer Engine's, with delayed scaling (precision.recipe: te-delayed)": (
             w.precision.kind == "fp8" and w.precision.recipe != "te-delayed"
         ),
+        "its experts run in a group or one by one, not sorted": experts(w) == "sorted",
         f"experts are sent by an all-to-all here, not by {p.expert_dispatch}": (
             p.expert_parallel > 1 and p.expert_dispatch != "all-to-all"
         ),
@@ -135,14 +135,14 @@ def _training(topology: Topology, w: Workload) -> Iterator[tuple[str, Any]]:
     yield "bf16", w.precision.kind in ("bf16", "fp8")
     yield "fp16", w.precision.kind == "fp16"
     yield "fp8-format", "hybrid" if w.precision.kind == "fp8" else None
-    yield "optimizer", _OPTIMIZERS[w.optimizer]
+    yield "optimizer", words.MEGATRON_OPTIMIZERS[w.optimizer]
     yield "clip-grad", 1.0 if w.parallelism.clip_gradients else 0.0
-    yield "attention-backend", _ATTENTION[w.attention]
+    yield "attention-backend", words.MEGATRON_ATTENTION[w.attention]
     full = w.activation_checkpointing.kind == "full"
     yield "recompute-granularity", "full" if full else None
     yield "recompute-method", "uniform" if full else None
     yield "recompute-num-layers", 1 if full else None
-    yield "moe-grouped-gemm", bool(w.model.experts) and w.experts == "grouped"
+    yield "moe-grouped-gemm", bool(w.model.experts) and experts(w) == "grouped"
 
 
 def _layout(topology: Topology, w: Workload) -> Iterator[tuple[str, Any]]:
@@ -154,7 +154,7 @@ def _layout(topology: Topology, w: Workload) -> Iterator[tuple[str, Any]]:
     if mesh.pp > 1 and p.pipeline_schedule == "interleaved-1f1b":
         yield "num-layers-per-virtual-pipeline-stage", w.model.layers // shape_of(w).stages
     yield "context-parallel-size", mesh.cp
-    yield "cp-comm-type", _EXCHANGE[p.context_parallel_kind] if mesh.cp > 1 else None
+    yield "cp-comm-type", words.MEGATRON_EXCHANGE[p.context_parallel_kind] if mesh.cp > 1 else None
     yield "expert-model-parallel-size", mesh.ep if w.model.experts else None
     yield "use-distributed-optimizer", p.use_distributed_optimizer
     yield "overlap-grad-reduce", p.overlap_grad_reduce

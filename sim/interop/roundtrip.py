@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from sim.errors import Fault, InputError
 from sim.inputs.base import Spec
+from sim.inputs.checks import check, finish
 from sim.inputs.foreign import format_of, source_of, translate
-from sim.inputs.modelling import reduce_dtype
+from sim.inputs.modelling import experts, modelling_name, reduce_dtype
 from sim.inputs.reader import Reader
 from sim.inputs.strategy import strategy_of
+from sim.inputs.topology import Topology
 from sim.inputs.trainer import reduces_each
 from sim.inputs.translation import Translation
 from sim.inputs.tree import Branch, Leaf, Place
@@ -25,8 +27,23 @@ _AXES = (
 _ALSO = (
     "micro_batch", "gradient_accumulation", "sequence_length", "method.kind", "method.rank",
     "method.targets", "precision.kind", "precision.master", "precision.tf32",
-    "optimizer", "optimizer_paged", "activation_checkpointing.kind",
+    "optimizer", "optimizer_paged", "activation_checkpointing.kind", "experts", "data.packing",
 )  # fmt: skip
+#: keys that are no trainer's to say: names, how long a job is and how its rows are counted, its
+#: data set, the software that runs it and whose loop that is, what is saved and evaluated
+_APART = frozenset((
+    "name", "model", "sources", "global_batch", "tokens", "steps", "samples", "epochs", "deadline",
+    "data.mean_length", "data.sequence_lengths", "data.bytes_per_token",
+    "data.preprocess_tokens_per_s_per_worker", "routing", "stack", "trainer", "checkpoint",
+    "evaluation", "phases",
+))  # fmt: skip
+#: keys that may be left open, and what a job then runs
+_RESOLVED: dict[str, Callable[[Workload], object]] = {
+    "parallelism.gradient_sync": lambda w: "every" if reduces_each(w) else "last",
+    "parallelism.reduce_dtype": reduce_dtype,
+    "modelling": modelling_name,
+    "experts": experts,
+}
 
 
 class Lost(NamedTuple):
@@ -71,40 +88,40 @@ def read_back(texts: Mapping[str, str], workload: Workload) -> tuple[Workload, T
 
 def lost(texts: Mapping[str, str], workload: Workload) -> tuple[list[Lost], list[Lost]]:
     """Keys that decide the plan and are said otherwise, and keys that are merely not said."""
+    read, job = _as_run(texts, workload)
+    said = {t.key for t in job.took} | {s.key for s in job.supposed}
+    known = {key for a in job.aside for keys in a.answers for key in keys}  # said, not followed
+    wrong = [*_differing(read, workload, [f"parallelism.{a}" for a in _AXES])]
+    wrong += [d for d in _differing(read, workload, _ALSO) if d.path in said - known]
+    unsaid = [p for p in _paths(workload) if p not in known]
+    return wrong, [d for d in _differing(read, workload, unsaid) if d not in wrong]
+
+
+def unsound(topology: Topology, texts: Mapping[str, str], workload: Workload) -> list[str]:
+    """Why a machine would not take the job that written files describe."""
+    read, _ = _as_run(texts, workload)
+    return [finding.told for finding in check(topology, finish(read)) if finding.error]
+
+
+def _as_run(texts: Mapping[str, str], workload: Workload) -> tuple[Workload, Translation]:
+    """`read_back`; files without FSDP and DeepSpeed wrap nothing where there is one process."""
     read, job = read_back(texts, workload)
     if strategy_of(workload).spreads_as and read.parallelism.strategy == "ddp":
-        read = _alone(read, workload)
-    said = {t.key for t in job.took} | {s.key for s in job.supposed}
-    wrong = [*_differing(read, workload, [f"parallelism.{a}" for a in _AXES])]
-    wrong += [d for d in _differing(read, workload, _ALSO) if d.path in said]
-    anyway = {  # said, or what the trainer does anyway
-        "parallelism.gradient_sync": reduces_each(read) == reduces_each(workload),
-        "parallelism.reduce_dtype": reduce_dtype(read) == reduce_dtype(workload),
-    }
-    paths = [p for p in _paths(workload) if not anyway.get(p)]
-    return wrong, [d for d in _differing(read, workload, paths) if d not in wrong]
+        own = read.parallelism.model_copy(update={"strategy": workload.parallelism.strategy})
+        read = read.model_copy(update={"parallelism": own})
+    return read, job
 
 
-def _alone(read: Workload, workload: Workload) -> Workload:
-    """What files without FSDP and DeepSpeed say of one process: no trainer wraps its model."""
-    own = read.parallelism.model_copy(update={"strategy": workload.parallelism.strategy})
-    return read.model_copy(update={"parallelism": own})
-
-
-def _paths(workload: Workload) -> list[str]:
+def _paths(spec: Spec, before: str = "") -> Iterator[str]:
     """Knobs of a plan that differ from their defaults."""
-    found = []
-    for name in ("parallelism", "method", "precision", "activation_checkpointing"):
-        spec: Spec = getattr(workload, name)
-        fields = type(spec).model_fields
-        found += [f"{name}.{k}" for k, f in fields.items() if getattr(spec, k) != f.default]
-    for key in (
-        "optimizer", "optimizer_paged", "optimizer_in_backward", "attention", "compile", "loss",
-        "fused_kernels",
-    ):  # fmt: skip
-        if getattr(workload, key) != Workload.model_fields[key].default:
-            found.append(key)
-    return found
+    for key, field in type(spec).model_fields.items():
+        path, value = f"{before}{key}", getattr(spec, key)
+        if path in _APART:
+            continue
+        if isinstance(value, Spec):
+            yield from _paths(value, f"{path}.")
+        elif value != field.default:
+            yield path
 
 
 def _differing(read: Workload, planned: Workload, paths: Iterable[str]) -> list[Lost]:
@@ -112,7 +129,10 @@ def _differing(read: Workload, planned: Workload, paths: Iterable[str]) -> list[
     return [row for row in rows if row.planned != row.read]
 
 
-def _at(spec: Any, path: str) -> Any:
+def _at(workload: Workload, path: str) -> Any:
+    if path in _RESOLVED:
+        return _RESOLVED[path](workload)
+    found: Any = workload
     for key in path.split("."):
-        spec = getattr(spec, key)
-    return spec
+        found = None if found is None else getattr(found, key)
+    return found

@@ -9,6 +9,7 @@ from sim.fabric import compile_fabric
 from sim.inputs.base import Spec
 from sim.inputs.checks import check
 from sim.inputs.notes import Message, Notes
+from sim.inputs.rows import lengths_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.job.forecast import JobForecast, forecast_job
@@ -40,6 +41,8 @@ _SAID = (
 )  # fmt: skip
 #: of these the ones that a machine has by the same name
 _SAID_OF_JOBS = ("kind",)
+#: keys of padding, which matter once it is known how long samples are
+_OF_LENGTHS = ("data.group_by_length", "attention_padding")
 #: ranks of a machine whose step is long to simulate; of a pipeline it always is
 _MOST_RANKS = 1024
 
@@ -96,7 +99,7 @@ def idle_keys(
                 continue
             other = _with_default(spec, path.split("."))
             said = spec is workload and path.rpartition(".")[2] in _SAID_OF_JOBS
-            if said or other == spec:
+            if said or other == spec or (path in _OF_LENGTHS and _padded_unsaid(workload)):
                 continue
             why = _without(path, workload)
             if not why and tried:
@@ -117,6 +120,11 @@ def _leaves(spec: Spec) -> Iterator[str]:
             yield from (f"{name}.{path}" for path in _leaves(value))
         elif not isinstance(value, tuple) and name not in _SAID:
             yield name
+
+
+def _padded_unsaid(workload: Workload) -> bool:
+    """Whether samples are padded by what nothing says: the checks ask for their lengths."""
+    return workload.data.packing is False and lengths_of(workload.data) is None
 
 
 def _without(path: str, workload: Workload) -> str:

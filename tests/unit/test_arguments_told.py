@@ -78,7 +78,7 @@ def named_pipe(tmp_path):
 
 
 def test_what_a_named_pipe_said_is_known_where_it_is_asked_again(named_pipe):
-    """It was opened anew for each machine, and nobody wrote to it any more: a hang."""
+    """A pipe is read once: opened anew for each machine, nobody would write to it, a hang."""
     job = named_pipe("job.yaml", JOB)
     report = sim.compare(["h100-x1", "dgx-h100"], job)
     assert len(report.variants) == 2

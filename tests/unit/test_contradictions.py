@@ -270,3 +270,11 @@ def test_what_is_advised_is_not_warned_of_as_idle(machine, job):
     for change in [*advised, {"precision": "fp8", "compile": True}]:
         found = simulate(machine, job, overrides=change, scaling=False, fixes=False)
         assert [w.path for w in found.warnings if w.code == "idle-key"] == [], change
+
+
+def test_grouping_of_rows_whose_lengths_nothing_says_asks_for_them_alone():
+    """Where they are said it matters, so that a hint to leave it out would be against the other."""
+    sets = ["data={packing: false, group_by_length: true}"]
+    found = simulate("dgx-h100", "llama3-8b-sft", overrides=sets, scaling=False, fixes=False)
+    codes = [warning.code for warning in found.warnings]
+    assert ("padding" in codes, "idle-key" in codes) == (True, False)

@@ -1,7 +1,6 @@
 """Plans as configurations of other tools, and as YAML that loads back to the same specs."""
 
 import json
-import subprocess
 import tomllib
 from pathlib import Path
 
@@ -298,46 +297,3 @@ def test_a_model_that_torchtitan_has_no_flavour_of_is_refused_by_its_name(model)
     """Llama 3.2 was 'llama-3.1-3b' of a file nobody wrote; Gemma 2 a Gemma in silence."""
     with pytest.raises(InputError, match=f"no flavour for model: {model}"):
         torchtitan_toml(*job(f"model={model}"))
-
-
-MEGATRON = [
-    ("llama3-8b-sft", ["tensor_parallel: 2", "pipeline_parallel: 2",
-                       "pipeline_schedule: interleaved-1f1b"], ["gradient_accumulation=8"]),
-    ("llama3-8b-sft", ["expert_parallel: 8", "context_parallel: 2",
-                       "context_parallel_rotation: all-to-all"],
-     ["model=mixtral-8x7b", "experts=grouped"]),
-    ("llama3-8b-sft", ["use_distributed_optimizer: false", "overlap_grad_reduce: false"],
-     ["model=qwen2.5-7b", "attention=cudnn", "activation_checkpointing=none", "micro_batch=1"]),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("workload", "knobs", "sets"), MEGATRON)
-def test_megatrons_script_is_the_job_that_it_was_written_from(workload, knobs, sets, tmp_path):
-    """Read again it takes as long and as much, the model's shape and all."""
-    both = f"parallelism={{strategy: megatron, {', '.join(knobs)}}}"
-    plan = {"overrides": [both, "nodes=2", *sets]}
-    sim.export("dgx-h100", workload, emit=["megatron"], folder=tmp_path, **plan)
-    script = tmp_path / "megatron.sh"
-    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
-    first = sim.simulate("dgx-h100", workload, scaling=False, fixes=False, **plan)
-    again = sim.simulate("dgx-h100", script, nodes=2, scaling=False, fixes=False)
-    assert again.step.time_s == pytest.approx(first.step.time_s, rel=1e-9)
-    assert again.memory.needed_bytes == pytest.approx(first.memory.needed_bytes, rel=1e-9)
-    assert again.job.steps == first.job.steps
-
-
-@pytest.mark.parametrize(
-    ("sets", "said"),
-    [
-        (["model=gemma-2-9b"], "megatron cannot say model"),
-        (["parallelism={strategy: megatron, context_parallel: 2}"], "rotation: all-to-all"),
-        (["optimizer=adamw-8bit"], "it has no adamw-8bit"),
-        (["activation_checkpointing=selective"], "every layer or none"),
-        (["parallelism=fsdp2"], "megatron cannot run fsdp2"),
-    ],
-)
-def test_what_megatrons_arguments_cannot_say_is_refused(sets, said, tmp_path):
-    sets = ["parallelism=megatron", *sets]
-    with pytest.raises(InputError, match=said):
-        sim.export("dgx-h100", "llama3-8b-sft", emit=["megatron"], folder=tmp_path, overrides=sets)
-    assert not list(tmp_path.iterdir())

@@ -71,6 +71,8 @@ def test_every_strategy_can_be_written_for_some_tool():
     ("deepspeed", ["parallelism=fsdp2"]),
     ("torchrun", ["parallelism=fsdp2"]),
     ("trl", ["precision=fp8", "compile=true"]),
+    ("torchtitan", ["data={packing: false, mean_length: 99}"]),
+    ("axolotl", ["data={packing: padding-free, mean_length: 99}"]),
 ])  # fmt: skip
 def test_what_a_tool_cannot_say_is_refused(tool, sets):
     with pytest.raises(InputError, match="emit"):
@@ -136,3 +138,18 @@ def test_a_tool_that_cannot_say_the_plan_is_not_named_instead(change, tool):
         assert tool not in named.split(" or ")
         for other in named.split(" or "):
             assert texts_of(loaded.topology, loaded.workload, other)
+
+
+@pytest.mark.parametrize(("tool", "sets", "told"), [
+    ("accelerate", ["optimizer_implementation=foreach"], ["optimizer_implementation"]),
+    ("trl", ["optimizer_implementation=foreach"], []),
+    ("torchtitan", ["optimizer_implementation=foreach"], []),
+    ("trl", ["attention_padding=unpad"], ["attention_padding"]),
+    ("torchtitan", ["data={document_masks: true, mean_length: 99}"], ["data.document_masks"]),
+    ("accelerate", ["data={packing: false, mean_length: 99}"], ["data.packing"]),
+    ("trl", ["data={packing: padding-free, mean_length: 99}"], []),
+])  # fmt: skip
+def test_whatever_moves_a_step_is_said_by_a_file_or_told(tool, sets, told):
+    topology, workload = job(*sets)
+    unsaid = lost(texts_of(topology, workload, tool), workload)[1]
+    assert [row.path for row in unsaid] == told

@@ -276,7 +276,7 @@ def test_a_set_of_machines_is_taken_by_name():
 
 
 def test_a_list_where_topology_and_workload_are_two():
-    """It was taken for a path, and Python said so."""
+    """A list is no path: the error says what stands there."""
     with pytest.raises(sim.InputError, match="list is no sweep file; give a sweep file, or"):
         sim.sweep(["dgx-h100", "llama3-8b-lora"], vary=["micro_batch=1,2"])
 

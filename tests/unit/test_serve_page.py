@@ -215,7 +215,7 @@ def test_a_fleet_is_edited_and_a_slider_moves_its_nodes(server, tmp_path):
 
 @pytest.mark.usefixtures("browser")
 def test_on_a_phone_the_answer_is_in_sight_of_the_form(server, tmp_path):
-    """It stood below it, a screen and a half down: a slider that was moved showed nothing."""
+    """A slider that is moved shows what it does, wherever the form is scrolled to."""
     with Page(server.address + "#m=dgx-h100&j=mistral-7b-lora", tmp_path, width=390) as page:
         page.until("document.body.dataset.answers >= 1")
         rect = "document.getElementById('sentence').getBoundingClientRect()"

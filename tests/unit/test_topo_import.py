@@ -348,7 +348,7 @@ def test_nvidia_smi_is_said_on_the_command_line():
 
 
 def test_topo_import_keeps_a_file_that_is_there(tmp_path):
-    """A machine that was imported is edited by hand then; it was written over."""
+    """A machine that was imported is edited by hand then: only --force writes over it."""
     matrix = DATA / "four-a100-trimmed.txt"
     target = tmp_path / "machine.yaml"
     asked = ["import", str(matrix), "--gpu", "a100-sxm-80gb", "-o", str(target)]

@@ -72,6 +72,7 @@ def read(source: Source, job: Translation) -> None:
     _numbers(keys)
     _recompute(keys)
     job.suppose("method.kind", "full", "Megatron trains in full")
+    job.suppose("data.packing", True, "Megatron's data sets fill rows")
     keys.leave_matching(common.WHY_NO_MATTER, _NO_MATTER)
     for name in [n for n in keys.branch.entries if n not in keys.seen]:
         if "parallel" in name or "overlap" in name or name.startswith(("use-", "moe-", "fp8-")):
@@ -156,7 +157,7 @@ def _context(keys: Keys) -> None:
     if (keys.count("context-parallel-size") or 1) == 1:
         return
     how = keys.text("cp-comm-type").lower()
-    kinds = {"p2p": "ring", "all_gather": "all-gather", "a2a": "ulysses"}
+    kinds = words.inverted(words.MEGATRON_EXCHANGE)
     if how in kinds:
         keys.put("parallelism.context_parallel_kind", kinds[how], "cp-comm-type")
     elif how:
@@ -175,11 +176,9 @@ def _numbers(keys: Keys) -> None:
     else:
         _put(keys, "precision.kind", kind, kind)
     words.optimizer(keys, "optimizer")
-    backend = keys.text("attention-backend").lower()
-    if backend == "fused":
-        keys.put("attention", "cudnn", "attention-backend")
-    elif backend == "unfused":
-        keys.put("attention", "eager", "attention-backend")
+    backend = words.inverted(words.MEGATRON_ATTENTION).get(keys.text("attention-backend").lower())
+    if backend:
+        keys.put("attention", backend, "attention-backend")
     keys.job.suppose("attention", "flash2", "Transformer Engine's choice is made at run time")
 
 

@@ -101,6 +101,7 @@ def read(source: Source, job: Translation) -> None:
         save.put("checkpoint.asynchronous", True, "async_mode")
     job.suppose("method.kind", "full", "torchtitan trains in full")
     job.suppose("trainer", "torchtitan", "torchtitan's loop")
+    job.suppose("data.packing", True, "torchtitan's data sets fill rows")
     keys.suppose("attention", "sdpa")
     keys.leave_matching(
         common.WHY_NO_MATTER,

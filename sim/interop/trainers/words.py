@@ -6,9 +6,11 @@ Names of optimizers are those of transformers' `OptimizerNames`, axolotl's and t
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from sim.inputs.model import LINEARS
 from sim.inputs.tree import Items, Leaf
+from sim.inputs.workload import Workload
 from sim.interop.trainers.keys import Keys
 
 #: ours, and the implementation where the name says it
@@ -70,10 +72,22 @@ WRITTEN_OPTIMIZERS = {
     "adafactor": "adafactor", "sgd": "sgd",
 }  # fmt: skip
 WRITTEN_PAGED = {"adamw": "paged_adamw_32bit", "adamw-8bit": "paged_adamw_8bit"}
+WRITTEN_IMPLEMENTATION = {("adamw", "foreach"): "adamw_torch"}  # others run as they do
 WRITTEN_ATTENTION = {
     "flash2": "flash_attention_2", "flash3": "flash_attention_3", "sdpa": "sdpa", "eager": "eager",
     "triton": "flex_attention", "cudnn": "sdpa",
 }  # fmt: skip
+
+
+#: Megatron-LM's, ours first; which FlashAttention runs is Transformer Engine's choice
+MEGATRON_OPTIMIZERS = {"adamw": "adam", "sgd": "sgd"}
+MEGATRON_ATTENTION = {"flash2": "flash", "flash3": "flash", "cudnn": "fused", "eager": "unfused"}
+MEGATRON_EXCHANGE = {"ring": "p2p", "all-gather": "all_gather", "ulysses": "a2a"}
+
+
+def inverted(written: Mapping[str, str]) -> dict[str, str]:
+    """Words that are written, by what they are read as: the first of those that share one."""
+    return {theirs: ours for ours, theirs in reversed([*written.items()])}
 
 
 def dtype(keys: Keys, *names: str) -> str:
@@ -124,9 +138,13 @@ def optimizer_named(keys: Keys, word: str, *names: str, adamw: str = "adamw") ->
         keys.matters(why, *names)
 
 
-def written_optimizer(optimizer: str, paged: bool) -> str:
-    """The word of Hugging Face's trainers for an optimizer of ours."""
-    return (WRITTEN_PAGED if paged else WRITTEN_OPTIMIZERS)[optimizer]
+def written_optimizer(workload: Workload) -> str:
+    """The word of Hugging Face's trainers for a job's optimizer."""
+    optimizer = workload.optimizer
+    if workload.optimizer_paged:
+        return WRITTEN_PAGED[optimizer]
+    how = (optimizer, workload.optimizer_implementation)
+    return WRITTEN_IMPLEMENTATION.get(how, WRITTEN_OPTIMIZERS[optimizer])
 
 
 def attention(keys: Keys, *names: str) -> None:
