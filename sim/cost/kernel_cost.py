@@ -74,7 +74,6 @@ class CostModel:
         self._l2_bytes = gpu.l2_cache / self.constants.l2_partitions
         self._power = board_power(gpu, self.constants.power)
         self._known: dict[Kernel, tuple[KernelCost, int]] = {}  # and the row of its curve
-        self._sequences: dict[int, tuple[Sequence[Kernel], KernelCosts]] = {}
         self._curves: list[F8] = []
         self._stacked: F8 = np.ones((0, gpu.sms + 1))
         self._curve_of: dict[tuple[float, ...], int] = {}
@@ -115,18 +114,10 @@ class CostModel:
         KernelCosts
             `curve` indexes `curves()`.
         """
-        known = self._sequences.get(id(kernels))
-        if known is not None:
-            return known[1]
         table = self._known_of(kernels)
         columns = np.array([cost[:2] for cost, _ in table], dtype=float).reshape(-1, 2)
         rows = np.array([row for _, row in table], dtype=np.int32)
-        result = KernelCosts(columns[:, 0], columns[:, 1], rows)
-        if isinstance(kernels, tuple):  # held, so that its id stays its own
-            if len(self._sequences) > 4096:
-                self._sequences.clear()
-            self._sequences[id(kernels)] = (kernels, result)
-        return result
+        return KernelCosts(columns[:, 0], columns[:, 1], rows)
 
     def curve_row(self, kernel: Kernel, own: int = 0) -> int:
         """Row of `curves` that a kernel has; `own` of the SMs that are not left are its own."""
