@@ -17,7 +17,7 @@ from sim.records import NamedTuple
 from sim.step.bounds import check_size, crowded
 from sim.step.depth import of_layers
 from sim.step.rhythm import cycle_of
-from sim.step.straggle import Ranks, ranks_of
+from sim.step.straggle import Ranks, ranks_of, slowed
 from sim.step.variation import Variation, capacities, speeds
 from sim.strategies import plans_of
 
@@ -103,10 +103,7 @@ def ready_of(
 
 def _as_the_slowest(priced: Priced, ranks: Sequence[Ranks]) -> Priced:
     """The same step where every rank is as slow as the slowest is in the mean."""
-    pace = [1.0 / each.slowdown for each in ranks]
-    if all(share == 1.0 for share in pace):
+    if all(each.slowdown == 1.0 for each in ranks):
         return priced
-    classes = priced.compiled.classes
-    each = np.array(pace)[classes.role] if len(pace) > 1 else pace[0]
-    classes = classes._replace(speed=classes.speed * each)
-    return priced._replace(compiled=priced.compiled._replace(classes=classes))
+    parts = (slowed(part, mine.slowdown) for part, mine in zip(priced.parts, ranks, strict=True))
+    return priced._replace(parts=tuple(parts))

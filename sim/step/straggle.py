@@ -193,6 +193,42 @@ def hands_on(workload: Workload) -> bool:
     return strategy_of(workload).gathers_blocks and not workload.cuda_graphs
 
 
+def slowed(part: Part, slowdown: float) -> Part:
+    """The part whose kernels on the compute stream take so many times as long.
+
+    They are what ranks are behind with, as `deviation` and `--jitter` have it. Copies beside them
+    go on at their own pace: a wait that follows from the kernels is not one for the wires too.
+    A kernel asks as many bytes in all, at a lower rate.
+    """
+    rows = part.rows
+    factor = np.where(_on_compute(part), slowdown, 1.0)
+    entry = np.repeat(factor, np.diff(rows.demand_ptr))
+    return part._replace(
+        rows=rows._replace(
+            work=rows.work * factor, alone_s=rows.alone_s * factor,
+            demand_amount=rows.demand_amount / entry,
+        )
+    )  # fmt: skip
+
+
+def _on_compute(part: Part) -> B1:
+    """Which rows are kernels that the compute stream runs, (n_rows,)."""
+    known = part.plan.first.derived.setdefault("rows on compute", {})
+    key = part.runs, part.rows.kinds
+    found: B1 | None = known.get(key)
+    if found is None:
+        t = table_of(part.plan)
+        own = t.stream_id == t.streams.index("compute")
+        edge = np.zeros(part.rows.category.size + 1)
+        begin = part.row_start[own]
+        np.add.at(edge, begin, 1.0)
+        np.add.at(edge, begin + part.row_count[own], -1.0)
+        if len(known) >= MAX_RUNS:
+            known.clear()
+        found = known[key] = (np.cumsum(edge)[:-1] > 0.0) & _KERNELS[part.rows.category]
+    return found
+
+
 class _KernelRuns(NamedTuple):
     """How often the micro-steps of a plan run each kernel, and units that ranks gather in them.
 

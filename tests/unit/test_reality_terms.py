@@ -22,8 +22,10 @@ from sim.step.pressure import (
     retry_warnings,
     with_retries,
 )
+from sim.step.ready import priced_of
 from sim.step.run import run_step
 from sim.step.straggle import Ranks, deviation, expected_largest, ranks_of
+from sim.step.variation import Variation
 
 DGX_A100 = load("dgx-a100", "mpt-7b-pretrain").topology
 A100 = DGX_A100.first_gpu
@@ -96,12 +98,13 @@ def test_ranks_hand_on_units_where_blocks_are_gathered(strategy, waits):
     loaded = load("dgx-a100", "mpt-7b-pretrain", ["nodes=8"])
     w = job(strategy=strategy, gradient_accumulation=2)
     outcome = run_step(loaded.topology, w)
-    (ranks,) = ranks_of(outcome.priced, w)
+    priced = priced_of(loaded.topology, w, Variation(), "folded")
+    (ranks,) = ranks_of(priced, w)
     own = outcome.breakdown.compute_s - outcome.breakdown.waiting_s
     assert ranks.n == 64
     assert (ranks.deviation > 0.03) == waits
     assert outcome.breakdown.deviation_s == pytest.approx(ranks.deviation * own)
-    assert ranks_of(outcome.priced, w.model_copy(update={"cuda_graphs": True}))[0].deviation == 0.03
+    assert ranks_of(priced, w.model_copy(update={"cuda_graphs": True}))[0].deviation == 0.03
 
 
 def test_a_step_is_split_into_kernels_and_waiting_for_the_slowest():
