@@ -9,6 +9,7 @@
    and before the last one has gone back from it through the stages before its own: m w_r + sum of
    w_s, s < r. Of equal ranks with v stages each the last one is bound most: m + (p - 1) / v shares.
    Schedules that split backward fill the way back with gradients of weights, not the way down.
+   Closer is what its schedule takes with the least of each action (`sim.study.pipeline_bounds`).
 4. Gradients that are added up in host memory, and the optimizer (`sim.study.update_bounds`): no
    kernel of a block runs beside.
 5. Ranks that wait for each other are as slow as the slowest is in the mean.
@@ -18,7 +19,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import field
 from typing import Any
 
@@ -26,27 +27,29 @@ import numpy as np
 
 from sim.blocks.flops import token_flops
 from sim.cost.kernel_cost import cost_model
-from sim.inputs.check_mesh import stage_layers
+from sim.inputs.check_mesh import shape_of, stage_layers
 from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_of
 from sim.pipeline.schedules import SCHEDULES
 from sim.records import NamedTuple, dataclass
 from sim.result.peak import peak_of
-from sim.step.shares import shares
 from sim.step.step import micro_steps
 from sim.study.candidates import Candidate
 from sim.study.micro_bounds import (
     SAFETY,
     Micro,
+    Paced,
+    Within,
     alone,
     cut_of_blocks,
     exchanging,
     micro_of,
     paced_of,
     ranks_alone,
+    within_of,
 )
 from sim.study.parameter_bounds import Copies, ParameterBounds, UnderWay
-from sim.study.pipeline_bounds import busiest, filling
+from sim.study.pipeline_bounds import busiest, filling, hops, outside_s, played, stage_times
 from sim.study.update_bounds import UpdateBounds
 
 #: a rank of a pipeline has less than the mean of all by so much
@@ -65,9 +68,9 @@ class Bounds:
     """Bounds of candidates; what they share is simulated once."""
 
     _micro: dict[Hashable, Micro] = field(default_factory=dict)
-    _within: dict[Hashable, dict[str, float]] = field(default_factory=dict)
+    _within: dict[Hashable, Within] = field(default_factory=dict)
     _peaks: dict[Any, float] = field(default_factory=dict)
-    _heads: dict[Hashable, float] = field(default_factory=dict)
+    _outside: dict[Hashable, dict[bool, float]] = field(default_factory=dict)
     _parameters: ParameterBounds = field(default_factory=ParameterBounds)
     _updates: UpdateBounds = field(default_factory=UpdateBounds)
 
@@ -85,8 +88,9 @@ class Bounds:
         return self._peaks[key] * tokens / candidate.gpus * filling(workload)
 
     def of(
-        self, candidate: Candidate, exchanges: bool = True, parameters: bool = True
-    ) -> LeastTime:
+        self, candidate: Candidate, exchanges: bool = True, parameters: bool = True,
+        to_play: bool = True,
+    ) -> LeastTime:  # fmt: skip
         """All but the first.
 
         Parameters
@@ -97,6 +101,8 @@ class Bounds:
             Those within blocks, too; where there are any, a micro-step is simulated for them.
         parameters : bool
             The sixth, too; it takes longest.
+        to_play : bool
+            A pipeline's schedule is played.
         """
         workload = candidate.workload
         micro, steps = self._micro_of(candidate), workload.gradient_accumulation
@@ -105,7 +111,7 @@ class Bounds:
         each = (_EVEN if stages > 1 else 1.0) * steps / stages
         kernels = {kind: each * seconds for kind, seconds in micro.kernels.items()}
         paced = paced_of(candidate, micro, within)
-        copies: Sequence[Copies] = (Copies(),) * len(stage_layers(workload))
+        copies: tuple[Copies, ...] = (Copies(),) * len(stage_layers(workload))
         under_way = UnderWay()
         if parameters:
             copies = self._parameters.copies(candidate)
@@ -115,10 +121,8 @@ class Bounds:
             apart = stages if paced.block_s > 0.0 else 0
             lost = paced.block_s * max(0, workload.model.layers - apart)
             mean = each * (paced.busy_s + lost) * filling(workload)
-            most = busiest(workload, paced, copies, self._head_of(candidate))
-            gpu = max(mean, most) + under_way.before_s
-            if not SCHEDULES[workload.parallelism.pipeline_schedule].splits:
-                gpu += under_way.after_s
+            gpu = max(mean, self._staged_s(candidate, micro, paced, copies, under_way, to_play))
+            gpu += under_way.before_s
         else:
             [own] = copies
             lost = workload.model.layers * paced.block_s
@@ -138,10 +142,9 @@ class Bounds:
         missing = {key: c for key, c in asked.items() if key not in self._within}
         found = micro_steps([alone(c) for c in missing.values()])
         for key, one in zip(missing, found, strict=True):
-            within = shares(one.breakdown, one.ranks).within_s
-            self._within[key] = {what: SAFETY * seconds for what, seconds in within.items()}
+            self._within[key] = within_of(one.breakdown)
 
-    def _within_of(self, candidate: Candidate) -> dict[str, float]:
+    def _within_of(self, candidate: Candidate) -> Within:
         """Exposed exchanges of a micro-step of the whole model, by what is split. [s]"""
         if not exchanging(candidate):
             return {}
@@ -150,15 +153,30 @@ class Bounds:
             self.ask([candidate])
         return self._within[key]
 
-    def _head_of(self, candidate: Candidate) -> float:
-        """The head's product over those of blocks, in FLOPs. [1]"""
+    def _staged_s(
+        self, candidate: Candidate, micro: Micro, paced: Paced, copies: tuple[Copies, ...],
+        under_way: UnderWay, to_play: bool,
+    ) -> float:  # fmt: skip
+        """Bound 3 where blocks are alike, with what comes after a pipeline's last backward. [s]"""
         workload = candidate.workload
-        key = candidate.extra, workload.model, workload.method
-        if key not in self._heads:
-            model, flops = workload.model, token_flops(workload)
-            head = 3 * 2 * model.hidden_size * model.vocab_size
-            self._heads[key] = head / (flops.model - flops.attention)
-        return self._heads[key]
+        outside = {True: 0.0, False: 0.0}
+        if exchanging(candidate) and paced.exchanges_s > 0.0:
+            key = self._key(candidate, True)
+            if key not in self._outside:
+                self._outside[key] = outside_s(candidate)
+            outside = self._outside[key]
+        stages = stage_times(workload, micro, paced, outside)
+        if not stages:
+            return 0.0
+        p, after_s = workload.parallelism, under_way.after_s
+        least = busiest(workload, stages, copies)
+        if not SCHEDULES[p.pipeline_schedule].splits:
+            least += after_s
+        if not to_play:
+            return least
+        between = hops(candidate.topology, workload)
+        found = played(p.pipeline_schedule, shape_of(workload), stages, copies, between)
+        return max(least, found.end_s, found.first_s + after_s)
 
     def _micro_of(self, candidate: Candidate) -> Micro:
         key = self._key(candidate, False)

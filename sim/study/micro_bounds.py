@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from math import lcm
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.blocks.unroll import Templates, unroll
+from sim.blocks.unroll import PARTS, Templates, unroll
 from sim.cost.host import pace_of
 from sim.cost.kernel_cost import CostModel, cost_model
 from sim.inputs.rows import run_on
@@ -18,7 +17,9 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Parallelism, Workload
 from sim.records import NamedTuple
+from sim.step.breakdown import Breakdown
 from sim.step.ready import told_slowest
+from sim.step.shares import WITHIN
 from sim.step.straggle import hands_on, lost_to_slowest
 from sim.step.variation import Variation
 from sim.study.candidates import Candidate
@@ -29,7 +30,7 @@ I4 = npt.NDArray[np.int32]
 #: kernels that every plan of a micro-batch and checkpointing runs alike
 _ALIKE = ("gemm", "attention", "scan", "norm", "loss", "embedding")
 #: and those of a strategy whose blocks do nothing else in any layout
-_WITHIN = ("elementwise",)
+_WITHIN = ("elementwise", "reduction", "copy")
 #: rounding, where blocks stand for others, must not make a bound exceed what it bounds
 SAFETY = 0.999
 
@@ -41,12 +42,16 @@ _QUIET = {
 }  # fmt: skip
 
 
+Within = dict[tuple[str, bool], float]
+
+
 class Micro(NamedTuple):
     """Least times of the kernels of one micro-step of the whole model. [s]"""
 
     kernels: dict[str, float]  # by kind
     seconds: F8  # of every kernel, all times that it runs
     curves: I4  # rows of `CostModel.curves`
+    parts: dict[tuple[str, str], float]  # of one block of a kind, by phase; backward in `PARTS`
 
 
 class Paced(NamedTuple):
@@ -54,7 +59,9 @@ class Paced(NamedTuple):
 
     kernels: dict[str, float]
     exchanges_s: float
+    forward_s: float  # of `exchanges_s`, at the least
     block_s: float  # lost in each block
+    slower: float  # kernels, than those of `Micro` [1]
 
     @property
     def busy_s(self) -> float:
@@ -113,22 +120,36 @@ def micro_of(candidate: Candidate) -> Micro:
 def _kernels(model: CostModel, templates: Templates, kinds: tuple[str, ...]) -> Micro:
     """Kernels of some kinds of a micro-step; those of a kind and a curve together."""
     found: dict[tuple[str, int], float] = {}
+    parts: dict[tuple[str, str], float] = {}
     for (block, phase), times in templates.runs().items():
         kernels = templates.of(block, phase)
         costs = model.costs(kernels)
         rows = zip(kernels, costs.time_s.tolist(), costs.curve.tolist(), strict=True)
         for kernel, seconds, curve in rows:
-            if kernel.kind in kinds:
+            if kernel.kind in kinds and not kernel.waits:
                 place = kernel.kind, curve
                 found[place] = found.get(place, 0.0) + times * seconds
+                part = PARTS[kernel.direction == "wgrad"] if phase == "backward" else phase
+                parts[block, part] = parts.get((block, part), 0.0) + SAFETY * seconds
     by_kind = dict.fromkeys(kinds, 0.0)
     for (kind, _), seconds in found.items():
         by_kind[kind] += SAFETY * seconds
     seconds_of, curves = np.array(list(found.values())), [curve for _, curve in found]
-    return Micro(by_kind, SAFETY * seconds_of, np.array(curves, np.int32))
+    return Micro(by_kind, SAFETY * seconds_of, np.array(curves, np.int32), parts)
 
 
-def paced_of(candidate: Candidate, micro: Micro, within: Mapping[str, float]) -> Paced:
+def within_of(step: Breakdown) -> Within:
+    """Exposed exchanges of a micro-step, by what is split and whether forward asks for them. [s]"""
+    found: Within = {}
+    for label, seconds in step.exposed.items():
+        what, phase = label.split()[0], label.split()[-1]
+        if what in WITHIN:
+            key = what, phase not in ("backward", "recompute")
+            found[key] = found.get(key, 0.0) + SAFETY * seconds
+    return found
+
+
+def paced_of(candidate: Candidate, micro: Micro, within: Within) -> Paced:
     """Bound 5."""
     workload, topology = candidate.workload, candidate.topology
     node = topology.node
@@ -145,7 +166,11 @@ def paced_of(candidate: Candidate, micro: Micro, within: Mapping[str, float]) ->
     kernels = {kind: (1.0 + share) * seconds for kind, seconds in micro.kernels.items()}
     # the slower the kernels, the more of what is sent beside attention they hide
     hidden = share * micro.kernels["attention"]
-    exchanges = {
-        what: max(0.0, seconds - hidden * (what == "context")) for what, seconds in within.items()
-    }
-    return Paced(kernels, sum(exchanges.values()), unit_s)
+    exchanges: dict[str, float] = {}
+    for (what, _), seconds in within.items():
+        exchanges[what] = exchanges.get(what, 0.0) + seconds
+    left = sum(max(0.0, s - hidden * (what == "context")) for what, s in exchanges.items())
+    forward_s = sum(
+        max(0.0, s - hidden * (what == "context")) for (what, ahead), s in within.items() if ahead
+    )
+    return Paced(kernels, left, forward_s, unit_s, 1.0 + share)

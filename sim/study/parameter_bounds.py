@@ -7,6 +7,8 @@
 3. Before the first kernel of a micro-step the first unit is gathered, and after the last one it is
    reduced: the compute stream waits for that, and gathers of the next micro-step for the compute
    stream. Of a pipeline all units of its first stage are, once.
+4. Experts with a group of their own are reduced before the rest of their block. The inputs of one
+   reduction are kept, so that the compute stream waits for it before it fills those of the next.
 
 Nothing is said of other strategies.
 """
@@ -35,7 +37,7 @@ from sim.mesh import Mesh, Sisters
 from sim.records import NamedTuple, dataclass
 from sim.strategies.fsdp2 import groups_of
 from sim.strategies.fsdp2_layout import lay_out
-from sim.strategies.units import Unit, dtypes
+from sim.strategies.units import EXPERT_SHARD, Unit, dtypes
 from sim.study.candidates import Candidate
 from sim.units import DTYPE_BYTES
 
@@ -55,7 +57,7 @@ class UnderWay(NamedTuple):
     seconds : float
         That some are under way, but for these. [s]
     before_s, after_s : float
-        Before the first kernels of micro-steps and after their last ones. [s]
+        Before the first kernels of micro-steps, and behind the last ones of them or of a block. [s]
     sms : int
         That kernels beside them lack. [1]
     """
@@ -82,6 +84,7 @@ class _Wires(NamedTuple):
     before_s: float
     after_s: float
     summed_s: float  # of `after_s`, over replicas too
+    waited_s: float  # of `reductions`, between two parts of a block
     sms: int
 
 
@@ -131,10 +134,11 @@ class ParameterBounds:
         alone = [micro * sum(n * c.time_s for c, n in costs) for costs, micro in streams]
         before_s = gathered * wires.before_s
         after_s = reduced * wires.after_s + summed * wires.summed_s
+        waited_s = reduced * wires.waited_s
         # replicas add up gradients of other units beside those of the last one
-        beside = before_s + after_s if wires.sums else 0.0
+        beside = waited_s + (before_s + after_s if wires.sums else 0.0)
         most = max(*alone, *on_link.values(), beside) - beside
-        return UnderWay(most, before_s, after_s, wires.sms)
+        return UnderWay(most, before_s, after_s + waited_s, wires.sms)
 
 
 def in_blocks(workload: Workload) -> bool:
@@ -236,6 +240,9 @@ def _wires(candidate: Candidate, mesh: Mesh) -> _Wires:
     several = mesh.dp_replicate > 1
     after_s = sum(reduction(unit).time_s for unit in last)
     summed_s = sum(summed(unit).time_s for unit in last if several and mesh.pp == 1)
+    one = p.reduce_scatter_max_input_buffers == 1
+    experts = [unit for unit in own if one and unit.over == EXPERT_SHARD and mesh.pp == 1]
+    waited_s = sum(reduction(unit).time_s for unit in experts)
     kinds = _kinds(own if mesh.pp == 1 else ())
     gathers = [(gather(unit), times * (1 + _twice(p))) for unit, times in kinds.items()]
     trained = [(unit, times) for unit, times in kinds.items() if unit.grad_numel]
@@ -243,4 +250,5 @@ def _wires(candidate: Candidate, mesh: Mesh) -> _Wires:
     sums = [(summed(unit), times) for unit, times in trained if several]
     asked = [c for c, _ in (*gathers, *reductions)]
     sms = min((sms_taken(model, c) for c in asked), default=0)
-    return _Wires(gathers, reductions, sums, gather(first).time_s, after_s, summed_s, sms)
+    return _Wires(gathers, reductions, sums, gather(first).time_s, after_s, summed_s,
+                  waited_s, sms)  # fmt: skip

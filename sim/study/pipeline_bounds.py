@@ -1,21 +1,52 @@
-"""Least time of a pipeline, whose ranks wait for the stages before theirs, and for those behind."""
+"""Least time of a pipeline: its schedule played with the least times of what its stages compute.
+
+Every rank computes in the order of its schedule, and waits for what other stages send. The longest
+way through that only grows with what is on it.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
-from sim.blocks.layer import layer_kinds
+from sim.blocks.layer import EMBEDDING, HEAD, layer_kinds
+from sim.blocks.unroll import exchanges
+from sim.cost.nccl.communicator import Nccl
+from sim.fabric import compile_fabric
 from sim.inputs.check_mesh import shape_of, stage_layers
+from sim.inputs.shares import mesh_of
+from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.pipeline.schedules import SCHEDULES
-from sim.study.micro_bounds import Paced
+from sim.lowering.collectives import cost_of
+from sim.mesh import Pairs, Sisters
+from sim.pipeline.actions import BACKWARD, FORWARD, WEIGHT
+from sim.pipeline.schedules import SCHEDULES, PipelineShape
+from sim.records import NamedTuple
+from sim.strategies.exchanges import GROUPS, groups_within
+from sim.strategies.pipeline_play import message_bytes
+from sim.study.candidates import Candidate
+from sim.study.micro_bounds import Micro, Paced, alone
 from sim.study.parameter_bounds import Copies
 
-#: forward is so much of a micro-step at the least: two ninths of attention that is run again
-_DOWN = 0.2
-#: its product is so much slower or quicker by the FLOP than those of blocks
-_HEAD = 1.25
+
+class StageTime(NamedTuple):
+    """Least times of a micro-batch in a stage. [s]"""
+
+    forward_s: float
+    input_s: float
+    weight_s: float
+
+    @property
+    def whole_s(self) -> float:
+        """Forward and backward."""
+        return self.forward_s + self.input_s + self.weight_s
+
+
+class Through(NamedTuple):
+    """When the ranks of a pipeline are through at the earliest. [s]"""
+
+    end_s: float
+    first_s: float  # its first stage
 
 
 def filling(workload: Workload) -> float:
@@ -27,36 +58,146 @@ def filling(workload: Workload) -> float:
     return 1.0 + (shape.ranks - 1) / (shape.virtual * shape.micro)
 
 
-def busiest(
-    workload: Workload, micro: Paced, copies: Sequence[Copies], head: float
-) -> float:  # fmt: skip
-    """Bound 3 of the rank that it binds most, where blocks are alike; 0 elsewhere. [s]"""
-    alike = len(set(layer_kinds(workload.model))) == 1
-    some = workload.activation_checkpointing.kind == "selective-blocks"
-    if not alike or some:
-        return 0.0
+def stage_times(
+    workload: Workload, micro: Micro, paced: Paced, outside: Mapping[bool, float]
+) -> tuple[StageTime, ...]:
+    """Of each stage, where blocks are alike; none elsewhere.
+
+    Parameters
+    ----------
+    workload, micro, paced
+        The job, a micro-step of it.
+    outside : mapping of bool to float
+        Exchanges of the embedding and the head, of forward and of backward. [s]
+    """
+    kinds = dict.fromkeys(layer_kinds(workload.model))
+    if len(kinds) > 1 or workload.activation_checkpointing.kind == "selective-blocks":
+        return ()
+    [kind], layers = kinds, workload.model.layers
+    parts = {key: paced.slower * seconds for key, seconds in micro.parts.items()}
+    busy = sum(seconds for (block, _), seconds in parts.items() if block == kind.key)
+    # quick hosts hand on what is gathered sooner than those that are in the constants of kernels
+    sooner = max(0.0, 1.0 + min(0.0, paced.block_s) / busy) if busy else 1.0
+
+    def block(name: str, *phases: str) -> float:
+        return sooner * sum(parts.get((name, phase), 0.0) for phase in phases)
+
+    back_s = paced.exchanges_s - paced.forward_s
+    own = StageTime(
+        block(kind.key, "forward") + max(0.0, paced.forward_s - outside[True]) / layers,
+        block(kind.key, "recompute", "input") + max(0.0, back_s - outside[False]) / layers,
+        block(kind.key, "weight"),
+    )
+    found = [StageTime(*(n * seconds for seconds in own)) for n in stage_layers(workload)]
+    for at, name in ((0, EMBEDDING.key), (-1, HEAD.key)):
+        ends = (block(name, phase) for phase in ("forward", "input", "weight"))
+        found[at] = StageTime(*map(sum, zip(found[at], ends, strict=True)))
+    return tuple(found)
+
+
+def busiest(workload: Workload, stages: Sequence[StageTime], copies: Sequence[Copies]) -> float:
+    """Bound 3 of the rank that it binds most. [s]"""
     schedule, shape = SCHEDULES[workload.parallelism.pipeline_schedule], shape_of(workload)
-    least = _stages_s(workload, micro, head)
-    before = list(itertools.accumulate(least, initial=0.0))
-    bounds = []
+    found = waits = 0.0
     for rank in range(shape.ranks):
         own = schedule.stages_of(shape, rank)
-        waits = (_DOWN if schedule.splits else 1.0) * before[own[0]]
-        # the last of a rank's blocks hands on what is not told apart from the whole stage's
-        busy = sum(least[stage] + copies[stage].each_s for stage in own)
-        busy -= max(0.0, micro.block_s)
+        busy = sum(stages[stage].whole_s + copies[stage].each_s for stage in own)
         once = sum(copies[stage].once_s for stage in own)
-        bounds.append(shape.micro * busy + once + waits)
-    return max(bounds)
-
-
-def _stages_s(workload: Workload, micro: Paced, head: float) -> list[float]:
-    """Least time of a micro-step of each stage, forward and backward. [s]"""
-    model = workload.model
-    loss, gemm = micro.kernels["loss"], micro.kernels["gemm"]
-    outside = loss + micro.kernels["embedding"] + min(1.0, _HEAD * head) * gemm
-    block = (micro.busy_s - outside) / model.layers + micro.block_s
-    last = loss + min(1.0, head) / _HEAD * gemm
-    found = [block * layers for layers in stage_layers(workload)]
-    found[-1] += last
+        found = max(found, shape.micro * busy + once + waits)
+        # the stages of ranks before it come before its own
+        waits += stages[rank].forward_s if schedule.splits else stages[rank].whole_s
     return found
+
+
+def outside_s(candidate: Candidate) -> dict[bool, float]:
+    """Exchanges of embedding and head in forward (True) and backward, as they take alone. [s]"""
+    topology, workload = alone(candidate)
+    mesh, nccl = mesh_of(topology, workload), Nccl.of(workload.stack)
+    groups, fabric = groups_within(workload, mesh), compile_fabric(topology)
+    found = {True: 0.0, False: 0.0}
+    for kind in (EMBEDDING, HEAD):
+        for ahead, phase in ((True, "forward"), (False, "backward")):
+            for asked in exchanges(workload, kind.key, phase).values():
+                for x in (x for x in asked if x.collective):
+                    where = Sisters(groups[GROUPS[x.over]], 0, 1)
+                    size = max(x.sent, x.received)
+                    found[ahead] += cost_of(fabric, x.collective, where, size, nccl).time_s
+    return found
+
+
+def hops(topology: Topology, workload: Workload) -> tuple[float, ...]:
+    """What a message takes alone from each stage to the next. [s]"""
+    schedule, shape = SCHEDULES[workload.parallelism.pipeline_schedule], shape_of(workload)
+    rank_of, mesh = schedule.rank_of(shape), mesh_of(topology, workload)
+    fabric, nccl, size = compile_fabric(topology), Nccl.of(workload.stack), message_bytes(workload)
+    found: dict[tuple[int, int], float] = {}
+    for stage in range(shape.stages - 1):
+        a, b = rank_of(stage), rank_of(stage + 1)
+        if a == b:
+            found[a, b] = 0.0
+        elif (a, b) not in found:
+            pairs = Pairs(a, b, mesh.pp, mesh.world // mesh.pp)
+            found[a, b] = cost_of(fabric, "send", Sisters(pairs, -1, mesh.pp), size, nccl).time_s
+    return tuple(found[rank_of(s), rank_of(s + 1)] for s in range(shape.stages - 1))
+
+
+@lru_cache(maxsize=1024)
+def played(
+    name: str, shape: PipelineShape, stages: tuple[StageTime, ...], copies: tuple[Copies, ...],
+    between: tuple[float, ...],
+) -> Through:  # fmt: skip
+    """A schedule with the least times of its stages, and of messages between them.
+
+    All micro-batches but the first add their gradients up.
+    """
+    orders, last = _orders(name, shape), shape.stages - 1
+    down = [[-1.0] * shape.micro for _ in stages]  # when each forward has ended
+    back = [[-1.0] * shape.micro for _ in stages]
+    through = [0.0] * len(stages)
+    free, at = [0.0] * len(orders), [0] * len(orders)
+    moved = True
+    while moved:
+        moved = False
+        for rank, order in enumerate(orders):
+            now, i = free[rank], at[rank]
+            while i < len(order):
+                kind, stage, m = order[i]
+                time = stages[stage]
+                if kind == FORWARD:
+                    if stage:
+                        there = down[stage - 1][m]
+                        if there < 0.0:
+                            break
+                        now = max(now, there + between[stage - 1])
+                    now += time.forward_s
+                    down[stage][m] = now
+                elif kind == WEIGHT:
+                    now += time.weight_s + copies[stage].each_s * (m > 0)
+                    if not stage:  # backward of the first stage waits for its weights' turn
+                        now += time.input_s
+                    through[stage] = now
+                else:
+                    if stage < last:
+                        there = back[stage + 1][m]
+                        if there < 0.0:
+                            break
+                        now = max(now, there + between[stage])
+                    if kind == BACKWARD:
+                        now += time.input_s + time.weight_s + copies[stage].each_s * (m > 0)
+                        through[stage] = now
+                    elif stage:
+                        now += time.input_s
+                    back[stage][m] = now
+                i += 1
+            moved = moved or i > at[rank]
+            free[rank], at[rank] = now, i
+    return Through(max(free), through[0])
+
+
+@lru_cache(maxsize=32)
+def _orders(name: str, shape: PipelineShape) -> tuple[tuple[tuple[str, int, int], ...], ...]:
+    """What every rank computes: kind, stage, micro-batch."""
+    return tuple(
+        tuple((part.kind, part.stage, part.micro) for action in order for part in action.parts)
+        for order in SCHEDULES[name].computed(shape).values()
+    )

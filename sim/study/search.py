@@ -301,7 +301,9 @@ class Searcher:
     def _better(self, candidate: Candidate, how: int) -> Estimate | None:
         """A bound that rests on more than `how`; None where there is none."""
         if how < _STEP:
-            least = self.bounds.of(candidate, exchanges=how == _ALONE, parameters=how > _ROUGH)
+            least = self.bounds.of(
+                candidate, exchanges=how == _ALONE, parameters=how > _ROUGH, to_play=False
+            )
             return _rough(candidate, least.step_s)
         if how == _STEP:
             return self.bound(candidate)
