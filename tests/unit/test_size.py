@@ -115,9 +115,9 @@ def test_pruning_saves_simulations():
 def test_parameters_are_asked_of_plans_that_kernels_do_not_rule_out(monkeypatch):
     bounded, of = {True: set(), False: set()}, Bounds.of
 
-    def counted(self, candidate, exchanges=True, parameters=True):
+    def counted(self, candidate, exchanges=True, parameters=True, **more):
         bounded[parameters].add(id(candidate))
-        return of(self, candidate, exchanges, parameters)
+        return of(self, candidate, exchanges, parameters, **more)
 
     monkeypatch.setattr(Bounds, "of", counted)
     searched(["dgx-h100", A100], 64, 16, Target("cost"), Searcher())
