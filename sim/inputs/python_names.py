@@ -9,7 +9,8 @@ file's classes, options of argparse, and assignments to attributes.
 from __future__ import annotations
 
 import ast
-from typing import NamedTuple
+
+from sim.records import NamedTuple
 
 _CHANGES = {"update", "append", "extend", "insert", "remove", "clear", "setdefault", "pop"}
 _STORED = {"store_true": False, "store_false": True}

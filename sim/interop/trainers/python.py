@@ -6,7 +6,7 @@ They are read, not run: `sim.inputs.python_calls` has what their calls are given
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.inputs.python_calls import CONDITION, LATER, NAME
 from sim.inputs.python_values import UNKNOWN
@@ -16,6 +16,7 @@ from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, plain_of
 from sim.interop.trainers import common, huggingface
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
+from sim.records import NamedTuple
 
 _OF_TRL = r"(?:SFT|DPO|ORPO|KTO|CPO|GRPO|RLOO|Reward)"
 _TRL = re.compile(rf"(?:^|\.){_OF_TRL}(?:Trainer|Config)$")
