@@ -11,6 +11,7 @@ import numpy as np
 
 from sim.lowering.parts import B1, CATEGORIES, F8, I1, I4, I8, RowDraws, RowKinds, RowRuns, Rows
 from sim.records import NamedTuple
+from sim.shelf import Shelf
 from sim.units import MIB
 
 #: of what a row's time goes on, by name
@@ -28,31 +29,14 @@ class RowBlock(NamedTuple):
 
 
 _T = TypeVar("_T")
-MAX_BYTES = 64 * MIB  # of keys of what is kept, which takes about as much again
-
-
-class _Ones:
-    """Things by all that they are made of, so that equal ones are one."""
-
-    def __init__(self) -> None:
-        self.known: dict[tuple[Hashable, ...], Any] = {}
-        self.size = 0  # of the keys [B]
-
-    def add(self, key: tuple[Hashable, ...], thing: object) -> None:
-        """Keep one more thing."""
-        size = getsizeof(key) + sum(map(getsizeof, key))
-        if self.size + size > MAX_BYTES:
-            self.known.clear()  # equal ones are told apart from now on: stacks are less high
-            self.size = 0
-        self.known[key] = thing
-        self.size += size
-
-
-_ones = _Ones()
+MAX_BYTES = int(64 * MIB)  # of keys of what is kept, which takes about as much again
+#: things by all that they are made of, each with the size of its key [B]; equal ones that were let
+#: go are told apart from then on, and stacks are less high
+_ones = Shelf[tuple[int, Any]](MAX_BYTES, lambda kept: kept[0])
 
 
 def one_of(key: tuple[Hashable, ...], make: Callable[[], _T]) -> _T:
-    """The same object for equal keys, made once.
+    """The same object for equal keys, for as long as it is among those used last.
 
     Parameters
     ----------
@@ -61,10 +45,10 @@ def one_of(key: tuple[Hashable, ...], make: Callable[[], _T]) -> _T:
     make : callable
         Makes it, where it is new.
     """
-    found: _T | None = _ones.known.get(key)
-    if found is None:
-        found = make()
-        _ones.add(key, found)
+    kept = _ones.find(key)
+    if kept is None:
+        kept = _ones.keep(key, (getsizeof(key) + sum(map(getsizeof, key)), make()))
+    found: _T = kept[1]
     return found
 
 
