@@ -42,6 +42,14 @@ _WATCHED = [_CHECKOUT / name for name in (".", "docs/examples", "topologies", "w
 _BEFORE = pytest.StashKey[set]()
 
 
+@pytest.fixture(autouse=True)
+def _no_store_beside_the_code():
+    """The test that keeps a sweep where it runs is named, not only found at the end."""
+    before = set(_CHECKOUT.glob("*.sqlite"))
+    yield
+    assert set(_CHECKOUT.glob("*.sqlite")) <= before, "write stores to tmp_path"
+
+
 def _files():
     return {
         entry.path for folder in _WATCHED for entry in os.scandir(folder)

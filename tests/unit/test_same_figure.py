@@ -23,15 +23,16 @@ def _of(found):
         ["data.workers=1", "data.preprocess_tokens_per_s_per_worker=4000"],  # waits for data
     ],
 )
-def test_every_verb_says_the_same_of_a_job(sets):
+def test_every_verb_says_the_same_of_a_job(sets, tmp_path):
     whole = sim.simulate(MACHINE, JOB, overrides=sets, scaling=False, fixes=False)
     job = whole.job
     run = [whole.step.time_s, job.wall_clock_s, whole.cost.total_usd, whole.energy.energy_j]
     assert job.wall_clock_p10_s < job.wall_clock_s < job.wall_clock_p90_s
     assert job.wall_clock_s == pytest.approx(job.wall_clock_mean_s, rel=0.01)
     assert job.goodput == pytest.approx(job.shares["useful"], rel=0.01)
+    store = tmp_path / "s.sqlite"
     others = {
-        "sweep": sim.sweep(MACHINE, JOB, vary=["micro_batch=2"], overrides=sets),
+        "sweep": sim.sweep(MACHINE, JOB, vary=["micro_batch=2"], store=store, overrides=sets),
         "compare": sim.compare([MACHINE, MACHINE], JOB, overrides=sets),
         "prices": sim.prices_job([MACHINE], JOB, overrides=sets),
     }
