@@ -54,7 +54,12 @@ def _tokens(topology: Topology, workload: Workload) -> float:
 
 def _of_mfu(share: float, topology: Topology, workload: Workload) -> float:
     """Step time of a share of the peak, FLOPs counted as `run` counts them. [s]"""
-    rate = share * peak_of(topology, workload).flops_per_s / token_flops(workload).model
+    return _of_flops(share * peak_of(topology, workload).flops_per_s, topology, workload)
+
+
+def _of_flops(flops_per_s: float, topology: Topology, workload: Workload) -> float:
+    """Step time of so many model FLOPs a second and GPU. [s]"""
+    rate = flops_per_s / token_flops(workload).model
     return _tokens(topology, workload) / rate / topology.world_size
 
 
@@ -68,11 +73,13 @@ KEYS: dict[str, StepSeconds] = {
     "s_per_micro_step": lambda v, t, w: v * w.gradient_accumulation,
     "samples_per_s": lambda v, t, w: _tokens(t, w) / w.sequence_length / v,
     "mfu": _of_mfu,
+    "tflops_per_gpu": lambda v, t, w: _of_flops(v * 1e12, t, w),
 }
 _TIMES = ("step_time_s", "s_per_it", "it_per_s", "s_per_micro_step")
 _EITHER = 2.0  # a bare MFU up to this may be a share above the peak or per cent
-_SHORT = re.compile(r"([0-9.]+) ?(s/it|it/s)\Z")
-_SPOKEN = {"s/it": "s_per_it", "it/s": "it_per_s"}
+_SHORT = re.compile(r"([0-9.]+) ?([A-Za-z]+(?:/[A-Za-z]+)*)\Z")
+#: what is of a whole iteration, rollouts too, where there are any
+_WHOLE = ("step_time_s", "s_per_it", "it_per_s", "samples_per_s")
 #: what people call a key, without case and punctuation
 _MEANT = {
     "steptime": "step_time_s", "secondsperstep": "step_time_s", "tps": "tokens_per_s_per_gpu",
@@ -80,6 +87,10 @@ _MEANT = {
     "tokenspersecondpergpu": "tokens_per_s_per_gpu", "tokens/s/gpu": "tokens_per_s_per_gpu",
     "samplespersecond": "samples_per_s", "trainsamplespersecond": "samples_per_s",
     "trainstepspersecond": "it_per_s", "stepspersecond": "it_per_s",
+    "s/it": "s_per_it", "it/s": "it_per_s",
+    "tok/s/gpu": "tokens_per_s_per_gpu", "tok/s": "tokens_per_s",
+    "tflops": "tflops_per_gpu", "tflop/s/gpu": "tflops_per_gpu", "tflops/s/gpu": "tflops_per_gpu",
+    "tflops/gpu": "tflops_per_gpu", "tflops/s": "tflops_per_gpu", "tflop/s": "tflops_per_gpu",
 }  # fmt: skip
 
 
@@ -125,7 +136,7 @@ def _figure(
     words, source = text.split(), f"{option} {text}"
     spoken = _SHORT.match(text.strip())
     if spoken is not None:
-        words = [f"{_SPOKEN[spoken[2]]}={spoken[1]}"]
+        words = [f"{spoken[2]}={spoken[1]}"]
     given = [w for w in words if _key(w)]
     if len(given) != 1:
         message = f"give one of {', '.join(KEYS)}, as KEY=NUMBER, or 2.5s/it"
@@ -136,6 +147,12 @@ def _figure(
     value = read_value(key, number, lambda said: Fault(source, None, None, key, said))
     changes = [w for w in words if w not in given]
     loaded = load(topology, workload, (*sets, *changes))
+    if key in _WHOLE and loaded.workload.post_training is not None:
+        message = (
+            "holds what post_training has beside the update, which posttrain predicts: give "
+            "tokens_per_s of the update alone, or its time with --set post_training=null"
+        )
+        raise InputError.single(source, message)
     seconds = KEYS[key](value, loaded.topology, loaded.workload)
     label = " ".join(changes) or "as given"
     return replace(

@@ -68,10 +68,7 @@ def _bars(text: str) -> list[float]:
 
 
 def _seconds(rate: str, unit: str) -> float:
-    try:
-        value = float(rate)
-    except ValueError:  # two dots
-        return math.nan
+    value = _float(rate)
     if unit == "s/it":
         return value
     return 1.0 / value if value else math.nan
@@ -100,6 +97,67 @@ def _litgpt(text: str) -> list[float]:
     return found
 
 
+#: verl's step: tokens of all rollouts, and how long the update that trained on them took
+_ROLLED = re.compile(r"perf/total_num_tokens:([0-9.]+)")
+_UPDATED = re.compile(r"timing_s/update_actor:([0-9.]+)")
+
+
+def _verl(text: str) -> list[float]:
+    """Tokens a second of verl's updates, of all GPUs; rollouts and their passes are beside."""
+    found = []
+    for line in text.splitlines():
+        tokens, update = _ROLLED.search(line), _UPDATED.search(line)
+        if tokens and update:
+            found.append(float(tokens[1]) / (_float(update[1]) or math.nan))
+    return found
+
+
+#: transformers' bar in a notebook: steps done, and the time since the first
+_NOTEBOOK = re.compile(
+    r"\[ *([0-9]{1,9})/[0-9]{1,9} (?:([0-9]{1,4}):)?([0-9]{1,2}):([0-9]{2})"
+    r"(?: < [0-9:?]{1,12}, [0-9.]{1,9} it/s)?, Epoch"
+)
+#: Unsloth's banner, and what its notebooks print at the end
+_STEPS = re.compile(r"Total steps = ([0-9,]{1,12})")
+_SPENT = re.compile(r"([0-9.]{1,12}) seconds used for training")
+
+
+def _notebook(text: str) -> list[float]:
+    """Seconds a step, of the last bar of a notebook."""
+    bars = [bar for bar in _NOTEBOOK.findall(text) if int(bar[0]) > 1]
+    if not bars:
+        return []
+    done, hours, minutes, seconds = bars[-1]
+    return [(int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds)) / (int(done) - 1)]
+
+
+def _unsloth(text: str) -> list[float]:
+    """Seconds a step of a whole run."""
+    steps, spent = _STEPS.search(text), _SPENT.search(text)
+    if not steps or not spent:
+        return []
+    return [_float(spent[1]) / (int(steps[1].replace(",", "") or 0) or math.nan)]
+
+
+#: DeepSpeed's `wall_clock_breakdown`, of a whole step (those of micro-steps are called otherwise)
+_PARTS = re.compile(
+    r"time \(ms\) \| (?:fwd|forward): ([0-9.]{1,15}) \| (?:bwd|backward): ([0-9.]{1,15}) \|"
+    r"[^\r\n]{0,200}?\bstep: ([0-9.]{1,15})"
+)
+
+
+def _deepspeed(text: str) -> list[float]:
+    """Milliseconds of forward, backward and step together."""
+    return [sum(map(_float, parts)) for parts in _PARTS.findall(text)]
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:  # two dots
+        return math.nan
+
+
 #: mmengine's line of training, from which a figure is read
 _ENGINE = r"(?:Iter|Epoch)\(train\)[^\r\n]{0,200}?"
 #: the plainest first
@@ -118,11 +176,17 @@ _RATES = (
     _Rate("fms-fsdp's current token per gpu per sec", "tokens_per_s_per_gpu",
           _said("current token per gpu per sec")),
     _Rate("Composer's throughput/tokens_per_sec", "tokens_per_s",
-          _said("throughput/tokens_per_sec")),
+          _said("throughput/tokens_per_sec(?:ond)?")),
+    _Rate("Composer's throughput/batches_per_sec", "it_per_s",
+          _said("throughput/batches_per_sec")),
     _Rate("MaxText's Tokens/s/device or picotron's Tokens/s/GPU", "tokens_per_s_per_gpu",
           _said("Tokens/s/(?:device|GPU)")),
     _Rate("torchtitan's or Lingua's wps", "tokens_per_s_per_gpu", rf"\bwps: +{_NUMBER}"),
     _Rate("NeMo AutoModel's tps", "tokens_per_s_per_gpu", rf"\btps [0-9.,]+\({_NUMBER}/gpu\)"),
+    _Rate("open-instruct's per_device_tps", "tokens_per_s_per_gpu", _said("per_device_tps")),
+    _Rate("verl's total_num_tokens over timing_s/update_actor", "tokens_per_s", _verl),
+    _Rate("prime-rl's Throughput", "tokens_per_s", rf"\| Throughput: {_NUMBER} tokens/s \|"),
+    _Rate("fairseq's wps", "tokens_per_s", rf"\bwps{_SAYS}{_NUMBER}[\"\']?, *[\"\']?ups\b"),
     _Rate("nanochat's tok/sec", "tokens_per_s", _said("tok/sec")),
     _Rate("llm.c's tok/s", "tokens_per_s", rf"\| {_NUMBER} tok/s\b"),
     _Rate("LLaMA-Factory's throughput", "tokens_per_s",
@@ -145,19 +209,26 @@ _RATES = (
     _Rate("NeMo RL's policy_training", "step_time_s", rf"\bpolicy_training: {_NUMBER} ?s\b"),
     _Rate("NeMo RL's total step time", "step_time_s", rf"\bTotal step time: {_NUMBER} ?s\b"),
     _Rate("DeepSpeed's CurrSamplesPerSec", "samples_per_s", _said("CurrSamplesPerSec")),
+    _Rate("DeepSpeed's fwd, bwd and step", "step_time_s", _deepspeed, 1e-3),
     _Rate("ms-swift's train_speed", "it_per_s", _said(r"train_speed\(iter/s\)")),
     _Rate("ms-swift's train_speed", "s_per_it", _said(r"train_speed\(s/it\)")),
     _Rate("Hugging Face's train_steps_per_second", "it_per_s",  # of three decimals: two digits
           rf"train_steps_per_second{_SAYS}(?=0\.[1-9]|[1-9]){_NUMBER}"),
+    _Rate("a notebook's bar", "s_per_it", _notebook),
     _Rate("a progress bar's time a step", "s_per_it", _bars),
+    _Rate("Unsloth's seconds over its steps", "s_per_it", _unsloth),
     _Rate("Hugging Face's train_samples_per_second", "samples_per_s",
           _said("train_samples_per_second")),
     _Rate("Hugging Face's train_steps_per_second", "it_per_s", _said("train_steps_per_second")),
+    _Rate("verl's MFU of the actor", "mfu", _said("perf/mfu/actor")),
+    _Rate("verl's train/mfu", "mfu", _said("train/mfu")),
     _Rate("a log's MFU", "mfu", rf"\bmfu(?:\(%\))?{_SAYS}{_NUMBER} ?%", 1e-2),
     _Rate("a log's MFU", "mfu", _said("mfu")),
     _Rate("a log's MFU", "mfu", _said(r"mfu\(%\)"), 1e-2),
 )  # fmt: skip
 _TAG = re.compile(LAUNCHERS_TAG)
+#: numbers as numpy and torch print them
+_BOXED = re.compile(r"\b(?:np\.(?:float|int)[0-9]{2}|tensor)\(([0-9.eE+-]{1,30})[^()\n]{0,40}\)")
 #: a line of the summary that Weights & Biases prints
 _SUMMARY = re.compile(r"^wandb: +([\w./()-]+) +([0-9][^\s]*)\s*$", re.MULTILINE)
 
@@ -191,7 +262,8 @@ def log_text(path: str) -> tuple[str, str]:
         source, data = STDIN, checked(stdin_bytes(MAX_TEXT), MAX_TEXT, STDIN)
     else:
         source, data = path, read_bytes(path, MAX_TEXT)
-    return _SUMMARY.sub(r"\1: \2", _TAG.sub("", text_of(data, source))), source
+    text = _BOXED.sub(r"\1", _TAG.sub("", text_of(data, source)))
+    return _SUMMARY.sub(r"\1: \2", text), source
 
 
 def rate_in(text: str, source: str) -> tuple[str, str]:

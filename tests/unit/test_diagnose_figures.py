@@ -44,10 +44,22 @@ def test_what_a_figure_means(text, seconds):
     assert figure.step_time_s == pytest.approx(seconds)
 
 
+def test_a_whole_step_with_rollouts_is_no_update():
+    """GRPO of a 7B: 80 s of rollouts and an update were held against an update of 1.24 s."""
+    for text in ("step_time_s=80", "80 s/it", "samples_per_s=12"):
+        with pytest.raises(InputError, match="posttrain predicts"):
+            read_figures("dgx-h100", "qwen2.5-7b-grpo", [], text)
+    read_figures("dgx-h100", "qwen2.5-7b-grpo", [], "tokens_per_s=80000")
+    alone = ["post_training=null"]
+    assert read_figures("dgx-h100", "qwen2.5-7b-grpo", alone, "2s/it")[0].step_time_s == 2.0
+
+
 def test_mfu_is_counted_as_run_counts_it():
     result = sim.simulate("dgx-h100", JOB, overrides=SETS, scaling=False, fixes=False)
+    rate = result.throughput.tflops_per_gpu
     for text in (f"mfu={result.throughput.mfu}", f"mfu={100 * result.throughput.mfu}%",
-                 f"mfu={100 * result.throughput.mfu}"):  # fmt: skip
+                 f"mfu={100 * result.throughput.mfu}", f"tflops={rate}", f"{rate} TFLOP/s",
+                 f"{rate} TFLOPs/s/GPU"):  # fmt: skip
         (figure,) = read_figures("dgx-h100", JOB, SETS, text)
         assert figure.step_time_s == pytest.approx(result.step.time_s, rel=1e-6)
 

@@ -45,6 +45,12 @@ Timing:
   - policy_training: 3.12s (89.1%)
   - data_processing: 0.02s (0.6%)
 """
+#: Source: volcengine/verl, trainer/ppo/ray_trainer.py and metric_utils.py; numpy's own since 2.0
+VERL = (
+    "(TaskRunner pid=12345) step:5 - actor/entropy:0.32 - perf/mfu/actor:np.float64(0.312) - "
+    "timing_s/gen:21.3 - timing_s/update_actor:np.float64(18.0) - timing_s/step:50.2 - "
+    "perf/total_num_tokens:1204233 - perf/throughput:2998.6"
+)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +110,24 @@ Timing:
         ("iter 8 step 8: loss 1.2, iter time: 350.21ms (optimizer.step)", "step_time_s=0.35021"),
         (NEMO_RL, "step_time_s=3.12"),
         (NEMO_RL.replace("policy_training", "training_prep"), "step_time_s=3.5"),
+        (VERL, "tokens_per_s=66901.8"),
+        (VERL.replace("perf/total_num_tokens:1204233", "x:1"), "mfu=0.312"),
+        ("step:7 - train/loss:0.31 - train/mfu:0.405", "mfu=0.405"),
+        ("INFO Step 12 | Time: 8.42s | Loss: 0.01 | Throughput: 31,204 tokens/s | MFU: 38.2% |",
+         "tokens_per_s=31204"),
+        ("[Rank 0] time (ms) | fwd_microstep: 500.5 | bwd_microstep: 900.0 | step_microstep: 1.0\n"
+         "[Rank 0] time (ms) | fwd: 1001.0 | bwd: 1800.0 | bwd_inner: 1.0 | step: 120.5",
+         "step_time_s=2.9215"),
+        ('INFO | train_inner | {"epoch": 1, "wps": "51222.3", "ups": "0.05"}',
+         "tokens_per_s=51222.3"),
+        ("wandb:  per_device_tps 5120.5\n", "tokens_per_s_per_gpu=5120.5"),
+        ("[batch=120/1000]:\n\t Train throughput/batches_per_sec: 0.2001", "it_per_s=0.2001"),
+        (" [ 61/1000 04:30 < 1:12:00, 0.22 it/s, Epoch 0.06/1]", "s_per_it=4.5"),
+        (" [101/101 1:40:00, Epoch 3/3]\n [10/10 00:12]", "s_per_it=60"),
+        ("   \\\\   /|    Num examples = 51,760 | Num Epochs = 1 | Total steps = 60\n"
+         "272.4 seconds used for training.", "s_per_it=4.54"),
+        ("{'loss': 0.5, 'tokens_per_second_per_gpu': tensor(2210.3, device='cuda:0')}",
+         "tokens_per_s_per_gpu=2210.3"),
         ("[default7]: iteration 10/ 100 | elapsed time per iteration (ms): 5523.1 |",
          "step_time_s=5.5231"),
     ],
