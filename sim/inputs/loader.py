@@ -174,7 +174,13 @@ def _checked(topology: Half, workload: Half) -> Prepared:
         workload = replace(workload, spec=finished, assumed=assumed)
     findings = (
         *checks.check(machine, finished),
-        *check_written.findings(machine, finished, topology.given, workload.given),
+        *check_written.findings(
+            machine,
+            finished,
+            topology.given,
+            workload.given,
+            translated=whole or workload.translation is not None,
+        ),
         *workload.said(machine),
     )
     faults = _faults_of(findings, {"topology": topology, "workload": workload})

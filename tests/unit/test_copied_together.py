@@ -108,3 +108,26 @@ def test_what_goes_together_is_not(sets):
 def test_the_length_that_is_set_is_taken_for_the_files():
     job = load("dgx-h100", "llama3-8b-sft", ["steps=10"]).workload
     assert (job.steps, job.tokens, job.samples) == (10, None, None)
+
+
+QLORA = ["parallelism=single", "trainer=huggingface", "method={qlora: {rank: 8}}"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (QLORA, True),
+        ([*QLORA, "parallelism=ddp"], True),
+        ([*QLORA, "method.prepare_kbit=false"], False),
+        ([*QLORA, "method.prepare_kbit=true"], False),
+        ([*QLORA, "method.adapters=fused"], False),
+        ([*QLORA, "parallelism=fsdp1"], False),  # TRL leaves it out there
+        ([*QLORA, "method={lora: {rank: 8}}"], False),
+        ([*QLORA, "trainer=torchtune"], False),
+    ],
+)
+def test_four_bits_under_peft_are_asked_whether_they_are_prepared(sets, told):
+    """Unsaid, a script that calls it was given contexts 24 to 71 % longer than fit."""
+    machine = "dgx-h100" if sets[-1].startswith("parallelism=") else "h100-x1"
+    notes = load(machine, "llama3-8b-sft", sets).notes
+    assert ("kbit-unsaid" in {w.code for w in notes.warnings}) is told
