@@ -186,9 +186,9 @@ def entry(name: str) -> Entry:
     gpu = name if name in catalogue.gpu_names() else gpu_named(name, catalogue.gpu_names())
     if gpu is not None:
         return _spec("gpu", gpu, catalogue.gpu(gpu), frozenset(Gpu.model_fields) - {"borrowed"})
-    shape = models.shape_named(name)
+    shape = models.catalogue_model(models.spoken(name))
     if shape is not None:
-        return _spec("model", shape, models.catalogue_model(shape))
+        return _spec("model", shape.name, shape)
     if name in STRATEGIES:
         strategy = strategy_named(name)
         knobs = ", ".join(sorted(strategy.knobs))
@@ -201,6 +201,8 @@ def entry(name: str) -> Entry:
         *catalogue.names("workloads"),
         *STRATEGIES,
     ]
+    if reason := models.refused(name):
+        raise InputError.single(_SHOW, reason)
     hint = did_you_mean(name, names)
     raise InputError.single(_SHOW, f'nothing in the catalogue is called "{name}"{hint}')
 

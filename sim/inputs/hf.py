@@ -34,6 +34,7 @@ _OF_SEVERAL = ("minimax",)
 #: where a model of several parts has its decoder, and what says that it has other parts
 _DECODERS = ("text_config", "llm_config", "language_config", "thinker_config")
 _TOWERS = ("vision_config", "audio_config", "visual", "embd_layer", "img_processor")
+NO_TOWERS = "only the text decoder is modelled; vision and audio towers are left out"
 MAX_BYTES = 4 << 20  # the longest real config is below 200 kB
 
 
@@ -113,7 +114,7 @@ def model_from_config(config: Mapping[str, Any], *, source: str = "config.json")
     notes: list[str] = []
     values = _decoder(config)
     if values is not config or any(config.get(key) for key in _TOWERS):
-        notes.append("only the text decoder is modelled; vision and audio towers are left out")
+        notes.append(NO_TOWERS)
     kind = values.get("model_type", config.get("model_type"))
     if not isinstance(kind, str):
         kind = _by_class(values)

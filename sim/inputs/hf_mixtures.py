@@ -83,7 +83,13 @@ def _indexed(reader: HfReader, fields: Fields) -> Fields:
     """DeepSeek-V3.2 and GLM-5: an indexer chooses the positions that a query attends to."""
     most = reader.count("index_topk", default=2048)
     note = f"attention to {most:,} positions that an indexer chooses is counted in full, without it"
-    return {**_deepseek(reader, fields), "notes": (note,)}
+    found = _deepseek(reader, fields)
+    heads = reader.count("index_n_heads", default=32 if reader.kind == "glm_moe_dsa" else 64)
+    width, d = reader.count("index_head_dim", default=128), fields["hidden_size"]
+    # queries from their latent, keys, a LayerNorm of them, and a weight of each head
+    own = heads * width * found["q_lora_rank"] + d * width + 2 * width + d * heads
+    left_out = f" ({own * fields['layers']:,} parameters)"
+    return {**found, "notes": (note + left_out,)}
 
 
 def routed(

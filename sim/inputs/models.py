@@ -12,7 +12,7 @@ from typing import Any
 from sim.data import DATA
 from sim.errors import InputError, cut
 from sim.files import is_file, is_there
-from sim.inputs.hf import model_from_config, read_config
+from sim.inputs.hf import NO_TOWERS, model_from_config, read_config
 from sim.inputs.hf_refused import named_part, refusal
 from sim.inputs.model import Model
 
@@ -34,7 +34,12 @@ def catalogue_model(name: str) -> Model | None:
     if key in model_names():
         return Model.model_construct(**_entry(key))
     alias = _aliases().get(key)
-    return Model.model_construct(**_entry(alias)) if alias else None
+    if not alias:
+        return None
+    entry = _entry(alias)
+    if key in _with_towers():
+        entry = entry | {"notes": (*entry.get("notes", ()), NO_TOWERS)}
+    return Model.model_construct(**entry)
 
 
 def resolve_model(
@@ -79,21 +84,45 @@ def resolve_model(
             path = path / "config.json"
         if is_there(path):
             return model_from_config(read_config(path), source=str(path))
-    shape = catalogue_model(shape_named(name) or "")
+    shape = catalogue_model(spoken(name))
     if shape is not None:
         return _of_repository(name, shape)
-    if part := named_part(name):
-        raise InputError.single(source, refusal(repr(cut(name)), part), "model")
+    if reason := refused(name):
+        raise InputError.single(source, reason, "model")
     if name.endswith(".json") or "/" in name or "\\" in name:
         message = f"{cut(name)!r}: no such file, and no such name in the catalogue"
     else:
         message = f"{cut(name)!r} is not in the catalogue"
+    near = _near(name)
+    hint = f'; did you mean "{near}"? If not, give' if near else "; give"
+    raise InputError.single(source, f"{message}{hint} its config.json or its shape", "model")
+
+
+def refused(name: str) -> str:
+    """Why the model of a name that the catalogue lacks cannot be modelled; "": not known."""
+    part = named_part(name)
+    if not part:
+        return ""
+    said = refusal(repr(cut(name)), part)
+    blocks = shape_named(_TRAINED_FOR.sub("", name))
+    return f'{said}; "{blocks}" has its blocks' if blocks else said
+
+
+def _near(name: str) -> str:
+    """The name that was perhaps meant, of a family that is called alike; "" where there is none."""
     from difflib import get_close_matches
 
     bare = name.lower().rstrip("/").rpartition("/")[2]
-    near = get_close_matches(bare, [*model_names(), *_aliases()], n=1)
-    hint = f'; did you mean "{near[0]}"? If not, give' if near else "; give"
-    raise InputError.single(source, f"{message}{hint} its config.json or its shape", "model")
+    families: dict[str, list[str]] = {}
+    for known in [*model_names(), *_aliases()]:
+        families.setdefault(_family(known), []).append(known)
+    alike = get_close_matches(_family(bare), list(families), n=8, cutoff=0.75)
+    kin = [member for family in alike for member in families[family]]
+    return next(iter(get_close_matches(bare, kin, n=1)), "")
+
+
+def _family(name: str) -> str:
+    return re.split(r"[-_. 0-9]", name, maxsplit=1)[0]
 
 
 _HUB, _SHAPED = "https://huggingface.co/", ", shaped as "
@@ -118,16 +147,27 @@ def _of_repository(name: str, shape: Model) -> Model:
     return shape.model_copy(update={"source": source})
 
 
+#: words of a decoder's name that say for what other than text its weights were trained
+_TRAINED_FOR = re.compile(r"-(?:embedding|reranker)", re.IGNORECASE)
 #: words of a repository's name that say how weights were trained or stored, not their shape
 _NO_SHAPE = re.compile(
     r"(?:^|-)(?:instruct|chat|base|hf|it|pt|sft|dpo|rlhf|thinking|text|bnb|nf4|unsloth|gptq|awq"
-    r"|quantized|dynamic|preview|fp16|bf16|fp8|fp4|nvfp4|mxfp4|gguf|[48]bit|int[48]|w[48]a16"
-    r"|2[3-6]\d\d|20\d\d\d\d)(?=-|$)"
+    r"|quantized|unquantized|qat|q4-0|dynamic|preview|deduped|abliterated"
+    r"|fp16|bf16|fp8|fp4|nvfp4|mxfp4|gguf|[48]bit|int[48]|w[48]a16|2[3-6]\d\d|20\d\d\d\d)(?=-|$)"
 )
 
 
 def shape_named(name: str) -> str | None:
     """The catalogue's name of a repository's: ``meta-llama/Meta-Llama-3.1-8B-Instruct``.
+
+    As `spoken`, which says what does not matter.
+    """
+    key = spoken(name)
+    return (key if key in model_names() else _aliases()[key]) if key else None
+
+
+def spoken(name: str) -> str:
+    """The name or alias in the catalogue that a repository's comes to; "" where there is none.
 
     Organisation, case and punctuation do not matter, nor do words that say how the weights were
     trained or stored; every other word must be the same.
@@ -137,12 +177,12 @@ def shape_named(name: str) -> str | None:
     cut, shorter = "", bare.removeprefix("meta-")
     while shorter != cut:
         cut = shorter
-        if exact := cut if cut in model_names() else _aliases().get(cut):
-            return exact  # opt-1.3b, without punctuation, is opt-13b
+        if cut in model_names() or cut in _aliases():
+            return cut  # opt-1.3b, without punctuation, is opt-13b
         if _fold(cut) in known:
             return known[_fold(cut)]
         shorter = _NO_SHAPE.sub("", cut, count=1).strip("-")
-    return None
+    return ""
 
 
 def _fold(name: str) -> str:
@@ -151,12 +191,14 @@ def _fold(name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _folded() -> dict[str, str]:
-    """Names and aliases without punctuation -> name; one that would be two is none."""
+    """Names and aliases by how they read without punctuation; one that would be two is none."""
     found: dict[str, str] = {}
-    for spoken, name in [*((n, n) for n in model_names()), *_aliases().items()]:
-        key = _fold(spoken)
-        found[key] = name if found.get(key, name) == name else ""
-    return {key: name for key, name in found.items() if name}
+    shapes = {name: name for name in model_names()} | _aliases()
+    for word, shape in shapes.items():
+        kept = found.setdefault(_fold(word), word)
+        if kept and shapes[kept] != shape:
+            found[_fold(word)] = ""
+    return {key: word for key, word in found.items() if word}
 
 
 def _folder() -> Any:
@@ -166,18 +208,30 @@ def _folder() -> Any:
 @lru_cache(maxsize=256)
 def _entry(name: str) -> dict[str, Any]:
     entry = tomllib.loads((_folder() / f"{name}.toml").read_text(encoding="utf-8"))
-    entry.pop("aliases", None)
+    for key in _ALSO:
+        entry.pop(key, None)
     entry.update({key: tuple(entry[key]) for key in ("notes", "layer_pattern") if key in entry})
     return entry
+
+
+#: other names of a shape, and those of models of several parts whose text decoder has it
+_ALSO = ("aliases", "decoder_of")
 
 
 @lru_cache(maxsize=1)
 def _aliases() -> dict[str, str]:
     """Alias -> name; reads the whole catalogue, so only for names that are not file names."""
-    found = {}
-    for name in model_names():
-        for alias in tomllib.loads((_folder() / f"{name}.toml").read_text(encoding="utf-8")).get(
-            "aliases", ()
-        ):
-            found[alias] = name
-    return found
+    return {alias: name for key in _ALSO for alias, name in _listed(key)}
+
+
+@lru_cache(maxsize=1)
+def _with_towers() -> frozenset[str]:
+    """Names of models of several parts whose text decoder is another model's."""
+    return frozenset(alias for alias, _ in _listed(_ALSO[1]))
+
+
+@lru_cache(maxsize=len(_ALSO))
+def _listed(key: str) -> tuple[tuple[str, str], ...]:
+    files = ((name, _folder() / f"{name}.toml") for name in model_names())
+    read = ((name, tomllib.loads(file.read_text(encoding="utf-8"))) for name, file in files)
+    return tuple((alias, name) for name, entry in read for alias in entry.get(key, ()))

@@ -35,6 +35,10 @@ RELEASED = {
     "dbrx": 131_596_523_520, "opt-1.3b": 1_315_758_080, "opt-6.7b": 6_658_473_984,
     "apertus-8b": 8_053_338_176,
     "opt-13b": 12_853_473_280, "bloom-7b1": 7_069_016_064, "gpt-j-6b": 6_050_882_784,
+    # less a CLIP ViT-L/14-336 (303,507,456), two projections of its 1,024 columns, and a new line
+    "llava-1.5-7b": 7_063_427_072 - 303_507_456 - 20_979_712,
+    "llava-v1.6-mistral-7b": 7_566_747_648 - 303_507_456 - 20_979_712 - 4_096,
+    "orpheus-3b": 3_300_867_072,
     # the index has a bias of each expert of a mixture too, which no gradient trains
     "dots.llm1": 142_774_381_696 - 61 * 128,
 }  # fmt: skip
@@ -49,6 +53,7 @@ ROUNDED = {
     "llama-3.1-minitron-4b-width": "4.51", "mistral-nemo-minitron-8b": "8.41",
     "qwen1.5-14b": "14.2", "qwen1.5-32b": "32.5", "qwen1.5-moe-a2.7b": "14.3",
     "nemotron-nano-12b-v2": "12.31", "minimax-text-01": "456",
+    "glm-5": "743",  # 744 with its indexers' 0.73
 }  # fmt: skip
 
 

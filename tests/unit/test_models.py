@@ -7,6 +7,7 @@ import pytest
 
 from sim.blocks.parameters import build_tree, count_parameters, numel
 from sim.errors import InputError
+from sim.inputs.entries import entry
 from sim.inputs.hf import model_from_config
 from sim.inputs.loader import load_workload
 from sim.inputs.models import catalogue_model, model_names, resolve_model
@@ -213,6 +214,7 @@ REFUSED = [
         },
         "2 entries, and the model 32 layers",
     ),
+    ({"model_type": "bert"}, "an encoder alone"),
     ({"model_type": "gpt2", "is_encoder_decoder": True}, "encoder-decoder"),
     ({}, "model_type: required key is missing"),
     ({"model_type": "llama", "hidden_size": "4096"}, "'4096' is not a whole number"),
@@ -409,9 +411,60 @@ def test_a_point_tells_two_models_apart():
         ("Zyphra/Zamba2-7B", "state-space"),
         ("state-spaces/mamba2-2.7b", "state-space"),
         ("meta-llama/Llama-3.2-11B-Vision-Instruct", "attention to images"),
+        ("nvidia/Llama-3_1-Nemotron-Ultra-253B-v1", "unlike shapes"),
+        ("answerdotai/ModernBERT-large", "an encoder alone"),
+        ("openai/whisper-large-v3", "an encoder and a decoder"),
+        ("google/flan-t5-xl", "an encoder and a decoder"),
+        ("facebook/dinov2-large", "an encoder of images"),
+        ("black-forest-labs/FLUX.1-dev", "denoises images"),
+        ("GSAI-ML/LLaDA-8B-Instruct", "masked diffusion"),
+        ("Qwen/Qwen3-Embedding-8B", '.*; "qwen3-8b" has its blocks'),
     ],
 )
 def test_a_name_that_is_known_and_not_modelled_says_its_part(name, part):
     """It was asked whether another model was meant (gemma-3-4b for Gemma 3n)."""
-    with pytest.raises(InputError, match=rf"cannot be modelled: it has .*{part}"):
+    said = rf"cannot be modelled: it has .*{part}"
+    with pytest.raises(InputError, match=said):
         resolve_model(name)
+    with pytest.raises(InputError, match=said):  # `show`
+        entry(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("org/whisker-large-v3", ""), ("org/mistral-large-9999", "mistral-large"), ("x/zzz-7b", "")],
+)
+def test_a_name_that_is_not_known_is_led_to_a_family_of_its_own(name, near):
+    """whisper-large-v3 was asked whether mistral-large-123b was meant."""
+    with pytest.raises(InputError) as caught:
+        resolve_model(name)
+    assert ("did you mean" in str(caught.value)) == bool(near)
+    assert near in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("OpenGVLab/InternVL3_5-38B", "qwen3-32b"),
+        ("zai-org/GLM-4.5V", "glm-4.5-air"),
+        ("moonshotai/Kimi-VL-A3B-Instruct", "moonlight-16b-a3b"),
+        ("liuhaotian/llava-v1.5-7b", "llama-2-7b"),
+    ],
+)
+def test_a_decoder_of_a_model_of_several_parts_says_what_is_left_out(name, shape):
+    """GLM-4.5V, a decoder of the catalogue beside a tower, was GLM-4.5-Air without a word."""
+    model = resolve_model(name)
+    assert count_parameters(model) == count_parameters(resolve_model(shape))
+    assert any("towers are left out" in note for note in model.notes)
+    assert not any("towers" in note for note in resolve_model(shape).notes)
+
+
+def test_what_an_indexer_has_is_said():
+    """V3.2's name and its file say the same: its shape is V3's, less 61 indexers."""
+    each = 64 * 128 * 1536 + 7168 * 128 + 2 * 128 + 7168 * 64
+    for model in (
+        resolve_model("deepseek-ai/DeepSeek-V3.2-Exp"),
+        model_from_config({"model_type": "deepseek_v32"}),
+    ):
+        assert count_parameters(model) == count_parameters(resolve_model("deepseek-v3"))
+        assert f"{61 * each:,} parameters" in model.notes[0]
