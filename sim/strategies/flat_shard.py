@@ -23,16 +23,19 @@ from sim.strategies.units import FSDP_KNOBS, SHARD, Unit, dtypes, equal_layers
 
 #: layers to record at either end: outlives the free events left from the step before, and prefetch
 _EDGE = 6
+#: of allocations alone, which hooks tell of block by block: a block knows its neighbours
+_EDGE_OF_ALLOCATIONS = 2
 
 
-def _uniform(workload: Workload, tree: ModelTree) -> bool:
-    """Whether there are enough equal layers for the middle ones to be copies of one."""
+def _edge(workload: Workload, tree: ModelTree, quiet: bool) -> int:
+    """Layers to record at either end before all in between are copies of one; 0: record all."""
     knobs = workload.parallelism
-    if len(tree.layers) < 2 * _EDGE + 3 or knobs.wrap != "block+root" or knobs.offload != "none":
-        return False
-    if workload.activation_checkpointing.offload:
-        return False
-    return equal_layers(workload, tree)
+    edge = _EDGE_OF_ALLOCATIONS if quiet else _EDGE
+    if len(tree.layers) < 2 * edge + 3 or workload.activation_checkpointing.offload:
+        return 0
+    if not quiet and (knobs.wrap != "block+root" or knobs.offload != "none"):
+        return 0
+    return edge if equal_layers(workload, tree) else 0
 
 
 def _owned(units: Sequence[Unit], ranks: int, again: int) -> tuple[float, int]:
@@ -77,7 +80,7 @@ def _recorded(
     r.plan.owned_numel, r.plan.owned_tensors = _owned(layout.units, parts, missing)
     r.plan.optimizer_on_host = knobs.offload != "none"
     if recorder.quiet:
-        pieces = [(piece.block, True) for piece in layout.pieces]
+        pieces = [(block, True) for block in dict.fromkeys(piece.block for piece in layout.pieces)]
         remember(memory, folding, pieces, workload, steps)
         return folding.unfold(r.plan, full)
     run = Fsdp1Run(workload, mesh, tree, layout, len(tree.layers) + missing)
@@ -163,7 +166,7 @@ class Fsdp1(Strategy):
         InputError
             If knobs contradict each other, or FSDP1 refuses them.
         """
-        edge = _EDGE if _uniform(workload, tree) else 0
+        edge = _edge(workload, tree, recorder.quiet)
         return _recorded(workload, tree, mesh, edge, recorder, steps, cold)
 
 

@@ -17,7 +17,7 @@ def recorded_in_full(workload: Workload, tree: ModelTree, mesh: Mesh, steps: int
     """As `build_plan`, no layer a copy of another."""
     with (
         mock.patch.object(fully_shard, "_edge", return_value=0),
-        mock.patch.object(flat_shard, "_uniform", return_value=False),
+        mock.patch.object(flat_shard, "_edge", return_value=0),
     ):
         return strategy_of(workload).build(
             workload, tree, mesh, steps=steps, cold=steps > 1, recorder=Recorder

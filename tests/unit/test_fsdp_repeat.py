@@ -74,6 +74,8 @@ FSDP1 = st.fixed_dictionaries(
         "limit_all_gathers": st.booleans(),
         "sharding_strategy": st.sampled_from(["full-shard", "shard-grad-op", "no-shard"]),
         "checkpoint_wrapper": st.sampled_from(["inside", "outside"]),
+        "wrap": st.sampled_from(["block+root", "peft"]),
+        "offload": st.sampled_from(["none", "all"]),
     }
 )
 
@@ -81,7 +83,7 @@ FSDP1 = st.fixed_dictionaries(
 @settings(max_examples=100)
 @given(
     knobs=st.one_of(FSDP1, FSDP2),
-    layers=st.integers(9, 30),
+    layers=st.integers(5, 30),
     accumulate=st.integers(1, 3),
     lora=st.booleans(),
     recompute=st.sampled_from(["none", "full", "reentrant"]),
