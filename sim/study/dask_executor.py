@@ -15,9 +15,17 @@ from importlib import import_module
 from typing import Any
 
 from sim.errors import Fault, InputError
-from sim.study.executors import ATTEMPTS, Many, Task, TaskOutcome, TaskWork, answered_together
+from sim.study.executors import (
+    ATTEMPTS,
+    ChunkSize,
+    Many,
+    Task,
+    TaskOutcome,
+    TaskWork,
+    answered_together,
+)
 
-CHUNK = 32
+CHUNK = 32  # at most
 AHEAD = 4  # chunks a worker that are submitted ahead
 CONNECT_S = 10.0
 
@@ -69,7 +77,7 @@ class DaskPool:
 
     def run(self, tasks: Iterable[Task]) -> Iterator[TaskOutcome]:
         """Answers as chunks finish, in no order."""
-        source = iter(tasks)
+        source, size = iter(tasks), ChunkSize(CHUNK)
         chunks: dict[Any, tuple[Task, ...]] = {}
         attempts: dict[Any, int] = {}
 
@@ -83,14 +91,16 @@ class DaskPool:
         threads = sum(self.client.nthreads().values()) or 1
         first = [
             submit(chunk, 1)
-            for chunk in itertools.islice(_chunks(source), AHEAD * threads)
+            for chunk in itertools.islice(_chunks(source, size), AHEAD * threads)
         ]  # fmt: skip
         completed = self._distributed.as_completed(first)
         try:
             for future in completed:
                 chunk, attempt = chunks.pop(future.key), attempts.pop(future.key)
                 if future.status == "finished":
-                    yield from future.result()
+                    answers = future.result()
+                    size.took(answers)
+                    yield from answers
                 elif len(chunk) > 1:
                     for task in chunk:
                         completed.add(submit((task,), attempt))
@@ -99,7 +109,7 @@ class DaskPool:
                 else:
                     message = f"{type(future.exception()).__name__}: its workers ended"
                     yield TaskOutcome(chunk[0].place, "failed", None, message, attempt, 0.0)
-                following = next(_chunks(source), None)
+                following = next(_chunks(source, size), None)
                 if following:
                     completed.add(submit(following, 1))
         finally:
@@ -112,8 +122,8 @@ class DaskPool:
             self._cluster.close()
 
 
-def _chunks(source: Iterator[Task]) -> Iterator[tuple[Task, ...]]:
-    while chunk := tuple(itertools.islice(source, CHUNK)):
+def _chunks(source: Iterator[Task], size: ChunkSize) -> Iterator[tuple[Task, ...]]:
+    while chunk := tuple(itertools.islice(source, size.now)):
         yield chunk
 
 

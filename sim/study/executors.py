@@ -1,5 +1,8 @@
 """Local worker processes: they take chunks, compute each together where that can be, and may die.
 
+A chunk has few configurations at first, then what takes about two seconds: that much of each worker
+is lost to an interrupt.
+
 A worker that ends without answering is replaced, and what it had is given out again one by one; the
 configuration it was at then counts an attempt, and after `ATTEMPTS` of them it becomes a failed
 row. If the parent is killed, its pipes close and the workers end.
@@ -30,6 +33,9 @@ ATTEMPTS = 3
 #: objects between collections while configurations are computed: nearly all live on in what is
 #: kept, and looking through them for the few that do not took a fifth of the time
 COLLECTED_EVERY = 200_000
+#: what is computed together takes about so long: an interrupt loses no more of each worker [s]
+AT_ONCE_S = 2.0
+FIRST_CHUNK = 4  # tasks, before it is known how long they take
 HOPELESS = 30  # deaths in a row after which no worker can be expected to live
 CHUNK = 8
 _MAIN = "__main__"
@@ -109,14 +115,43 @@ def seldom_collected() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
+class ChunkSize:
+    """How many tasks to compute together: few at first, then what takes about `AT_ONCE_S`.
+
+    Parameters
+    ----------
+    most : int
+        However quick they are.
+
+    Attributes
+    ----------
+    now : int
+        Tasks of the next chunk.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = max(1, most)
+        self.now = min(FIRST_CHUNK, self._most)
+
+    def took(self, answers: Sequence[TaskOutcome]) -> None:
+        """Some were computed: others may be twice as many, if that takes no longer than it may."""
+        seconds = sum(answer.seconds for answer in answers)
+        fit = int(len(answers) * AT_ONCE_S / seconds) if seconds > 0.0 else self._most
+        self.now = max(1, min(self._most, 2 * self.now, fit))
+
+
 def run_here(
     work: TaskWork, context: Any, tasks: Iterable[Task], many: Many | None = None, chunk: int = 1
 ) -> Iterator[TaskOutcome]:
-    """Compute in this process, so many at once."""
-    source = iter(tasks)
+    """Compute in this process, at most so many at once."""
+    source, chunk_size = iter(tasks), ChunkSize(chunk)
     with seldom_collected():
-        while together := list(itertools.islice(source, chunk)):
-            yield from answered_together(work, many, context, together)
+        while together := list(itertools.islice(source, chunk_size.now)):
+            found = []
+            for answer in answered_together(work, many, context, together):
+                found.append(answer)
+                yield answer
+            chunk_size.took(found)
 
 
 @dataclass(slots=True)
@@ -156,7 +191,7 @@ class LocalPool:
     many : callable, optional
         See `answered_together`.
     chunk : int
-        Tasks sent at once, and computed together; two chunks are kept at a worker.
+        Tasks sent at once, and computed together, at most; two chunks are kept at a worker.
     """
 
     def __init__(
@@ -167,7 +202,7 @@ class LocalPool:
         many: Many | None = None,
         chunk: int = CHUNK,
     ) -> None:
-        self._work, self._many, self._context, self._chunk = work, many, context, chunk
+        self._work, self._many, self._context, self._chunk = work, many, context, ChunkSize(chunk)
         self._spawn = multiprocessing.get_context("spawn")
         self._count = max(1, processes)
         self._workers: list[_PoolWorker] = []
@@ -200,6 +235,7 @@ class LocalPool:
                         worker.pending.popleft()
                         worker.together.discard(answer.place)
                     self._deaths_in_a_row = 0
+                    self._chunk.took(answers)
                     self._feed(worker, again, source)
                     for answer in answers:
                         yield answer._replace(attempts=1 + self._attempts.get(answer.place, 0))
@@ -245,11 +281,11 @@ class LocalPool:
 
     def _feed(self, worker: _PoolWorker, again: deque[Task], source: Iterator[Task]) -> None:
         """Keep between one and two chunks at a worker; what a dead one had goes one by one."""
-        if len(worker.pending) > self._chunk:
+        if len(worker.pending) > self._chunk.now:
             return
-        chunks = [[again.popleft()] for _ in range(min(len(again), self._chunk))]
+        chunks = [[again.popleft()] for _ in range(min(len(again), self._chunk.now))]
         if not chunks:
-            fresh = list(itertools.islice(source, self._chunk))
+            fresh = list(itertools.islice(source, self._chunk.now))
             if not fresh:
                 return
             chunks = [fresh]

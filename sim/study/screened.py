@@ -22,9 +22,9 @@ from sim.study.executors import Task, run_here
 from sim.study.expressions import Condition
 from sim.study.measures import MEASURES, RANKED
 from sim.study.screen import PointMeasures, Screen, samples_for
-from sim.study.store import Store, StoredRow
+from sim.study.store import Arriving, Store, StoredRow
 from sim.study.surrogate import F8, Codes, Levels
-from sim.study.sweep import SweepOutcome, as_text, compute, compute_many, row_of
+from sim.study.sweep import TOGETHER, SweepOutcome, as_text, compute, compute_many, row_of
 
 #: points computed exactly at the most, where nobody says
 EXACT = 2000
@@ -180,7 +180,6 @@ def screened(
             changes = {place: space.changes(place) for place in places}
             keys = {place: bases.key_of(changed) for place, changed in changes.items()}
             known = opened.get(keys.values())
-            new: list[StoredRow] = []
             reused += len(known)
             tasks = [
                 Task(place, (bases.pair_of(changed), changed))
@@ -188,11 +187,11 @@ def screened(
                 if keys[place] not in known
             ]
             context = bases.pairs, True
-            for answer in run_here(compute, context, tasks, compute_many, max(1, len(tasks))):
-                key = keys[answer.place]
-                known[key] = row_of(key, changes[answer.place], answer)
-                new.append(known[key])
-            opened.put(new)
+            with Arriving(opened) as arriving:
+                for answer in run_here(compute, context, tasks, compute_many, TOGETHER):
+                    key = keys[answer.place]
+                    known[key] = row_of(key, changes[answer.place], answer)
+                    arriving.add(known[key])
             rows.update((place, known[keys[place]]) for place in places)
             if progress:
                 progress(len(rows), most)

@@ -27,6 +27,8 @@ from sim.errors import InputError
 RowKeys = NDArray[np.bytes_]
 FORMAT = 1
 PAGE = 1000  # rows that are read together
+#: rows are stored so often at most; a process that is killed with -9 loses what came since [s]
+EVERY_S = 0.1
 WAIT_S = 8.0  # for another process to end its transaction; a sweep's own take milliseconds
 _TABLE = """
 create table if not exists results (
@@ -166,9 +168,10 @@ class Store:
             for row in rows
         ]  # fmt: skip
         try:
-            self._db.execute("begin immediate")
-            self._db.executemany("insert or replace into results values (?,?,?,?,?,?,?)", values)
-            self._db.execute("commit")
+            with self._db:  # an interrupt ends the transaction, too
+                self._db.execute("begin immediate")
+                insert = "insert or replace into results values (?,?,?,?,?,?,?)"
+                self._db.executemany(insert, values)
         except sqlite3.Error as error:
             raise InputError.single(str(self.path), f"cannot be written: {error}") from None
 
@@ -229,6 +232,40 @@ class Store:
     ) -> None:
         """Close the file."""
         self.close()
+
+
+class Arriving:
+    """Rows that are stored as they come; use as a context manager, which stores the last ones.
+
+    Those of `EVERY_S` are stored together; nothing that arrived is lost to an interrupt.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._stored_at = store, time.perf_counter()
+        self._rows: list[StoredRow] = []
+
+    def add(self, row: StoredRow) -> None:
+        """Take one."""
+        self._rows.append(row)
+        if time.perf_counter() - self._stored_at > EVERY_S:
+            self._put()
+
+    def _put(self) -> None:
+        try:
+            self._store.put(self._rows)
+        except InputError:
+            self._rows = []  # a store that cannot be written is not asked twice
+            raise
+        self._rows, self._stored_at = [], time.perf_counter()
+
+    def __enter__(self) -> Arriving:
+        """What takes them."""
+        return self
+
+    def __exit__(self, *ending: object) -> None:
+        """However it ends."""
+        if self._rows:
+            self._put()
 
 
 class StoredRows(Sequence[StoredRow]):

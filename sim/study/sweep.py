@@ -24,7 +24,7 @@ from sim.study.executors import LocalPool, Task, TaskOutcome, run_here
 from sim.study.measures import MEASURES, measures, measures_of
 from sim.study.pareto import pareto_front
 from sim.study.screen import Screening
-from sim.study.store import Store, StoredRow, StoredRows, keys_together
+from sim.study.store import Arriving, Store, StoredRow, StoredRows, keys_together
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +118,9 @@ def as_text(value: Any) -> str | None:
 
 #: configurations from which a process is better off with the compiled engine from the start
 MANY = 400
-#: rows are stored so often at most; a process that is killed loses what it computed since [s]
-EVERY_S = 0.1
 #: rows that are held, at some 2 kB each; more are read from the store as they are asked for
 HELD = 20_000
-#: configurations that are computed together
+#: configurations that are computed together at the most
 TOGETHER = 512
 #: and of their machines at most so many, at some 1 kB each
 MOST_GPUS = 131_072
@@ -214,21 +212,17 @@ def sweep(
             progress(reused, len(places))
         done = reused
         held = len(places) <= HELD
-        rows: list[StoredRow] = []
         known: dict[str, StoredRow] = {}
-        stored_at = time.perf_counter()
-        for answer in _answers(tasks, len(missing), bases, processes, workers, scheduler):
-            point = grid.point(answer.place)
-            row = row_of(bases.key_of(point), point, answer)
-            rows.append(row)
-            if held:
-                known[row.key] = row
-            done += 1
-            if time.perf_counter() - stored_at > EVERY_S or done == len(places):
-                opened.put(rows)
-                rows, stored_at = [], time.perf_counter()
-            if progress:
-                progress(done, len(places))
+        with Arriving(opened) as arriving:
+            for answer in _answers(tasks, len(missing), bases, processes, workers, scheduler):
+                point = grid.point(answer.place)
+                row = row_of(bases.key_of(point), point, answer)
+                arriving.add(row)
+                if held:
+                    known[row.key] = row
+                done += 1
+                if progress:
+                    progress(done, len(places))
         found: Sequence[StoredRow] = StoredRows(store, keys)
         if held:
             names = [key.decode() for key in keys]
@@ -291,14 +285,9 @@ def _answers(
         return DaskPool(compute, context, workers or 1, scheduler, compute_many).run(tasks)
     if processes > 1:
         workers = min(processes, count)
-        chunk = _together(count // workers)
+        chunk = min(TOGETHER, count // workers // 4)  # they end at much the same time
         return LocalPool(compute, context, workers, compute_many, chunk).run(tasks)
-    return run_here(compute, context, tasks, compute_many, _together(count))
-
-
-def _together(count: int) -> int:
-    """Of so many configurations, those that are computed together: some, to be seen to go on."""
-    return max(1, min(TOGETHER, count // 4))
+    return run_here(compute, context, tasks, compute_many, TOGETHER)
 
 
 def row_of(key: str, changes: Changes, answer: TaskOutcome) -> StoredRow:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from sim.errors import InputError
-from sim.study.dask_executor import CHUNK, CONNECT_S, DaskPool
-from sim.study.executors import Task
+from sim.study.dask_executor import CONNECT_S, DaskPool
+from sim.study.executors import FIRST_CHUNK, Task
 from sim.study.grid import grid_of
 from sim.study.sweep import sweep
 from tests.clock import HANG_S
@@ -32,7 +32,7 @@ SLOW = f"""
 import os, time
 answered = []
 def work(killed, payload):
-    while len(answered) >= {CHUNK} and not os.path.exists(killed):
+    while len(answered) >= {FIRST_CHUNK} and not os.path.exists(killed):
         time.sleep(0.01)
     answered.append(payload)
     return payload, os.getpid()
@@ -126,7 +126,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(cluster, tmp_path, monkeypa
     assert sorted(answers) == list(range(600))
     assert all(a.status == "ok" and a.value[0] == i for i, a in answers.items())
     pids = [a.value[1] for a in answers.values()]
-    assert pids.count(victim.pid) == CHUNK
+    assert pids.count(victim.pid) == FIRST_CHUNK
     assert len(set(pids)) == 2
     cluster.add_worker()
 

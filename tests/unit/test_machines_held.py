@@ -8,7 +8,7 @@ import pytest
 import sim
 from sim.fabric import compile_fabric, held
 from sim.inputs.loader import load
-from sim.study import sweep
+from sim.study import executors, sweep
 from sim.study.axes import Axis, Grid
 
 JOB = "llama3-8b-sft"
@@ -42,7 +42,7 @@ def test_jobs_of_large_machines_are_computed_some_at_a_time(tmp_path, monkeypatc
     monkeypatch.setattr(sweep, "MOST_GPUS", 40)
     points = tuple((str(nodes), str(batch)) for nodes in (1, 2, 3, 4) for batch in (1, 2))
     grid = Grid("held", "dgx-h100", JOB, (Axis(("nodes", "micro_batch"), points),))
-    monkeypatch.setattr(sweep, "_together", lambda count: count)
+    monkeypatch.setattr(executors, "FIRST_CHUNK", 8)
     pieces = sweep.sweep(grid, tmp_path / "some.sqlite").rows
     assert sum(map(len, asked)) == 8
     assert all(sum(set(each)) <= 40 for each in asked)  # GPUs of the machines of each piece

@@ -259,6 +259,34 @@ def test_collection_that_was_switched_off_stays_off_while_tasks_run():
         gc.set_threshold(*before)
 
 
+def asked_together(seconds, count):
+    """How many tasks are given to `many` at a time where each takes so long."""
+    clock, asked = [0.0], []
+
+    def many(context, payloads):
+        asked.append(len(payloads))
+        clock[0] += sum(map(seconds, payloads))
+        return payloads
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executors.time, "perf_counter", lambda: clock[0])
+        tasks = (Task(i, i) for i in range(count))
+        answers = list(run_here(lambda _, payload: many(_, [payload])[0], None, tasks, many, 512))
+    assert [answer.value for answer in answers] == list(range(count))
+    return asked
+
+
+def test_quick_tasks_are_soon_computed_together():
+    assert asked_together(lambda _: 1e-3, 3000) == [4, 8, 16, 32, 64, 128, 256, 512, 512, 512, 512,
+                                                    444]  # fmt: skip
+
+
+def test_slow_tasks_are_answered_every_two_seconds():
+    assert asked_together(lambda _: 0.4, 24) == [4, 5, 5, 5, 5]
+    assert asked_together(lambda _: 3.0, 6) == [4, 1, 1]
+    assert asked_together(lambda i: 3.0 if i < 4 else 0.1, 30) == [4, 1, 2, 4, 8, 11]
+
+
 def test_tasks_can_be_run_here():
     answers = list(run_here(lambda context, payload: context + payload, 1, [Task(0, 2)]))
     assert answers[0].value == 3
@@ -341,6 +369,44 @@ def test_ctrl_c_keeps_what_is_done(tmp_path, processes):
     assert first.returncode == 130
     assert "Traceback" not in notes
     assert 5 <= len(stored(tmp_path / "s.sqlite")) < 720
+
+
+#: each configuration takes half a second, and at the tenth something happens
+AT_TENTH = """
+import os, signal, types
+from sim.cli import main
+from sim.study import executors, sweep
+
+def slow(jobs):
+    for _ in jobs:
+        clock.append(clock[-1] + 0.5)
+        if len(clock) == 11:
+            os.kill(os.getpid(), signal.{name})
+    return usual(jobs)
+
+clock = [0.0]
+executors.time = types.SimpleNamespace(perf_counter=lambda: clock[-1])
+usual, sweep.measures_of = sweep.measures_of, slow
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+
+
+@pytest.mark.parametrize("more", [[], ["--screen", "mfu"]], ids=["all", "screen"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_loses_no_more_than_is_computed_together(name, more, tmp_path):
+    """Of slow ones, two seconds' worth: the third chunk of four."""
+    script = tmp_path / "cli.py"
+    script.write_text(AT_TENTH.format(name=name))
+    line = ["sweep", "dgx-h100", str(job_file(tmp_path)), "--vary", "micro_batch=1..6", "--vary",
+            "nodes=1..12", "--store", "s.sqlite", "-j", "1", "--quiet", *more]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(script), *line], capture_output=True, text=True, timeout=HANG_S,
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 128 + getattr(signal, name), done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(stored(tmp_path / "s.sqlite")) == 8
 
 
 # --- the command ---------------------------------------------------------------------------------
