@@ -46,7 +46,10 @@ LAUNCHES = (
 )
 _SCRIPT = re.compile(rf"^(?:#!.*sh\b|#SBATCH\b)|{LAUNCHES}", re.M)
 #: calls that Python alone has, by which it is known without a name (through a pipe)
-_PYTHON = re.compile(r"\w(?:TrainingArguments|Config)\(|\bTrainingArguments\(")
+_PYTHON = re.compile(
+    r"\w(?:TrainingArguments|Config)\(|\bTrainingArguments\(|\.backward\(|\bfully_shard\("
+    r"|\bAccelerator\(|\bdeepspeed\.initialize\("
+)
 #: a dotted key of TOML of more parts than there may be levels
 _DEEP_KEY = re.compile(
     rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{MAX_DEPTH + 1}}}"""
@@ -99,7 +102,8 @@ def _from_python(text: str, name: str) -> Tree:
     if not format_of_keys(Source(None, name, text, calls)):
         message = (
             "is Python, which is not run here, and none of its calls has a trainer's arguments "
-            "(TrainingArguments, SFTConfig); name the script that starts it, or the file it reads"
+            "(TrainingArguments, SFTConfig) or makes a loop (Accelerator, FSDP, fully_shard, a "
+            "model and its backward); name the script that starts it, or the file it reads"
         )
         raise InputError.single(name, message)
     return calls

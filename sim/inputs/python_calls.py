@@ -20,6 +20,7 @@ from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
 
 CONDITION = "(if)"  # the key of the conditions that a call stands under, as no argument is called
 NAME = "(name)"  # and of the name that its result is given; of an argument's, after its own
+LOSS_OVER = "loss /"  # what is called where a loss is divided, as a loop that accumulates does
 LATER = "="  # how the key of an attribute ends that is set where it cannot be followed
 
 
@@ -106,7 +107,19 @@ class _Calls(ast.NodeVisitor):
         """As an assignment of what is not known."""
         if isinstance(node.target, ast.Attribute):
             self._set(node.target, node, None)
+        self._divided(node, node.target, node.op, node.value)
         self.generic_visit(node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> None:
+        """A loss that is divided."""
+        self._divided(node, node.left, node.op, node.right)
+        self.generic_visit(node)
+
+    def _divided(
+        self, node: ast.AugAssign | ast.BinOp, what: ast.expr, by: ast.operator, of: ast.expr
+    ) -> None:
+        if isinstance(by, ast.Div) and dotted(what).endswith("loss"):
+            self._call(LOSS_OVER, node, [("0", of)])
 
     def visit_Call(self, node: ast.Call) -> None:
         """A call and its arguments, then those within it."""
@@ -115,7 +128,7 @@ class _Calls(ast.NodeVisitor):
         self.generic_visit(node)
 
     def _call(
-        self, called: str, node: ast.Call | ast.Assign, arguments: Iterable[tuple[str, ast.expr]]
+        self, called: str, node: ast.expr | ast.stmt, arguments: Iterable[tuple[str, ast.expr]]
     ) -> None:
         scope, place = self._names.scope(node), self._place(node)
         branch = Branch({}, place)

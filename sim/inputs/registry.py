@@ -99,6 +99,7 @@ FORMATS: Registry[Any] = Registry("scaling_sim.formats", {
     "torchtitan": "sim.interop.trainers.torchtitan",
     "torchtune": "sim.interop.trainers.torchtune",
     "python": "sim.interop.trainers.python",
+    "python-loop": "sim.interop.trainers.python_loop",
     "huggingface": "sim.interop.trainers.huggingface",
     "accelerate": "sim.interop.trainers.accelerate",
     "deepspeed": "sim.interop.trainers.deepspeed",

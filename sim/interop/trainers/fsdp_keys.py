@@ -15,7 +15,8 @@ _HYBRID = {
     "hybrid_shard_zero2": "shard-grad-op", "5": "shard-grad-op",
     "_hybrid_shard_zero2": "shard-grad-op",
 }  # fmt: skip
-_PREFETCH = {"backward_pre": "pre", "backward_post": "post", "no_prefetch": "none"}
+#: accelerate's and PyTorch's words for what is gathered ahead in backward
+PREFETCH = {"backward_pre": "pre", "backward_post": "post", "no_prefetch": "none"}
 
 
 def _named(*names: str) -> tuple[str, ...]:
@@ -46,14 +47,14 @@ def fsdp(keys: Keys, version: int, words: list[str]) -> None:
     names = _named("offload_params")
     if keys.flag(*names) or "offload" in words:
         job.take("parallelism.offload", "all", keys.place(*names), keys.named(*names))
-    _reshard(keys, version, words)
+    reshard(keys, version, words)
     if version == 1:
         names = _named("backward_prefetch")
         prefetch = keys.text(*names).lower()
         if prefetch:
-            keys.put("parallelism.backward_prefetch", _PREFETCH.get(prefetch, "pre"), *names)
+            keys.put("parallelism.backward_prefetch", PREFETCH.get(prefetch, "pre"), *names)
         else:
-            job.suppose("parallelism.backward_prefetch", "none", "accelerate's NO_PREFETCH")
+            job.suppose("parallelism.backward_prefetch", "none", "accelerate's NOPREFETCH")
     names = _named("forward_prefetch")
     if version == 1:
         keys.put_on("parallelism.forward_prefetch", *names, value=1)
@@ -99,7 +100,7 @@ def accumulation(keys: Keys) -> None:
     keys.leave(WHY_NO_MATTER, "accelerator_config")  # what is left of it
 
 
-def _reshard(keys: Keys, version: int, words: list[str]) -> None:
+def reshard(keys: Keys, version: int, words: list[str]) -> None:
     """Whether parameters are dropped after forward."""
     job = keys.job
     word = keys.text(*_STRATEGY).lower() or keys.text(*_AGAIN).lower()

@@ -68,17 +68,40 @@ def in_python(source: Source, keys: Keys, trl: bool, configured: bool) -> None:
     configured : bool
         Whether a configuration of TRL's holds its arguments, whose defaults are not transformers'.
     """
+    _adapters(keys, configured)
+    _arguments(source, keys, trl, configured)
+
+
+def model_and_method(keys: Keys) -> None:
+    """Of a loop of one's own: the model and how it is loaded, its rows and its adapters."""
+    whose = keys.whose
+    _adapters(keys, narrow=False)
+    keys.whose = whose
+    if keys.job.at("method") is None:
+        keys.job.suppose("method.kind", "full", "no adapters")
+    _named(keys)
+    keys.put_count("sequence_length", *_LENGTH, "max_seq_length")
+    if keys.flag("load_in_8bit"):
+        common.eight_bit(keys, "load_in_8bit")
+    keys.put_flag("precision.tf32", "tf32")
+    _loaded(keys)
+
+
+def _adapters(keys: Keys, narrow: bool) -> None:
     if keys.flag(*_PEFT):
         keys.whose = common.OF_PEFT
-        _method(keys, rank=8, dropout=0.0, narrow=configured)
-    _arguments(source, keys, trl, configured)
+        _method(keys, rank=8, dropout=0.0, narrow=narrow)
+
+
+def _named(keys: Keys) -> None:
+    names = ("model_name_or_path", "model_name")  # scripts of one's own have the latter
+    if keys.has(*names):
+        keys.put("model", keys.text(*names), *names)
 
 
 def _arguments(source: Source, keys: Keys, trl: bool, configured: bool) -> None:
     keys.whose = _OF_TRL if configured else _DEFAULT
-    names = ("model_name_or_path", "model_name")  # scripts of one's own have the latter
-    if keys.has(*names):
-        keys.put("model", keys.text(*names), *names)
+    _named(keys)
     if trl:
         _preferences(keys)
         keys.put_count("sequence_length", "max_length", "max_seq_length", *_LENGTH, default=1024)
@@ -93,6 +116,11 @@ def _arguments(source: Source, keys: Keys, trl: bool, configured: bool) -> None:
         common.eight_bit(keys, "load_in_8bit")
     if not trl:
         keys.suppose("data.packing", False)
+    _loaded(keys)
+
+
+def _loaded(keys: Keys) -> None:
+    """Attention and dtype that a model is loaded with."""
     inner = _model_keys(keys)
     for where in (keys, inner):
         words.attention(where, "attn_implementation")

@@ -1,0 +1,288 @@
+"""Training loops of one's own in Python: accelerate, PyTorch's FSDP or DDP, DeepSpeed's engine.
+
+They are read, not run, as scripts of trainers are (`sim.interop.trainers.python`). Defaults are
+PyTorch's own, or those of what a loop calls.
+"""
+
+from __future__ import annotations
+
+import re
+
+from sim.inputs.python_calls import LOSS_OVER
+from sim.inputs.python_values import UNKNOWN
+from sim.inputs.registry import FORMATS
+from sim.inputs.translation import Source, Translation
+from sim.inputs.tree import Branch, Items, Leaf
+from sim.interop.trainers import (
+    accelerate,
+    common,
+    deepspeed,
+    fsdp_keys,
+    huggingface,
+    lightning,
+    script_calls,
+    words,
+)
+from sim.interop.trainers.common import TrainerFormat
+from sim.interop.trainers.keys import Keys
+from sim.interop.trainers.script_calls import ScriptCall
+
+_TORCH = "PyTorch's default"
+_WRAPS = {
+    "FullyShardedDataParallel": "fsdp1", "FSDP": "fsdp1", "fully_shard": "fsdp2",
+    "DistributedDataParallel": "ddp", "DDP": "ddp",
+}  # fmt: skip
+_OPTIMIZERS = re.compile(
+    r"(?:Paged|Fused|DeepSpeedCPU)?(?:Adam|AdamW|Adafactor|SGD|Lion|LAMB|Muon)(?:8bit|32bit)?$"
+)
+#: one call each of what may stand beside, and the name of its kind
+_KINDS = {
+    "Accelerator": "accelerator", "FullyShardedDataParallelPlugin": "fsdp_plugin",
+    "DeepSpeedPlugin": "zero_plugin", "GradientAccumulationPlugin": "accumulation",
+    "MixedPrecision": "policy", "MixedPrecisionPolicy": "policy", "autocast": "autocast",
+    "CPUOffload": "offload", "CPUOffloadPolicy": "offload", "DataLoader": "loader",
+    "StatefulDataLoader": "loader", "clip_grad_norm_": "clip",
+    "backward": "backward",
+    "apply_activation_checkpointing": "checkpointing", "checkpoint_wrapper": "checkpointing",
+    "gradient_checkpointing_enable": "checkpointing",
+}  # fmt: skip
+#: of some kinds what their arguments are called as options of a script
+_NAMES = {
+    "accelerator": {"gradient_accumulation_steps": "gradient_accumulation_steps"},
+    "accumulation": {"num_steps": "gradient_accumulation_steps"},
+    "loader": {"batch_size": "per_device_train_batch_size", "1": "per_device_train_batch_size",
+               "num_workers": "dataloader_num_workers",
+               "prefetch_factor": "dataloader_prefetch_factor"},
+    "optimizer": {"fused": "fused", "foreach": "foreach"},
+    "accumulated": {"0": "gradient_accumulation_steps"},
+    "tokenizer": {"max_length": "model_max_length", "padding": "padding"},
+}  # fmt: skip
+_EVALUATES = re.compile(r"(?<![a-z])(?:eval|val|test|dev)", re.IGNORECASE)
+#: a member of an enumeration, and a class that is called
+_MEMBER = re.compile(r"(?:\w+\.)*[A-Z]\w*\.(\w+)$")
+_CLASS = re.compile(r"(?:\w+\.)*([A-Z]\w*)\(")
+#: arguments of what wraps a model that are told of where only a run knows them
+_FOLLOWED = frozenset({
+    "mixed_precision", "sharding_strategy", "reshard_after_forward", "cpu_offload", "zero_stage",
+    "offload_optimizer_device", "offload_param_device", "strategy", "precision", "devices",
+    "num_nodes", "accumulate_grad_batches", "fsdp_version", "param_dtype", "reduce_dtype",
+    "backward_prefetch", "hf_ds_config", "dtype",
+})  # fmt: skip
+
+
+def recognises(source: Source) -> bool:
+    """What starts or wraps a loop, or a model with a backward pass."""
+    tree = source.tree.entries if isinstance(source.tree, Branch) else {}
+    kinds = {
+        _own(name, call)[0]
+        for name, calls in tree.items() if isinstance(calls, Items)
+        for call in calls.items if isinstance(call, Branch)
+    }  # fmt: skip
+    spread = {"accelerator", "engine", *_WRAPS.values()} & kinds
+    loads = any(name.endswith("from_pretrained") for name in source.keys)
+    return bool(spread) or (loads and bool({"backward", "lightning"} & kinds))
+
+
+def read(source: Source, job: Translation) -> None:
+    """Read the model, what wraps it, the loader, the optimizer and the precision."""
+    made = [c for c in script_calls.made(source, _own) if not _evaluates(c)]
+    calls = script_calls.chosen(made, job)
+    by = {call.kind: call for call in calls}
+    keys = script_calls.gathered(calls, source, job)
+    keys.whose = _TORCH
+    _strategy(source, keys, by)
+    _precision(keys, by)
+    script_calls.kbit(keys)
+    huggingface.model_and_method(keys)
+    keys.put_count("micro_batch", "per_device_train_batch_size", default=1)
+    keys.put_count("gradient_accumulation", "gradient_accumulation_steps", default=1)
+    _optimizer(keys, by.get("optimizer"))
+    common.checkpointing(keys, False, "transformers' default")
+    keys.put_on("fused_kernels", "use_liger_kernel", value="all")
+    keys.put_on("loss", "use_liger_kernel", value="fused-linear")
+    job.suppose("loss", "huggingface", "the model's own")
+    if "compile" in by:
+        job.take("compile", True, by["compile"].branch.place, "torch.compile()")
+    if "clip" not in by and "engine" not in by:
+        job.suppose("parallelism.clip_gradients", False, "nothing calls clip_grad_norm_")
+    whole = keys.text("padding") == "max_length"
+    keys.leave("rows are whole" if whole else "rows are as long as the longest", "padding")
+    if not whole:
+        job.suppose("data.packing", False, "samples are rows")
+    common.loader(keys)
+    script_calls.spread(keys)
+    keys.leave("read above", "fused foreach")
+    keys.rest("Python scripts'")
+
+
+def _own(name: str, call: Branch) -> tuple[str, dict[str, str]]:
+    """What a loop's calls make, and what their arguments are called."""
+    last = name.rpartition(".")[2]
+    if name == LOSS_OVER:
+        kind = "accumulated"
+    elif last == "Fabric" or (last == "Trainer" and lightning.MARKS & set(call.entries)):
+        kind = "lightning"
+    elif name == "deepspeed.initialize":
+        kind = "engine"
+    elif name == "torch.compile" or name.endswith("model.compile"):
+        kind = "compile"
+    elif _OPTIMIZERS.match(last):
+        kind = "optimizer"
+    else:
+        kind = _WRAPS.get(last) or _KINDS.get(last, "")
+    if kind:
+        return kind, dict(_NAMES.get(kind, {}))
+    kind, names = script_calls.of_any(name, call)
+    return kind, names | (_NAMES["tokenizer"] if kind == "tokenizer" else {})
+
+
+def _evaluates(call: ScriptCall) -> bool:
+    """Whether a loader is of what is evaluated, by its name or its data's."""
+    texts = [str(getattr(tree, "value", "")) for tree in call.branch.entries.values()]
+    trains = any("train" in text for text in texts)
+    return call.kind == "loader" and not trains and any(map(_EVALUATES.search, texts))
+
+
+def _strategy(source: Source, keys: Keys, by: dict[str, ScriptCall]) -> None:
+    """What wraps the model, and whose loop that makes it."""
+    job = keys.job
+    if "engine" in by:
+        _engine(source, keys, by["engine"])
+    elif "zero_plugin" in by:
+        plugin = _inside(keys, by["zero_plugin"])
+        if plugin.has("hf_ds_config"):
+            deepspeed.named(source, plugin, "hf_ds_config")
+        else:
+            accelerate.zero(source, plugin)
+    elif "fsdp_plugin" in by:
+        plugin = _inside(keys, by["fsdp_plugin"])
+        fsdp_keys.fsdp(plugin, plugin.count("fsdp_version") or 1, [])
+    elif "fsdp1" in by:
+        _fsdp1(_inside(keys, by["fsdp1"]), by)
+    elif "fsdp2" in by:
+        _fsdp2(_inside(keys, by["fsdp2"]), by)
+    elif "ddp" in by:
+        wrapped = _inside(keys, by["ddp"])
+        job.take("parallelism.strategy", "ddp", wrapped.branch.place, f"{by['ddp'].last}()")
+        wrapped.put_flag("parallelism.gradient_as_bucket_view", "gradient_as_bucket_view")
+        if wrapped.number("bucket_cap_mb"):
+            size = wrapped.number("bucket_cap_mb")
+            wrapped.put("parallelism.bucket_cap_mb", size, "bucket_cap_mb")
+    elif "lightning" in by:
+        lightning.trainer(_inside(keys, by["lightning"]))
+    elif "accelerator" not in by:
+        job.suppose("parallelism.strategy", "single", "nothing wraps the model")
+    if "engine" in by:
+        job.suppose("trainer", "deepspeed", "its engine")
+    elif "accelerator" in by:
+        job.suppose("trainer", "accelerate", "its loop")
+    else:
+        job.suppose("trainer", "none", "a loop of one's own")
+
+
+def _inside(keys: Keys, call: ScriptCall) -> Keys:
+    """A call's arguments as a mapping: members of enumerations and classes as their names."""
+    inner = Keys(keys.job, Branch({}, call.branch.place), keys.whose, f"{call.last}.")
+    for name, tree in call.branch.entries.items():
+        found = tree
+        if isinstance(tree, Leaf):
+            text = str(tree.value).removeprefix(f"{UNKNOWN}{{")
+            word = _MEMBER.match(text.removesuffix("}")) or _CLASS.match(text)
+            if word:
+                found = Leaf(word[1], tree.place)
+            elif str(tree.value).startswith(UNKNOWN):
+                if name in _FOLLOWED:
+                    why = f"{text.removesuffix('}')} is known only at run time"
+                    keys.job.skip(tree.place, inner.prefix + name, why, True)
+                continue
+        inner.branch.entries[name] = found
+        inner.branch.keys[name] = found.place
+    return inner
+
+
+def _engine(source: Source, keys: Keys, call: ScriptCall) -> None:
+    """DeepSpeed's engine, whose configuration has the batch as well."""
+    inner = _inside(keys, call)
+    for name in ("config", "config_params"):
+        if isinstance(inner.tree(name), Branch) or inner.text(name).endswith(".json"):
+            deepspeed.named(source, inner, name)
+            return
+    keys.job.skip(call.branch.place, "deepspeed.initialize()",
+                  "its configuration is known only in a run: name the JSON too", True)  # fmt: skip
+
+
+def _fsdp1(wrapped: Keys, by: dict[str, ScriptCall]) -> None:
+    place = wrapped.branch.place
+    wrapped.job.take("parallelism.strategy", "fsdp1", place, f"{by['fsdp1'].last}()")
+    fsdp_keys.reshard(wrapped, 1, [])
+    prefetch = fsdp_keys.PREFETCH.get(wrapped.text("backward_prefetch").lower())
+    if prefetch:
+        wrapped.put("parallelism.backward_prefetch", prefetch, "backward_prefetch")
+    wrapped.put_on("parallelism.forward_prefetch", "forward_prefetch", value=1)
+    wrapped.put_flag("parallelism.use_orig_params", "use_orig_params", default=False)
+    wrapped.put_flag("parallelism.limit_all_gathers", "limit_all_gathers")
+    if "auto_wrap_policy" not in by["fsdp1"].branch.entries:
+        why = "without a policy the model is one unit: not modelled, every block is wrapped"
+        wrapped.job.skip(place, "auto_wrap_policy", why, True)
+    _offload(wrapped, by)
+
+
+def _fsdp2(wrapped: Keys, by: dict[str, ScriptCall]) -> None:
+    place = wrapped.branch.place
+    wrapped.job.take("parallelism.strategy", "fsdp2", place, "fully_shard()")
+    if wrapped.text("reshard_after_forward") in ("true", "false"):
+        name = "reshard_after_forward"
+        wrapped.put_flag(f"parallelism.{name}", name)
+    _offload(wrapped, by)
+
+
+def _offload(keys: Keys, by: dict[str, ScriptCall]) -> None:
+    """Parameters in host memory, of FSDP's either version."""
+    said = by.get("offload")
+    if said is not None and "False" not in (said.text("offload_params"), said.text("0")):
+        keys.job.take("parallelism.offload", "all", said.branch.place, f"{said.last}()")
+
+
+def _precision(keys: Keys, by: dict[str, ScriptCall]) -> None:
+    """In what dtype the model computes: said to accelerate, to FSDP, to autocast, or loaded."""
+    job, wrapped = keys.job, {"fsdp1", "fsdp2"} & set(by)
+    if "accelerator" in by:
+        inner = _inside(keys, by["accelerator"])
+        words.put_dtype(inner, "precision.kind", "mixed_precision")
+    if wrapped and "policy" in by:
+        inner = _inside(keys, by["policy"])
+        words.put_dtype(inner, "precision.kind", "param_dtype")
+        words.put_dtype(inner, "parallelism.reduce_dtype", "reduce_dtype")
+    if "autocast" in by and job.at("precision.kind") is None:
+        inner = _inside(keys, by["autocast"])
+        if inner.flag("enabled") is not False:
+            kind = words.dtype(inner, "dtype", "1") or "fp16"
+            job.take("precision.kind", kind, inner.branch.place, "autocast()")
+    loaded = words.dtype(keys, "dtype", "torch_dtype")
+    if job.at("precision.kind") is not None or "engine" in by or "zero_plugin" in by:
+        return
+    kind = loaded if loaded in ("bf16", "fp16") else "fp32"
+    why = "loaded in it, and nothing casts" if loaded else "PyTorch's default dtype"
+    job.suppose("precision.kind", kind, why)
+    if kind == "bf16" and wrapped:
+        job.suppose("precision.master", "bf16", why)
+
+
+def _optimizer(keys: Keys, call: ScriptCall | None) -> None:
+    job = keys.job
+    if call is None:
+        keys.suppose("optimizer", "adamw")
+        return
+    branch = call.branch
+    inner = Keys(job, Branch({"optimizer": Leaf(call.last, branch.place)}, branch.place), _TORCH)
+    word = re.sub(r"^(?:Fused|DeepSpeedCPU)", "", call.last)
+    words.optimizer_named(inner, word, "optimizer")
+    if keys.flag("fused") or call.last.startswith("Fused"):
+        job.take("optimizer_implementation", "fused", branch.place, f"{call.last}()")
+    elif keys.flag("foreach") is False:
+        job.take("optimizer_implementation", "for-loop", branch.place, f"{call.last}()")
+    elif call.last in ("AdamW", "Adam"):
+        keys.suppose("optimizer_implementation", "foreach")
+
+
+FORMATS.register(TrainerFormat("python-loop", "a training loop in Python", recognises, read))
