@@ -40,7 +40,8 @@ from sim.inputs.yaml import from_yaml
 
 #: commands that start a training
 LAUNCHES = (
-    r"\b(?:torchrun|accelerate +launch|deepspeed +(?:--|\S+\.py\b)|python3? +-m +torch\.distributed"
+    r"\b(?:torchrun|accelerate +launch|deepspeed +(?:--|\S+\.py\b)"
+    r"|python3? +-m +(?:torch\.distributed|(?:verl|recipe)\.\w+)"
     r"|swift +(?:sft|pt|rlhf)|trl +(?:sft|dpo|grpo|kto|rloo|reward)"
     r"|axolotl +train|llamafactory-cli +train)\b"
 )

@@ -20,7 +20,6 @@ _UNREAD = (
     ("a nanotron configuration", {"general", "parallelism", "tokens"}),
     ("an llm-foundry configuration", {"max_seq_len", "global_train_batch_size"}),
     ("an llm-foundry configuration", {"variables", "global_train_batch_size"}),
-    ("a verl configuration", {"actor_rollout_ref"}),
     ("a LitGPT configuration", {"checkpoint_dir", "train"}),
     ("a LitGPT configuration", {"model_name", "train"}),
     ("a MaxText configuration", {"base_emb_dim", "per_device_batch_size"}),

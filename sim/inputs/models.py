@@ -172,7 +172,8 @@ def spoken(name: str) -> str:
     Organisation, case and punctuation do not matter, nor do words that say how the weights were
     trained or stored; every other word must be the same.
     """
-    bare = name.strip().rstrip("/").rpartition("/")[2].lower().replace("_", "-").replace(" ", "-")
+    path = name.strip().replace("\\", "/")  # of Windows
+    bare = path.rstrip("/").rpartition("/")[2].lower().replace("_", "-").replace(" ", "-")
     known = _folded()
     cut, shorter = "", bare.removeprefix("meta-")
     while shorter != cut:

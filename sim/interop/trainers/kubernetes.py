@@ -43,6 +43,8 @@ def read(source: Source, job: Translation) -> None:
     for command in _under(branch, ("command", "args")):
         if isinstance(command, Items):
             words += [str(x.value) for x in command.items if isinstance(x, Leaf)]
+    for entry in _under(branch, ("entrypoint",)):  # a RayJob's
+        words += [str(entry.value)] if isinstance(entry, Leaf) else []
     plain = (" ".join(shlex.split(w)) if "\n" in w or " " in w else w for w in words)
     launch.arguments(" ".join(plain), source, job, found, {})
     keys.leave(common.WHY_NO_MATTER, branch.entries)

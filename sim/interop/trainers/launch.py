@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from contextlib import suppress
 from itertools import takewhile
 
@@ -12,34 +11,34 @@ from sim.inputs.foreign import LAUNCHES, beside, format_of, format_of_keys
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Leaf, Place
-from sim.interop.trainers import accelerate, common, fsdp_keys, huggingface
+from sim.interop.trainers import accelerate, common, fsdp_keys, huggingface, shell, verl
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
 from sim.interop.trainers.words import put_dtype
 
-_LONGEST = 4096
 _LAUNCHER = re.compile(rf"{LAUNCHES}|\bdeepspeed\b")
 #: a trainer's file as the argument without a name
 _NAMED = re.compile(
     r"(?:axolotl(?: +|\.cli\.)train|llamafactory-cli +train) +(\S+\.(?:ya?ml|json))"
 )
 _PYTHON = re.compile(r"(?<![\w./-])[\w./-]+\.py\b")
-_VARIABLE = re.compile(r"\$(?:\{(\w+)(?::[-=]([^}]*))?\}|(\w+))")
-_ASSIGNED = re.compile(r"^\s*(?:export\s+|local\s+|declare\s+)?([A-Za-z_]\w*)=([^\s#;]+)")
 #: a list of words: ``ARGS=(--key value`` ... ``)``
 _OPENED = re.compile(r"^\s*(?:local\s+|declare\s+-a\s+)?[A-Za-z_]\w*\+?=\(")
 _CLOSED = re.compile(r"\)\s*$")
-_GOES_ON = re.compile(r"\\\s*$")
-#: an option and its value in one quotation, or several options
-_SEVERAL = re.compile(r"^--[\w-]+ | --")
 #: variables of NCCL that turn a path off, and what a machine without it is
 _OF_THE_MACHINE = {
     "NCCL_P2P_DISABLE": "node.pcie.p2p=false",
     "NCCL_IB_DISABLE": "node.nics.kind=tcp",
 }
+#: programs whose arguments are Hydra's overrides: ``actor.strategy=fsdp2``
+_HYDRA = re.compile(r"-m +(?:verl|recipe)\.\w")
 _LISTS = frozenset({"recompute-modules"})  # arguments of several words
 #: options of ``accelerate launch`` that its DeepSpeed plugin takes
 _ZERO = r"zero_stage|zero3_\w+|deepspeed_\w+|offload_(?:optimizer|param)_\w+"
+#: SkyPilot's YAML, whose ``run`` is a script
+_SKY = re.compile(
+    r"^(?:num_nodes:\s*(\d{1,6})|\s+accelerators:\s*[{\"']?\s*[\w-]+:\s*(\d{1,6}))\W*$"
+)
 _DIRECTIVE = re.compile(r"^#SBATCH\s+(--?[\w-]+)[=\s]?([^\s#]*)")
 
 
@@ -110,6 +109,12 @@ def arguments(
     _config(launch, source, job)
     _positional(text, source, job)
     _accelerate(launch, source, job)
+    if _HYDRA.search(text):
+        tree = shell.overrides(text, source.name, values)
+        inner = Source(source.path, source.name, "", tree)
+        if verl.recognises(inner):
+            verl.read(inner, job)
+            return
     rest = Branch(
         {k: v for k, v in options.items() if k not in launch.seen},
         Place(source.name),
@@ -195,9 +200,15 @@ def _directives(source: Source) -> tuple[dict[str, Leaf], dict[str, str]]:
     for number, line in enumerate(source.text.splitlines(), 1):
         if match := _DIRECTIVE.match(line):
             _directive(match[1].lstrip("-"), match[2], Place(source.name, number), found)
-        elif match := _ASSIGNED.match(line):
-            values.setdefault(match[1], match[2].strip("\"'"))
+        elif match := _SKY.match(line):
+            found["nodes" if match[1] else "gpus"] = Leaf(
+                match[1] or match[2], Place(source.name, number)
+            )
+        elif match := shell.ASSIGNED.match(line):
+            values.setdefault(match[1], shell.own_default(match[1], match[2].strip("\"'")))
     for name, of in (
+        ("SKYPILOT_NUM_NODES", "nodes"),
+        ("SKYPILOT_NUM_GPUS_PER_NODE", "gpus"),
         ("SLURM_NNODES", "nodes"),
         ("SLURM_JOB_NUM_NODES", "nodes"),
         ("SLURM_GPUS_ON_NODE", "gpus"),
@@ -223,7 +234,7 @@ def _options(text: str, name: str, values: dict[str, str]) -> dict[str, Leaf]:
         if line.lstrip().startswith("#"):
             continue
         bare = _OPENED.sub("", line)
-        words = _words(_CLOSED.sub("", bare) if bare.count(")") > bare.count("(") else bare)
+        words = shell.words(_CLOSED.sub("", bare) if bare.count(")") > bare.count("(") else bare)
         for at, word in enumerate(words):
             if not word.startswith("--"):
                 continue
@@ -233,31 +244,8 @@ def _options(text: str, name: str, values: dict[str, str]) -> dict[str, Leaf]:
             elif not equals:
                 after = words[at + 1] if at + 1 < len(words) else "true"
                 value = "true" if after.startswith("--") else after
-            found.setdefault(key, Leaf(_known(value, values), Place(name, number)))
+            found.setdefault(key, Leaf(shell.known(value, values), Place(name, number)))
     return found
-
-
-def _words(line: str) -> list[str]:
-    """Words of a line, which may go on in the next; options within one quotation apart."""
-    line = _GOES_ON.sub("", line)
-    try:
-        words = shlex.split(line, comments=True)
-    except ValueError:  # a quotation that goes on in the next line
-        words = line.replace('"', " ").replace("'", " ").split()
-    return [w for word in words for w in (word.split() if _SEVERAL.search(word) else [word])]
-
-
-def _known(value: str, values: dict[str, str]) -> str:
-    """A value with the variables that the script sets itself put in."""
-
-    def put(match: re.Match[str]) -> str:
-        return values.get(match[1] or match[3], match[2] or match[0])
-
-    for _ in range(3):
-        if len(value) > _LONGEST:  # variables in variables may grow without end
-            break
-        value = _VARIABLE.sub(put, value)
-    return value
 
 
 FORMATS.register(TrainerFormat("launch", "a launch script", recognises, read))

@@ -46,6 +46,9 @@ _KINDS = {
 }  # fmt: skip
 _SILENT = ("tokenizer", "trainer", "later")  # of these a call without arguments says nothing
 _SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
+#: calls that start as many processes, and what says how many; Modal's GPUs are ``H100:8``
+_GPUS = {"ScalingConfig": "num_workers", "notebook_launcher": "num_processes", "spawn": "nprocs"}
+_COUNTED = re.compile(r"(?:[\w-]+:)?([1-9][0-9]{0,5})")
 
 
 class ScriptCall(NamedTuple):
@@ -176,13 +179,32 @@ def gathered(calls: list[ScriptCall], source: Source, job: Translation) -> Keys:
     for call in calls:
         _put(found, call)
     keys = Keys(job, found)
+    tell_unknown(keys)
+    _machines(source, job)
+    return keys
+
+
+def tell_unknown(keys: Keys) -> None:
+    """Take out what only a run knows, and tell of what matters."""
+    found = keys.branch
     for name in _run_time(found):
         said = found.entries.pop(name)
         if isinstance(said, Leaf) and not re.fullmatch(common.NO_MATTER, name):
             why = f"{said.value[2:-1]} is known only at run time"
-            job.skip(said.place, name, why, True)
+            keys.job.skip(said.place, name, why, True)
             keys.unsaid[name] = f"{said.place.text.rpartition('/')[2]}: {why}"
-    return keys
+
+
+def _machines(source: Source, job: Translation) -> None:
+    """GPUs that a script asks Ray, Modal or a launcher in a notebook for."""
+    tree = source.tree if isinstance(source.tree, Branch) else Branch({}, Place(source.name))
+    for name, calls in tree.entries.items():
+        key = _GPUS.get(name.rpartition(".")[2], "gpu" if name.endswith(".function") else "")
+        for call in calls.items if isinstance(calls, Items) else ():
+            said = call.entries.get(key) if isinstance(call, Branch) else None
+            found = _COUNTED.fullmatch(str(said.value)) if isinstance(said, Leaf) else None
+            if found and said is not None:
+                job.world = (int(found[1]), said.place)
 
 
 def _put(found: Branch, call: ScriptCall) -> None:

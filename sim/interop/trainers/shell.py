@@ -1,0 +1,88 @@
+"""Shell scripts as far as they are read: variables, sums, words of a line, overrides."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+
+from sim.inputs.python_names import Names, Scope
+from sim.inputs.python_values import Values
+from sim.inputs.tree import Branch, Leaf, Place
+
+_LONGEST = 4096
+_VARIABLE = re.compile(r"\$(?:\{(\w+)(?::[-=]([^}]*))?\}|(\w+))")
+ASSIGNED = re.compile(
+    r"^\s*(?:export\s+|local\s+|declare\s+)?([A-Za-z_]\w*)=(\$\(\([^()\n]{1,200}\)\)|[^\s#;]+)"
+)
+_GOES_ON = re.compile(r"[\\`^]\s*$")  # of a shell, of PowerShell, of Windows' own
+_DRIVE = re.compile(r"(?<![\w$])[A-Za-z]:\\")
+#: an option and its value in one quotation, or several options
+_SEVERAL = re.compile(r"^--[\w-]+ | --")
+_OVERRIDE = re.compile(r"\+{0,2}([A-Za-z_]\w*(?:\.\w+)+)=(.*)", re.DOTALL)
+#: a sum in a shell script, of numbers once its variables are put in
+_SUM = re.compile(r"\$\(\(([^()\n]{1,200})\)\)")
+_TERMS = re.compile(r"\s*(?:0|[1-9]\d{0,11})(?:\s*[-+*/]\s*(?:0|[1-9]\d{0,11})){0,8}\s*")
+
+
+def own_default(name: str, value: str) -> str:
+    """``NODES=${NODES:-4}`` is 4 where nothing else sets it."""
+    return _VARIABLE.sub(lambda match: (match[1] == name and match[2]) or match[0], value)
+
+
+def words(line: str) -> list[str]:
+    """Words of a line, which may go on in the next; options within one quotation apart."""
+    line = _GOES_ON.sub("", line)
+    if _DRIVE.search(line):  # a path of Windows, whose backslashes quote nothing
+        line = line.replace("\\", "\\\\")
+    try:
+        words = shlex.split(line, comments=True)
+    except ValueError:  # a quotation that goes on in the next line
+        words = line.replace('"', " ").replace("'", " ").split()
+    return [w for word in words for w in (word.split() if _SEVERAL.search(word) else [word])]
+
+
+def known(value: str, values: dict[str, str]) -> str:
+    """A value with the variables that the script sets itself put in."""
+
+    def put(match: re.Match[str]) -> str:
+        return values.get(match[1] or match[3], match[2] or match[0])
+
+    for _ in range(3):
+        if len(value) > _LONGEST:  # variables in variables may grow without end
+            break
+        value = _SUM.sub(lambda match: _sum(match, values), _VARIABLE.sub(put, value))
+    return value
+
+
+def _sum(match: re.Match[str], values: dict[str, str]) -> str:
+    """What a sum of a shell comes to, whose variables need no dollar; as written where unknown."""
+
+    def put(name: re.Match[str]) -> str:
+        others = {key: value for key, value in values.items() if key != name[0]}
+        return known(values.get(name[0], "?"), others)
+
+    terms = re.sub(r"[A-Za-z_]\w*", put, match[1])
+    if not _TERMS.fullmatch(terms):
+        return match[0]
+    tree = ast.parse(terms.strip().replace("/", "//"), mode="eval").body
+    worth = Values(Names(ast.Module([], []))).tree(tree, Scope(None), Place(""))
+    return (
+        str(worth.value) if isinstance(worth, Leaf) and isinstance(worth.value, int) else match[0]
+    )
+
+
+def overrides(text: str, name: str, values: dict[str, str]) -> Branch:
+    """``a.b=c`` of a command, as nested tables, each with its line."""
+    tree = Branch({}, Place(name))
+    for number, line in enumerate(text.splitlines(), 1):
+        for word in [] if line.lstrip().startswith("#") else words(line):
+            if found := _OVERRIDE.fullmatch(word):
+                *above, last = found[1].split(".")
+                branch, place = tree, Place(name, number)
+                for part in above:
+                    inner = branch.entries.setdefault(part, Branch({}, place))
+                    branch = inner if isinstance(inner, Branch) else Branch({}, place)
+                branch.entries[last] = Leaf(known(found[2], values), place)
+                branch.keys[last] = place
+    return tree

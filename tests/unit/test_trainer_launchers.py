@@ -1,0 +1,102 @@
+"""Jobs as services and other shells start them: SkyPilot, Modal, Ray, SageMaker, PowerShell."""
+
+import pytest
+
+import sim
+from sim.inputs.loader import load
+
+SKY = """\
+name: sft
+resources:
+  accelerators: H100:4
+num_nodes: 2
+run: |
+  torchrun --nnodes $SKYPILOT_NUM_NODES --nproc_per_node $SKYPILOT_NUM_GPUS_PER_NODE train.py \\
+    --model_name_or_path meta-llama/Llama-3.1-8B --per_device_train_batch_size 2 --bf16 True
+"""
+TRAIN = """\
+    args = SFTConfig(per_device_train_batch_size=2, max_length=4096)
+    SFTTrainer(model="Qwen/Qwen3-8B", args=args).train()
+"""
+MODAL = f'@app.function(gpu="H100:4", image=image)\ndef train():\n{TRAIN}'
+RAY = f"""\
+def train():
+{TRAIN}
+TorchTrainer(train, scaling_config=ScalingConfig(num_workers=4, use_gpu=True)).fit()
+"""
+SAGEMAKER = """\
+hyperparameters = {"model_name_or_path": "Qwen/Qwen3-8B", "per_device_train_batch_size": 2,
+                   "fsdp": '"full_shard auto_wrap"', "max_seq_length": 4096, "epochs": epochs()}
+HuggingFace(entry_point="run.py", instance_type="ml.p4d.24xlarge", instance_count=2,
+            hyperparameters=hyperparameters).fit()
+"""
+WINDOWS = """\
+accelerate launch --num_processes 4 {end}
+  sft.py {end}
+  --model_name_or_path C:\\models\\Qwen2.5-7B-Instruct {end}
+  --per_device_train_batch_size 1 --bf16 {end}
+  --max_length 2048
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "gpus", "model"),
+    [
+        ("sky.yaml", SKY, 8, "llama-3.1-8b"),
+        ("modal_app.py", MODAL, 4, "qwen3-8b"),
+        ("ray_train.py", RAY, 4, "qwen3-8b"),
+        ("run.ps1", WINDOWS.format(end="`"), 4, "qwen2.5-7b"),
+        ("run.sh", WINDOWS.format(end="\\").replace("C:\\models\\", "/mnt/c/"), 4, "qwen2.5-7b"),
+        ("run.bat", WINDOWS.format(end="^"), 4, "qwen2.5-7b"),
+    ],
+)
+def test_gpus_and_models(tmp_path, name, text, gpus, model):
+    path = tmp_path / name
+    path.write_text(text)
+    assert sim.import_job(path).gpus == gpus
+    sets = ["sequence_length=1024"] if "max" not in text else []
+    assert load("dgx-h100", path, sets).workload.model.name == model
+
+
+def test_an_estimator_of_sagemaker(tmp_path):
+    path = tmp_path / "launch.py"
+    path.write_text(SAGEMAKER)
+    found = sim.import_job(path)
+    assert found.nodes == 2
+    job = load("dgx-h100", path, ["nodes=2"]).workload
+    assert (job.parallelism.strategy, job.sequence_length) == ("fsdp1", 4096)
+    (row,) = [row for row in found.aside if row["matters"]]
+    assert (row["theirs"], row["why"]) == ("epochs", "epochs() is known only at run time")
+
+
+TITAN = """\
+def llama3_debugmodel() -> Trainer.Config:
+    return Trainer.Config(
+        model_spec=model_registry("debugmodel"),
+        training=TrainingConfig(local_batch_size=8, seq_len=2048, steps=10),
+    )
+
+def llama3_70b() -> Trainer.Config:
+    return Trainer.Config(
+        hf_assets_path="./assets/hf/Llama-3.1-70B",
+        model_spec=model_registry("70B", attn_backend="flex"),
+        optimizer=OptimizersContainer.Config(lr=1.5e-4, implementation="foreach"),
+        training=TrainingConfig(local_batch_size=4, seq_len=8192, steps=1000),
+        parallelism=ParallelismConfig(tensor_parallel_degree=8),
+        activation_checkpoint=ActivationCheckpointConfig(mode="full"),
+        checkpoint=CheckpointManager.Config(interval=500),
+        compile=CompileConfig(enable=True, components=["model", "loss"]),
+    )
+"""
+
+
+def test_torchtitans_configurations_in_python(tmp_path):
+    path = tmp_path / "config_registry.py"
+    path.write_text(TITAN)
+    (row,) = [row for row in sim.import_job(path).aside if row["matters"]]
+    assert (row["theirs"], "that of line 8 is taken" in row["why"]) == ("Trainer.Config()", True)
+    job = load("dgx-h100", path, ["nodes=8"]).workload
+    assert (job.model.name, job.micro_batch, job.sequence_length) == ("llama-3.1-70b", 4, 8192)
+    assert (job.parallelism.tensor_parallel, job.trainer) == (8, "torchtitan")
+    assert (job.activation_checkpointing.kind, job.compile, job.loss) == ("full", True, "compiled")
+    assert (job.optimizer_implementation, job.steps) == ("foreach", 1000)
