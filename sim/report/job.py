@@ -32,7 +32,7 @@ def job_section(result: Result) -> Facts | Lines:
     if not math.isfinite(job.wall_clock_s):
         return Facts(_never(job, result.step.time_s), head, indent=4)
     rows = [
-        Fact("wall-clock", _wall(job, result)),
+        Fact("wall-clock", _wall(job)),
         Fact("deadline", _deadline(job)),
         Fact("goodput", _goodput(job.shares)),
         Fact("data", _data(job)),
@@ -55,16 +55,10 @@ def _never(job: JobSection, step_s: float) -> list[Fact]:
     return [Fact("never ends", never), Fact("checkpoints", _checkpoints(job))]
 
 
-def _wall(job: JobSection, result: Result) -> str:
+def _wall(job: JobSection) -> str:
     low, high = duration(job.wall_clock_p10_s), duration(job.wall_clock_p90_s)
     text = f"{duration(job.wall_clock_s)}  (p10 {low}, p90 {high} of {job.replicas} runs"
-    text += f"; paces spread by {100 * job.pace_spread:.2g} %)"
-    known = result.uncertainty
-    if known is not None and job.data_idle_share < NO_IDLE:  # else the loader's pace
-        band, scale = known.step_time_s, job.wall_clock_s / result.step.time_s
-        low, high = duration(band.low * scale), duration(band.high * scale)
-        text += f"; the model's own 80 % band {low} to {high}"
-    return text
+    return f"{text}; paces spread by {100 * job.pace_spread:.2g} %)"
 
 
 def _deadline(job: JobSection) -> str:

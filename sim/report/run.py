@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 
-from sim.quantities import count, counted, duration, gib, percent
+from sim.quantities import count, counted, duration, gib, percent, usd
 from sim.report.job import job_section
 from sim.report.ranks import waiting
 from sim.report.settings import settings
@@ -24,7 +25,8 @@ from sim.report.view import (
     left,
 )
 from sim.result.parts import parts_of
-from sim.result.result import Memory, Result, Scaling
+from sim.result.result import Interval, Memory, Result, Scaling
+from sim.result.sections import NO_IDLE
 from sim.units import MIB
 
 _TOLD = 0.01  # of the step: a spread that is worth a line
@@ -60,6 +62,7 @@ def _verdict(result: Result) -> Facts:
     return Facts(
         [
             Fact("Verdict", verdict, (*times, result.bottleneck.explanation)),
+            *_whole(result),
             Fact("Step time", duration(s.time_s) + _band(result), tuple(_variation(result))),
             Fact(
                 "Tokens/s",
@@ -85,11 +88,28 @@ def _verdict(result: Result) -> Facts:
     )
 
 
+def _whole(result: Result) -> Iterator[Fact]:
+    """When the job is done and what that costs, where its length is known."""
+    job, cost, known = result.job, result.cost, result.uncertainty
+    if job is None or not math.isfinite(job.wall_clock_s):
+        return
+    said, bands = f"done in {duration(job.wall_clock_s)}", []
+    if known is not None and known.wall_clock_s and job.data_idle_share < NO_IDLE:
+        bands.append(_range(known.wall_clock_s, duration))
+    if cost is not None:
+        said += f" for {usd(cost.total_usd)}"
+        bands += [_range(known.total_usd, usd)] if bands and known and known.total_usd else []
+    yield Fact("Whole job", said + (f"  (80 % band {', '.join(bands)})" if bands else ""))
+
+
+def _range(band: Interval, show: Callable[[float], str]) -> str:
+    return f"{show(band.low)} to {show(band.high)}"
+
+
 def _band(result: Result) -> str:
     if result.uncertainty is None:
         return ""
-    band = result.uncertainty.step_time_s
-    return f"  (80 % band {duration(band.low)} to {duration(band.high)})"
+    return f"  (80 % band {_range(result.uncertainty.step_time_s, duration)})"
 
 
 def _variation(result: Result) -> Iterator[str]:
@@ -185,11 +205,17 @@ def memory_table(result: Result) -> Table:
     m = result.memory
     top = sorted(m.by_category.items(), key=lambda item: -item[1])
     rows: list[Row] = [[name, Cell(gib(size), size, "B"), ""] for name, size in top if size >= MIB]
-    reserved = f"reserved with context, NCCL buffers and fragmentation {gib(m.peak_reserved_bytes)}"
-    allocated = Cell(gib(m.peak_allocated_bytes), m.peak_allocated_bytes, "B")
+    rows += [
+        ["allocated", Cell(gib(m.peak_allocated_bytes), m.peak_allocated_bytes, "B"), ""],
+        [
+            "needed in all", Cell(gib(m.needed_bytes), m.needed_bytes, "B"),
+            "with context, NCCL buffers and fragmentation; with room, "
+            f"{gib(m.peak_reserved_bytes)} reserved",
+        ],
+    ]  # fmt: skip
     return Table(
         [left("what"), Column("size", width=10), left(before="   ")],
-        [*rows, ["allocated", allocated, reserved]],
+        rows,
         f"Memory per GPU at its peak ({m.peak_moment})", headed=False,
     )  # fmt: skip
 
