@@ -39,7 +39,8 @@ def _table(comparison: Comparison) -> Table:
     head, *rows = _grid(comparison)
     if len(comparison.variants) > _WIDEST:
         ratios = ("1", *(_times(d.tokens_per_s_ratio) for d in comparison.deltas))
-        kept = [head, *(row for row in rows if row[0] in _LISTED), ("ratio", *ratios)]
+        listed = _LISTED if comparison.as_long else (*_LISTED, "per million tokens")
+        kept = [head, *(row for row in rows if row[0] in listed), ("ratio", *ratios)]
         turned: list[Row] = [list(column) for column in zip(*kept, strict=True)]
         head, *rows = turned
     columns = [Column(str(label), right=i > 0) for i, label in enumerate(head)]

@@ -41,6 +41,9 @@ _SAID = (
 )  # fmt: skip
 #: of these the ones that a machine has by the same name
 _SAID_OF_JOBS = ("kind",)
+#: what an offer that is taken by its name brings with it, whether the job asks for it or not
+_OF_OFFERS = ("instance", "confidence", "spot_price_per_gpu_hour", "egress_per_gb",
+              "storage_per_gb_month")  # fmt: skip
 #: keys of padding, which matter once it is known how long samples are
 _OF_LENGTHS = ("data.group_by_length", "attention_padding")
 #: ranks of a machine whose step is long to simulate; of a pipeline it always is
@@ -92,6 +95,8 @@ def idle_keys(
     tried = topology.world_size <= _MOST_RANKS and workload.parallelism.pipeline_parallel == 1
     shown = _figures(job, topology)
     told = {w.path for w in notes.warnings} | {f"topology.{path}" for path in WAYS}
+    if notes.origin("topology.offer.instance").kind == "override":
+        told |= {f"topology.offer.{name}" for name in _OF_OFFERS}
     for side, spec in (("topology", topology), ("workload", workload)):
         for path in _leaves(spec):
             where = f"{side}.{path}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,12 @@ from sim.inputs.arguments import Argument
 from sim.inputs.loader import Loaded, load
 from sim.inputs.offers import catalogue as catalogue_of_offers
 from sim.inputs.offers import newest
-from sim.quantities import usd
+from sim.quantities import count, usd
 from sim.result.predict import predict
 from sim.result.result import CostSection
 from sim.step.variation import Progress, silent
 from sim.study.axes import Grid, from_options
-from sim.study.compared import Comparison, Delta, Variant
+from sim.study.compared import Comparison, Delta, Variant, as_long
 from sim.study.deltas import delta_of, variant_of
 from sim.study.machine_offers import list_price, offer_settings, pick_offer
 from sim.study.price_pairs import price_pairs
@@ -86,7 +87,8 @@ def compare(
         for variant, one in zip(variants[1:], loaded[1:], strict=True)
     )
     summary = _summary(variants, deltas)
-    return Comparison(tuple(variants), deltas, summary, tuple(dict.fromkeys(notes)))
+    found = Comparison(tuple(variants), deltas, summary, tuple(dict.fromkeys(notes)))
+    return found if found.as_long else replace(found, notes=(_unlike(variants), *found.notes))
 
 
 def _labels(loaded: Sequence[Loaded], changes: Sequence[tuple[str, ...]]) -> list[str]:
@@ -109,15 +111,44 @@ def _short(change: str) -> str:
     return f"{key.rsplit('.', 1)[-1]}={value}"
 
 
-def _costs(delta: Delta, was: CostSection | None, cost: CostSection | None) -> str:
+def _costs(delta: Delta, was: CostSection | None, cost: CostSection | None, alike: bool) -> str:
     """Ratios of costs, each with the prices that it is at."""
     if delta.cost_ratio is None or was is None or cost is None:
         return ""
     both = f"{usd(cost.total_usd)} against {usd(was.total_usd)}"
+    each, before = cost.usd_per_million_tokens, was.usd_per_million_tokens
+    if not alike and each and before:
+        rates = f"{usd(each)} against {usd(before)} per million"
+        return f" at {each / before:.2f} x the cost of a token ({rates}; {both} for unlike lengths)"
     if not delta.prices or (len(delta.prices) == 1 and delta.prices[0].alike):
         return f" at {delta.cost_ratio:.2f} x the cost ({both})"
     texts = [f"{pair.cost_ratio:.2f} x the cost at {pair.said}" for pair in delta.prices]
     return f": {'; '.join(texts)}; {both} at the last"
+
+
+def _cheapest(fitting: Sequence[Variant]) -> str:
+    """Which costs least: in all, and where jobs are of unlike lengths, a token."""
+    alike = all(as_long(fitting[0].result, v.result) for v in fitting)
+    bills = [
+        (cost.total_usd if alike else cost.usd_per_million_tokens or math.inf, v.label)
+        for v in fitting
+        if (cost := v.result.cost) is not None
+    ]
+    if not bills:
+        return ""
+    least, label = min(bills, key=lambda bill: bill[0])
+    return f"; cheapest{'' if alike else ' a token'}: {label} ({usd(least)}" + (
+        ")" if alike else " per million)"
+    )
+
+
+def _unlike(variants: Sequence[Variant]) -> str:
+    """That wall-clock, cost and energy are of jobs of unlike lengths."""
+    lengths = dict.fromkeys(count(v.result.job.tokens) for v in variants if v.result.job)
+    return (
+        f"! the jobs are not equally long ({', '.join(lengths)} tokens): wall-clock, cost and "
+        "energy are of each as it is; --set tokens=1e9 gives all of them one length"
+    )
 
 
 def _summary(variants: Sequence[Variant], deltas: Sequence[Delta]) -> tuple[str, ...]:
@@ -126,7 +157,8 @@ def _summary(variants: Sequence[Variant], deltas: Sequence[Delta]) -> tuple[str,
     lines = []
     for delta, variant in zip(deltas, variants[1:], strict=True):
         text = f"{delta.label} does {delta.tokens_per_s_ratio:.2f} x the tokens/s of {first.label}"
-        text += _costs(delta, first.result.cost, variant.result.cost)
+        alike = as_long(first.result, variant.result)
+        text += _costs(delta, first.result.cost, variant.result.cost, alike)
         unfit = [v.label for v in (first, variant) if not v.result.memory.fits]
         if unfit:
             text += f"; but {' and '.join(unfit)} {'does' if len(unfit) == 1 else 'do'} not fit"
@@ -137,9 +169,6 @@ def _summary(variants: Sequence[Variant], deltas: Sequence[Delta]) -> tuple[str,
     if len(variants) > 2 and fitting:
         fastest = max(fitting, key=lambda v: v.result.throughput.tokens_per_s)
         text = f"fastest that fits: {fastest.label}"
-        bills = [(v.result.cost.total_usd, v.label) for v in fitting if v.result.cost]
-        if bills:
-            total, label = min(bills, key=lambda bill: bill[0])
-            text += f"; cheapest: {label} ({usd(total)})"
+        text += _cheapest(fitting)
         lines.append(text)
     return tuple(lines)

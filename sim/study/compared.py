@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -21,6 +22,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "slowest rank": ("waiting",),
     "overhead": ("host", "copies"),
 }  # fmt: skip
+
+_A_STEP = 0.01  # of a job's tokens: steps are whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,11 @@ class Comparison(Document):
     summary: tuple[str, ...]
     notes: tuple[str, ...] = ()  # prices that no file named
 
+    @property
+    def as_long(self) -> bool:
+        """Whether all jobs train on as many tokens: else they are compared by the token."""
+        return all(as_long(self.variants[0].result, v.result) for v in self.variants[1:])
+
     def records(self) -> Sequence[Mapping[str, Any]]:
         """A row a variant: its headline figures, and the parts of the step per token."""
         return [_record(variant) for variant in self.variants]
@@ -154,6 +162,12 @@ def part_times(result: Result) -> dict[str, float]:
     }
     times["overhead"] += sum(breakdown.values()) / tokens  # kinds that no part lists
     return times
+
+
+def as_long(first: Result, other: Result) -> bool:
+    """Whether two jobs train on as many tokens, to the last step; so do jobs without a length."""
+    a, b = first.job, other.job
+    return a is None or b is None or math.isclose(a.tokens, b.tokens, rel_tol=_A_STEP)
 
 
 def whole_job(result: Result) -> tuple[float | None, float | None, float | None]:

@@ -11,11 +11,19 @@ from collections.abc import Iterator, Sequence
 
 from sim.inputs.loader import Loaded
 from sim.inputs.price import place_of
-from sim.job.cost import Cost, break_even_price
+from sim.job.cost import break_even_price
 from sim.quantities import percent, usd
 from sim.result.peak import peak_of
 from sim.result.result import Result
-from sim.study.compared import PARTS, Delta, PartDelta, Variant, part_times, whole_job
+from sim.study.compared import (
+    PARTS,
+    Delta,
+    PartDelta,
+    Variant,
+    as_long,
+    part_times,
+    whole_job,
+)
 
 # the datasheet ratio that a part is read against
 _RATES = {
@@ -74,7 +82,7 @@ def delta_of(first: Variant, other: Variant) -> Delta:
         cost_ratio=cost,
         energy_ratio=energy,
         memory_ratio=b.memory.needed_bytes / a.memory.needed_bytes,
-        tie_price_usd=_tie_price(a.cost, b.cost),
+        tie_price_usd=_tie_price(a, b),
         parts=parts,
         reasons=_reasons(first, other, parts, per_gpu, gpus),
     )
@@ -126,11 +134,11 @@ def _reasons(
     return (*out, *_waiting(*ends), *_cost_reason(*ends), *_carbon_reason(*ends))
 
 
-def _tie_price(first: Cost | None, other: Cost | None) -> float | None:
+def _tie_price(first: Result, other: Result) -> float | None:
     """Hourly price of the other at which both cost the same; None if no price does. [USD]"""
-    if not first or not other:
+    if not first.cost or not other.cost or not as_long(first, other):
         return None
-    return break_even_price(first.total_usd, other)
+    return break_even_price(first.cost.total_usd, other.cost)
 
 
 def _waiting(first: Result, other: Result) -> Iterator[str]:
@@ -154,8 +162,10 @@ def _cost_reason(first: Result, other: Result) -> Iterator[str]:
     here, there = (place_of(c.provider, c.region) for c in (a, b))
     if here != there:
         text += f" ({there or 'its own price'} against {here or 'its own price'})"
+    if first.job and other.job and not as_long(first, other):
+        text += f", for {other.job.tokens / first.job.tokens:.3g} x the tokens"
     same = first.topology.name == other.topology.name
-    tie = None if same else _tie_price(a, b)
+    tie = None if same else _tie_price(first, other)
     yield text + (f"; it would cost the same at {usd(tie)} per GPU-hour" if tie else "")
 
 

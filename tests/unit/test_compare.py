@@ -54,6 +54,23 @@ def test_reasons_name_the_largest_part_and_its_datasheet_ratio(machines):
     assert "HBM rate 1.64 x" in hbm
 
 
+def test_costs_of_jobs_of_unlike_lengths_are_compared_by_the_token():
+    """Ten times the tokens cost ten times as much, and as much a token."""
+    found = compare(["dgx-h100"], ["mistral-7b-lora"], vary=["tokens=1e9,1e10", "nodes=1"])
+    [delta] = found.deltas
+    assert not found.as_long
+    assert delta.cost_ratio == pytest.approx(10.0, rel=1e-3)
+    assert delta.tie_price_usd is None
+    assert "at 1.00 x the cost of a token" in found.summary[0]
+    assert delta.reasons[-1].endswith("for 10 x the tokens")
+    assert "(1 B, 10 B tokens)" in found.notes[0]
+
+
+def test_of_jobs_of_one_length_no_length_is_said(machines):
+    assert machines.as_long
+    assert not [note for note in machines.notes if "equally long" in note]
+
+
 def test_twice_the_bandwidth_moves_only_what_waits_for_bandwidth():
     """Twice the HBM rate: GEMM time stays, HBM-bound kernels fall to about a half."""
     found = compare(

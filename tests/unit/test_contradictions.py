@@ -182,6 +182,12 @@ def test_keys_of_job_and_machine_that_something_takes_are_not(sets):
     assert [w.path for w in found.warnings if w.code == "idle-key"] == []
 
 
+def test_what_comes_with_an_offer_is_no_wish():
+    found = simulate("aws-p5", "llama3-8b-sft", offer="aws", scaling=False, fixes=False)
+    assert found.cost.provider == "aws"
+    assert [w.path for w in found.warnings if w.code == "idle-key"] == []
+
+
 @pytest.mark.parametrize(
     ("sets", "code", "says"),
     [
