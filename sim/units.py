@@ -202,6 +202,8 @@ def _wrong_unit(text: str, unit: str, dimension: Dimension) -> str:
         hint = f'{unit} counts bits; did you mean "{swapped}"?'
     elif dimension == "s" and unit == "m":
         hint = 'did you mean "min" or "ms"?'
+    elif dimension == "USD" and unit.startswith(","):  # thousands to some, tenths to others
+        hint = 'write for example "2500 USD", "$2,500" or "2.50 USD"'
     elif unit.endswith("T/s"):
         hint = "GT/s counts transfers of one lane; give the rate of the whole link in GB/s"
     elif same_letters:

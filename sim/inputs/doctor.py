@@ -16,7 +16,7 @@ from sim.inputs.registry import FORMATS, STRATEGIES
 _NEEDED = ("numpy", "numba", "simpy", "networkx", "pydantic", "click", "rich", "ruamel.yaml")
 _OPTIONAL = {
     "pandas": "frames: to_frame()", "starlette": "serve", "uvicorn": "serve",
-    "h11": "serve", "distributed": "sweep --workers",
+    "h11": "serve", "mcp": "mcp", "distributed": "sweep --workers",
 }  # fmt: skip
 
 

@@ -217,6 +217,9 @@ def translate(sources: Sequence[Source]) -> Translation:
     formats = []
     for source in sources:
         found = format_of(source)
+        if found is None and len(sources) > 1 and is_ours(source):
+            message = "is a job of its own; only a trainer's files make one job together: name one"
+            raise InputError.single(source.name, message)
         if found is None:
             raise InputError.single(source.name, f"is the file of no tool known here ({_known()})")
         formats.append(found)

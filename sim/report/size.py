@@ -123,7 +123,8 @@ def _shown(report: SizeReport) -> list[Contender]:
 
 def _table(chosen: list[Contender], winner: Simulated) -> Table:
     columns = [
-        *map(left, ("", "offer", "cluster", "layout")),
+        *map(left, ("", "offer", "cluster")),
+        left("layout", below=True),
         *map(Column, ("job", "cost", "", "MFU", "memory", "break-even")),
     ]
     rows: list[Row] = []
@@ -269,7 +270,10 @@ def _no_cluster(machine: Machine, report: SizeReport) -> str:
     most = machine.most_nodes * per_node
     if report.exact_gpus > most:
         return f"{gpus} (--gpus): it has at most {counted(most, 'GPU')}"
-    return f"{gpus} (--gpus) do not divide the batch"
+    batch = counted(report.global_batch, "sequence")
+    larger = -(-report.global_batch // report.exact_gpus) * report.exact_gpus
+    said = f"{gpus} (--gpus) do not divide the batch of {batch}"
+    return f"{said}: --global-batch {larger}, or --vary layout, which cuts the model too"
 
 
 def _miss(plan: Simulated, target: Target) -> str:
@@ -279,7 +283,8 @@ def _miss(plan: Simulated, target: Target) -> str:
         parts.append(f"costs {usd(f.cost_usd)}")
     if target.tokens_per_s is not None:
         parts.append(f"gives {f.tokens_per_s:,.0f} tokens/s")
-    return f"{', '.join(parts)}: misses by {percent(target.shortfall(f) - 1, 0)}"
+    missed = target.shortfall(f) - 1
+    return f"{', '.join(parts)}: misses by {percent(missed, 0 if missed >= 0.01 else 2)}"
 
 
 def _nothing(report: SizeReport) -> list[ViewPart]:

@@ -18,6 +18,7 @@ _SHORT = 12  # characters of cells that are not broken
 #: characters up to which words are not broken, and those of the last column; the fewest last
 _LONG = ((WIDTH, 32), (32, 24), (20, 16), (14, 16))
 _RAGGED = 2  # characters that a broken line leaves free, about
+_BELOW = 4  # further in than its row
 _LOOKED_AT = 60  # rows by which columns are weighed against each other
 
 
@@ -37,7 +38,7 @@ def table_lines(table: Table) -> Iterator[str]:
     Where even that is too wide it is set in parts, each with the first column again.
     """
     rows = [[text_of(cell) for cell in row] for row in table.rows]
-    groups = [[*range(len(table.columns))]]
+    groups = [[i for i, column in enumerate(table.columns) if not column.below]]
     widths = _natural(table, rows)
     if _total(table, groups[0], widths) > WIDTH:
         for most in _LONG:
@@ -75,6 +76,9 @@ def _part(
         yield from _row(table, group, widths, heads, head=True)
     for row in rows:
         yield from _row(table, group, widths, row)
+        for i, column in enumerate(table.columns):
+            if column.below and row[i:] and row[i]:
+                yield from wrapped(f"{column.head}: {row[i]}", " " * (table.indent + _BELOW), 2)
 
 
 def _row(
@@ -162,7 +166,9 @@ def _total(table: Table, group: Sequence[int], widths: Sequence[int]) -> int:
 def _groups(table: Table, least: Sequence[int]) -> list[list[int]]:
     """Columns in as few parts as they fit into, each with the first column."""
     found = [[0]]
-    for i in range(1, len(table.columns)):
+    for i, column in enumerate(table.columns):
+        if not i or column.below:
+            continue
         if len(found[-1]) > 1 and _total(table, [*found[-1], i], least) > WIDTH:
             found.append([0])
         found[-1].append(i)

@@ -33,7 +33,7 @@ Row = Sequence[Cell | str]
 
 
 class Column(NamedTuple):
-    """A column; from `width` on, how a terminal lays it out."""
+    """A column; from `width` on, how a terminal lays it out: `below`, on a line of its own."""
 
     head: str
     right: bool = True  # numbers
@@ -41,6 +41,7 @@ class Column(NamedTuple):
     before: str = "  "
     after: str = ""
     pad: bool = True
+    below: bool = False
 
 
 def left(head: str = "", **layout: Any) -> Column:

@@ -22,6 +22,7 @@ from sim.commands import output
 from sim.documents import Document, Listing, OneByOne
 from sim.report.formats import FORMATS, rendered
 from sim.report.formats.csv import csv_of, flat
+from sim.report.formats.html import part_html
 from sim.report.view import Bar, Cell, Column, Fact, Facts, Lines, Remarks, Table, View, left
 
 ROOT = Path(__file__).parents[2]
@@ -303,6 +304,19 @@ def test_a_table_of_too_many_figures_is_set_in_parts():
     assert max(map(len, text.splitlines())) <= 100
     assert text.count("first") == 2
     assert [f"{i}.00" in text for i in range(20)] == [True] * 20
+
+
+def test_a_column_may_stand_below_its_row():
+    columns = [left("name"), left("how", below=True), Column("figure")]
+    table = Table(columns, [["first", "in two words & more", "1.00"]], indent=0)
+    view = View("", [table], Document.__new__(Document))
+    assert rendered(view, "table").splitlines() == [
+        "name   figure", "first    1.00", "    how: in two words & more",
+    ]  # fmt: skip
+    page = "".join(part_html(table))
+    assert '<span class="w">name</span><br>how</th>' in page
+    assert '<span class="w">first</span><br>in two words &amp; more</th>' in page
+    assert page.count('<th scope="col"') == 2
 
 
 def test_a_column_that_a_later_row_brings_is_empty_before():

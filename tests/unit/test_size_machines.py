@@ -163,7 +163,7 @@ def test_an_offer_that_states_its_set_up_keeps_it_also_if_it_is_none(stated, tak
     [
         (12, "12 GPUs (--gpus) cannot be cut into nodes of 8"),
         (1024, "1,024 GPUs (--gpus): it has at most 8 GPUs"),
-        (8, "8 GPUs (--gpus) do not divide the batch"),
+        (8, "8 GPUs (--gpus) do not divide the batch of 12 sequences: --global-batch 16"),
         (None, "no cluster of 4 GPUs or fewer divides the batch"),
     ],
 )

@@ -105,6 +105,12 @@ def test_files_of_one_job_are_joined(files):
     assert load_workload(parts[::-1], ["name=x"]) == load_workload(parts, ["name=x"])
 
 
+def test_two_jobs_of_ours_are_not_files_of_one_job():
+    done = CliRunner().invoke(group, ["size", "llama3-8b-sft", "mistral-7b-lora"])
+    assert done.exit_code == 2
+    assert "llama3-8b-sft.yaml  is a job of its own; only a trainer's files" in done.output
+
+
 def test_a_file_that_another_names_is_read(files):
     (files / "lf.yaml").write_text(FACTORY + "deepspeed: ds.json\n")
     with pytest.raises(InputError, match=r"gradient_accumulation.*make them agree"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 
 from sim.report.formats.csv import flat
@@ -19,7 +19,10 @@ from sim.report.view import (
     View,
     ViewPart,
     heading_of,
+    text_of,
 )
+
+_LINE = 20  # characters of words that are not broken
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -30,7 +33,8 @@ h3 { font-size: 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid #8886; text-align: left;
   vertical-align: top; }
-thead th { border-bottom: 2px solid #888; } .n { text-align: right; white-space: nowrap; }
+thead th { border-bottom: 2px solid #888; } .n, .w { white-space: nowrap; }
+.n { text-align: right; }
 .note { border-left: 4px solid #d55e00; padding-left: .7rem; }
 .facts td { overflow-wrap: anywhere; }
 .wide, pre { overflow-x: auto; } svg { width: 100%; max-width: 48rem; } svg.bar { height: 1.6rem; }
@@ -97,18 +101,41 @@ def part_html(section: ViewPart, deeper: int = 0) -> Iterator[str]:
 
 
 def _table(table: Table) -> Iterator[str]:
-    side = [' class="n"' if column.right else "" for column in table.columns]
+    columns = [(i, column) for i, column in enumerate(table.columns) if not column.below]
+    above = [column.below for column in table.columns[1:]] + [False]
+    side = [
+        ' class="n"' if column.right else ' class="w"' if not above[i] and _short(table, i) else ""
+        for i, column in columns
+    ]
+    titles = _folded(table, [escape(column.head) for column in table.columns])
     heads = "".join(
-        f'<th scope="col"{where}>{escape(column.head)}</th>' if column.head else "<td></td>"
-        for column, where in zip(table.columns, side, strict=True)
+        f'<th scope="col"{where}>{title}</th>' if title else "<td></td>"
+        for title, where in zip(titles, side, strict=True)
     )
     yield f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>'
     for row in table.rows:
         cells = [*row, *[""] * (len(table.columns) - len(row))]
-        first, *others = map(_cell, cells)
+        first, *others = _folded(table, [*map(_cell, cells)])
         rest = "".join(f"<td{w}>{c}</td>" for c, w in zip(others, side[1:], strict=True))
         yield f'<tr><th scope="row"{side[0]}>{first}</th>{rest}</tr>'
     yield "</tbody></table></div>"
+
+
+def _folded(table: Table, texts: Sequence[str]) -> list[str]:
+    """Texts of all columns, those that stand below in the cell before them."""
+    found: list[str] = []
+    for i, (column, text) in enumerate(zip(table.columns, texts, strict=True)):
+        if column.below:
+            whole = ' class="w"' if _short(table, i - 1) else ""
+            found[-1] = f"<span{whole}>{found[-1]}</span><br>{text}"
+        else:
+            found.append(text)
+    return found
+
+
+def _short(table: Table, i: int) -> bool:
+    """Whether all cells of a column are short enough to stand in one line each."""
+    return all(len(text_of(row[i])) <= _LINE for row in table.rows if i < len(row))
 
 
 def _cell(cell: Cell | str) -> str:
