@@ -107,8 +107,8 @@ def test_files_of_one_job_are_joined(files):
 
 def test_two_jobs_of_ours_are_not_files_of_one_job():
     done = CliRunner().invoke(group, ["size", "llama3-8b-sft", "mistral-7b-lora"])
-    assert done.exit_code == 2
-    assert "llama3-8b-sft.yaml  is a job of its own; only a trainer's files" in done.output
+    assert isinstance(done.exception, InputError)
+    assert "llama3-8b-sft.yaml  is a job of its own; only a trainer's files" in str(done.exception)
 
 
 def test_a_file_that_another_names_is_read(files):
