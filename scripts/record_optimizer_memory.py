@@ -1,4 +1,4 @@
-"""Record what an AdamW step of PyTorch keeps and allocates, by dtype and implementation.
+"""Record what a step of PyTorch's AdamW keeps and allocates, by dtype and implementation; Muon's.
 
 Parameters of several sizes take two steps on the CPU. Bytes of a parameter element: states after a
 step (counters apart), and the most that lives beside parameters, gradients and states within the
@@ -51,6 +51,27 @@ def record(dtype: torch.dtype, implementation: str) -> dict[str, Any]:
     """Take two steps; count in the second."""
     parameters = [torch.nn.Parameter(torch.randn(shape).to(dtype)) for shape in SHAPES]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, **IMPLEMENTATIONS[implementation])
+    return {
+        "dtype": str(dtype).removeprefix("torch."),
+        "implementation": implementation,
+        "elements": sum(p.numel() for p in parameters),
+        "tensors": len(parameters),
+        "largest": max(p.numel() for p in parameters),
+        **watched(parameters, optimizer),
+    }
+
+
+def record_muon(dtype: torch.dtype, shape: tuple[int, int]) -> dict[str, Any]:
+    """The same of one matrix, since Muon steps one after another."""
+    parameter = torch.nn.Parameter(torch.randn(shape).to(dtype))
+    found = watched([parameter], torch.optim.Muon([parameter]))
+    return {"dtype": str(dtype).removeprefix("torch."), "shape": shape, **found}
+
+
+def watched(
+    parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, int]:
+    """States after a step, and the most that the next one allocates."""
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
@@ -65,13 +86,7 @@ def record(dtype: torch.dtype, implementation: str) -> dict[str, Any]:
     watch.known = {tensor.untyped_storage()._cdata for tensor in everything}
     with watch:
         optimizer.step()
-    elements = sum(p.numel() for p in parameters)
     return {
-        "dtype": str(dtype).removeprefix("torch."),
-        "implementation": implementation,
-        "elements": elements,
-        "tensors": len(parameters),
-        "largest": max(p.numel() for p in parameters),
         "state_bytes": sum(t.untyped_storage().nbytes() for t in held),
         "scratch_bytes": watch.most,
     }
@@ -82,7 +97,10 @@ def main() -> None:
     torch.manual_seed(0)
     dtypes = (torch.bfloat16, torch.float32)
     cases = [record(*case) for case in itertools.product(dtypes, IMPLEMENTATIONS)]
-    json.dump({"torch": torch.__version__.partition("+")[0], "cases": cases}, sys.stdout, indent=1)
+    matrices = [shape for shape in SHAPES if len(shape) == 2]
+    muon = [record_muon(*case) for case in itertools.product(dtypes, matrices)]
+    found = {"torch": torch.__version__.partition("+")[0], "cases": cases, "muon": muon}
+    json.dump(found, sys.stdout, indent=1)
     sys.stdout.write("\n")
 
 

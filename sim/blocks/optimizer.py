@@ -30,6 +30,9 @@ class Optimizer:
         Kernels that one tensor takes where the step is not one kernel; 0 where it always is.
     listed : bool
         Tensors are updated many at a time, by multi-tensor kernels.
+    orthogonal : bool
+        All this is of the layers' matrices, of which Newton and Schulz's iteration makes the step
+        (`sim.blocks.muon`); all else is AdamW's.
     """
 
     moment_bytes: float | None = None
@@ -38,6 +41,7 @@ class Optimizer:
     counter_bytes: float = 0.0
     passes: int = 0
     listed: bool = True
+    orthogonal: bool = False
 
     def one_kernel(self, implementation: str) -> bool:
         """Whether a step is one kernel; nobody fuses Adafactor."""
@@ -102,13 +106,17 @@ class Optimizer:
 
 
 #: 8-bit: a byte a state and an fp32 scale per block of 256. SGD without momentum.
-#: Source: torch.optim.AdamW and Adafactor; bitsandbytes and torchao 8-bit AdamW.
+#: Source: torch.optim.AdamW, Adafactor and Muon; bitsandbytes' and torchao's 8-bit AdamW,
+#: bitsandbytes' Lion, which counts steps on the host.
 OPTIMIZERS = {
     "adamw": Optimizer(None, 2, counter_bytes=FP32, passes=8),
     "adamw-bf16": Optimizer(DTYPE_BYTES["bf16"], 2, counter_bytes=FP32, passes=8),
     "adamw-8bit": Optimizer(1.0 + FP32 / 256, 2, counter_bytes=FP32, listed=False),
     "adafactor": Optimizer(factored=True, counter_bytes=FP32, passes=14, listed=False),
     "sgd": Optimizer(),
+    "lion": Optimizer(FP32, 1, listed=False),
+    "lion-8bit": Optimizer(1.0 + FP32 / 256, 1, listed=False),
+    "muon": Optimizer(None, 1, orthogonal=True),
 }
 
 

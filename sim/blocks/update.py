@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sim.blocks.kernels import Kernel
+from sim.blocks.muon import muon_kernels, trained
 from sim.blocks.optimizer import optimizer_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
@@ -85,15 +86,33 @@ def optimizer_kernels(workload: Workload, shard: Shard) -> tuple[Kernel, ...]:
     """The optimizer's step; foreach runs each pass over lists of tensors, for-loop over one."""
     p, g, how = shard.parameter_bytes, shard.gradient_bytes, workload.optimizer_implementation
     kind = optimizer_of(workload)
+    if kind.orthogonal:
+        return _with_matrices(workload, shard)
     fused = kind.one_kernel(how)
     each = kind.step_bytes(p, g) if fused or kind.factored else kind.unfused_bytes(p, g)
     together = kind.listed and (fused or how == "foreach")
     launches = _launches(shard.tensors) if together else shard.tensors
     name: str = workload.optimizer
-    if kind.moments:
-        name = "adamw.8bit" if name == "adamw-8bit" else f"adamw.{how}"
+    if name in ("adamw", "adamw-bf16"):
+        name = f"adamw.{how}"
     passes = 1 if fused else kind.passes
     return (_kernel(name, "optimizer", each * shard.numel, passes * launches),)
+
+
+def _with_matrices(workload: Workload, shard: Shard) -> tuple[Kernel, ...]:
+    """Muon's step of the layers' matrices, then AdamW's of all else."""
+    p, g = shard.parameter_bytes, shard.gradient_bytes
+    found = trained(workload.model, workload.method)
+    times = found.layers_over(shard.numel)
+    beside = Shard(
+        times * found.vectors + found.ends,
+        round(times * found.vector_tensors) + found.end_tensors, p, g,
+    )  # fmt: skip
+    rest = workload.model_copy(update={"optimizer": "adamw"})
+    return (
+        *muon_kernels(found, times, p, g),
+        *(optimizer_kernels(rest, beside) if beside.tensors else ()),
+    )
 
 
 def copy_kernel(

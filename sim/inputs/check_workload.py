@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from sim.inputs import check_job, check_mesh, check_model
+from sim.inputs import check_job, check_mesh, check_model, check_optimizer
 from sim.inputs.check_rows import check_rows
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.modelling import ASYNC, tensor_style
@@ -31,8 +31,7 @@ def findings(workload: Workload) -> Findings:
     yield from _knobs(workload.parallelism)
     yield from _offload(workload.parallelism)
     yield from strategy_of(workload).findings(workload)
-    yield from _paged(workload)
-    yield from _in_backward(workload)
+    yield from check_optimizer.findings(workload)
     yield from _method(workload)
     yield from check_model.findings(workload.model)
     yield from _positions(workload)
@@ -142,62 +141,6 @@ def _offload(p: Parallelism) -> Findings:
         path = "parallelism.offload_device"
         able = [n for n in STRATEGIES if p.offload_device in strategy_named(n).offload_devices]
         yield fault("offload-nvme", "workload", path, message, f"{', '.join(able)} can")
-
-
-def _paged(w: Workload) -> Findings:
-    if not w.optimizer_paged:
-        return
-    path, message = "optimizer_paged", ""
-    if not w.optimizer.startswith("adam"):
-        message = f"bitsandbytes pages the states of AdamW, not of {w.optimizer}"
-    elif w.optimizer == "adamw-bf16":
-        message = "bitsandbytes pages states of 32 or 8 bits, not those of adamw-bf16"
-    elif w.parallelism.offload != "none":
-        message = f"offload: {w.parallelism.offload} keeps what is updated on the host already"
-    if message:
-        yield fault("paged", "workload", path, message, "leave it out")
-
-
-def _in_backward(w: Workload) -> Findings:
-    """What needs all gradients, or those of several micro-steps, has none to wait for.
-
-    Source: torchtune, recipes/full_finetune_single_device.py and full_finetune_distributed.py,
-    which refuse accumulation and clipping.
-    """
-    if not w.optimizer_in_backward:
-        return
-    p, otherwise = w.parallelism, "leave it out"
-    faults: list[tuple[bool, str, str]] = [
-        (
-            not strategy_of(w).steps_in_backward,
-            f"{p.strategy} reduces gradients for a step after backward",
-            "write single or fsdp2, or leave it out",
-        ),
-        (p.offload != "none", f"offload: {p.offload} steps on the host, after backward", otherwise),
-        (
-            p.tensor_parallel > 1 or p.pipeline_parallel > 1,
-            "it is not modelled under tensor or pipeline parallelism",
-            "write 1 for both, or leave it out",
-        ),
-        (
-            w.gradient_accumulation > 1,
-            "a gradient is gone before the next micro-step could add to it",
-            "write gradient_accumulation: 1",
-        ),
-        (
-            p.clip_gradients,
-            "the norm of all gradients is known only after each has been used",
-            "write parallelism.clip_gradients: false",
-        ),
-        (
-            w.precision.kind == "fp16",
-            "loss scaling looks for overflows in all gradients before any is used",
-            "write precision: bf16",
-        ),
-    ]
-    for wrong, message, hint in faults:
-        if wrong:
-            yield fault("in-backward", "workload", "optimizer_in_backward", message, hint)
 
 
 def _method(w: Workload) -> Findings:

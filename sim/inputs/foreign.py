@@ -250,6 +250,9 @@ def _finish(job: Translation, path: Path | None) -> None:
             job.take("parallelism.gradient_sync", "every", place, theirs, "true")
         else:
             job.skip(place, theirs, f"{strategy} accumulates without no_sync()")
+    if job.text_at("optimizer") == "muon" and strategy not in ("single", "ddp"):
+        why = f"how {strategy}'s parts of matrices are gathered for Muon is not modelled: AdamW"
+        job.instead("optimizer", "adamw", why)
     adapted = job.text_at("method.kind") in ("lora", "qlora")
     _loaded(job, strategy, adapted)
     apart = trainer.wraps_adapters or (

@@ -152,6 +152,14 @@ class Translation:
             self._put(key, Leaf(value, Place(f"{why}{_DEFAULT}")))
             self.supposed.append(Supposed(key, _shown(Leaf(value, Place(""))), why))
 
+    def instead(self, key: str, value: Any, why: str) -> None:
+        """What was taken under a key of ours cannot be followed: another value stands for it."""
+        self._put(key, Leaf(value, Place(f"{why}{_DEFAULT}")))
+        followed = [took for took in self.took if took.key == key]
+        self.took = [took for took in self.took if took.key != key]
+        for took in followed:
+            self.skip(took.place, took.theirs, why, True)
+
     def skip(
         self, place: Place, theirs: str, why: str, matters: bool = False,
         answers: tuple[frozenset[str], ...] = (),

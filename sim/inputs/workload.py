@@ -285,10 +285,13 @@ class Workload(Spec):
     epochs: Factor = 1.0
     deadline: Duration | None = None  # [s] from the start; `run` says how likely it is met
     precision: Precision = Precision.model_construct()
-    optimizer: Literal["adamw", "adamw-bf16", "adamw-8bit", "adafactor", "sgd"] = "adamw"
+    # muon: of the layers' matrices, AdamW of all else
+    optimizer: Literal[
+        "adamw", "adamw-bf16", "adamw-8bit", "adafactor", "sgd", "lion", "lion-8bit", "muon"
+    ] = "adamw"
     optimizer_implementation: Literal["foreach", "fused", "for-loop"] = "fused"
-    # states in managed memory (bitsandbytes' paged AdamW): on the GPU while there is room for all
-    # beside the allocator's pools, else paged in and out each step
+    # states in managed memory (bitsandbytes' paged AdamW, Lion): on the GPU while there is room for
+    # all beside the allocator's pools, else paged in and out each step
     optimizer_paged: bool = False
     # each parameter is stepped within backward, as soon as its gradient is there, which is then
     # freed (torchtune's optimizer_in_bwd)

@@ -26,7 +26,7 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
         **({"group_by_length": True} if workload.data.group_by_length else {}),
         "micro_batch_size": workload.micro_batch,
         "gradient_accumulation_steps": workload.gradient_accumulation,
-        "optimizer": written_optimizer(workload),
+        "optimizer": "muon" if workload.optimizer == "muon" else written_optimizer(workload),
         "bf16": precision in ("bf16", "fp8"),
         "fp16": precision == "fp16",
         **tf32(workload),

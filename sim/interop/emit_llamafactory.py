@@ -53,7 +53,11 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
         "cutoff_len": workload.sequence_length,
         "per_device_train_batch_size": workload.micro_batch,
         "gradient_accumulation_steps": workload.gradient_accumulation,
-        "optim": written_optimizer(workload),
+        **(
+            {"use_muon": True}
+            if workload.optimizer == "muon"
+            else {"optim": written_optimizer(workload)}
+        ),
         "bf16": precision.kind == "bf16" and precision.master == "fp32",
         "fp16": precision.kind == "fp16",
         **tf32(workload),

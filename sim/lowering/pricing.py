@@ -13,6 +13,8 @@ from itertools import accumulate
 import numpy as np
 
 from sim.blocks.kernels import Kernel
+from sim.blocks.muon import trained
+from sim.blocks.optimizer import optimizer_of
 from sim.blocks.unroll import Templates
 from sim.blocks.update import (
     clip_kernels,
@@ -158,7 +160,11 @@ class Pricing:
     def _fixed_of(self, step: StepCollectives, w: Workload, layers: tuple[str, ...]) -> _Fixed:
         """Rows of a plan's ops but of segments over tokens, each distinct op priced once."""
         plan, same = step.plans[self.role.stage], step.distinct[self.role.stage]
-        owned = plan.owned_numel, plan.owned_tensors, w.optimizer, w.optimizer_implementation
+        owned: tuple[Hashable, ...] = (
+            plan.owned_numel, plan.owned_tensors, w.optimizer, w.optimizer_implementation,
+        )  # fmt: skip
+        if optimizer_of(w).orthogonal:  # a step of matrices is as long as their shapes make it
+            owned = (*owned, trained(w.model, w.method))
         key = (id(same), owned)
         found = self._fixed.get(key)
         if found is not None:
@@ -208,7 +214,8 @@ class Pricing:
         if op.kind == SEGMENT:
             calls_s = self._calls_s(op)
             for kernel in _owned_kernels(workload, plan, op):
-                self._kernel(to, kernel, calls_s=calls_s)
+                kind = op.name if op.name == "optimizer" else kernel.kind  # Muon's have products
+                self._kernel(to, kernel, kind, calls_s=calls_s)
                 calls_s = 0.0
         elif op.kind == COLLECTIVE:
             self._collective(to, op, plan, step, workload)
@@ -218,7 +225,7 @@ class Pricing:
             self._copy(to, op)
 
     def _kernel(
-        self, to: RowTable, kernel: Kernel, beside: bool = False, calls_s: float = 0.0
+        self, to: RowTable, kernel: Kernel, kind: str, beside: bool = False, calls_s: float = 0.0
     ) -> None:
         """One kernel; one on a side stream takes SMs from those it runs beside."""
         cost = self.model.cost(kernel)
@@ -226,7 +233,7 @@ class Pricing:
         hold = round(MEMORY_SATURATION * self.role.gpu.sms) if beside else 0
         to.add(
             work=cost.time_s, bound=1.0, curve=self.model.curve_row(kernel, hold), hold=hold,
-            host_s=self.host.launch_s(kernel) + calls_s, category=CATEGORY[kernel.kind],
+            host_s=self.host.launch_s(kernel) + calls_s, category=CATEGORY[kind],
             alone_s=cost.time_s, waits=kernel.waits, demands=((0, rate),) if rate > 0.0 else (),
         )  # fmt: skip
 
@@ -238,7 +245,8 @@ class Pricing:
         if direction is None:
             access = "strided" if op.name in _ONE_BY_ONE else "copy"
             kernel = copy_kernel(op.name, op.bytes, access=access)
-            self._kernel(to, kernel, beside=op.stream != "compute", calls_s=self._calls_s(op))
+            beside = op.stream != "compute"
+            self._kernel(to, kernel, kernel.kind, beside, self._calls_s(op))
             return
         where: slice = getattr(self.compiled, direction)
         demands = tuple((k, 1.0) for k in range(where.start, where.stop))

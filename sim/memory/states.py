@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sim.blocks.modules import ModelTree
-from sim.blocks.optimizer import optimizer_of
+from sim.blocks.muon import trained
+from sim.blocks.optimizer import OPTIMIZERS, optimizer_of
 from sim.blocks.update import updated_bytes
 from sim.data import table
 from sim.inputs.strategy import strategy_of
@@ -24,7 +25,13 @@ def optimizer_bytes(workload: Workload, ranks: int) -> float:
     """Optimizer states of one rank. [B]"""
     elements, tensors, _, factors = trainable_elements(workload, ranks)
     kind, how = optimizer_of(workload), workload.optimizer_implementation
-    return kind.state_bytes(how, updated_bytes(workload), elements, tensors, factors)
+    size = updated_bytes(workload)
+    if kind.orthogonal:
+        beside = trained(workload.model, workload.method)
+        counted = beside.vector_tensors + beside.end_tensors
+        rest = OPTIMIZERS["adamw"].state_bytes(how, size, beside.beside, counted, 0.0)
+        return kind.state_bytes(how, size, elements - beside.beside, 0, 0.0) + rest
+    return kind.state_bytes(how, size, elements, tensors, factors)
 
 
 def optimizer_temporaries(workload: Workload, ranks: int) -> float:
@@ -33,8 +40,12 @@ def optimizer_temporaries(workload: Workload, ranks: int) -> float:
     if workload.optimizer_in_backward:  # one tensor at a time
         elements = largest
     how = workload.optimizer_implementation
-    kind = optimizer_of(workload)
-    return kind.scratch_bytes(how, updated_bytes(workload), elements, largest)
+    kind, size = optimizer_of(workload), updated_bytes(workload)
+    if kind.orthogonal:
+        found = trained(workload.model, workload.method)
+        rest = OPTIMIZERS["adamw"].scratch_bytes(how, size, found.beside, found.largest_beside)
+        return max(found.scratch_bytes(size), rest)
+    return kind.scratch_bytes(how, size, elements, largest)
 
 
 def fragmentation(workload: Workload) -> float:

@@ -148,7 +148,8 @@ def test_paging_is_said():
 @pytest.mark.parametrize(
     ("word", "ours", "paged"),
     [("paged_adamw_8bit", "adamw-8bit", True), ("paged_adamw_32bit", "adamw", True),
-     ("paged_adamw", "adamw", True), ("adamw_bnb_8bit", "adamw-8bit", False)],
+     ("paged_adamw", "adamw", True), ("adamw_bnb_8bit", "adamw-8bit", False),
+     ("lion_32bit", "lion", False), ("paged_lion_8bit", "lion-8bit", True)],
 )  # fmt: skip
 def test_words_of_trainers(tmp_path, word, ours, paged):
     text = (

@@ -150,7 +150,8 @@ def training(
     if job.at("global_batch") is None:
         keys.suppose("gradient_accumulation", 1)
     common.length(keys, "num_train_epochs", 3.0, _DEFAULT)
-    words.optimizer(keys, "optim")
+    if job.at("optimizer") is None:
+        words.optimizer(keys, "optim")
     keys.suppose("optimizer", "adamw")
     if not keys.text("optim"):
         job.suppose("optimizer_implementation", "fused", _DEFAULT)

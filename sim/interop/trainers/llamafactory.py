@@ -13,7 +13,6 @@ _NOT_MODELLED = {
     "use_badam": "BAdam is not modelled: taken as AdamW",
     "use_galore": "GaLore is not modelled: taken as AdamW",
     "use_apollo": "APOLLO is not modelled: taken as AdamW",
-    "use_muon": "Muon is not modelled: taken as AdamW",
     "use_adam_mini": "Adam-mini is not modelled: taken as AdamW",
     "use_kt": "KTransformers' experts in host memory are not modelled: all are on the GPU",
     "shift_attn": "shifted sparse attention is not modelled: taken as full",
@@ -44,6 +43,9 @@ def read(source: Source, job: Translation) -> None:
     keys.suppose("attention", "sdpa")
     if keys.flag("use_unsloth"):
         common.unsloth(job, job.text_at("method.kind") != "full")
+    if keys.flag("use_muon"):
+        keys.put("optimizer", "muon", "use_muon")
+        keys.leave("use_muon decides", "optim")
     huggingface.training(
         source, keys, micro_batch=8, precision="fp32", checkpointing=not off,
         reentrant=keys.flag("use_reentrant_gc") is not False,

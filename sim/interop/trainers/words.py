@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from sim.errors import InputError
 from sim.inputs.model import LINEARS
 from sim.inputs.tree import Items, Leaf
 from sim.inputs.workload import Workload
@@ -27,6 +28,13 @@ _OPTIMIZERS: dict[str, tuple[str, str | None]] = {
     "adam_8bit": ("adamw-8bit", None),
     "adafactor": ("adafactor", None),
     "sgd": ("sgd", None),
+    "lion": ("lion", None),
+    "lion_pytorch": ("lion", None),
+    "lion_32bit": ("lion", None),
+    "lion_8bit": ("lion-8bit", None),
+    "paged_lion_32bit": ("lion", None),
+    "paged_lion_8bit": ("lion-8bit", None),
+    "muon": ("muon", None),
 }
 _PAGED = ("paged_adamw_8bit", "paged_adamw_32bit", "paged_adamw", "paged_adam_8bit", "paged_adam")
 _OPTIMIZERS |= {word: ("adamw-8bit" if "8" in word else "adamw", None) for word in _PAGED}
@@ -69,9 +77,12 @@ _PROJECTIONS: dict[str, tuple[str, ...]] = {
 MODULES = {ours: theirs for theirs, ours in _PROJ.items()}
 WRITTEN_OPTIMIZERS = {
     "adamw": "adamw_torch_fused", "adamw-bf16": "adamw_torch_fused", "adamw-8bit": "adamw_bnb_8bit",
-    "adafactor": "adafactor", "sgd": "sgd",
+    "adafactor": "adafactor", "sgd": "sgd", "lion": "lion_32bit", "lion-8bit": "lion_8bit",
 }  # fmt: skip
-WRITTEN_PAGED = {"adamw": "paged_adamw_32bit", "adamw-8bit": "paged_adamw_8bit"}
+WRITTEN_PAGED = {
+    "adamw": "paged_adamw_32bit", "adamw-8bit": "paged_adamw_8bit",
+    "lion": "paged_lion_32bit", "lion-8bit": "paged_lion_8bit",
+}  # fmt: skip
 WRITTEN_IMPLEMENTATION = {("adamw", "foreach"): "adamw_torch"}  # others run as they do
 WRITTEN_ATTENTION = {
     "flash2": "flash_attention_2", "flash3": "flash_attention_3", "sdpa": "sdpa", "eager": "eager",
@@ -139,8 +150,17 @@ def optimizer_named(keys: Keys, word: str, *names: str, adamw: str = "adamw") ->
 
 
 def written_optimizer(workload: Workload) -> str:
-    """The word of Hugging Face's trainers for a job's optimizer."""
+    """The word of Hugging Face's trainers for a job's optimizer.
+
+    Raises
+    ------
+    InputError
+        They have none.
+    """
     optimizer = workload.optimizer
+    if optimizer not in WRITTEN_OPTIMIZERS:
+        option, other = "--emit", "emit axolotl or llamafactory instead"
+        raise InputError.single(option, f"Hugging Face's Trainer has no {optimizer}; {other}")
     if workload.optimizer_paged:
         return WRITTEN_PAGED[optimizer]
     how = (optimizer, workload.optimizer_implementation)
