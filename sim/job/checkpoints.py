@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from sim.job.run import simulate_run, steps_within
+from sim.job.cadence import steps_within
+from sim.job.run import simulate_run
 from sim.job.spec import JobSpec
 from sim.records import dataclass
 

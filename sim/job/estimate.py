@@ -1,7 +1,7 @@
 """The whole job in closed form: what is expected of it, the same for `run`, sweeps and searches.
 
 Wall-clock is steps x the slower of step and input pipeline, and evaluations, divided by the share
-of time that failures and checkpoints leave on average (`expected_goodput`); `forecast_job` plays
+of time that failures and checkpoints leave on average (`mean_goodput`); `forecast_job` plays
 replicas of it for quantiles.
 """
 
@@ -21,19 +21,14 @@ from sim.job.basis import (
     pipeline_of,
     save_of,
 )
-from sim.job.checkpoints import expected_goodput
 from sim.job.cost import Cost
 from sim.job.energy import Energy
+from sim.job.goodput import mean_goodput
 from sim.job.hazards import job_spec
 from sim.job.pipeline import Stall
-from sim.job.run import HOPELESS
-from sim.job.spares import standing
 from sim.job.spec import JobSpec
 from sim.records import dataclass
 from sim.step.breakdown import Breakdown
-
-#: starts that a save takes, in the logarithm: a replica is given up after as many
-_HOPELESS = math.log(HOPELESS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,43 +74,6 @@ class JobEstimate:
     spec: JobSpec
 
 
-def mean_goodput(spec: JobSpec) -> float:
-    """Share of the time of a job that is useful: no saves, failures, lost work, waiting; 0: no end.
-
-    Evaluation and setup are left to the simulation.
-
-    Notes
-    -----
-    `expected_goodput` while it runs, `standing` for the rest. `expected_goodput` counts
-    interruptions after which the job reads storage. Those that a copy in memory outlives cost half
-    the time between copies, the time until one is whole, and a restart; they are rare enough to be
-    added up.
-    """
-    busy, rate = spec.steps * spec.step_s, spec.storage_rate
-    # a job shorter than the interval saves nothing and starts over after a failure
-    short = spec.interval_s >= busy
-    segment, blocking = (busy, 0.0) if short else (spec.interval_s, spec.blocking_s)
-    stand = standing(spec, busy)
-    start = spec.restart_s
-    if spec.warm_restart_s is not None:
-        start += stand.stood_by * (spec.warm_restart_s - start)
-    away = spec.detect_s * spec.failure_rate
-    if spec.spares is None:
-        away += spec.preemption_wait_s / spec.preemption_s
-    down = (away / spec.interruption_rate if spec.interruption_rate else 0.0) + start
-    if max(segment + blocking + spec.restart_s, down + spec.load_s) * rate > _HOPELESS:
-        return 0.0
-    mtbf = 1.0 / rate if rate else math.inf
-    goodput = expected_goodput(segment, blocking, down + spec.load_s, mtbf)
-    goodput *= stand.running * stand.pace
-    goodput /= 1.0 + stand.regains_hz * (spec.blocking_s + spec.restart_s + spec.load_s)
-    if not math.isfinite(spec.memory_interval_s):
-        return goodput
-    lost = spec.memory_interval_s / 2.0 + spec.memory_durable_s + down + spec.memory_load_s
-    outlived = spec.interruption_rate - rate
-    return goodput / (1.0 + outlived * lost + spec.memory_blocking_s / spec.memory_interval_s)
-
-
 def evaluation_s(workload: Workload, step: Breakdown, step_tokens: float) -> float:
     """One evaluation, which is forward alone, beside a step of so many tokens. [s]"""
     tokens = workload.evaluation.tokens
@@ -155,9 +113,8 @@ def estimate_job(
     kept = mean_goodput(spec)
     evaluations = steps // spec.evaluation_every if spec.evaluation_every else 0
     working, evaluated = steps * step.time_s, evaluations * evaluating_s
-    wall = (steps * pace + evaluated) / kept if kept else math.inf
-    again = 0.5 * spec.storage_rate * min(spec.interval_s, steps * pace)  # per second: lost work
-    stepping = working + evaluated + (wall * again if kept else 0.0)
+    wall = (steps * pace + evaluated) / kept.useful if kept.useful else math.inf
+    stepping = working + evaluated + (wall * kept.again if kept.useful else 0.0)
     bill = bill_of(topology, workload, step, wall, min(wall, stepping), tokens)
     return JobEstimate(
         steps=steps,

@@ -14,6 +14,7 @@ import math
 import random
 from dataclasses import field
 
+from sim.job.cadence import cadence
 from sim.job.nodes import Nodes
 from sim.job.spec import JobSpec
 from sim.records import NamedTuple, dataclass
@@ -91,22 +92,12 @@ class _Replica:
 
     def set_pace(self) -> None:
         """Steps as long as they are on the nodes that are there, and saves as often."""
-        spec = self.spec
         worked_s = self.full_pace_s * self.nodes.slowdown
-        self.copy_every, copy_s = 0, 0.0  # steps between copies in memory; per step
-        if math.isfinite(spec.memory_interval_s):
-            self.copy_every = steps_within(spec.memory_interval_s, worked_s)
-            hold_s = spec.memory_durable_s - self.copy_every * worked_s
-            copy_s = max(spec.memory_blocking_s, hold_s) / self.copy_every
-        self.pace_s = worked_s + copy_s
+        at = cadence(self.spec, worked_s)
+        self.pace_s, self.every, self.save_s, self.copy_every, copy_s = at
+        self.cycle_s = at.cycle_s
         self.useful = self.full_pace_s / self.pace_s  # shares of a step
         self.copying = copy_s / self.pace_s
-        self.every = spec.steps + 1  # steps between saves
-        if math.isfinite(spec.interval_s):
-            self.every = steps_within(spec.interval_s, self.pace_s)
-        # an asynchronous save that outlasts the interval holds the next one up
-        self.save_s = max(spec.blocking_s, spec.durable_s - self.every * self.pace_s)
-        self.cycle_s = self.save_s + self.every * self.pace_s
 
     def draw(self, cause: str) -> float:
         """Time up until the next interruption of a kind. [s]"""
@@ -240,9 +231,12 @@ class _Replica:
         self.run.parts["checkpoint"] += completed * self.save_s
         self.note_saves(began, first, begun)
         reached = self.done + worked_s / self.pace_s
-        if hit.cause == "back" or (hit.cause == "preemption" and spec.warned):
-            self.saved = max(self.saved, int(reached))
+        reclaimed = hit.cause == "preemption"
         copied = self.copied(reached) if spec.kept_in_memory(hit.lost) else 0
+        if reclaimed and spec.copied_when_warned:
+            copied = int(reached)
+        elif hit.cause == "back" or (reclaimed and spec.warned):
+            self.saved = max(self.saved, int(reached))
         from_memory = copied > self.saved
         resumed = max(self.saved, copied)
         lost_s = (reached - resumed) * self.pace_s
@@ -283,8 +277,3 @@ class _Replica:
                 self.saved = step
             else:
                 self.pending = (durable_at, step)
-
-
-def steps_within(interval_s: float, step_s: float) -> int:
-    """Whole steps after which so much time has passed."""
-    return max(1, math.ceil(interval_s / step_s - 1e-9))

@@ -10,7 +10,8 @@ by the recursion of Kaufman 1981 and Roberts 1981, which is exact for nodes that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 from sim.job.spec import JobSpec
 from sim.records import NamedTuple
@@ -45,6 +46,7 @@ class _Loss(NamedTuple):
     rate: float
     nodes: int
     away_s: float
+    drawn: bool = False  # exponential, as long in the mean
 
 
 def standing(spec: JobSpec, busy_s: float) -> Standing:
@@ -60,48 +62,107 @@ def standing(spec: JobSpec, busy_s: float) -> Standing:
     if spec.spares is None:
         return Standing()
     losses = [loss for loss in _losses(spec) if loss.rate > 0.0 and loss.away_s > 0.0]
-    singles = [loss for loss in losses if loss.nodes == 1]
     most = spec.spares + spec.nodes - (spec.least_nodes or spec.nodes)  # away while it runs
-    away = _away(losses, most, busy_s)
+    kinds = [(loss, _mean_away(loss, busy_s)) for loss in losses]
+    away = _away(kinds, most)
     total = sum(away)
-    rate = sum(loss.rate for loss in singles)
-    mean_s = sum(loss.rate * loss.away_s for loss in singles) / rate if rate else 0.0
-    waits = sum(
-        loss.rate * sum(away[max(0, most - loss.nodes + 1) :]) * _wait_s(loss, most, mean_s)
-        for loss in losses
+    singles = _repaired_and_reclaimed(losses, busy_s)
+    lost = sum(single.mean for single in singles)
+    back_hz = sum(one.mean / one.loss.away_s for one in singles) / lost if lost else 0.0
+    waits = 0.0
+    if singles:
+        first_s = _first_back_s(singles, most + 1, busy_s)
+        waits = away[most] * sum(one.loss.rate for one in singles) * first_s
+    for loss in losses:
+        if loss.nodes > 1:
+            full = sum(away[max(0, most - loss.nodes + 1) :])
+            hz = 1.0 / loss.away_s + max(0, most + 1 - loss.nodes) * back_hz
+            waits += loss.rate * full / hz
+    slowed = sum((n - spec.spares) * away[n] for n in range(spec.spares + 1, most + 1))
+    regains_hz = sum(
+        mean / loss.away_s * sum(away[max(spec.spares + 1 - loss.nodes, 0) : most + 1 - loss.nodes])
+        for loss, mean in kinds
+        if loss.nodes <= most
     )
-    fewer = [(lost - spec.spares, weight) for lost, weight in enumerate(away) if lost > spec.spares]
-    slowed = sum(missing * weight for missing, weight in fewer) / spec.nodes
-    back = sum((missing + spec.spares) * weight for missing, weight in fewer)
     return Standing(
         running=total / (total + waits),
-        pace=1.0 - slowed / total,
+        pace=1.0 - slowed / spec.nodes / total,
         stood_by=sum(away[: spec.spares]) / total,
-        regains_hz=back / mean_s / total if mean_s else 0.0,
+        regains_hz=regains_hz / total,
     )
 
 
 def _losses(spec: JobSpec) -> Iterator[_Loss]:
     yield _Loss(spec.repair_share / spec.mtbf_s, 1, spec.repair_s)
-    yield _Loss(1.0 / spec.preemption_s, 1, spec.preemption_wait_s)
+    yield _Loss(1.0 / spec.preemption_s, 1, spec.preemption_wait_s, drawn=True)
     for domain in spec.domains:
         yield _Loss(1.0 / domain.mtbf_s, domain.nodes, domain.repair_s)
 
 
-def _wait_s(loss: _Loss, most: int, mean_s: float) -> float:
-    """Until few enough are away again: the first of them to come back will do, or the lost. [s]"""
-    if loss.nodes > most:
-        return loss.away_s
-    return min(loss.away_s, mean_s or loss.away_s) / (most + 1.0 - (loss.nodes - 1.0))
+class _Single(NamedTuple):
+    """Nodes that go one at a time, and how many of them are away in the mean."""
+
+    loss: _Loss
+    mean: float
 
 
-def _away(losses: list[_Loss], most: int, busy_s: float) -> list[float]:
+def _repaired_and_reclaimed(losses: Sequence[_Loss], busy_s: float) -> list[_Single]:
+    """Nodes that go one at a time: those repaired, for their mean time, and those reclaimed."""
+    found = []
+    for drawn in (False, True):
+        mine = [loss for loss in losses if loss.nodes == 1 and loss.drawn == drawn]
+        if mine:
+            rate = sum(loss.rate for loss in mine)
+            away_s = sum(loss.rate * loss.away_s for loss in mine) / rate
+            one = _Loss(rate, 1, away_s, drawn)
+            found.append(_Single(one, _mean_away(one, busy_s)))
+    return found
+
+
+def _first_back_s(kinds: Sequence[_Single], away: int, busy_s: float) -> float:
+    """Until the first is back of so many nodes, of which the last has just gone; in the mean. [s]
+
+    Notes
+    -----
+    Of two kinds j are of the first, with the odds of a binomial draw by how many of each are away,
+    times how often a node of theirs goes. In a long job it is sum(rate away_s) / sum(rate) /
+    `away`, as Erlang's formula has it.
+    """
+    if len(kinds) == 1:
+        return 1.0 / _back_hz(kinds[0].loss, away, busy_s)
+    (first, often), (second, seldom) = kinds
+    share = often / (often + seldom)
+    times = waited = 0.0
+    for j in range(away + 1):
+        ways = math.lgamma(away + 1) - math.lgamma(j + 1) - math.lgamma(away - j + 1)
+        odds = math.exp(ways + j * math.log(share) + (away - j) * math.log1p(-share))
+        odds *= j * first.rate / often + (away - j) * second.rate / seldom
+        times += odds
+        waited += odds / (_back_hz(first, j, busy_s) + _back_hz(second, away - j, busy_s))
+    return waited / times
+
+
+def _back_hz(loss: _Loss, away: int, busy_s: float) -> float:
+    """How soon the first of so many nodes is back, of which the last has just gone. [1/s]
+
+    Repairs take all the same time, so that the first to go is the first to be back: in a job
+    shorter than one, by the mean spread of as many uniform draws sooner than the last.
+    """
+    if not away or loss.drawn:
+        return away / loss.away_s
+    short = min(1.0, busy_s / loss.away_s) * (away - 1) / (away + 1)
+    long = max(0.0, 1.0 - loss.away_s / busy_s)
+    return 1.0 / (loss.away_s * ((1.0 - short) * (1.0 - long) + long / away))
+
+
+def _away(kinds: Sequence[tuple[_Loss, float]], most: int) -> list[float]:
     """Weights of 0 ... `most` nodes that are away while the job runs."""
     weights = [1.0]
-    offered = [(_mean_away(loss, busy_s), loss.nodes) for loss in losses]
     for lost in range(1, most + 1):
         found = sum(
-            mean * nodes * weights[lost - nodes] for mean, nodes in offered if nodes <= lost
+            mean * loss.nodes * weights[lost - loss.nodes]
+            for loss, mean in kinds
+            if loss.nodes <= lost
         )
         weights.append(found / lost)
         if weights[-1] > _HUGE:

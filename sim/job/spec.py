@@ -137,12 +137,27 @@ class JobSpec:
         return math.isfinite(self.memory_interval_s) and lost <= self.peers
 
     @property
+    def copied_when_warned(self) -> bool:
+        """Whether a warning leaves time for a copy in memory, which outlives a reclaimed node."""
+        return self.kept_in_memory(1) and self.preemption_notice_s >= self.memory_durable_s > 0.0
+
+    @property
+    def warned_rate(self) -> float:
+        """Nodes reclaimed with a warning that leaves time to keep the state. [1/s]"""
+        return 1.0 / self.preemption_s if self.warned or self.copied_when_warned else 0.0
+
+    @property
     def storage_rate(self) -> float:
-        """Interruptions after which only storage has the state. [1/s]"""
+        """Interruptions after which only storage has the state, as last saved. [1/s]"""
+        unwarned = 1.0 / self.preemption_s - self.warned_rate
         if not math.isfinite(self.memory_interval_s):
-            return self.interruption_rate
+            return self.failure_rate + unwarned
         rate = sum(1.0 / d.mtbf_s for d in self.domains if not self.kept_in_memory(d.nodes))
         if not self.kept_in_memory(1):
-            rate += self.repair_share / self.mtbf_s
-            rate += 0.0 if self.warned else 1.0 / self.preemption_s
+            rate += self.repair_share / self.mtbf_s + unwarned
         return rate
+
+    @property
+    def memory_rate(self) -> float:
+        """Interruptions after which memory has it, as last copied. [1/s]"""
+        return self.interruption_rate - self.storage_rate - self.warned_rate

@@ -15,7 +15,8 @@ from sim.cli import group
 from sim.errors import InputError
 from sim.inputs.loader import load, load_topology
 from sim.job.checkpoints import best_interval, daly_interval, memory_copy
-from sim.job.estimate import estimate_job, mean_goodput
+from sim.job.estimate import estimate_job
+from sim.job.goodput import mean_goodput
 from sim.job.hazards import domains_of
 from sim.job.outcome import JobOutcome, simulate_job
 from sim.job.run import PARTS, simulate_run
@@ -137,9 +138,9 @@ def test_copies_take_host_memory():
 @pytest.mark.parametrize("peers", [0, 1])
 def test_the_closed_form_knows_copies(peers):
     spec = replace(COPIED, peers=peers, repair_share=0.78)
-    assert mean_goodput(spec) == pytest.approx(simulate_job(spec, 16).goodput, rel=0.01)
+    assert mean_goodput(spec).useful == pytest.approx(simulate_job(spec, 16).goodput, rel=0.01)
     short = replace(COPIED, steps=500, peers=peers)
-    assert mean_goodput(short) == pytest.approx(simulate_job(short, 400).goodput, rel=0.03)
+    assert mean_goodput(short).useful == pytest.approx(simulate_job(short, 400).goodput, rel=0.03)
 
 
 def test_saves_may_be_rare_where_memory_does_most():
@@ -203,11 +204,10 @@ def test_parts_add_up_whatever_happens(seed, spares, least, between, peers, doma
 def test_the_closed_form_waits_for_spares(changed, within):
     spec = replace(LONG, steps=200_000, **changed)
     found = simulate_job(spec, 24).goodput
-    assert mean_goodput(spec) == pytest.approx(found, rel=within)
+    assert mean_goodput(spec).useful == pytest.approx(found, rel=within)
     # a spare always at hand is another job
-    assert mean_goodput(replace(spec, spares=None, least_nodes=0)) != pytest.approx(
-        found, rel=within
-    )
+    at_hand = replace(spec, spares=None, least_nodes=0)
+    assert mean_goodput(at_hand).useful != pytest.approx(found, rel=within)
 
 
 def test_spares_are_an_erlang_loss_system():

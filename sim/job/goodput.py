@@ -1,0 +1,84 @@
+"""What share of a job's time is useful in the long run, in closed form.
+
+The same job as `sim.job.run` plays: `tests/unit/test_goodput.py` holds one to the other.
+"""
+
+from __future__ import annotations
+
+import math
+
+from sim.job.cadence import cadence
+from sim.job.run import HOPELESS
+from sim.job.spares import standing
+from sim.job.spec import JobSpec
+from sim.records import NamedTuple
+
+#: starts that a save takes, in the logarithm: a replica is given up after as many
+_HOPELESS = math.log(HOPELESS)
+
+
+class Goodput(NamedTuple):
+    """Shares of a job's time, evaluation and setup apart.
+
+    Attributes
+    ----------
+    useful : float
+        In which steps that count are worked on, waiting for data included; 0: it never ends.
+    again : float
+        In which steps are worked on that are lost.
+    """
+
+    useful: float
+    again: float
+
+
+def mean_goodput(spec: JobSpec) -> Goodput:
+    """Shares of the time of a job, in the mean.
+
+    Notes
+    -----
+    From save to save, w with what the save holds up, is (exp(l w) - 1) / l of work where all of it
+    is lost at rate l, and more by l times how much later a save is durable. A start of R, which
+    interruptions at rate L break off too, takes (exp(L R) - 1) / L: the whole exp(L R) times as
+    long as the work. With l = L that is Daly's formula. A failure that a copy in memory outlives
+    costs half the time between copies and the time until one is whole; a warning that leaves time
+    to keep the state costs no work. Nodes that are waited for or missing: `standing`.
+
+    Source: Daly, "A higher order estimate of the optimum checkpoint interval", 2006.
+    """
+    at, rate, often = cadence(spec, spec.step_s), spec.storage_rate, spec.interruption_rate
+    stand = standing(spec, spec.steps * spec.step_s)
+    starts = often * _start_s(spec, stand.stood_by)
+    waits = spec.preemption_wait_s / spec.preemption_s if spec.spares is None else 0.0
+    saves = (spec.steps - 1) // at.every
+    last_s = (spec.steps - saves * at.every) * at.pace_s
+    if rate * (at.cycle_s if saves else last_s) + starts > _HOPELESS:
+        return Goodput(0.0, 0.0)
+    once_s = work_s = saves * at.cycle_s + last_s
+    if rate:
+        work_s = (saves * math.expm1(rate * at.cycle_s) + math.expm1(rate * last_s)) / rate
+        work_s *= 1.0 + rate * (spec.durable_s - at.save_s) if saves else 1.0
+    if at.copy_every:
+        lost_s = at.copy_every * at.pace_s / 2.0 + spec.memory_durable_s
+        work_s *= 1.0 + spec.memory_rate * lost_s
+    regain_s = spec.blocking_s + spec.restart_s + spec.load_s
+    wall_s = work_s * math.exp(starts) * (1.0 + waits) * (1.0 + stand.regains_hz * regain_s)
+    wall_s /= stand.running * stand.pace
+    return Goodput(spec.steps * spec.step_s / wall_s, (work_s - once_s) / wall_s)
+
+
+def _start_s(spec: JobSpec, stood_by: float) -> float:
+    """Until the first step after an interruption, in the mean, from when a node is there. [s]"""
+    often = spec.interruption_rate
+    if not often:
+        return 0.0
+    start_s = spec.restart_s
+    if spec.warm_restart_s is not None:
+        reclaimed = 1.0 / spec.preemption_s / often
+        if spec.spares is None and spec.preemption_wait_s:  # no spare stands by
+            stood_by = 1.0 - reclaimed
+        start_s += stood_by * (spec.warm_restart_s - start_s)
+    start_s += spec.detect_s * spec.failure_rate / often
+    copied = spec.memory_rate + (spec.warned_rate if spec.copied_when_warned else 0.0)
+    copied /= often
+    return start_s + copied * spec.memory_load_s + (1.0 - copied) * spec.load_s

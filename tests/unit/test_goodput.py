@@ -1,0 +1,87 @@
+"""The closed form of a job's time is that of the job as it is played, whatever befalls it."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from sim.job.cadence import cadence
+from sim.job.goodput import mean_goodput
+from sim.job.outcome import simulate_job
+from sim.job.spares import standing
+from sim.job.spec import Domain, JobSpec
+
+#: 1,000,000 s of work on 8 nodes, saved every 1,000 s; a failure in 20,000 s
+LONG = JobSpec(
+    steps=100_000, step_s=10.0, interval_s=1_000.0, blocking_s=20.0, durable_s=20.0, nodes=8,
+    mtbf_s=20_000.0, detect_s=60.0, restart_s=300.0, load_s=40.0, repair_s=3_600.0,
+    repair_share=0.78,
+)  # fmt: skip
+SPOT = replace(LONG, preemption_s=4_000.0, preemption_wait_s=1_800.0)
+RARE = replace(LONG, mtbf_s=400_000.0, repair_s=360_000.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "within"),
+    [
+        (LONG, 0.01),
+        (replace(LONG, mtbf_s=2_000.0), 0.03),
+        (replace(LONG, blocking_s=1.0, durable_s=900.0), 0.02),  # what is lost goes further back
+        (replace(LONG, blocking_s=1.0, durable_s=3_000.0), 0.02),  # the next save waits for it
+        (SPOT, 0.02),  # waited for, during which nothing fails
+        (replace(SPOT, preemption_s=1_000.0), 0.03),
+        (replace(SPOT, preemption_notice_s=120.0), 0.02),  # no work is lost
+        (replace(SPOT, preemption_notice_s=120.0, preemption_s=900.0), 0.03),
+        (replace(SPOT, spares=2), 0.02),
+        (replace(RARE, spares=0, preemption_s=50_000.0, preemption_wait_s=1_800.0), 0.06),
+        (replace(RARE, spares=1, preemption_s=50_000.0, preemption_wait_s=1_800.0), 0.03),
+        (replace(RARE, spares=0, least_nodes=7, preemption_s=5e4, preemption_wait_s=1e3), 0.05),
+        (replace(SPOT, spares=1, least_nodes=6, domains=(Domain("rack", 2, 4e5, 1e5),)), 0.03),
+        (replace(LONG, memory_interval_s=60.0, memory_blocking_s=1.0, memory_durable_s=90.0,
+                 memory_load_s=5.0, peers=1), 0.02),
+        (replace(SPOT, memory_interval_s=60.0, memory_blocking_s=1.0, memory_durable_s=5.0,
+                 memory_load_s=5.0, peers=1, preemption_notice_s=30.0), 0.02),
+    ],
+)  # fmt: skip
+def test_the_closed_form_is_the_mean_of_what_is_played(spec, within):
+    assert mean_goodput(spec).useful == pytest.approx(simulate_job(spec, 48).goodput, rel=within)
+
+
+def test_a_job_that_saves_nothing_starts_over():
+    short = replace(LONG, interval_s=math.inf, steps=1_500)
+    assert mean_goodput(short).useful == pytest.approx(simulate_job(short, 2_000).goodput, rel=0.03)
+
+
+def test_lost_work_is_what_is_played():
+    found = simulate_job(SPOT, 48).shares["lost_work"]
+    assert mean_goodput(SPOT).again == pytest.approx(found, rel=0.1)
+
+
+def test_saves_by_hand():
+    # 3 steps of 40 s to each 100 s; a save of 150 s beside them holds the next one up by 30
+    spec = replace(LONG, steps=10, step_s=40.0, interval_s=100.0, blocking_s=2.0, durable_s=150.0)
+    assert cadence(spec, 40.0) == (40.0, 3, 30.0, 0, 0.0)
+    # three saves, none at the end: 400 s of 490
+    never = replace(spec, mtbf_s=math.inf)
+    assert mean_goodput(never).useful == pytest.approx(400 / 490)
+    assert simulate_job(never, 1).goodput == pytest.approx(400 / 490)
+
+
+def test_nodes_away_for_an_hour_and_for_days_are_one_loss_system():
+    """B(1, r) = r / (1 + r), r = 0.5 + 1.5: what is waited for is the mean, whoever is away."""
+    spec = replace(
+        LONG, steps=10**9, spares=0, repair_share=1.0, mtbf_s=600_000.0, repair_s=300_000.0,
+        preemption_s=1_200.0, preemption_wait_s=1_800.0,
+    )  # fmt: skip
+    assert standing(spec, 1e10).running == pytest.approx(1 / 3, rel=1e-3)
+
+
+def test_a_warning_is_no_worse_where_memory_has_a_copy():
+    """It was saved to storage and read from there, 600 s each, with a copy next door."""
+    spec = replace(
+        SPOT, blocking_s=600.0, durable_s=600.0, load_s=600.0, memory_interval_s=60.0,
+        memory_blocking_s=0.1, memory_durable_s=5.0, memory_load_s=5.0, peers=1,
+    )  # fmt: skip
+    warned = replace(spec, preemption_notice_s=900.0)
+    assert mean_goodput(warned).useful > mean_goodput(spec).useful
+    assert simulate_job(warned, 32).goodput > simulate_job(spec, 32).goodput
