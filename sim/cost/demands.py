@@ -74,10 +74,9 @@ def _tables(sisters: Others) -> list[I8]:
 
 def _of_stages(fabric: Fabric, where: Sisters, op: str, algorithm: str) -> loads.Demands:
     """`demands_of` sister groups; those of other stages, which are asked for next, on the way."""
-    alone = where.parts == 1 or where.groups.crosses(where.parts)
-    if alone or fabric.n_ranks > _TOGETHER:
+    stages = where.everywhere()
+    if len(stages) == 1 or fabric.n_ranks > _TOGETHER:
         return demands_of(fabric, where.rows(), op, algorithm)
-    stages = [where._replace(part=part) for part in range(where.parts)]
     rows = [stage.rows() for stage in stages]
     every = demands_of(fabric, np.concatenate(rows), op, algorithm)
     ends = np.cumsum([0, *map(len, rows)])
@@ -86,7 +85,7 @@ def _of_stages(fabric: Fabric, where: Sisters, op: str, algorithm: str) -> loads
         key = (fabric, stage, op, algorithm)
         if stage != where and _sisters.find(key) is None:
             _sisters.keep(key, found)
-    return each[where.part]
+    return each[stages.index(where)]
 
 
 def demands_of_sisters(

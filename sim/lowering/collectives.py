@@ -168,7 +168,7 @@ class StepCollectives:
                 name = name_of(plan, op)
                 if name in costs:
                     continue
-                where = Sisters(plan.groups[op.group], plan.stage, plan.stages)
+                where = Sisters.among(plan.groups[op.group], plan.stage, plan.stages)
                 by = _COPIES if op.group == COPYING else nccl
                 cost = costs[name] = cost_of(self.fabric, op.collective, where, name.total, by)
                 if cost.limit_resource >= 0:

@@ -180,6 +180,12 @@ class Pairs:
         a, b = self.first * self.ranks, self.second * self.ranks
         return tuple((a + i, b + i) for i in range(self.ranks))
 
+    def as_far_apart(self) -> list[Pairs]:
+        """Those of all stages that are as far from each other, the same way."""
+        ahead = self.second - self.first
+        starts = range(max(0, -ahead), self.stages - max(0, ahead))
+        return [Pairs(start, start + ahead, self.stages, self.ranks) for start in starts]
+
     def crosses(self, parts: int) -> bool:
         """Always."""
         return True
@@ -199,6 +205,11 @@ class Sisters(NamedTuple):
     part: int
     parts: int
 
+    @classmethod
+    def among(cls, groups: Groups | Pairs, part: int, parts: int) -> Sisters:
+        """Those that such a part takes part in: equal for all parts that have the same."""
+        return cls(groups, 0, 1) if groups.crosses(parts) else cls(groups, part, parts)
+
     def first(self) -> Group:
         """Ranks of the first."""
         return _first(self)
@@ -206,6 +217,15 @@ class Sisters(NamedTuple):
     def rows(self) -> npt.NDArray[np.int64]:
         """Ranks of each, (groups, ranks of one)."""
         return self.groups.rows(self.part, self.parts)
+
+    def everywhere(self) -> list[Sisters]:
+        """The same of every part, or between all stages as far apart; itself among them."""
+        groups = self.groups
+        if isinstance(groups, Pairs):
+            return [self._replace(groups=pairs) for pairs in groups.as_far_apart()]
+        if self.parts == 1 or groups.crosses(self.parts):
+            return [self]
+        return [self._replace(part=part) for part in range(self.parts)]
 
 
 @lru_cache(maxsize=8)

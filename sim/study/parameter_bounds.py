@@ -223,7 +223,7 @@ def _wires(candidate: Candidate, mesh: Mesh) -> _Wires:
     wide, units = DTYPE_BYTES[types.reduce], units_of(workload, mesh)
 
     def cost(op: str, group: str, size: float) -> CollectiveCost:
-        return cost_of(fabric, op, Sisters(groups[group], 0, mesh.pp), size, nccl)
+        return cost_of(fabric, op, Sisters.among(groups[group], 0, mesh.pp), size, nccl)
 
     def gather(unit: Unit) -> CollectiveCost:
         return cost("all_gather", unit.over, unit.gather_bytes)

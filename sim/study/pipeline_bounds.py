@@ -137,7 +137,8 @@ def hops(topology: Topology, workload: Workload) -> tuple[float, ...]:
             found[a, b] = 0.0
         elif (a, b) not in found:
             pairs = Pairs(a, b, mesh.pp, mesh.world // mesh.pp)
-            found[a, b] = cost_of(fabric, "send", Sisters(pairs, -1, mesh.pp), size, nccl).time_s
+            where = Sisters.among(pairs, a, mesh.pp)
+            found[a, b] = cost_of(fabric, "send", where, size, nccl).time_s
     return tuple(found[rank_of(s), rank_of(s + 1)] for s in range(shape.stages - 1))
 
 

@@ -125,6 +125,12 @@ def test_pairs(reverse):
     assert pairs.all() == tuple((b, a) if reverse else (a, b) for a, b in expected)
     assert pairs.rows(0, 4).tolist() == [list(pair) for pair in pairs.all()]
     assert pairs.size == 2
+    where = Sisters.among(pairs, 1, 4)
+    assert where == Sisters.among(pairs, 2, 4)
+    everywhere = where.everywhere()
+    assert where in everywhere
+    ends = [(one.groups.first, one.groups.second) for one in everywhere]
+    assert ends == [(s + reverse, s + 1 - reverse) for s in range(3)]
 
 
 def test_groups_of_a_stage():
@@ -132,6 +138,8 @@ def test_groups_of_a_stage():
     assert Sisters(mesh.groups("tp"), 1, 2).rows().tolist() == [[4, 5], [6, 7]]
     assert Sisters(mesh.groups("dp_shard"), 0, 2).rows().tolist() == [[0, 2], [1, 3]]
     assert Sisters(mesh.groups("world"), 0, 1).rows().tolist() == [list(range(8))]
+    assert [one.part for one in Sisters.among(mesh.groups("tp"), 1, 2).everywhere()] == [0, 1]
+    assert len(Sisters.among(mesh.groups("pp"), 1, 2).everywhere()) == 1
     for axes in (["tp"], ["dp_shard"], ["pp"], ["pp", "tp"], ["dp_shard", "tp"]):
         groups = mesh.groups(*axes)
         assert list(map(tuple, Sisters(groups, 0, 1).rows().tolist())) == list(groups.all())
