@@ -165,21 +165,25 @@ def fullest_ranks(workload: Workload, tree: ModelTree) -> list[int]:
     """Ranks of a pipeline of which one is the fullest; 0 where there is none.
 
     Of ranks whose stages have the same blocks, the first: an earlier one has more micro-batches in
-    flight. Along a V all have as many, and all are kept.
+    flight. Along a V they are more by what a rank has of one of its stages and fewer by what it
+    has of the other, evenly from rank to rank: the first or the last is the fullest.
     """
     p = workload.parallelism
     schedule = SCHEDULES[p.pipeline_schedule]
-    if p.pipeline_parallel == 1 or schedule.turns:
-        return list(range(p.pipeline_parallel))
+    if p.pipeline_parallel == 1:
+        return [0]
     shape = shape_of(workload)
     kinds = [block.kind for block in tree_blocks(tree)]
     ranges = blocks_of(workload)
-    first: dict[tuple[tuple[str, ...], ...], int] = {}
+    alike: dict[tuple[tuple[str, ...], ...], list[int]] = {}
     for rank in range(shape.ranks):
         stages = schedule.stages_of(shape, rank)
         own = tuple(tuple(kinds[b] for b in ranges[stage]) for stage in stages)
-        first.setdefault(own, rank)
-    return list(first.values())
+        alike.setdefault(own, []).append(rank)
+    few = {ranks[0] for ranks in alike.values()}
+    if schedule.turns:
+        few |= {ranks[-1] for ranks in alike.values()}
+    return sorted(few)
 
 
 def memory(

@@ -221,23 +221,37 @@ def test_parameters_gathered_for_every_micro_batch():
     assert memory_of(*again[:2]).peak_allocated_bytes < memory_of(*whole[:2]).peak_allocated_bytes
 
 
+def _peaks(found):
+    """Peak of every rank, and the ranks that are asked. [B]"""
+    workload, mesh = found.workload, mesh_of(found.topology, found.workload)
+    tree = tree_of(workload)
+    ledgers = [
+        read(allocations_of(workload, tree, mesh, rank), workload, tree) for rank in range(mesh.pp)
+    ]
+    peaks = [ledger.peaks[ledger.highest].total for ledger in ledgers]
+    return peaks, fullest_ranks(workload, tree)
+
+
 @pytest.mark.parametrize("virtual", [1, 2])
 def test_the_fullest_rank_is_one_of_few(virtual):
     """Thirty layers on four ranks: stages of 8, 8, 8, 6, so only the third is like one before."""
     schedule = "1f1b" if virtual == 1 else "interleaved-1f1b"
-    found = job(f"parallelism.pipeline_schedule={schedule}", layers=30)
-    workload, mesh = found.workload, mesh_of(found.topology, found.workload)
-    tree = tree_of(workload)
+    peaks, few = _peaks(job(f"parallelism.pipeline_schedule={schedule}", layers=30))
+    assert len(few) < len(peaks)
+    assert max(peaks[rank] for rank in few) == max(peaks)
 
-    def peak(rank):
-        ledger = read(allocations_of(workload, tree, mesh, rank), workload, tree)
-        return ledger.peaks[ledger.highest].total
 
-    few = fullest_ranks(workload, tree)
-    assert len(few) < mesh.pp
-    assert max(map(peak, few)) == max(map(peak, range(mesh.pp)))
-    turning = job("parallelism.pipeline_schedule=zbv").workload
-    assert fullest_ranks(turning, tree_of(turning)) == [0, 1, 2, 3]
+@pytest.mark.parametrize(
+    ("schedule", "micro"), [("zbv", 3), ("zbv", 8), ("zbv", 24), ("dualpipev", 16)]
+)
+@pytest.mark.parametrize("layers", [30, 46])
+def test_the_fullest_rank_along_a_v_is_at_an_end_of_equal_ones(schedule, micro, layers):
+    """The last of them where micro-batches are too few to fill the pipeline."""
+    peaks, few = _peaks(
+        job(f"parallelism.pipeline_schedule={schedule}", pipeline=8, micro=micro, layers=layers)
+    )
+    assert len(few) < len(peaks)
+    assert max(peaks[rank] for rank in few) == max(peaks)
 
 
 @pytest.mark.parametrize("engine", ["python", "compiled"])
