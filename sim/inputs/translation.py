@@ -160,6 +160,18 @@ class Translation:
         for took in followed:
             self.skip(took.place, took.theirs, why, True)
 
+    def replace(self, key: str, value: Any, why: str) -> None:
+        """Put another value in place of one that was taken or supposed, and say why."""
+        before = self.at(key)
+        tree = Leaf(value, before.place if before is not None else Place(""))
+        self._put(key, tree)
+        shown = f"{_shown(tree)} ({why})"
+        self.took = [t._replace(ours=shown) if t.key == key else t for t in self.took]
+        self.supposed = [
+            Supposed(key, _shown(tree), f"{s.why}, {why}") if s.key == key else s
+            for s in self.supposed
+        ]
+
     def skip(
         self, place: Place, theirs: str, why: str, matters: bool = False,
         answers: tuple[frozenset[str], ...] = (),

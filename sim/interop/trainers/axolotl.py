@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
-from sim.interop.trainers import common, deepspeed, fsdp_keys, words
+from sim.interop.trainers import common, deepspeed, fsdp_keys, preferences, words
 from sim.interop.trainers.common import LoraKeys, TrainerFormat
 from sim.interop.trainers.keys import AUTO, Keys
 
@@ -16,7 +16,6 @@ _ATTENTION = {
 }  # fmt: skip
 _NOT_MODELLED = {
     "tiled_mlp": "MLPs over tiles of the sequence are not modelled: all of it at once",
-    "rl": "preference and reinforcement learning is not modelled: taken as a plain step",
     "unfrozen_parameters": "partly frozen models are not modelled: taken as trained in full",
     "relora": "ReLoRA's merges are not modelled",
     "lora_target_parameters": "adapters of bare parameters are not counted",
@@ -61,7 +60,17 @@ def read(source: Source, job: Translation) -> None:
     _precision(keys)
     common.loader(keys)
     common.saving(keys)
+    _preferences(keys)
     _aside(keys)
+
+
+def _preferences(keys: Keys) -> None:
+    """Pairs and scores; of what is rolled out a plain step."""
+    kind = keys.text("rl")
+    if kind and not preferences.of_kind(keys, kind, keys.place("rl"), "rl"):
+        keys.matters(f"{kind} is not modelled: taken as a plain step", "rl")
+    if keys.flag("reward_model"):
+        preferences.of_kind(keys, "reward", keys.place("reward_model"), "reward_model")
 
 
 def _rows(keys: Keys) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
-from sim.interop.trainers import common, huggingface, words
+from sim.interop.trainers import common, huggingface, preferences, words
 from sim.interop.trainers.common import LoraKeys, TrainerFormat
 from sim.interop.trainers.keys import Keys
 
@@ -32,8 +32,6 @@ def read(source: Source, job: Translation) -> None:
     job.marks_leaves = "LLaMA-Factory"  # model_utils/moe.py, add_z3_leaf_module
     keys.put_count("sequence_length", "cutoff_len", default=2048)
     stage = keys.text("stage")
-    if stage not in ("", "sft", "pt"):
-        keys.matters(f"stage {stage} is not modelled: taken as a plain step", "stage")
     _rows(keys, stage)
     _samples(keys)
     _method(keys)
@@ -57,6 +55,7 @@ def read(source: Source, job: Translation) -> None:
     if keys.flag("pure_bf16"):
         keys.put("precision.kind", "bf16", "pure_bf16")
         keys.put("precision.master", "bf16", "pure_bf16")
+    _stage(keys, stage)
     keys.matter_on(_NOT_MODELLED)
     if not off:  # Unsloth's checkpointing keeps what it saves in host memory
         keys.put_on("activation_checkpointing.offload", "use_unsloth_gc")
@@ -70,6 +69,15 @@ def read(source: Source, job: Translation) -> None:
         r"|adapter_name_or_path|overwrite_\w+|ref_\w+|pref_\w+|max_samples",
     )
     keys.rest("LLaMA-Factory")
+
+
+def _stage(keys: Keys, stage: str) -> None:
+    """Pairs and scores; of what is rolled out a plain step."""
+    loss = keys.text("pref_loss")
+    kind = loss if stage == "dpo" and loss in ("orpo", "simpo") else stage
+    known = kind in ("", "sft", "pt")
+    if not known and not preferences.of_kind(keys, kind, keys.place("stage"), "stage"):
+        keys.matters(f"stage {stage} is not modelled: taken as a plain step", "stage")
 
 
 def _rows(keys: Keys, stage: str) -> None:

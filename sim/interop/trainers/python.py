@@ -11,13 +11,16 @@ from sim.inputs.python_values import UNKNOWN
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Leaf
-from sim.interop.trainers import common, huggingface, script_calls
+from sim.interop.trainers import common, huggingface, preferences, script_calls
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
 
 _OF_TRL = r"(?:SFT|DPO|ORPO|KTO|CPO|GRPO|RLOO|Reward)"
 _TRL = re.compile(rf"(?:^|\.){_OF_TRL}(?:Trainer|Config)$")
 _ARGUMENTS = re.compile(rf"(?:^|\.)(?:\w*TrainingArguments|{_OF_TRL}Config)$")
+_KIND = re.compile(r"(?:^|\.)(DPO|ORPO|KTO|CPO|Reward)(?:Trainer|Config)$")
+#: models of sentence-transformers
+_EMBEDS = {"SentenceTransformer": "embeddings", "CrossEncoder": "scores"}
 _ROWS = {name: name for name in ("max_seq_length", "packing", "dataset_text_field")}
 _UNSLOTH = "Unsloth's kernels"
 
@@ -41,15 +44,33 @@ def read(source: Source, job: Translation) -> None:
         keys.branch.entries.pop("device_map", None)
     script_calls.kbit(keys)
     trl = any(_TRL.search(call.name) for call in calls)
+    kind = next((found for call in calls if (found := _KIND.search(call.name))), None)
     huggingface.in_python(source, keys, trl, configured and not fast)
+    _preferences(keys, calls, kind[1] if kind else "")
     script_calls.spread(keys)
     keys.rest("Python scripts'")
+
+
+def _preferences(keys: Keys, calls: list[script_calls.ScriptCall], kind: str) -> None:
+    """Rows of pairs by the trainer's name, and a head of scores by the model's class."""
+    scores = next((c for c in calls if "ForSequenceClassification" in c.name), None)
+    embeds = next((c for c in calls if c.last in _EMBEDS), None)
+    if kind:
+        call = next(c for c in calls if _KIND.search(c.name))
+        preferences.of_kind(keys, kind, call.branch.place, f"{call.last}()")
+    elif embeds is not None:
+        preferences.of_kind(keys, _EMBEDS[embeds.last], embeds.branch.place, embeds.name)
+    elif scores is not None:
+        preferences.of_kind(keys, "scores", scores.branch.place, scores.name)
 
 
 def _own(name: str, call: Branch) -> tuple[str, dict[str, str]] | None:
     """A trainer, and its arguments."""
     if _ARGUMENTS.search(name):
         return "arguments", {k: k for k in call.entries if k.isidentifier()}
+    if name.rpartition(".")[2] in _EMBEDS:
+        model = "model_name_or_path"
+        return "model", {"0": model, model: model, "max_seq_length": "model_max_length"}
     if name.endswith("Trainer"):
         named = call.entries.get("model")  # TRL's loads a model of that name
         loads = isinstance(named, Leaf) and not str(named.value).startswith(UNKNOWN)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
-from sim.interop.trainers import common, huggingface, words
+from sim.interop.trainers import common, huggingface, preferences, words
 from sim.interop.trainers.common import LoraKeys, TrainerFormat
 from sim.interop.trainers.keys import Keys
 
@@ -41,6 +41,11 @@ def read(source: Source, job: Translation) -> None:
         source, keys, micro_batch=1, precision=dtype, checkpointing=True, reentrant=True
     )
     huggingface.master(keys, dtype, "torch_dtype")
+    kind = keys.text("rlhf_type")
+    if kind and not preferences.of_kind(keys, kind, keys.place("rlhf_type"), "rlhf_type"):
+        keys.matters(f"{kind} is not modelled: taken as a plain step", "rlhf_type")
+    if keys.text("task_type") in ("seq_cls", "embedding", "reranker"):
+        preferences.of_kind(keys, "scores", keys.place("task_type"), "task_type")
     keys.put_ulysses("sequence_parallel_size")
     keys.leave_matching(
         common.WHY_NO_MATTER,

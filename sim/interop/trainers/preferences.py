@@ -1,0 +1,71 @@
+"""Trainers of pairs and of scores: the rows that a sample is, and what of a step is left out."""
+
+from __future__ import annotations
+
+from sim.inputs.tree import Leaf, Place
+from sim.interop.trainers.keys import Keys
+from sim.records import NamedTuple
+
+_REFERENCE = (
+    "the frozen reference's pass and, without adapters, its copy are not counted; posttrain has "
+    "them, of a workload with post_training: {algorithm: dpo}"
+)
+_HEAD = (
+    "a score is no vocabulary: the head's products are counted all the same (a few per cent), its "
+    "logits are not"
+)
+
+
+class _Step(NamedTuple):
+    """What a sample of a kind of trainer is."""
+
+    rows: int  # with a gradient
+    left: str = ""  # what is not modelled
+    scores: bool = False  # a head of one or a few columns
+
+
+#: TRL's collators, LLaMA-Factory's `PairwiseDataCollatorWithPadding`: a pair is two rows of a batch
+_STEPS = {
+    "dpo": _Step(2, _REFERENCE), "ipo": _Step(2, _REFERENCE),
+    "kto": _Step(1, "the passes of its KL term and of the reference are not counted"),
+    "orpo": _Step(2), "cpo": _Step(2), "simpo": _Step(2),
+    "rm": _Step(2, _HEAD, scores=True), "reward": _Step(2, _HEAD, scores=True),
+    "scores": _Step(1, _HEAD, scores=True),
+    "embeddings": _Step(
+        2, "an anchor and a positive are taken as two rows of a sample, and the head's products "
+        "are counted though there is none", scores=True,
+    ),
+}  # fmt: skip
+
+
+def of_kind(keys: Keys, kind: str, place: Place, theirs: str) -> bool:
+    """Count the rows of a kind of trainer, once the batch is read, and say what is left out.
+
+    Parameters
+    ----------
+    keys : Keys
+        Of the file.
+    kind : str
+        ``dpo``, ``orpo``, ``reward`` and their like; ``scores`` of a classifier.
+    place : Place
+        Where the kind is written.
+    theirs : str
+        As what.
+
+    Returns
+    -------
+    bool
+        Whether the kind is known here.
+    """
+    step, job = _STEPS.get(kind.lower()), keys.job
+    if step is None:
+        return False
+    if step.scores:
+        job.take("loss", "fused-linear", place, theirs)
+    for key in ("micro_batch", "global_batch") if step.rows > 1 else ():
+        found = job.at(key)
+        if isinstance(found, Leaf) and isinstance(found.value, int):
+            job.replace(key, step.rows * found.value, f"of {step.rows} rows a sample")
+    if step.left:
+        job.skip(place, theirs, step.left, True)
+    return True
