@@ -31,6 +31,11 @@ _GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "quick_ge
 KINDS = DENSE | MIXTURES | CLASSIC | REMOTE | HYBRIDS
 #: names that models of other kinds were released under too, told apart by their class
 _OF_SEVERAL = ("minimax",)
+#: words of `layer_types` for attention that kinds' readers count in full, with a note
+_IN_FULL = {
+    "deepseek_v32": ("indexed_attention",), "glm_moe_dsa": ("indexed_attention",),
+    "llama4_text": ("chunked_attention",),
+}  # fmt: skip
 #: where a model of several parts has its decoder, and what says that it has other parts
 _DECODERS = ("text_config", "llm_config", "language_config", "thinker_config")
 _TOWERS = ("vision_config", "audio_config", "visual", "embd_layer", "img_processor")
@@ -184,7 +189,7 @@ def _refuse(reader: HfReader, shown: str, config: Mapping[str, Any]) -> None:
         raise InputError.single(reader.source, message, "model_type")
     layer_types = reader.values.get("layer_types")
     if isinstance(layer_types, list) and reader.kind not in HYBRIDS:
-        known = {"full_attention", "sliding_attention", "attention"}
+        known = {"full_attention", "sliding_attention", "attention", *_IN_FULL.get(reader.kind, ())}
         strange = sorted({str(t) for t in layer_types} - known)
         if strange:
             message = f"{shown!r} mixes attention with {', '.join(strange)}, which is not modelled"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.inputs.hf_kinds import GPT, gpt2, llama
-from sim.inputs.hf_parts import Fields, KindReader, late_window, mixture, turned
+from sim.inputs.hf_parts import Fields, KindReader, biased, late_window, mixture, shared, turned
 from sim.inputs.hf_reader import HfReader
 
 
@@ -66,14 +66,11 @@ def _qwen2_moe(reader: HfReader, fields: Fields) -> Fields:
     if reader.values.get("mlp_only_layers"):
         reader.fault("mlp_only_layers", "dense layers beside the regular ones are not modelled")
     columns = reader.count("moe_intermediate_size", default=1408)
-    shared = reader.count("shared_expert_intermediate_size", default=5632)
-    if shared % columns:
-        message = f"{shared} is no multiple of the {columns} columns of an expert: not modelled"
-        reader.fault("shared_expert_intermediate_size", message)
     return {
         "qkv_bias": True, **late_window(reader, fields["layers"]),
         **mixture(reader, 60, 4, columns),
-        "shared_experts": shared // columns, "shared_expert_gate": True,
+        **shared(reader, columns, 5632, "shared_expert_intermediate_size"),
+        "shared_expert_gate": True,
         "mixture_every": reader.count("decoder_sparse_step", default=1),
     }  # fmt: skip
 
@@ -88,6 +85,14 @@ def _nemotron(reader: HfReader, fields: Fields) -> Fields:
         **GPT, "norm_bias": True, "qkv_bias": bias, "output_bias": bias,
         "mlp_bias": reader.flag("mlp_bias", False), "rope_fraction": turned(reader, 0.5),
         "notes": (SQUARED,),
+    }  # fmt: skip
+
+
+def _jais2(reader: HfReader, fields: Fields) -> Fields:
+    """Llama with a FFN of two matrices, biased LayerNorms, and biases on everything."""
+    return {
+        **GPT, "norm_bias": True, **biased(reader, default=True),
+        "mlp_bias": reader.flag("mlp_bias", True), "notes": (SQUARED,),
     }  # fmt: skip
 
 
@@ -110,5 +115,6 @@ CLASSIC: dict[str, KindReader] = {
     "dbrx": _dbrx,
     "qwen2_moe": _qwen2_moe,
     "nemotron": _nemotron,
+    "jais2": _jais2,
     "arcee": lambda r, f: {**llama(r, f), "ffn": "gelu", "notes": (SQUARED,)},
 }

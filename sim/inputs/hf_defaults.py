@@ -89,6 +89,13 @@ DEFAULTS: dict[
     "qwen3_next": (2048, 48, 16, 2, 5632, 151936, 32768, False),
     "qwen3_5_text": (4096, 32, 16, 4, 12288, 248320, 32768, False),
     "qwen3_5_moe_text": (2048, 40, 16, 2, 0, 248320, 32768, False),
+    "vaultgemma": (2304, 26, 8, 4, 9216, 256000, 8192, True),
+    "cwm": (6144, 64, 48, 8, 21504, 128256, 131072, False),
+    "iquestcoder": (5120, 80, 40, 8, 27648, 76800, 131072, False),
+    "hyperclovax": (4096, 32, 32, None, 11008, 32000, 2048, False),
+    "jais2": (3328, 32, 26, None, 26624, 150272, 8192, False),
+    "sarvam_moe": (4096, 19, 64, 4, 8192, 262144, 131072, False),
+    "granitemoeshared": (4096, 32, 32, None, 11008, 32000, 2048, False),
     "minicpm": (None, None, None, None, None, None, 2048, True),
     "minicpm3": (None, None, None, None, None, None, 2048, True),
     "bailing_moe": (None, None, None, None, None, None, 16384, False),
@@ -108,5 +115,6 @@ HEAD_DIM["llama4_text"] = 128
 HEAD_DIM |= dict.fromkeys(
     ("ernie4_5", "glm", "glm4", "solar_open", "seed_oss", "minimax_m2", "ministral3", "helium"), 128
 )
-HEAD_DIM |= {"hy_v3": 128, "nemotron_h": 128}
+HEAD_DIM |= {"hy_v3": 128, "nemotron_h": 128, "vaultgemma": 256, "cwm": 128, "iquestcoder": 128}
+HEAD_DIM["sarvam_moe"] = 64
 HEAD_DIM |= dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), 256)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from sim.inputs.hf_classic import SQUARED
 from sim.inputs.hf_kinds import llama, qwen3
 from sim.inputs.hf_mixtures import LATENT, latent, qwen3_moe, routed
-from sim.inputs.hf_parts import Fields, KindReader, mixture, turned
+from sim.inputs.hf_parts import Fields, KindReader, mixture, shared, turned
 from sim.inputs.hf_reader import HfReader
 
 #: words of `layer_types` for softmax attention
@@ -70,20 +70,11 @@ def _delta(reader: HfReader, layers: int) -> Fields:
     }
 
 
-def _shared(reader: HfReader, columns: int, default: int, key: str) -> Fields:
-    """Shared experts of so many columns together, in terms of a routed one."""
-    shared = reader.count(key, default=default, least=0)
-    if shared % columns:
-        message = f"{shared} is no multiple of the {columns} columns of an expert: not modelled"
-        reader.fault(key, message)
-    return {"shared_experts": shared // columns}
-
-
 def _delta_mixture(reader: HfReader, usual: tuple[int, int]) -> Fields:
     columns = reader.count("moe_intermediate_size", default=512)
     return {
         **mixture(reader, *usual, columns), "shared_expert_gate": True,
-        **_shared(reader, columns, 512, "shared_expert_intermediate_size"),
+        **shared(reader, columns, 512, "shared_expert_intermediate_size"),
     }  # fmt: skip
 
 
@@ -142,7 +133,7 @@ def _granite(reader: HfReader, fields: Fields) -> Fields:
     columns = fields["ffn_size"]
     return {
         **found, **mixture(reader, 8, 2, columns),
-        **_shared(reader, columns, 1024, "shared_intermediate_size"),
+        **shared(reader, columns, 1024, "shared_intermediate_size"),
     }  # fmt: skip
 
 
@@ -210,7 +201,7 @@ def _nemotron_h(reader: HfReader, fields: Fields) -> Fields:
             "experts": reader.count("n_routed_experts", "num_local_experts", default=8),
             "experts_per_token": reader.count("num_experts_per_tok", default=2),
             "expert_ffn_size": columns,
-            **_shared(reader, columns, 7688, "moe_shared_expert_intermediate_size"),
+            **shared(reader, columns, 7688, "moe_shared_expert_intermediate_size"),
         }  # fmt: skip
     bias = reader.flag("use_bias", False)
     return {

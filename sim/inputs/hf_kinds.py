@@ -31,6 +31,19 @@ def _gemma2(reader: HfReader, fields: Fields) -> Fields:
     return {"ffn": "geglu", **biased(reader), "norms_per_layer": 4, **window}
 
 
+def _vaultgemma(reader: HfReader, fields: Fields) -> Fields:
+    """Gemma 2 without norms behind attention and FFN."""
+    return {**_gemma2(reader, fields), "norms_per_layer": 2}
+
+
+def _cwm(reader: HfReader, fields: Fields) -> Fields:
+    """Windows in all but the first of four layers."""
+    window = windowed(reader, 8192)
+    if "layer_types" not in reader.values and window:
+        window["sliding_window_pattern"] = 4
+    return {**llama(reader, fields), **window}
+
+
 def _gemma3(reader: HfReader, fields: Fields) -> Fields:
     window = windowed(reader, 4096)
     if "layer_types" not in reader.values and window:
@@ -210,4 +223,12 @@ DENSE: dict[str, KindReader] = {
     "glm4": _glm,
     "helium": llama,
     "apertus": _apertus,
+    "vaultgemma": _vaultgemma,
+    "cwm": _cwm,
+    "iquestcoder": llama,
+    # products with its multipliers are Granite's; norms stand behind attention and FFN, too
+    "hyperclovax": lambda r, f: {
+        **llama(r, f),
+        "norms_per_layer": 4 if r.flag("use_post_norm", True) else 2,
+    },
 }

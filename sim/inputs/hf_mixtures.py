@@ -10,6 +10,7 @@ from sim.inputs.hf_parts import (
     biased,
     leading_dense,
     mixture,
+    shared,
     turned,
     windowed,
 )
@@ -133,6 +134,15 @@ def _glm4_moe(reader: HfReader, fields: Fields) -> Fields:
     }
 
 
+def _sarvam(reader: HfReader, fields: Fields) -> Fields:
+    """GLM 4.5's layers with RoPE on whole heads; its repository's keys, too."""
+    return {
+        "qkv_bias": reader.flag("attention_bias", reader.flag("use_qkv_bias", False)),
+        "qk_norm": reader.flag("use_qk_norm", True), "rope_fraction": turned(reader),
+        **routed(reader, 128, 6, 1, 1024, 1),
+    }  # fmt: skip
+
+
 def _dots1(reader: HfReader, fields: Fields) -> Fields:
     slides, window = reader.values.get("sliding_window", 4096) is not None, {}
     if "layer_types" in reader.values:
@@ -227,6 +237,12 @@ MIXTURES: dict[str, KindReader] = {
     "granitemoe": lambda r, f: {**biased(r), **mixture(r, 8, 2, f["ffn_size"])},
     "llama4_text": _llama4,
     "glm4_moe": _glm4_moe,
+    "sarvam_moe": _sarvam,
+    "granitemoeshared": lambda r, f: {
+        **biased(r),
+        **mixture(r, 8, 2, f["ffn_size"]),
+        **shared(r, f["ffn_size"], 0, "shared_intermediate_size"),
+    },
     "solar_open": lambda r, _: {
         "qkv_bias": r.flag("attention_bias", False),
         "rope_fraction": turned(r),

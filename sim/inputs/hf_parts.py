@@ -29,6 +29,15 @@ def mixture(reader: HfReader, experts: int, of_token: int, columns: int) -> Fiel
     }
 
 
+def shared(reader: HfReader, columns: int, default: int, key: str) -> Fields:
+    """Shared experts of so many columns together, in terms of a routed one."""
+    found = reader.count(key, default=default, least=0)
+    if found % columns:
+        message = f"{found} is no multiple of the {columns} columns of an expert: not modelled"
+        reader.fault(key, message)
+    return {"shared_experts": found // columns}
+
+
 def windowed(reader: HfReader, default: int | None = None) -> Fields:
     """Sliding window of kinds that slide in every layer, or as `layer_types` says."""
     window = reader.count("sliding_window", default=0 if default is None else default, least=1)
@@ -44,8 +53,11 @@ def windowed(reader: HfReader, default: int | None = None) -> Fields:
         return {}
     if all(sliding):
         return {"sliding_window": window}
-    period = sliding.index(False) + 1
-    if any(s != bool((i + 1) % period) for i, s in enumerate(sliding)):
+    full = [i for i, slides in enumerate(sliding) if not slides]
+    period = full[1] - full[0] if len(full) > 1 else full[0] + 1
+    # whichever of n is full (Cwm's first), as many are
+    regular = full == list(range(full[0], len(types), period))
+    if not regular or len(full) != len(types) // period:
         reader.fault("layer_types", "full attention does not come every n-th layer: not modelled")
     return {"sliding_window": window, "sliding_window_pattern": period}
 

@@ -225,6 +225,45 @@ def test_any_value_of_any_key_is_read_or_refused():
                 assert min(counts.active, counts.total) > 0, (kind, key, value)
 
 
+#: parameters of transformers' 5.24 classes as their configurations stand, on the meta device
+BY_DEFAULT = {
+    "cwm": 32_581_097_472, "vaultgemma": 2_614_222_080, "iquestcoder": 39_794_283_520,
+    "hyperclovax": 6_738_677_760, "jais2": 8_090_401_280, "sarvam_moe": 32_152_648_064,
+    "granitemoeshared": 37_039_116_288, "llama4_text": 107_769_861_120,
+    # less the indexers of its layers
+    "deepseek_v32": 671_877_929_216 - 851_524_864,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BY_DEFAULT)
+def test_kinds_as_their_classes_have_them(kind):
+    assert count_parameters(model_from_config({"model_type": kind})).total == BY_DEFAULT[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "types"),
+    [
+        ("deepseek_v32", ["indexed_attention"] * 61),
+        ("llama4_text", (["chunked_attention"] * 3 + ["full_attention"]) * 12),
+        ("cwm", (["full_attention"] + ["sliding_attention"] * 3) * 16),
+    ],
+)
+def test_types_of_layers_as_transformers_5_saves_them(kind, types):
+    """Files that it wrote were refused, those of the hub, without the key, were not."""
+    bare = model_from_config({"model_type": kind})
+    assert model_from_config({"model_type": kind, "layer_types": types}) == bare
+    with pytest.raises(InputError, match="mixes attention with strange"):
+        model_from_config({"model_type": kind, "layer_types": ["strange", *types[1:]]})
+
+
+def test_a_window_in_all_but_the_first_of_four_layers():
+    model = model_from_config({"model_type": "cwm"})
+    assert (model.sliding_window, model.sliding_window_pattern) == (8192, 4)
+    uneven = ["full_attention", *["sliding_attention"] * 61, *["full_attention"] * 2]
+    with pytest.raises(InputError, match="does not come every n-th layer"):
+        model_from_config({"model_type": "cwm", "layer_types": uneven})
+
+
 def test_a_number_of_too_many_digits_is_a_fault(tmp_path):
     path = tmp_path / "config.json"
     path.write_text('{"model_type": "llama", "hidden_size": ' + "9" * 5000 + "}")
