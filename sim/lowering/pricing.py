@@ -136,7 +136,7 @@ class Pricing:
 
     def part(
         self, step: StepCollectives, workload: Workload, templates: Templates
-    ) -> tuple[Part, list[str]]:
+    ) -> tuple[Part, tuple[str, ...]]:
         """Rows for every plan op of a step, and what is costed with constants of something else."""
         plan = step.plans[self.role.stage]
         fixed = self._fixed_of(step, workload, templates.layer_kinds)
@@ -151,11 +151,10 @@ class Pricing:
             runs[fixed.at, 1] = run.sizes
             of = fixed.same.of
             placed = fixed.placed[run.sizes] = runs_of(runs[of, 0], runs[of, 1])
-        notes = [*self.model.fallbacks_of(()), *fixed.rows.notes, *run.block.notes]
         rows = joined((fixed.rows, run.block), self.model.curves())
         for row, calls in fixed.calls:
             rows.host_s[row] += self.host.trainer_s(calls, own)
-        return Part(self.role, plan, rows, placed), notes
+        return Part(self.role, plan, rows, placed), run.notes
 
     def _fixed_of(self, step: StepCollectives, w: Workload, layers: tuple[str, ...]) -> _Fixed:
         """Rows of a plan's ops but of segments over tokens, each distinct op priced once."""

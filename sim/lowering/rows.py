@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from itertools import chain
 from sys import getsizeof
 from typing import Any, TypeVar
 
@@ -25,7 +24,15 @@ class RowBlock(NamedTuple):
     kinds: RowKinds
     draws: RowDraws
     amount: F8
-    notes: tuple[str, ...] = ()  # what is costed with constants of something else
+
+
+class KernelRows(NamedTuple):
+    """Rows of kernels in a row, (n,) each, which draw on HBM alone."""
+
+    columns: F8  # (8, n) as in `RowBlock`
+    category: I1
+    waits: B1
+    rate: F8  # what each draws; 0: nothing [B/s]
 
 
 _T = TypeVar("_T")
@@ -122,8 +129,8 @@ class RowTable:
 def kernel_rows(
     seconds: F8, curve: I4, rate: F8, host_s: F8, category: Sequence[int], waits: Sequence[bool],
     stretches: Sequence[tuple[int, int]],
-) -> list[RowBlock]:  # fmt: skip
-    """Rows of kernels, which draw on HBM alone, in blocks.
+) -> list[KernelRows]:  # fmt: skip
+    """Rows of kernels, stretch by stretch.
 
     Parameters
     ----------
@@ -138,23 +145,25 @@ def kernel_rows(
     category, waits : (n,) of int, of bool
         As in `Rows`.
     stretches : sequence of (int, int)
-        First kernel of each block, and the one behind its last.
+        First kernel of each, and the one behind its last.
     """
-    reads = rate > 0.0
     columns = np.zeros((8, seconds.size))
     # work in seconds alone, so that the rate is 1 alone and curves are relative
     columns[1] = columns[7] = seconds
     columns[2:4] = 1.0
     columns[4], columns[6] = curve, host_s
     kinds, waited = np.array(category, dtype=np.int8), np.array(waits, dtype=np.bool_)
-    holds = np.zeros(seconds.size, dtype=np.bool_)
     return [
-        RowBlock(
-            columns[:, first:end], kinds_of(kinds[first:end], waited[first:end], holds[first:end]),
-            _reading(reads[first:end]), rate[first:end][reads[first:end]],
-        )
+        KernelRows(columns[:, first:end], kinds[first:end], waited[first:end], rate[first:end])
         for first, end in stretches
-    ]  # fmt: skip
+    ]
+
+
+def idle_row(host_s: float) -> KernelRows:
+    """The row of no kernel: the CPU goes by for so long. [s]"""
+    columns = np.array([[0.0], [0.0], [np.inf], [1.0], [-1.0], [0.0], [host_s], [0.0]])
+    category = np.array([CATEGORY["elementwise"]], dtype=np.int8)
+    return KernelRows(columns, category, np.zeros(1, dtype=np.bool_), np.zeros(1))
 
 
 def _reading(reads: B1) -> RowDraws:
@@ -176,7 +185,7 @@ def joined(blocks: Sequence[RowBlock], curves: F8) -> Rows:
     curves : (n_curves, units + 1) float64
         That their rows name.
     """
-    columns, kinds, draws, amount, _ = zip(*blocks, strict=True)
+    columns, kinds, draws, amount = zip(*blocks, strict=True)
     c = np.concatenate(columns, axis=1)
     curve, hold = c[4:6].astype(np.int32)
     return Rows(
@@ -185,15 +194,16 @@ def joined(blocks: Sequence[RowBlock], curves: F8) -> Rows:
     )  # fmt: skip
 
 
-def chained(blocks: Sequence[RowBlock]) -> RowBlock:
-    """Blocks one after the other, as one; none is no rows."""
-    if not blocks:
+def chained(parts: Sequence[KernelRows]) -> RowBlock:
+    """Rows of kernels one after the other, as a block; none is no rows."""
+    if not parts:
         return RowTable().block()
-    columns, kinds, draws, amount, notes = zip(*blocks, strict=True)
-    return RowBlock(
-        np.concatenate(columns, axis=1), _one_kinds(kinds), _one_draws(draws),
-        np.concatenate(amount), tuple(dict.fromkeys(chain.from_iterable(notes))),
-    )  # fmt: skip
+    columns, category, waits, rate = (
+        np.concatenate(each, axis=-1) for each in zip(*parts, strict=True)
+    )
+    reads = rate > 0.0
+    kinds = kinds_of(category, waits, columns[5] > 0.0)
+    return RowBlock(columns, kinds, _reading(reads), rate[reads])
 
 
 def _one_kinds(kinds: tuple[RowKinds, ...]) -> RowKinds:

@@ -11,7 +11,15 @@ from sim.blocks.kernels import Kernel
 from sim.blocks.unroll import Templates
 from sim.cost.host import HostModel
 from sim.cost.kernel_cost import CostModel
-from sim.lowering.rows import CATEGORY, RowBlock, RowTable, chained, kernel_rows, one_of
+from sim.lowering.rows import (
+    CATEGORY,
+    KernelRows,
+    RowBlock,
+    chained,
+    idle_row,
+    kernel_rows,
+    one_of,
+)
 from sim.records import NamedTuple
 from sim.strategies.plan import Calls, modules_of
 
@@ -59,6 +67,7 @@ class TemplateRows(NamedTuple):
 
     block: RowBlock
     sizes: tuple[int, ...]
+    notes: tuple[str, ...]  # what is costed with constants of something else
 
 
 class _TemplateRun(NamedTuple):
@@ -74,7 +83,7 @@ class _TemplateRun(NamedTuple):
 ALONG = ("trainer.layer_forward", "trainer.layer_backward")
 
 _BlockKey = tuple[int, int, int, str, float, float, float]
-_blocks: dict[_BlockKey, tuple[CostModel, HostModel, tuple[Kernel, ...], RowBlock]] = {}
+_blocks: dict[_BlockKey, tuple[CostModel, HostModel, tuple[Kernel, ...], KernelRows]] = {}
 _rows: dict[tuple[object, ...], tuple[CostModel, HostModel, Segments, Templates, TemplateRows]] = {}
 MAX_BLOCKS, MAX_ROWS = 4096, 512
 
@@ -111,7 +120,10 @@ def template_rows(
         for each in segments.of
     ]  # fmt: skip
     blocks = _blocks_of(model, host, hbm, asked)
-    found = TemplateRows(chained(blocks), tuple([block.columns.shape[1] for block in blocks]))
+    sizes = tuple([block.category.size for block in blocks])
+    every = {id(run.kernels): run.kernels for run in asked}.values()
+    notes = model.fallbacks_of([k for kernels in every for k in kernels])
+    found = TemplateRows(chained(blocks), sizes, notes)
     if len(_rows) >= MAX_ROWS:
         _rows.clear()
     _rows[key] = model, host, segments, templates, found  # held, so that the ids stay theirs
@@ -120,7 +132,7 @@ def template_rows(
 
 def _blocks_of(
     model: CostModel, host: HostModel, hbm: float, asked: Sequence[_TemplateRun]
-) -> list[RowBlock]:
+) -> list[KernelRows]:
     keys = [
         (id(model), id(host), id(run.kernels), run.module, hbm, run.calls_s, run.along_s)
         for run in asked
@@ -138,7 +150,7 @@ def _blocks_of(
 
 def _made(
     model: CostModel, host: HostModel, hbm: float, asked: Sequence[_TemplateRun]
-) -> list[RowBlock]:
+) -> list[KernelRows]:
     own = [
         tuple([k for k in run.kernels if k.module in modules]) if modules else run.kernels
         for run, modules in [(run, run.module and modules_of(run.module)) for run in asked]
@@ -158,15 +170,6 @@ def _made(
         [k.waits for k in every], list(pairwise(ends)),
     )  # fmt: skip
     return [
-        block._replace(notes=model.fallbacks_of(kernels))
-        if kernels
-        else _idle(run.calls_s + run.along_s)
+        block if kernels else idle_row(run.calls_s + run.along_s)
         for block, kernels, run in zip(blocks, own, asked, strict=True)
     ]
-
-
-def _idle(calls_s: float) -> RowBlock:
-    """A template without kernels: the CPU goes by."""
-    idle = RowTable()
-    idle.add(host_s=calls_s, category=CATEGORY["elementwise"])
-    return idle.block()
