@@ -40,13 +40,16 @@ _NO_MATTER = frozenset((
 _STACK_NO_MATTER = frozenset((
     "cuda", "nccl", "nccl_path", "distributed_debug", "message_time", "omp_num_threads",
 ))  # fmt: skip
+#: strategies see what these make of the mesh
+_IN_MESH = frozenset(("replicate", "shard"))
 _ALL_STEPS_ALIKE = _NO_MATTER | {"gradient_accumulation"}
 
 
 def _matters(workload: Workload, but: frozenset[str]) -> tuple[object, ...]:
-    """What plans depend on of a job, but for some fields."""
+    """What plans depend on of a job beside its mesh, but for some fields."""
     stack = fields_but(workload.stack, _STACK_NO_MATTER)
-    return (*stack, *fields_but(workload, but | {"stack"}))
+    knobs = fields_but(workload.parallelism, _IN_MESH)
+    return (*stack, *knobs, *fields_but(workload, but | {"stack", "parallelism"}))
 
 
 def plans_of(workload: Workload, tree: ModelTree, mesh: Mesh) -> tuple[Plan, ...]:
