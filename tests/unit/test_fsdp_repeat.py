@@ -74,15 +74,20 @@ FSDP1 = st.fixed_dictionaries(
         "limit_all_gathers": st.booleans(),
         "sharding_strategy": st.sampled_from(["full-shard", "shard-grad-op", "no-shard"]),
         "checkpoint_wrapper": st.sampled_from(["inside", "outside"]),
-        "wrap": st.sampled_from(["block+root", "peft"]),
-        "offload": st.sampled_from(["none", "all"]),
     }
 )
 
 
+#: with which allocations alone are copied
+FURTHER = {
+    "wrap": st.sampled_from(["block+root", "peft"]),
+    "offload": st.sampled_from(["none", "all"]),
+}
+
+
 @settings(max_examples=100)
 @given(
-    knobs=st.one_of(FSDP1, FSDP2),
+    knobs=st.one_of(FSDP2, st.builds(dict.__or__, FSDP1, st.fixed_dictionaries(FURTHER))),
     layers=st.integers(5, 30),
     accumulate=st.integers(1, 3),
     lora=st.booleans(),
