@@ -210,7 +210,8 @@ class _Search:
             if fewer is None:
                 continue
             others = self.grown(before, fewer, name)
-            anew = [] if before.sure or name != made[0].name else self.grown(before, [], name)
+            first = bool(made) and name == made[0].name
+            anew = self.grown(before, [], name) if first and not before.sure else []
             self.but = None
             for candidate in (fewer, others, anew):
                 if _better(candidate, made, before):

@@ -112,6 +112,15 @@ def test_a_job_that_cannot_be_helped_is_told_so():
     assert again.time_ratio > 1 - 2 * SHORTER
 
 
+def test_where_no_change_is_worth_its_step_the_plan_is_empty():
+    """Ten million tokens of context on a node: what was tried first is dropped again, all of it."""
+    loaded = load("dgx-h100", "llama3-8b-sft", ["sequence_length=10000000"])
+    found = improve(loaded.topology, loaded.workload)
+    assert found.made == ()
+    assert found.after == found.before
+    assert "Nothing found that helps" in told(view(found))
+
+
 def test_a_plan_that_cannot_be_written_is_printed_all_the_same(tmp_path):
     words = ["improve", "a100-x1", "mistral-7b-lora", "--apply", str(tmp_path / "no" / "job.yaml")]
     done = CliRunner().invoke(group, words)
