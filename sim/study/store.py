@@ -8,6 +8,7 @@ run repeats none of what is in it.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import sqlite3
 import time
@@ -29,6 +30,7 @@ FORMAT = 1
 PAGE = 1000  # rows that are read together
 #: rows are stored so often at most; a process that is killed with -9 loses what came since [s]
 EVERY_S = 0.1
+KEYS = 100_000  # keys that are read together
 WAIT_S = 8.0  # for another process to end its transaction; a sweep's own take milliseconds
 _TABLE = """
 create table if not exists results (
@@ -175,11 +177,24 @@ class Store:
         except sqlite3.Error as error:
             raise InputError.single(str(self.path), f"cannot be written: {error}") from None
 
-    def keys(self, failed: bool = False) -> RowKeys:
-        """Keys of all rows, or of those alone that are not ``ok``."""
+    def has(self, keys: RowKeys, failed: bool = False) -> NDArray[np.bool_]:
+        """Of which keys there are rows, or rows that are not ``ok``.
+
+        Parameters
+        ----------
+        keys : (keys,) S32
+            In order, each once.
+        failed : bool
+            Rows that are ``ok`` do not count.
+        """
         only = " where status <> 'ok'" if failed else ""
-        found = self._query(f"select key from results{only}")
-        return keys_together(key for (key,) in found)
+        there = (key for (key,) in self._query(f"select key from results{only} order by key"))
+        found = np.zeros(len(keys), bool)
+        while (page := keys_together(itertools.islice(there, KEYS))).size:
+            at = np.searchsorted(keys, page)
+            page, at = page[at < len(keys)], at[at < len(keys)]
+            found[at[keys[at] == page]] = True
+        return found
 
     def get(self, keys: Iterable[str]) -> dict[str, StoredRow]:
         """Rows by key; those that are not there are left out."""

@@ -201,12 +201,12 @@ def sweep(
         progress(0, len(grid))  # a million take seconds to be named, and more to be read
     chosen = (i for i, p in enumerate(grid.points()) if passes(p, wheres, bases))
     places = np.fromiter(chosen, np.int64)
-    keys = keys_together(bases.key_of(grid.point(i)) for i in places.tolist())
+    keys = keys_together(bases.key_of(grid.point(i)) for i in map(int, places))
     with Store(store) as opened:
-        _, first = np.unique(keys, return_index=True)
-        missing = places[first[~np.isin(keys[first], opened.keys())]]
+        distinct, first, which = np.unique(keys, return_index=True, return_inverse=True)
+        missing = places[first[~opened.has(distinct)]]
         reused = len(places) - len(missing)
-        points = ((i, grid.point(i)) for i in _in_order(grid, missing).tolist())
+        points = ((i, grid.point(i)) for i in map(int, _in_order(grid, missing)))
         tasks = (Task(i, (bases.pair_of(point), point)) for i, point in points)
         if progress:
             progress(reused, len(places))
@@ -228,7 +228,7 @@ def sweep(
             names = [key.decode() for key in keys]
             known |= opened.get(dict.fromkeys(name for name in names if name not in known))
             found = tuple(known[name] for name in names)
-        met = ~np.isin(keys, opened.keys(failed=True))
+        met = ~opened.has(distinct, failed=True)[which]
     failed = len(met) - int(met.sum())
     for name in grid.pareto:
         check_measured("--pareto", name, found)

@@ -1,6 +1,7 @@
 """The store of results where several processes open it at once."""
 
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from sim.page.sections.answers import pieces_of
 from sim.report.formats import FORMATS, rendered
 from sim.report.sweep import view
 from sim.study.grid import grid_of
-from sim.study.store import Store, StoredRow, StoredRows
+from sim.study.store import Store, StoredRow, StoredRows, keys_together
 from sim.study.sweep import sweep
 
 
@@ -37,6 +38,31 @@ def test_rows_that_are_read_together_share_the_names_of_their_measures(tmp_path)
         one, two = store.get("ab").values()
     (first,), (second,) = one.measures, two.measures
     assert first is second
+
+
+def test_which_keys_have_rows_is_asked_page_by_page(tmp_path, monkeypatch):
+    monkeypatch.setattr("sim.study.store.KEYS", 2)
+    with Store(tmp_path / "s.sqlite") as store:
+        store.put(StoredRow(key, "ok" if key in "bdz" else "failed", {}, {}) for key in "zdbac")
+        keys = keys_together("abcde")
+        assert store.has(keys).tolist() == [True, True, True, True, False]
+        assert store.has(keys, failed=True).tolist() == [True, False, True, False, False]
+        assert store.has(keys[:0]).tolist() == []
+
+
+def test_stored_keys_are_not_held_while_others_are_looked_for(tmp_path, monkeypatch):
+    """Five million were 2 GiB."""
+    monkeypatch.setattr("sim.study.store.KEYS", 5_000)
+    keys = keys_together(f"{i:032x}" for i in range(100_000))
+    with Store(tmp_path / "s.sqlite") as store:
+        store.put(StoredRow(key.decode(), "ok", {}, {}) for key in keys)
+        tracemalloc.start()
+        try:
+            assert store.has(keys).all()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < keys.nbytes / 2
 
 
 PAIR = ("dgx-h100", {"name": "small", "model": "gpt2", "sequence_length": 512, "tokens": "1e8"})
