@@ -108,6 +108,11 @@ class Document(Section):
         """What it says, in a sentence; empty where it has none."""
         return ""
 
+    def __str__(self) -> str:
+        """Its sentence, for ``print``; of one without, where to look: fields fill pages."""
+        told = f"{type(self).__name__} ({self.schema}): see to_dict(), tables() and to_frame()"
+        return self.sentence() or told
+
     def headline(self) -> Sequence[Headline]:
         """Its figures to read from afar; none where it has no few that matter most."""
         return ()

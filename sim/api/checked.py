@@ -115,6 +115,12 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             bound = signature.bind(*arguments, **keys)
         except TypeError:  # one is missing or unknown: Python says it of the function itself
+            unknown = [key for key in keys if key not in signature.parameters]
+            if unknown and "overrides" in signature.parameters:
+                key = unknown[0]
+                said = f"{function.__name__}() takes no {key}; a key of the machine or the job is "
+                said += f'set by overrides={{"{key}": ...}}'
+                raise TypeError(said) from None
             return function(*arguments, **keys)
         given = bound.arguments
         for name, value in given.items():

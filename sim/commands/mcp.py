@@ -69,6 +69,8 @@ def server() -> FastMCP:
     InputError
         The ``mcp`` package is not there.
     """
+    import sim
+
     try:
         from mcp.server.fastmcp import FastMCP
     except ImportError:
@@ -97,6 +99,7 @@ def server() -> FastMCP:
                 sys.stdin = heard
 
     found = Door("scaling-sim", instructions=_ABOUT, log_level="WARNING")
+    found._mcp_server.version = sim.__version__  # else a client is told that of the mcp package
     for tool in (run, memory, size, compare):
         found.add_tool(tool)
     return found

@@ -120,6 +120,10 @@ class Comparison(Document):
         """Whether all jobs train on as many tokens: else they are compared by the token."""
         return all(as_long(self.variants[0].result, v.result) for v in self.variants[1:])
 
+    def sentence(self) -> str:
+        """How the others compare with the first, and which is best."""
+        return ". ".join(self.summary) + "."
+
     def records(self) -> Sequence[Mapping[str, Any]]:
         """A row a variant: its headline figures, and the parts of the step per token."""
         return [_record(variant) for variant in self.variants]

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 from sim.documents import SCHEMAS, Document, Section
+from sim.quantities import counted, duration, usd
 from sim.records import dataclass
 from sim.step.step import memory_of
 from sim.study.candidates import Candidate
@@ -169,6 +170,27 @@ class SizeReport(Document):
     stopped: bool = False
     not_begun: int = 0
     decided: bool = True
+
+    def sentence(self) -> str:
+        """The winner, and the price at which the runner-up would win."""
+        if self.winner is None:
+            return ""
+        first, *others = [c for c in self.contenders if c.plan is not None]
+        assert first.plan is not None
+        f = first.plan.figures
+        size = counted(first.plan.candidate.gpus, "GPU")
+        said = f"Take {size} of {first.machine.name}: {duration(f.wall_s)}"
+        offer = first.plan.candidate.topology.offer
+        if offer is not None and offer.setup:
+            said += f", {duration(offer.setup)} of it before the first step"
+        said += f", {usd(f.cost_usd)}." if f.cost_usd < float("inf") else "."
+        if others and others[0].plan is not None:
+            second = others[0].plan.figures
+            said += f" The runner-up is {others[0].machine.name} with {duration(second.wall_s)}"
+            said += f" and {usd(second.cost_usd)}" if second.cost_usd < float("inf") else ""
+            even = others[0].break_even_usd
+            said += f"; it wins below {usd(even)} for a GPU-hour." if even else "."
+        return said
 
     def content(self) -> dict[str, Any]:
         """Target, counts of the search, winner and contenders."""

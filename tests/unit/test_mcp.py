@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import sim
 from sim.commands import mcp as door
 from sim.report.brief import LONGEST
 from tests.clock import HANG_S
@@ -27,6 +28,11 @@ def test_answers_are_short_and_say_what_they_are(tool):
     assert len(text) <= LONGEST
     assert "(estimated)" in text or "unknown" in text
     assert "not answered" not in text
+
+
+def test_the_version_is_ours():
+    options = door.server()._mcp_server.create_initialization_options()
+    assert (options.server_name, options.server_version) == ("scaling-sim", sim.__version__)
 
 
 def test_changes_are_said_as_they_are_typed():

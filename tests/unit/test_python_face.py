@@ -294,3 +294,18 @@ def test_numbers_of_a_spec_are_kept_beside_one_that_is_set():
     for key in ("offer.price_per_gpu_hour=3 USD", "network.switch_latency=1 us"):
         found = sim.simulate(spec, "llama3-8b-lora", overrides=[key], scaling=False, fixes=False)
         assert found.cost.storage_usd == pytest.approx(machine.cost.storage_usd, rel=1e-6)
+
+
+def test_what_is_printed_is_the_answer():
+    found = sim.simulate(M, J, scaling=False, fixes=False)
+    assert str(found) == found.sentence()
+    assert str(sim.compare([M, "dgx-a100"], J)).startswith("dgx-a100 does 0.")
+    sized = sim.size(J, deadline="24 h", max_gpus=8, gpu=["h100"])
+    gpus, machine = sized.winner.candidate.gpus, sized.contenders[0].machine.name
+    assert re.match(rf"Take {gpus} GPUs? of {machine}: ", str(sized))
+    assert str(sim.config(M, J)).startswith("Configuration (")  # of no single answer
+
+
+def test_a_key_where_a_verb_takes_none_is_led_to_overrides():
+    with pytest.raises(TypeError, match=r'compare\(\) takes no nodes; .* by overrides=\{"nodes": '):
+        sim.compare([M, "dgx-a100"], J, nodes=2)

@@ -34,29 +34,7 @@ def _compared(found: Comparison) -> str:
         for d in found.deltas
         if d.tie_price_usd is not None
     ]
-    return ". ".join([*found.summary, *ties]) + "."
-
-
-def _chosen(report: SizeReport) -> str:
-    """The winner, and the price at which the runner-up would win."""
-    if report.winner is None:
-        return ""
-    first, *others = [c for c in report.contenders if c.plan is not None]
-    assert first.plan is not None
-    f = first.plan.figures
-    size = counted(first.plan.candidate.gpus, "GPU")
-    said = f"Take {size} of {first.machine.name}: {duration(f.wall_s)}"
-    offer = first.plan.candidate.topology.offer
-    if offer is not None and offer.setup:
-        said += f", {duration(offer.setup)} of it before the first step"
-    said += f", {usd(f.cost_usd)}." if f.cost_usd < float("inf") else "."
-    if others and others[0].plan is not None:
-        second = others[0].plan.figures
-        said += f" The runner-up is {others[0].machine.name} with {duration(second.wall_s)}"
-        said += f" and {usd(second.cost_usd)}" if second.cost_usd < float("inf") else ""
-        even = others[0].break_even_usd
-        said += f"; it wins below {usd(even)} for a GPU-hour." if even else "."
-    return said
+    return " ".join([found.sentence(), *(f"{tie}." for tie in ties)])
 
 
 def _planned(report: PlanReport) -> str:
@@ -94,7 +72,7 @@ def _validated(found: Validation) -> str:
 
 _LEADS: dict[type[Document], Callable[[Any], str]] = {
     Comparison: _compared,
-    SizeReport: _chosen,
+    SizeReport: SizeReport.sentence,
     PlanReport: _planned,
     TraceDifference: _traced,
     Diagnosis: _explained,
