@@ -309,14 +309,11 @@ def _batches(workload: Workload, world: int, space: Space) -> Iterator[Workload]
 
 
 def _passes(job: Workload, anew: bool) -> bool:
-    """Whether a job is sound but for how many micro-batches it has."""
-    found = [f for f in checks.check_one(job) if f.error]
-    if not found and not anew:
-        return True
+    """Whether a job is sound but for how many micro-batches it has; what is told soonest first."""
     allowed = list(micro_batches(job))
-    if anew:
-        found += workload_findings(job)
-    return all(f in allowed for f in found)
+    if anew and not all(f in allowed for f in workload_findings(job)):
+        return False
+    return all(f in allowed for f in checks.check_one(job) if f.error)
 
 
 def _divided(workload: Workload, world: int, space: Space) -> Iterator[Workload]:
