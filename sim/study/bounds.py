@@ -33,6 +33,7 @@ from sim.inputs.strategy import strategy_of
 from sim.pipeline.schedules import SCHEDULES
 from sim.records import NamedTuple, dataclass
 from sim.result.peak import peak_of
+from sim.step.kept import machine_key
 from sim.step.step import micro_steps
 from sim.study.candidates import Candidate
 from sim.study.micro_bounds import (
@@ -73,6 +74,8 @@ class Bounds:
     _outside: dict[Hashable, dict[bool, float]] = field(default_factory=dict)
     _parameters: ParameterBounds = field(default_factory=ParameterBounds)
     _updates: UpdateBounds = field(default_factory=UpdateBounds)
+    #: of machines that differ in price, place or name alone too
+    _known: dict[Hashable, LeastTime] = field(default_factory=dict)
 
     def peak_s(self, candidate: Candidate) -> float:
         """Bounds 1 and 3, at once. [s]"""
@@ -104,6 +107,15 @@ class Bounds:
         to_play : bool
             A pipeline's schedule is played.
         """
+        machine = machine_key(candidate.topology)
+        key = machine, candidate.workload, exchanges, parameters, to_play
+        if key not in self._known:
+            self._known[key] = self._of(candidate, exchanges, parameters, to_play)
+        return self._known[key]
+
+    def _of(
+        self, candidate: Candidate, exchanges: bool, parameters: bool, to_play: bool
+    ) -> LeastTime:
         workload = candidate.workload
         micro, steps = self._micro_of(candidate), workload.gradient_accumulation
         within = self._within_of(candidate) if exchanges else {}

@@ -15,6 +15,9 @@ from collections.abc import Hashable
 from dataclasses import field
 from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
+
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.footprint import checkpoint_policy, layer_footprint
 from sim.blocks.parameters import tree_of
@@ -34,8 +37,18 @@ from sim.strategies.units import dtypes, sharers
 from sim.study.parameter_bounds import BATCH, known, units_of
 from sim.units import DTYPE_BYTES
 
+B1 = npt.NDArray[np.bool_]
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
 #: micro-batches for each rank of a pipeline, with which it is as full as with more
 FULL = 2
+#: what blocks save of a micro-batch does not depend on these, nor on these of `parallelism`
+_STEPS = BATCH - {"micro_batch", "activation_checkpointing"} | {"parallelism"}
+_AROUND = frozenset((
+    "pipeline_parallel", "pipeline_schedule", "virtual_stages", "replicate",
+    "reshard_after_forward",
+))  # fmt: skip
 
 
 class _Whole(NamedTuple):
@@ -48,12 +61,12 @@ class _Whole(NamedTuple):
     least: float  # the smallest of these blocks, gathered
 
 
-class _Moment(NamedTuple):
-    """What a rank of a pipeline has under way at once."""
+class _Moments(NamedTuple):
+    """What a rank of a pipeline has under way at once, moment by moment."""
 
-    saved: tuple[int, ...]  # micro-batches of each of its stages
-    begun: tuple[bool, ...]  # whether these have gradients
-    runs: int  # which of them does
+    saved: I8  # (n, stages) micro-batches of each of its stages
+    begun: B1  # (n, stages) whether these have gradients
+    runs: I8  # (n,) which of them does
 
 
 @dataclass(slots=True)
@@ -61,6 +74,7 @@ class MemoryBounds:
     """Bounds of jobs; what they share is laid out once."""
 
     _parts: dict[Hashable, tuple[_Whole, ...]] = field(default_factory=dict)
+    _saved: dict[Hashable, F8] = field(default_factory=dict)
     _known: dict[Hashable, float] = field(default_factory=dict)
 
     def needed(self, topology: Topology, workload: Workload) -> float:
@@ -79,26 +93,34 @@ class MemoryBounds:
         key = (mesh, *fields_but(workload, BATCH))
         if key not in self._parts:
             self._parts[key] = _parts(workload, mesh)
-        parts, saved = self._parts[key], _saved(workload)
+        parts, saved = self._parts[key], self._saved_until(workload)
         paged = workload.optimizer_paged
         states = 0.0 if paged else optimizer_bytes(workload, mesh.size("fsdp"))
         if mesh.pp == 1:
-            return _flat(workload, parts[0], states, sum(saved))
+            return _flat(workload, parts[0], states, float(saved[-1]))
         whole = sum(part.reduced for part in parts)
         schedule, shape = SCHEDULES[workload.parallelism.pipeline_schedule], shape_of(workload)
         found, blocks = 0.0, blocks_of(workload)
         for rank in (0, 1):
             stages = schedule.stages_of(shape, rank)
             own = [parts[stage] for stage in stages]
-            each = [sum(saved[max(0, blocks[s].start - 1) : blocks[s].stop - 1]) for s in stages]
+            each = [saved[b.stop - 1] - saved[max(0, b.start - 1)]
+                    for b in (blocks[stage] for stage in stages)]  # fmt: skip
             share = sum(part.reduced for part in own) / whole if whole else 0.0
             rest = sum(part.shard for part in own) + share * states
-            for moment in _moments(schedule.name, _shortest(shape), rank):
-                held = [n * size for n, size in zip(moment.saved, each, strict=True)]
-                full = [p.gradients for p, b in zip(own, moment.begun, strict=True) if b]
-                there = sum(held) + sum(full) + own[moment.runs].gathered
-                found = max(found, rest + there)
+            moments = _moments(schedule.name, _shortest(shape), rank)
+            there = moments.saved @ np.array(each)
+            there += moments.begun @ np.array([part.gradients for part in own])
+            there += np.array([part.gathered for part in own])[moments.runs]
+            found = max(found, rest + float(there.max()))
         return found
+
+    def _saved_until(self, workload: Workload) -> F8:
+        """What the blocks before each, and all, keep of a micro-batch, (layers + 2,). [B]"""
+        key = fields_but(workload, _STEPS), fields_but(workload.parallelism, _AROUND)
+        if key not in self._saved:
+            self._saved[key] = np.cumsum([0.0, *_saved(workload), 0.0])
+        return self._saved[key]
 
 
 def _parts(workload: Workload, mesh: Mesh) -> tuple[_Whole, ...]:
@@ -150,7 +172,7 @@ def _shortest(shape: PipelineShape) -> PipelineShape:
 
 
 @lru_cache(maxsize=1024)
-def _moments(name: str, shape: PipelineShape, rank: int) -> frozenset[_Moment]:
+def _moments(name: str, shape: PipelineShape, rank: int) -> _Moments:
     """What a rank has under way after each of its forwards."""
     schedule = SCHEDULES[name]
     number = {stage: i for i, stage in enumerate(schedule.stages_of(shape, rank))}
@@ -162,5 +184,6 @@ def _moments(name: str, shape: PipelineShape, rank: int) -> frozenset[_Moment]:
         ended[at] += kept < before
         if kept > before:
             begun = tuple(0 < n < shape.micro for n in ended)
-            found.add(_Moment(tuple(under_way), begun, at))
-    return frozenset(found)
+            found.add((tuple(under_way), begun, at))
+    saved, begun, runs = zip(*found, strict=True)
+    return _Moments(np.array(saved), np.array(begun), np.array(runs))

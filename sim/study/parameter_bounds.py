@@ -30,7 +30,7 @@ from sim.inputs.base import fields_but
 from sim.inputs.check_mesh import blocks_of
 from sim.inputs.shares import mesh_of
 from sim.inputs.trainer import reduces_each
-from sim.inputs.workload import Parallelism, Workload
+from sim.inputs.workload import Checkpointing, Parallelism, Workload
 from sim.lowering.collectives import cost_of
 from sim.lowering.pricing import sms_taken
 from sim.mesh import Mesh, Sisters
@@ -47,6 +47,7 @@ BATCH = frozenset((
     "tokens", "steps", "samples", "epochs", "data", "evaluation", "phases", "deadline", "sources",
 ))  # fmt: skip
 _WRAPS = ("block+root", "torchtitan")
+_KEPT = Checkpointing(kind="none")
 
 
 class UnderWay(NamedTuple):
@@ -152,13 +153,25 @@ def known(workload: Workload, mesh: Mesh) -> bool:
     return in_blocks(workload) and mesh.size("fsdp") > 1
 
 
-@lru_cache(maxsize=64)
 def units_of(workload: Workload, mesh: Mesh) -> tuple[Unit, ...]:
     """Units of a model, those of stages each apart."""
+    knobs: dict[str, object] = {
+        "pipeline_schedule": "1f1b", "virtual_stages": None, "context_parallel": 1,
+        "pipeline_parallel": min(mesh.pp, 2), "replicate": 1, "shard": None,
+    }  # fmt: skip
     if mesh.pp > 1:
-        knobs = workload.parallelism.model_copy(update={"wrap": "torchtitan"})
-        workload = workload.model_copy(update={"parallelism": knobs})
-    return tuple(lay_out(workload, tree_of(workload), mesh.size("fsdp"), dtypes(workload)).units)
+        knobs |= {"wrap": "torchtitan", "reshard_after_forward": False}
+    update = {
+        "parallelism": workload.parallelism.model_copy(update=knobs), "micro_batch": 1,
+        "gradient_accumulation": 1, "global_batch": None, "activation_checkpointing": _KEPT,
+    }  # fmt: skip
+    return _units(workload.model_copy(update=update), mesh.size("fsdp"))
+
+
+@lru_cache(maxsize=256)
+def _units(workload: Workload, shard: int) -> tuple[Unit, ...]:
+    """Those of all cuts and batches whose units are the same."""
+    return tuple(lay_out(workload, tree_of(workload), shard, dtypes(workload)).units)
 
 
 def _staged(units: Sequence[Unit], workload: Workload) -> list[list[Unit]]:
