@@ -10,7 +10,7 @@ from sim.inputs.base import Spec
 from sim.inputs.bind import Assumption, Binder
 from sim.inputs.nearest import did_you_mean
 from sim.inputs.scalars import described
-from sim.inputs.spoken import gpu_named, gpus_like
+from sim.inputs.spoken import gpu_named, gpus_like, no_gpu
 from sim.inputs.tree import Branch, Leaf, Place, Tree
 
 
@@ -104,7 +104,10 @@ def _catalogue_gpu(reader: Binder, leaf: Leaf, path: str) -> Spec | None:
             reader.assumed.append(Assumption(path, spoken))
             return catalogue.gpu(spoken)
         alike = " or ".join(f'"{n}"' for n in gpus_like(str(name), names))
-        hint = f"; did you mean {alike}?" if alike else did_you_mean(str(name).lower(), names)
+        if why := no_gpu(str(name)):
+            hint = f": it {why}" if not why.startswith("a ") else f"; {why}"
+        else:
+            hint = f"; did you mean {alike}?" if alike else did_you_mean(str(name).lower(), names)
         if not hint:
             own = "{name: ..., base: the nearest of them, and what differs}"
             hint = f"; known are {', '.join(names)}; another is described: {own}"

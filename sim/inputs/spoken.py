@@ -38,6 +38,20 @@ _MEANT = {
     ),
     "unsloth": "write huggingface, with fused_kernels: all, loss: fused-linear and adapters: fused",
 }
+_LIBRARIES = "runs neither CUDA nor ROCm, of which all kernels and collectives here are"
+_SHARED = "shares its memory with the host, which is not modelled"
+_RADEON = "has none of the matrix units and libraries of AMD's Instinct, which are modelled"
+#: accelerators that are asked for and not modelled
+_OTHERS = tuple((re.compile(pattern, re.IGNORECASE), why) for pattern, why in (
+    (r"\btpu|\bv5[ep]\b|trillium|ironwood|gaudi|habana|\bhpu|trainium|inferentia|\btrn\d|\binf\d"
+     r"|ascend|\b910[abc]|\bnpu|\barc\b|\bmax 1[15][05]0\b|ponte|cerebras|\bipu\b", _LIBRARIES),
+    (r"\bapple\b|\bm[1-9](?: (?:pro|max|ultra))?$|\bmps\b", _LIBRARIES),
+    (r"\bgb10\b|dgx spark|jetson|\borin\b|\bthor\b|strix|ai max", _SHARED),
+    (r"radeon|\brx ?\d{3,4}", _RADEON),
+    (r"\bmig\b|\b\dg\.\d+gb",
+     "a slice is a GPU of one's own: 3g.20gb is {base: a100-sxm-40gb, sms: 42, peak_bf16: "
+     "121 TFLOP/s, memory: 19.5 GiB, memory_bandwidth: 777 GB/s}"),
+))  # fmt: skip
 #: nvidia-smi's name of a GH200 has its CPU's memory, of a B300 how it is cooled
 _VENDOR = frozenset({"nvidia", "tesla", "geforce", "amd", "instinct", "quadro", "gpu", "ada",
                      "generation", "graphics", "blackwell", "server", "workstation",
@@ -93,6 +107,11 @@ def gpu_named(word: str, names: Iterable[str]) -> str | None:
     if len(fitting) > 1:
         fitting = [n for n in fitting if "sxm" in n.split("-")] or fitting
     return fitting[0] if len(fitting) == 1 else None
+
+
+def no_gpu(word: str) -> str:
+    """Why an accelerator that people name is none that is modelled; "" where nothing is known."""
+    return next((why for pattern, why in _OTHERS if pattern.search(word)), "")
 
 
 def gpus_meant(word: str, names: Iterable[str]) -> list[str]:

@@ -23,7 +23,8 @@ class _Tell(NamedTuple):
 #: Source: NVIDIA/nccl src/transport/{net_ib,net_socket,p2p,shm}.cc and src/misc; deepspeed
 #: runtime/zero/stage3.py; transformers modeling_utils.py; torch._dynamo.convert_frame
 _TELLS = (
-    _Tell(r"NCCL INFO (?:NET/Socket ?: ?Using|Using network Socket)|\bvia NET/Socket/",
+    _Tell(r"NCCL INFO (?:NET/Socket ?: ?Using|Using network Socket)|\bvia NET/Socket/"
+          r"|NCCL_IB_DISABLE set by environment to 1",
           "NCCL goes between nodes over sockets", ("tcp", "slow-sockets")),
     _Tell(r"NCCL INFO (?:NET/(?:IB|OFI) ?: ?Using|Using network (?!Socket)\w)"
           r"|\bvia NET/(?!Socket)\w",
@@ -32,6 +33,17 @@ _TELLS = (
           "NCCL's NICs do not reach GPU memory (no GDRDMA)", ("no-gpudirect",)),
     _Tell(r"\bvia SHM/|NCCL INFO P2P is disabled|NCCL_P2P_DISABLE set by environment to 1",
           "NCCL passes data between GPUs of a node through host memory", ("host-path",)),
+    _Tell(r"doesn't support faster communication",
+          "accelerate turned peer-to-peer off", ("host-path",)),
+    _Tell(r"[1-9][0-9]* CUDA memory allocation retries",
+          "torchtitan saw the allocator retry", ("allocator",)),
+    _Tell(r"(?:HW|SW) (?:Thermal |Power Brake )?Slowdown\s*: Active",
+          "the driver holds the clock down for heat or power", ("power", "straggler")),
+    _Tell(r"not have many workers which may be a bottleneck"
+          r"|suggested max number of worker in current system is",
+          "the loader has too few or too many workers", ("data",)),
+    _Tell(r"Torch was not compiled with flash attention",
+          "PyTorch has no FlashAttention", ("older-attention", "eager-attention")),
     _Tell(r"pytorch allocator cache flushes since last step",
           "DeepSpeed saw the allocator flush its cache", ("allocator",)),
     _Tell(r"[Ff]alling back to eager attention",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sim.errors import InputError
 from sim.inputs import catalogue, loader
 
 ROOT = Path(__file__).parents[2]
@@ -118,3 +119,33 @@ def test_the_reader_and_the_class_agree(spec):
     # the loader constructs without the class's checks: these must find nothing either
     assert type(spec).model_validate(spec.model_dump()) == spec
     assert json.loads(json.dumps(spec.model_dump()))["name"] == spec.name  # hashes are of its JSON
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("TPU v5e", "neither CUDA nor ROCm"),
+        ("Gaudi 3", "neither CUDA nor ROCm"),
+        ("Ascend 910B", "neither CUDA nor ROCm"),
+        ("Trainium2", "neither CUDA nor ROCm"),
+        ("Apple M3 Max", "neither CUDA nor ROCm"),
+        ("Arc B580", "neither CUDA nor ROCm"),
+        ("DGX Spark", "shares its memory with the host"),
+        ("RX 7900 XTX", "AMD's Instinct"),
+        ("A100 MIG 3g.20gb", "a slice is a GPU of one's own"),
+        ("M40", "known are"),
+    ],
+)
+def test_accelerators_that_are_not_modelled_are_told_why(name, said):
+    machine = {"name": "x", "nodes": 1, "node": {"gpu": name, "gpus": 1}}
+    with pytest.raises(InputError) as error:
+        loader.load_topology(machine)
+    assert said in str(error.value)
+
+
+def test_a_slice_as_the_fault_writes_it():
+    """3g.20gb of an A100: 42 of 108 SMs, half of the memory."""
+    gpu = {"base": "a100-sxm-40gb", "sms": 42, "peak_bf16": "121 TFLOP/s", "memory": "19.5 GiB",
+           "memory_bandwidth": "777 GB/s"}  # fmt: skip
+    machine = {"name": "x", "nodes": 1, "node": {"gpu": gpu, "gpus": 1}}
+    assert loader.load_topology(machine).first_gpu.sms == 42

@@ -36,6 +36,18 @@ n0:100:240 [0] NCCL INFO Channel 00/0 : 0[0] -> 1[1] via P2P/CUMEM
         ("NCCL INFO NCCL_P2P_DISABLE set by environment to 1", {"host-path"}, set()),
         ("[WARNING] [stage3.py:1949:step] 3 pytorch allocator cache flushes since last step. this "
          "happens when there is high memory pressure", {"allocator"}, set()),
+        ("[titan] WARNING - 3 CUDA memory allocation retries.", {"allocator"}, set()),
+        ("[titan] WARNING - 0 CUDA memory allocation retries.", set(), set()),
+        ("Using RTX 4000 series which doesn't support faster communication speedups. Ensuring P2P "
+         "and IB communications are disabled.", {"host-path"}, set()),
+        ("n0:1:1 [0] NCCL INFO NCCL_IB_DISABLE set by environment to 1.", {"tcp", "slow-sockets"},
+         set()),
+        ("        HW Thermal Slowdown               : Active\n", {"power", "straggler"}, set()),
+        ("        HW Thermal Slowdown               : Not Active\n", set(), set()),
+        ("UserWarning: This DataLoader will create 64 worker processes in total. Our suggested max "
+         "number of worker in current system is 12", {"data"}, set()),
+        ("UserWarning: 1Torch was not compiled with flash attention.",
+         {"older-attention", "eager-attention"}, set()),
         ("W0101 torch._dynamo hit config.recompile_limit (8)", {"not-compiled"}, set()),
         ("`use_cache=True` is incompatible with gradient checkpointing", {"recompute"}, set()),
         (SOCKETS + RDMA, {"tcp", "slow-sockets"}, set()),  # two runs in one log deny nothing

@@ -246,7 +246,6 @@ def test_a_gpu_or_a_model_leads_to_machines_and_jobs(machine, job, told):
     ("general: {}\nparallelism: {dp: 8}\nmodel: {}\noptimizer: {}\ntokens: {}\n",  # torchtitan's
      "a nanotron configuration"),
     ("max_seq_len: 2048\nglobal_train_batch_size: 256\nmodel: {}\n", "an llm-foundry conf"),
-    ("actor_rollout_ref: {}\ndata: {}\n", "a verl configuration"),
     ("checkpoint_dir: x\nprecision: bf16-true\ntrain: {}\n", "a LitGPT configuration"),
 ])  # fmt: skip
 def test_a_file_of_a_tool_that_is_not_read_says_so(tmp_path, keys, told):

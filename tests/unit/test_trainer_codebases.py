@@ -66,7 +66,8 @@ def test_models_of_torchtune(files, builder, model):
      ("bitsandbytes.optim.PagedAdamW", "bf16", "adamw", ""),
      ("bitsandbytes.optim.AdamW", "bf16", "adamw-bf16", "half as many bytes"),
      ("bitsandbytes.optim.AdamW", "fp32", "adamw", ""),
-     ("bitsandbytes.optim.Lion8bit", "fp32", "adamw", "Lion8bit is not modelled: taken as AdamW"),
+     ("bitsandbytes.optim.Lion8bit", "fp32", "lion-8bit", ""),
+     ("torch.optim.RMSprop", "fp32", "adamw", "RMSprop is not modelled: taken as AdamW"),
      ("torch.optim.SGD", "bf16", "sgd", "")],
 )  # fmt: skip
 def test_optimizers_of_torchtune_by_their_class(component, dtype, ours, told, files):

@@ -26,16 +26,11 @@ _MEAN = frozenset({"post_training.completion.mean", "post_training.completion"})
 
 def recognises(source: Source) -> bool:
     """The table of its actor, or the tables of its SFT trainer."""
-    keys = source.keys
-    if "actor_rollout_ref" in keys:
-        return True
     tree = source.tree.entries if isinstance(source.tree, Branch) else {}
+    if isinstance(tree.get("actor_rollout_ref"), Branch):
+        return True
     model = tree.get("model")
-    return (
-        {"data", "model"} <= keys
-        and isinstance(model, Branch)
-        and ("partial_pretrain" in model.entries)
-    )
+    return "data" in tree and isinstance(model, Branch) and "partial_pretrain" in model.entries
 
 
 def read(source: Source, job: Translation) -> None:
