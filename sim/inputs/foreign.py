@@ -242,6 +242,8 @@ def _finish(job: Translation, path: Path | None) -> None:
     """
     if job.at("parallelism.strategy") is None and job.at("parallelism") is None:
         job.suppose("parallelism.strategy", "ddp", "neither FSDP nor DeepSpeed is configured")
+    if job.launched:
+        job.suppose("trainer", "accelerate", job.launched)
     strategy = job.text_at("parallelism.strategy")
     trainer = trainer_named(job.text_at("trainer") or "none")
     if job.syncs_each is not None:

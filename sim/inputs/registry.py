@@ -97,6 +97,7 @@ FORMATS: Registry[Any] = Registry("scaling_sim.formats", {
     "ms-swift": "sim.interop.trainers.swift",
     "automodel": "sim.interop.trainers.automodel",
     "verl": "sim.interop.trainers.verl",
+    "openrlhf": "sim.interop.trainers.openrlhf",
     "torchtitan": "sim.interop.trainers.torchtitan",
     "torchtitan-python": "sim.interop.trainers.torchtitan_python",
     "torchtune": "sim.interop.trainers.torchtune",

@@ -90,6 +90,8 @@ class Translation:
         Why they are loaded in fp32, and so what is frozen kept in it.
     marks_leaves : str
         The tool, where it has ZeRO-3 fetch each mixture as one (``set_z3_leaf_modules``).
+    launched : str
+        Why the loop is accelerate's, where no trainer's file says whose it is.
     unsaid : dict of str
         Keys of ours whose value stands in a file and is known only at run time: where.
     syncs_each : tuple of str and Place, optional
@@ -108,6 +110,7 @@ class Translation:
     loads_bf16: str = ""
     loads_fp32: str = ""
     marks_leaves: str = ""
+    launched: str = ""
     unsaid: dict[str, str] = field(default_factory=dict)
     syncs_each: tuple[str, Place] | None = None
     world: tuple[int, Place] | None = None

@@ -52,7 +52,7 @@ def read(source: Source, job: Translation) -> None:
     dynamo = keys.inner("dynamo_config")
     if dynamo.text("dynamo_backend").upper() not in ("", "NO"):
         job.take("compile", True, keys.place("dynamo_config"), "dynamo_config.dynamo_backend")
-    job.suppose("trainer", "accelerate", "accelerate launches it")
+    job.launched = "accelerate launches it"
     keys.leave_matching(
         common.WHY_NO_MATTER,
         r"compute_environment|debug|downcast_bf16|machine_rank|main_\w+|rdzv_backend|same_network"

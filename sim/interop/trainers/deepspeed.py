@@ -74,6 +74,23 @@ def staged(zero: Keys, stage: int, name: str) -> None:
     zero.job.take("parallelism.strategy", strategy, zero.place(name), zero.named(name), str(stage))
 
 
+def by_stage(keys: Keys) -> None:
+    """ZeRO's stage as an option of a script with DeepSpeed's engine (DeepSpeed-Chat)."""
+    stage, job = keys.count("zero_stage"), keys.job
+    if stage is None:
+        return
+    staged(keys, stage, "zero_stage")
+    job.take("trainer", "deepspeed", keys.place("zero_stage"), "zero_stage")
+    if stage and keys.flag("offload"):
+        keys.put("parallelism.offload", "all" if stage == 3 else "optimizer", "offload")
+        job.suppose("parallelism.pin_memory", False, _DEFAULT)
+    if not (keys.flag("bf16") or keys.flag("fp16")):
+        kind = words.dtype(keys, "dtype") or "fp16"  # utils/ds_utils.py of DeepSpeed-Chat
+        job.take("precision.kind", kind, keys.place("dtype"), keys.named("dtype"))
+    if keys.text("deepspeed").lower() in ("true", ""):  # the engine is on, without a file
+        keys.branch.entries.pop("deepspeed", None)
+
+
 def table(keys: Keys) -> None:
     """A configuration's keys."""
     job = keys.job

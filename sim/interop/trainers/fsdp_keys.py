@@ -54,7 +54,7 @@ def fsdp(keys: Keys, version: int, words: list[str]) -> None:
         if prefetch:
             keys.put("parallelism.backward_prefetch", PREFETCH.get(prefetch, "pre"), *names)
         else:
-            job.suppose("parallelism.backward_prefetch", "none", "accelerate's NOPREFETCH")
+            job.suppose("parallelism.backward_prefetch", "none", "accelerate's NO_PREFETCH")
     names = _named("forward_prefetch")
     if version == 1:
         keys.put_on("parallelism.forward_prefetch", *names, value=1)

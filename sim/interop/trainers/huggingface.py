@@ -179,6 +179,10 @@ def training(
     strategy(source, keys)
     job.suppose("trainer", "huggingface", _DEFAULT)
     common.loader(keys)
+    towers = ("vision_tower", "mm_vision_tower", "vision_model_name_or_path")
+    if keys.text(*towers):
+        why = "the tower and its tokens are not counted: the language model alone is"
+        keys.matters(why, *towers)
     if keys.flag("auto_find_batch_size"):
         why = "the batch that will fit is not known: per_device_train_batch_size is taken"
         keys.matters(why, "auto_find_batch_size")
@@ -204,6 +208,7 @@ def strategy(source: Source, keys: Keys) -> None:
         version = inner.count("version", "fsdp_version") or (2 if options == ["true"] else 1)
         inner.seen.add("version")
         fsdp_keys.fsdp(inner, version, options)
+    deepspeed.by_stage(keys)
     deepspeed.named(source, keys, "deepspeed")
     bucket = keys.number("ddp_bucket_cap_mb")
     if bucket and job.at("parallelism.strategy") is None:

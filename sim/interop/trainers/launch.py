@@ -19,7 +19,8 @@ from sim.interop.trainers.words import put_dtype
 _LAUNCHER = re.compile(rf"{LAUNCHES}|\bdeepspeed\b")
 #: a trainer's file as the argument without a name
 _NAMED = re.compile(
-    r"(?:axolotl(?: +|\.cli\.)train|llamafactory-cli +train) +(\S+\.(?:ya?ml|json))"
+    r"(?:axolotl(?: +|\.cli\.)train|llamafactory-cli +train|[\w./-]+\.py)[ \\\n]+"
+    r"([^\s=-]\S*\.(?:ya?ml|json))(?=\s|$)"
 )
 _PYTHON = re.compile(r"(?<![\w./-])[\w./-]+\.py\b")
 #: a list of words: ``ARGS=(--key value`` ... ``)``
@@ -176,13 +177,13 @@ def _read(source: Source, name: str, job: Translation) -> bool:
 
 
 def _positional(text: str, source: Source, job: Translation) -> None:
-    """The file after ``axolotl train`` and ``llamafactory-cli train``."""
+    """The file after ``axolotl train``, ``llamafactory-cli train`` or a script of one's own."""
     for match in _NAMED.finditer(text):
         if job.has_file(match[1]):
             continue
         place = Place(source.name, 1 + text.count("\n", 0, match.start()))
         if not _read(source, match[1], job):
-            job.skip(place, match[0], f"{match[1]} is not here: name it too", True)
+            job.skip(place, match[0], f"{match[1]} is not here, or no trainer's: name it too", True)
 
 
 def _program(text: str, source: Source, job: Translation) -> None:
