@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from sim.lowering.lowered import Lowered
-from sim.lowering.parts import I4, I8
+from sim.lowering.parts import B1, I8
 from sim.lowering.table import table_of
 from sim.program.cycles import Cycles, Gates, cycles_of
 from sim.records import NamedTuple
+from sim.strategies.plan import SEGMENT
 
 
 class Repeating(NamedTuple):
@@ -34,9 +35,7 @@ def repeating(lowered: Lowered, cycle: int) -> Repeating | None:
     Repeating or None
         None where it has too few cycles.
     """
-    micro, ends = _micro_steps(lowered)
-    middle = (int(micro.max()) + 1 - cycle) // 2
-    inside = (micro >= middle) & (micro < middle + cycle)
+    inside, ends = _last_cycle(lowered, cycle)
     period = np.bincount(lowered.program.lane[inside], minlength=lowered.program.n_lanes)
     cycles = cycles_of(lowered.program, period.astype(np.int64))
     if cycles is None:
@@ -53,6 +52,8 @@ def repeating(lowered: Lowered, cycle: int) -> Repeating | None:
         kernel = int(np.searchsorted(compute, compute[np.searchsorted(compute, op) - 1]))
         kernel += view.compute.start
         on = int(lowered.program.lane[kernel])
+        # a cycle earlier: messages and gathers, which are launched ahead of kernels, would begin
+        kernel -= int(period[on])
         for gate, lane in ((launch, host), (kernel, on)):
             if not cycles.begin[lane] < gate < cycles.end[lane]:
                 return None
@@ -62,16 +63,30 @@ def repeating(lowered: Lowered, cycle: int) -> Repeating | None:
     return Repeating(cycles, Gates(np.array(pausing), np.array(held)), np.array(hosts))
 
 
-def _micro_steps(lowered: Lowered) -> tuple[I4, I8]:
-    """The micro-batch of each op, -1 of none, and where ops of lanes begin, (n_lanes + 1,)."""
+def _last_cycle(lowered: Lowered, cycle: int) -> tuple[B1, I8]:
+    """What ranks issue in the last cycle before that of their last forwards, and lanes' ends.
+
+    Gathers, which are no micro-batch's, are among it.
+
+    Returns
+    -------
+    inside : (n_ops,) bool
+    ends : (n_lanes + 1,) int64
+        Where ops of each lane begin.
+    """
     program = lowered.program
     ends = np.searchsorted(program.lane, np.arange(program.n_lanes + 1))
-    micro = np.full(program.lane.size, -1, dtype=np.int32)
+    inside = np.zeros(program.lane.size, dtype=np.bool_)
     for view in lowered.views:
         lanes = lowered.lanes_of(view)
         own = slice(int(ends[lanes.start]), int(ends[lanes.stop]))
-        micro[own] = table_of(view.plan).micro_step[lowered.plan_op[own]]
+        table = table_of(view.plan)
+        micro = np.where(table.kind == SEGMENT, table.micro_step, -1)
+        last = int(micro.max())
+        begin, end = (int(np.argmax(micro == step)) for step in (last - cycle, last))
+        issued = lowered.plan_op[own]
+        inside[own] = (issued >= begin) & (issued < end)
         # what is on the wire follows those that come to it
         arrive = own.start + np.flatnonzero(program.hold_until[own] >= lowered.wire)
-        micro[program.hold_until[arrive]] = micro[arrive]
-    return micro, ends
+        inside[program.hold_until[arrive]] = inside[arrive]
+    return inside, ends

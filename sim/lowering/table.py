@@ -286,7 +286,8 @@ def labels_of(ops: Sequence[PlanOp], which: Sequence[int], micro_steps: Sequence
     for i, (op, micro_step) in enumerate(zip(which, micro_steps, strict=True)):
         if not inside[op]:
             key = (micro_step, ops[op].collective)
-            first.setdefault(key, i)
+            if ops[op].phase != "backward":  # in a pipeline some micro-steps have no other
+                first.setdefault(key, i)
             last[key] = i
     for (_, collective), i in first.items():
         if collective == "all_gather":

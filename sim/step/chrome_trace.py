@@ -207,10 +207,8 @@ def traced(
     level = "ranks" if ranks and level is None else variation.level(level)
     job = run_on(topology, workload)
     steps, few = job.gradient_accumulation, None
-    if not all_micro_steps and any(
-        few_of(job)
-    ):  # cycle after cycle: two show how it begins and ends
-        few = fewest(job)
+    if not all_micro_steps and few_of(job) is not None:
+        few = fewest(job)  # cycle after cycle: two show how it begins and ends
     outcome = run_step(
         topology, few or job, level=level, all_micro_steps=bool(all_micro_steps or few),
         variation=variation, progress=progress,

@@ -32,6 +32,7 @@ from sim.step.variation import Progress, Variation
 from sim.step.windows import Window
 
 _COLLECTIVE = CATEGORIES.index("collective")
+_WORTH = 2  # times as many micro-batches as are written down
 _MOST_PARTS = 100  # without two cycles that are the same: rhythms take some ten to be found
 M = TypeVar("M")
 
@@ -40,22 +41,22 @@ class UnevenError(Exception):
     """A step that has to be simulated in full."""
 
 
-def few_of(workload: Workload) -> Iterator[Workload]:
-    """The job with as many micro-batches as are written down, and with more; none if it is no gain.
+def few_of(workload: Workload) -> Workload | None:
+    """The job with as many micro-batches as are written down; None if that is no gain.
 
     GPipe's and 1F1B's own loops are not asked: 1F1B finds its rhythm within a few micro-batches.
     """
     steps, p = workload.gradient_accumulation, workload.parallelism.pipeline_parallel
-    schedule, cycle = SCHEDULES[workload.parallelism.pipeline_schedule], cycle_of(workload)
-    if p == 1 or not schedule.table or not cycle:
-        return
-    for least in (4 * cycle, 6 * cycle) if cycle > 1 else (3 * p + 8,):
-        few = least + (steps - least) % cycle
-        # a backward in parts is so many ops that it pays sooner
-        if steps >= (2 if schedule.splits else 4) * few:
-            found = of_steps(workload, few)
-            if cycle_of(found) == cycle:
-                yield found
+    cycle = cycle_of(workload)
+    if p == 1 or not SCHEDULES[workload.parallelism.pipeline_schedule].table or not cycle:
+        return None
+    # it fills and empties for two cycles or three, parameters that are gathered again for one more
+    least = 6 * cycle if cycle > 1 else 3 * p + 8
+    few = least + (steps - least) % cycle
+    if steps < _WORTH * few:
+        return None
+    found = of_steps(workload, few)
+    return found if cycle_of(found) == cycle else None
 
 
 def cycled(
@@ -128,6 +129,7 @@ class _Parts:
         self.timeline = Timeline(np.empty(n), np.empty(n), 0, 0)  # of each part, one after another
         self.over = 0  # cycles that were put back
         self.last: dict[int, tuple[int, _Times]] = {}  # of lanes, their last and where that was
+        self.gained: list[int] = []  # hosts that got further ahead in the last
 
     def each(self, left: int, progress: Progress | None) -> Iterator[Ran]:
         """Measures of each, with so many cycles more than are written down."""
@@ -143,6 +145,8 @@ class _Parts:
             now = self._now(ended)
             if ended:
                 self.slowest = self.step.slowest(now.timeline)
+                if any(not self._in_time(now.timeline, host) for host in self.gained):
+                    raise UnevenError
                 end = float(now.timeline.end.max())
                 yield self._measured(now.timeline, (Window(since, end, 1),))
                 return
@@ -225,6 +229,7 @@ class _Parts:
         """
         lasts = 0.0
         known, self.last = self.last, {}
+        self.gained = []
         same = True
         for lane in sorted(self.cycles.lanes.tolist(), key=lambda lane: lane != self.lane):
             at, n = int(self.played.at[lane]), int(self.cycles.period[lane])
@@ -249,10 +254,27 @@ class _Parts:
             apart = [late - early - lasts for early, late in zip(before, after, strict=True)]
             if host:
                 same = float(apart[1].max()) <= SAME * lasts
+                if float(apart[1].min()) < -SAME * lasts:
+                    self.gained.append(lane)
             else:
                 same = all(float(np.abs(each).max()) <= SAME * lasts for each in apart)
                 same &= bool(now.timeline.start[at] >= now.s - lasts)  # or it runs for longer
         return lasts if same else 0.0
+
+    def _in_time(self, timeline: Timeline, host: int) -> bool:
+        """Whether a host that comes earlier than it did, from a cycle's end on, changes nothing.
+
+        Until it next waits, what it launches is to wait for something else.
+        """
+        program, begin = self.step.program, int(self.played.at[host])
+        stop = int(np.searchsorted(program.lane, host, side="right"))
+        waits = np.flatnonzero(timeline.start[begin + 1 : stop] > timeline.end[begin : stop - 1])
+        until = begin + 1 + int(waits[0]) if waits.size else stop
+        edges = program.succ_ptr[begin : until + 1]
+        launch = np.repeat(np.arange(begin, until), np.diff(edges))
+        launched = program.succ[edges[0] : edges[-1]]
+        at_once = timeline.start[launched] <= timeline.end[launch]
+        return not at_once[program.lane[launched] != host].any()
 
     def _times(self, begin: int, end: int) -> _Times:
         return _Times(self.played.start[begin:end], self.played.end[begin:end])

@@ -77,10 +77,10 @@ def simulated(
 
     together([i for i, job in enumerate(jobs) if repeats(*job)], DEEP)
     for i, (topology, workload) in enumerate(jobs):
-        for few in () if i in found else few_of(workload):
+        few = None if i in found else few_of(workload)
+        if few is not None:
             with suppress(UnevenError):
                 found[i] = _in_parts(topology, workload, few, asked, progress)
-                break
     together([i for i in range(len(jobs)) if i not in found], None)
     return [found[i] for i in range(len(jobs))]
 

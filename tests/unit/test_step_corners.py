@@ -106,7 +106,7 @@ def test_how_ranks_differ_does_not_hang_on_how_many_micro_batches_are_played(sch
     topology, workload = rhythm_job(90, sequence=512, **knobs)
     priced = priced_of(topology, workload, Variation(), "folded")
     expected = [ranks.slowdown for ranks in ranks_of(priced, workload)]
-    shorter = [*few_of(workload), *rhythm.shortened(workload)]
+    shorter = [few_of(workload), *rhythm.shortened(workload)]
     assert len(shorter) > 2
     for few in shorter:
         priced = priced_of(topology, few, Variation(), "folded")
