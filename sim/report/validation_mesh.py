@@ -82,7 +82,13 @@ _CAUSES = (
     "slow (3B on one node, t = 1, p = 8: 4.3 % too slow where p = 2 was 2.4 % too fast; 3.9 and "
     "4.6 % too fast now).",
     "What is left without a pipeline where kernels are long: t = 2 is said 7.1 % too fast, t = 1 "
-    "2.7 %, t = 4 and 8 -2 to 4 %. Overlap is no cause: nanotron multiplies the positions that a "
+    "2.7 %, t = 4 and 8 -2 to 4 %. It is no matter of t = 2, but of a micro-batch, however many "
+    "sequences it has: on two nodes (held back) 3B takes 42 ms a sequence with t = 8 (said to "
+    "take 41 to 42) and 25 to 28 ms beside (12 to 15), with t = 4 66 to 68 (69 to 70) and 25 to "
+    "32 beside (14 to 16), with t = 1 241 (235) and 19 beside (16); rows of t = 2 have one "
+    "sequence or two, so it weighs most there. That is some 13 ms where ranks share matrices, 60 "
+    "us for each of eight collectives a layer, or as much once a micro-batch; no row tells which, "
+    "so none of it is in the model. Overlap is no cause: nanotron multiplies the positions that a "
     "rank has beside the gather of the others. Played so, with the SMs that NCCL holds and the "
     "waves that shorter products lose, t = 2, 4 and 8 are said 3.6, 4.1 and 2.1 points faster "
     "still. That is left out.",
