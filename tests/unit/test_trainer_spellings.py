@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 import sim
 from sim.cli import group
+from sim.inputs.loader import load
 
 AXOLOTL = """\
 base_model: openai/gpt-oss-20b
@@ -146,3 +147,24 @@ def test_axolotl_casts_back_what_peft_prepared(tmp_path, adapter):
     job, _ = read(tmp_path, "a.yaml", AXOLOTL.replace("lora\n", f"{adapter}\n", 1))
     assert "qlora" in job
     assert not [word for word in (WIDE, PREPARED) if word in job]
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("freeze_parameters_ratio: 0.5", True),
+        ("freeze_parameters: [model.layers.0]", True),
+        ("freeze_llm: true", True),
+        ("freeze_parameters_ratio: 0.0\nfreeze_parameters: []\nfreeze_llm: false", False),
+        ("freeze_vit: true\nfreeze_aligner: true", False),  # towers are left out anyway
+    ],
+)
+def test_swifts_frozen_parts_are_told(tmp_path, written, told):
+    """They were said to change nothing, though half a model frozen halves its states."""
+    path = tmp_path / "swift.yaml"
+    path.write_text(
+        "model: Qwen/Qwen3-8B\ntrain_type: full\nmax_length: 2048\ntorch_dtype: bfloat16\n"
+        f"per_device_train_batch_size: 1\n{written}\n"
+    )
+    found = load("dgx-h100", path).notes.warnings
+    assert any("frozen" in w.text for w in found) is told

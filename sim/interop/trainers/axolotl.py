@@ -16,7 +16,7 @@ _ATTENTION = {
 }  # fmt: skip
 _NOT_MODELLED = {
     "tiled_mlp": "MLPs over tiles of the sequence are not modelled: all of it at once",
-    "unfrozen_parameters": "partly frozen models are not modelled: taken as trained in full",
+    "unfrozen_parameters": common.PARTLY_FROZEN,
     "relora": "ReLoRA's merges are not modelled",
     "lora_target_parameters": "adapters of bare parameters are not counted",
 }

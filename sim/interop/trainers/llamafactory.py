@@ -104,8 +104,7 @@ def _method(keys: Keys) -> None:
     bits = keys.count("quantization_bit")
     if kind not in ("lora", "oft"):
         if kind == "freeze":
-            why = "partly frozen models are not modelled: taken as trained in full"
-            keys.matters(why, "finetuning_type")
+            keys.matters(common.PARTLY_FROZEN, "finetuning_type")
         keys.put("method.kind", "full", "finetuning_type")
         return
     if kind == "oft":

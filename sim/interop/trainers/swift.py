@@ -64,6 +64,7 @@ def _method(keys: Keys) -> None:
     four = keys.count("quant_bits") == 4 or keys.flag("load_in_4bit") is True
     if kind == "full":
         keys.put("method.kind", "full", *_KINDS)
+        _frozen(keys)
     else:
         if kind != "lora":
             keys.matters(f"{kind} is not modelled: taken as LoRA", *_KINDS)
@@ -74,6 +75,17 @@ def _method(keys: Keys) -> None:
     if (keys.count("quant_bits") or 4) != 4:
         keys.matters("weights of other than 4 bits are not modelled", "quant_bits")
     keys.leave("taken with quant_bits", "quant_method quant_bits tuner_backend")
+
+
+def _frozen(keys: Keys) -> None:
+    """What full training leaves out: modules by name, a share of the parameters, the decoder."""
+    for name in ("freeze_parameters", "freeze_parameters_regex"):
+        if any(keys.words(name)):
+            keys.matters(common.PARTLY_FROZEN, name)
+    if (keys.number("freeze_parameters_ratio") or 0.0) > 0.0:
+        keys.matters(common.PARTLY_FROZEN, "freeze_parameters_ratio")
+    if keys.flag("freeze_llm"):
+        keys.matters("a frozen decoder is not modelled: taken as trained", "freeze_llm")
 
 
 FORMATS.register(TrainerFormat("ms-swift", "an ms-swift file", recognises, read))
