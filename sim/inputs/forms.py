@@ -14,7 +14,7 @@ from sim.inputs.bind import Binder, Form
 from sim.inputs.form_machine import gpu, offer
 from sim.inputs.form_model import model
 from sim.inputs.form_node import node
-from sim.inputs.model import LINEARS
+from sim.inputs.model import IN_PROJECTIONS, LINEARS
 from sim.inputs.nearest import did_you_mean
 from sim.inputs.scalars import described
 from sim.inputs.spoken import folded, value_of
@@ -27,7 +27,7 @@ _TARGET_SETS = {
     "ffn": LINEARS[4:7],
 }
 _TARGET_NAMES = {f"{n}_proj": n for n in LINEARS[:7]} | {
-    **{f"in_proj_{part}": "in_proj" for part in ("qkvz", "ba", "qkv", "z", "b", "a")},
+    **dict.fromkeys(IN_PROJECTIONS, "in_proj"),
     "wq": "q", "wk": "k", "wv": "v", "wo": "o", "w1": "gate", "w2": "down", "w3": "up",
 }  # fmt: skip
 

@@ -8,6 +8,8 @@ from sim.inputs.base import Spec
 
 #: linear layers of attention and of the FFN that methods name, and those of other mixers
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down", "in_proj", "out_proj")
+#: names that code gives to parts of a delta rule's first projection: in two, or one each (Qwen3.5)
+IN_PROJECTIONS = tuple(f"in_proj_{part}" for part in ("qkvz", "ba", "qkv", "z", "b", "a"))
 #: what mixes tokens in a layer; ``ffn``: nothing, in a model of one branch a layer
 Mixer = Literal["attention", "delta", "mamba", "mamba+attention", "conv", "kda", "lightning", "ffn"]
 

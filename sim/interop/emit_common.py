@@ -8,7 +8,7 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.trainer import reduces_each, trainer_named
 from sim.inputs.workload import Workload
-from sim.interop.trainers.words import MODULES
+from sim.interop.trainers.words import written_targets
 from sim.job.basis import job_steps
 
 
@@ -46,7 +46,7 @@ def adapters(workload: Workload, dora: str) -> dict[str, Any]:
         "lora_r": method.rank,
         "lora_alpha": 2 * method.rank,
         "lora_dropout": method.dropout,
-        "lora_target_modules": [MODULES[t] for t in method.targets],
+        "lora_target_modules": written_targets(workload),
         **({dora: True} if method.dora else {}),
     }
 

@@ -14,7 +14,7 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_common import accumulation, length_said, tf32
-from sim.interop.trainers.words import MODULES, written_optimizer
+from sim.interop.trainers.words import written_optimizer, written_targets
 from sim.interop.yaml_text import blocks
 
 _ATTENTION = {"flash2": "fa2", "flash3": "fa3", "sdpa": "sdpa", "eager": "disabled"}
@@ -42,7 +42,7 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
         config |= {
             "lora_rank": method.rank,
             "lora_dropout": method.dropout,
-            "lora_target": ",".join(MODULES[t] for t in method.targets),
+            "lora_target": ",".join(written_targets(workload)),
             **({"use_dora": True} if method.dora else {}),
         }
     if method.quantization == "int8":
