@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sim.calibration.validate_finetune import machine_of, method_of
+from sim.inputs.loader import load
 from sim.published.finetune import finetune_rows, merged, table_rows
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "measured" / "finetune.csv"
@@ -20,6 +21,13 @@ def test_every_row_is_a_job():
     assert len({r.id for r in finetune_rows()}) == 1145
     # 32 of them repeat another
     assert len({(id(r.topology), id(r.workload)) for r in rows}) == 1069
+
+
+def test_every_row_of_the_table_passes_the_checks_of_a_job():
+    """One of each kind is checked as it is read: a job that cannot be raises here."""
+    for row in table_rows():
+        found = load(row.topology, row.workload)
+        assert (found.topology, found.workload) == (row.topology, row.workload)
 
 
 def test_a_row_of_two_nodes():
