@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sim.inputs.offers import Offers
 from sim.inputs.price import STALE_DAYS, TERMS, UNCHECKED, Currency, PriceRow
 from sim.quantities import count, duration, usd
-from sim.report.view import Cell, Lines, Remarks, Row, Table, View, ViewPart, left
+from sim.report.view import Cell, Column, Lines, Remarks, Row, Table, View, ViewPart, left
 
 DOLLAR = Currency("USD", 1.0, "")
 _PER_HOUR = {"on-demand": "per GPU-hour"}
@@ -67,10 +67,14 @@ def priced_view(found: PricedJobs, today: datetime.date, currency: Currency = DO
     """A job at every offer, cheapest first."""
     jobs = found.jobs
     best = jobs[0]
-    heads = (
-        "offer", "machine", "per GPU-hour", "time", "compute", "setup", "storage", "egress",
-        "total", "kWh", "grid kg CO2e", "machine kg", "ties at", "price age",
-    )  # fmt: skip
+    columns = [
+        left("machine"), left("offer", below=True),
+        *map(Column, (
+            "per GPU-hour", "time", "compute", "setup", "storage", "egress", "total", "kWh",
+            "grid kg CO2e", "machine kg", "ties at",
+        )),
+        left("price age"),
+    ]  # fmt: skip
     lines = [
         f"cheapest: {best.name} on {best.machine}, {money(best.cost.total_usd, currency)} for "
         f"{count(best.tokens)} tokens" + (f"; {best.doubt}" if best.doubt else ""),
@@ -89,7 +93,7 @@ def priced_view(found: PricedJobs, today: datetime.date, currency: Currency = DO
         lines.append(f"{below.name} would be {less}, but {below.doubt}")
     rows = [_priced_row(p, best, today, currency) for p in jobs]
     sections: list[ViewPart] = [
-        Table([left(head) for head in heads], rows, indent=2), Lines(lines),
+        Table(columns, rows, indent=2), Lines(lines),
         _remarks([p.row for p in jobs], today, currency),
     ]  # fmt: skip
     return View("", sections, found)
@@ -106,7 +110,7 @@ def _priced_row(p: PricedJob, best: PricedJob, today: datetime.date, currency: C
     sums = (c.compute_usd, c.setup_usd, c.storage_usd, c.egress_usd, c.total_usd)
     carbon = Cell("-" if p.co2_kg is None else f"{p.co2_kg:,.0f}", p.co2_kg, "kg")
     return [
-        p.name, p.machine + _VERDICTS[p.verdict],
+        p.machine + _VERDICTS[p.verdict], p.name,
         _rate(c.price_per_gpu_hour_usd, currency, bool(p.doubt)),
         Cell(duration(p.wall_s), p.wall_s, "s"),
         *(Cell(money(x, currency), x, "USD") for x in sums),
