@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from bench.monotone import job
+from bench.drawn import varied
 from sim import simulate
 from sim.errors import InputError
 from sim.result.result import Result
@@ -26,31 +26,6 @@ class Tried(NamedTuple):
     workload: Mapping[str, Any]
     change: Mapping[str, Any]
     said: str
-
-
-def varied(draw: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A job of `bench.monotone` with what that leaves alone: precisions, losses, offload, cuts."""
-    machine, workload = job(draw)
-    parallelism = workload["parallelism"]
-    strategy = parallelism["strategy"]
-    workload["precision"] = draw.choice(("bf16", "bf16", {"bf16": {"master": "bf16"}}, "fp16"))
-    workload["optimizer"] = draw.choice(("adamw", "adamw", "adamw-8bit", "adafactor"))
-    workload["loss"] = draw.choice(("eager", "huggingface", "chunked", "fused-linear"))
-    workload["fused_kernels"] = draw.choice(("none", "norm", "all"))
-    if draw.random() < 0.3:
-        lora = {"rank": 16, "targets": draw.choice(("all-linear", "attention"))}
-        workload["method"] = {"qlora": lora | {"quantization": "nf4"}}
-    if draw.random() < 0.3:
-        workload["sequence_length"] = draw.choice((16384, 65536))
-    if strategy in ("fsdp1", "fsdp2", "zero3") and draw.random() < 0.3:
-        parallelism["offload"] = "all"
-    if strategy == "fsdp2" and draw.random() < 0.3:
-        parallelism["tensor_parallel"] = draw.choice((2, 4))
-    if draw.random() < 0.2:
-        workload["stack"] = {"torch": draw.choice(("2.3", "2.5", "2.11"))}
-    if draw.random() < 0.2:
-        workload["data"] = {"packing": False, "mean_length": 300}
-    return machine, workload
 
 
 def tried(count: int, seed: int) -> Iterator[Tried]:

@@ -3,6 +3,8 @@
 python -m bench.monotone            # 1,000 jobs, a report of what is broken
 python -m bench.monotone 100 7      # so many, from another seed
 python -m bench.monotone 100 7 cut  # of jobs cut along other axes, or offloaded to disks
+python -m bench.monotone 100 7 varied  # of other precisions, losses, methods, versions
+python -m bench.monotone 100 7 terms   # whole jobs: prices, failures, saves, loaders
 
 A step that the better machine makes more than 0.1 % longer is excused where the result says why:
 NCCL chose another algorithm or protocol for some collective (`step.algorithms`), or, to within
@@ -12,22 +14,27 @@ NCCL chose another algorithm or protocol for some collective (`step.algorithms`)
 
 from __future__ import annotations
 
-import random
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
-from sim.errors import InputError
-from sim.inputs.loader import Loaded, load
+from bench.drawn import DRAWN, jobs
+from bench.knobs import KNOBS, LESS, LOADERS, NEWER, TERMS, Knob
+from sim.inputs.loader import Loaded
 from sim.inputs.topology import Topology
+from sim.inputs.workload import Workload
+from sim.job.energy import gpu_states
+from sim.job.estimate import JobEstimate, estimate_job
 from sim.result.sections import throughput_section
-from sim.step.step import StepReport, step
+from sim.step.step import StepReport, memory_of, step
 
-TOLERANCE = 1e-3
-Knob = Callable[[Topology], Topology | None]
+TOLERANCE = 1e-3  # of a step whose ops fall in another order, of a job by approximations
+ROUNDING = 1e-9
+PAID = "a spare more"  # which takes no longer, and costs
 
 
 @dataclass(frozen=True)
@@ -36,235 +43,72 @@ class Fault:
 
     law: str
     job: str
-    sides: tuple[dict[str, Any], dict[str, Any]]
-    amount: float  # by how much, relative
+    sides: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})
+    amount: float = 0.0  # by how much, relative
 
     def __str__(self) -> str:
         return f"{self.law}: {100 * self.amount:+.2f} %  {self.job}\n    {self.sides}"
 
 
-# --- jobs ----------------------------------------------------------------------------------------
-
-MACHINES = (
-    ("h100-sxm-80gb", 4, 18, "nvswitch", 5), ("a100-sxm-80gb", 3, 12, "nvswitch", 4),
-    ("h200-sxm-141gb", 4, 18, "nvswitch", 5), ("b200-sxm-180gb", 5, 18, "nvswitch", 5),
-    ("a100-pcie-80gb", 0, 0, "", 4), ("l40s-pcie-48gb", 0, 0, "", 4),
-    ("h100-pcie-80gb", 4, 12, "pairs", 5), ("a100-sxm-40gb", 3, 12, "mesh", 4),
-)  # fmt: skip
-MODELS = ("llama-3.2-1b", "llama-3-8b", "mistral-7b", "gpt2-xl", "qwen2.5-14b", "mixtral-8x7b")
-KNOBS_OF = {
-    "fsdp2": {"reshard_after_forward": (True, False), "wrap": (None, "torchtitan")},
-    "fsdp1": {"limit_all_gathers": (True, False)},
-    "ddp": {"gradient_as_bucket_view": (True, False)},
-    "zero1": {"overlap_comm": (True, False)},
-    "zero2": {"overlap_comm": (True, False)},
-    "zero3": {"overlap_comm": (True, False)},
-}
-
-
-def job(draw: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A topology and a workload, as files would say them."""
-    gpu, generation, links, fabric, pcie = draw.choice(MACHINES)
-    gpus = draw.choice((2,) if fabric == "pairs" else (4,) if fabric == "mesh" else (1, 2, 4, 8))
-    node: dict[str, Any] = {
-        "gpu": gpu, "gpus": gpus,
-        "pcie": {
-            "generation": pcie, "gpus_per_switch": draw.choice((1, 2)),
-            "nics_per_switch": draw.choice((1, 2)),
-        },
-        "cpu": {"sockets": draw.choice((1, 2)), "vendor": draw.choice(("intel", "amd"))},
-        "nics": {
-            "count": draw.choice((1, 2, 4, 8)), "rate": draw.choice(("100 Gb/s", "200 Gb/s")),
-            "kind": draw.choice(("infiniband", "roce")),
-        },
-    }  # fmt: skip
-    if generation:
-        node["nvlink"] = {"generation": generation, "links_per_gpu": links, "fabric": fabric}
-    kind = draw.choice(("rail-optimized", "fat-tree", "single-switch"))
-    network = {"kind": kind}
-    if kind != "single-switch":
-        network["oversubscription"] = draw.choice((1.0, 2.0, 4.0))
-    topology = {
-        "name": "random", "nodes": draw.choice((1, 1, 2, 3, 4, 8)), "node": node, "network": network
-    }  # fmt: skip
-    strategy = draw.choice(tuple(KNOBS_OF))
-    parallelism = {"strategy": strategy}
-    for key, values in KNOBS_OF[strategy].items():
-        value = draw.choice(values)
-        if value is not None:
-            parallelism[key] = value
-    workload = {
-        "name": "random", "model": draw.choice(MODELS), "parallelism": parallelism, "steps": 100,
-        "sequence_length": draw.choice((512, 2048, 4096)), "micro_batch": draw.choice((1, 2, 4)),
-        "gradient_accumulation": draw.choice((1, 2, 4)),
-        "method": draw.choice(("full", {"lora": {"rank": 16, "targets": "all-linear"}})),
-        "activation_checkpointing": draw.choice(("none", "full")),
-        "compile": draw.choice((True, False)),
-        "attention": draw.choice(("sdpa", "flash2", "eager")),
-    }  # fmt: skip
-    return topology, workload
-
-
-#: ways to cut a model that `job` leaves alone, and to offload it; the last of a mixture
-CUTS: tuple[dict[str, Any], ...] = (
-    {"strategy": "fsdp2", "tensor_parallel": 2},
-    {"strategy": "fsdp2", "tensor_parallel": 4, "tensor_parallel_style": "dtensor-async"},
-    {"strategy": "fsdp2", "context_parallel": 2},
-    {"strategy": "fsdp2", "context_parallel": 4, "context_parallel_kind": "ulysses"},
-    {"strategy": "fsdp2", "pipeline_parallel": 2},
-    {"strategy": "fsdp2", "pipeline_parallel": 2, "pipeline_schedule": "interleaved-1f1b"},
-    {"strategy": "megatron", "tensor_parallel": 2, "pipeline_parallel": 2},
-    {"strategy": "megatron", "tensor_parallel": 4},
-    {"strategy": "zero3", "offload": "all"},
-    {"strategy": "zero3", "offload": "all", "offload_device": "nvme"},
-    {"strategy": "fsdp2", "offload": "all"},
-    {"strategy": "fsdp2", "expert_parallel": 2},
-)
-
-
-def cut(draw: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A job of `job`, cut or offloaded, of another rank, on other hosts."""
-    topology, workload = job(draw)
-    node = topology["node"]
-    node["pcie"]["lanes"] = draw.choice((8, 16))
-    node["cpu"] |= {"cores": draw.choice((16, 48, 96)), "speed": draw.choice((0.5, 1.0))}
-    node["storage"] = {"read": "2 GB/s", "write": "1 GB/s"}
-    parallelism = dict(draw.choice(CUTS))
-    workload |= {"parallelism": parallelism, "gradient_accumulation": draw.choice((4, 8))}
-    if parallelism.get("expert_parallel"):
-        workload["model"] = "mixtral-8x7b"
-    split = {"tensor_parallel", "pipeline_parallel", "expert_parallel"} & parallelism.keys()
-    lora = {"lora": {"rank": draw.choice((4, 64, 256)), "targets": "all-linear"}}
-    workload["method"] = "full" if split else draw.choice(("full", lora))
-    return topology, workload
-
-
-def jobs(
-    count: int,
-    seed: int = 0,
-    drawn: Callable[[random.Random], tuple[dict[str, Any], dict[str, Any]]] = job,
-) -> Iterator[Loaded]:
-    """So many jobs that pass the checks."""
-    draw = random.Random(seed)
-    while count:
-        try:
-            found = load(*drawn(draw))
-        except InputError:
-            continue
-        count -= 1
-        yield found
-
-
-# --- knobs ---------------------------------------------------------------------------------------
-
-
-def _node(topology: Topology, part: str, **changes: Any) -> Topology | None:
-    """A copy whose node has a part changed."""
-    node = topology.node
-    old = getattr(node, part)
-    if node is None or old is None:
-        return None
-    changed = node.model_copy(update={part: old.model_copy(update=changes)})
-    return topology.model_copy(update={"node": changed})
-
-
-def _peaks(topology: Topology) -> Topology | None:
-    gpu = topology.first_gpu
-    names = [n for n in type(gpu).model_fields if n.startswith("peak_")]
-    return _node(topology, "gpu", **{n: 2 * v for n in names if (v := getattr(gpu, n))})
-
-
-def _nvlink(topology: Topology) -> Topology | None:
-    if topology.node is None or topology.node.nvlink is None:
-        return None
-    rate = topology.node.nvlink.link_rate or topology.first_gpu.nvlink_link_rate
-    return _node(topology, "nvlink", link_rate=2 * rate)
-
-
-def _network(topology: Topology, **changes: Any) -> Topology:
-    return topology.model_copy(update={"network": topology.network.model_copy(update=changes)})
-
-
-def _lanes(topology: Topology) -> Topology | None:
-    """Where there are fewer than the GPUs have."""
-    if topology.node is None or topology.node.pcie.lanes >= topology.first_gpu.pcie_lanes:
-        return None
-    return _node(topology, "pcie", lanes=2 * topology.node.pcie.lanes)
-
-
-def _wider(topology: Topology) -> Topology | None:
-    """As many GPUs, NICs, cores and disks in half the nodes."""
-    node = topology.node
-    if node is None or topology.nodes % 2 or node.gpus > 4 or node.nics is None:
-        return None
-    if node.nvlink is None or node.nvlink.fabric != "nvswitch":
-        return None  # other paths between sockets are no better machine
-    if node.pcie.gpus_per_switch > node.gpus:
-        return None  # a GPU that had a switch and its NICs to itself would share them
-    nics = node.nics.model_copy(update={"count": 2 * node.nics.count})
-    disk, cpu = node.storage, node.cpu
-    storage = disk.model_copy(update={"read": 2 * disk.read, "write": 2 * disk.write})
-    more = {"cores": 2 * cpu.cores, "memory_bandwidth": 2 * cpu.memory_bandwidth}
-    hosts = {"cpu": cpu.model_copy(update=more), "storage": storage}
-    wide = node.model_copy(update={"gpus": 2 * node.gpus, "nics": nics} | hosts)
-    return topology.model_copy(update={"node": wide, "nodes": topology.nodes // 2})
-
-
-KNOBS: dict[str, Knob] = {
-    "twice the NIC rate": lambda t: t.node and t.node.nics and _node(
-        t, "nics", rate=2 * t.node.nics.rate),
-    "twice the NVLink rate": _nvlink,
-    "twice the peaks": _peaks,
-    "twice the HBM bandwidth": lambda t: _node(
-        t, "gpu", memory_bandwidth=2 * t.first_gpu.memory_bandwidth),
-    "twice the HBM": lambda t: _node(t, "gpu", memory=2 * t.first_gpu.memory),
-    "half the switch latency": lambda t: _network(
-        t, switch_latency=0.5 * t.network.switch_latency),
-    "no oversubscription": lambda t: _network(t, oversubscription=1.0),
-    "twice the speed of a core": lambda t: t.node and _node(
-        t, "cpu", speed=2 * t.node.cpu.speed),
-    "twice the cores": lambda t: t.node and _node(t, "cpu", cores=2 * t.node.cpu.cores),
-    "twice the PCIe lanes": _lanes,
-    "twice the disk": lambda t: t.node and _node(
-        t, "storage", read=2 * t.node.storage.read, write=2 * t.node.storage.write),
-    "twice the host memory bandwidth": lambda t: t.node and _node(
-        t, "cpu", memory_bandwidth=2 * t.node.cpu.memory_bandwidth),
-    "the next PCIe": lambda t: t.node and _node(t, "pcie", generation=t.node.pcie.generation + 1),
-    "twice the socket link": lambda t: _node(t, "cpu", interconnect=80e9),
-    "half the nodes, twice as wide": _wider,
-}  # fmt: skip
-
-
-# --- laws ----------------------------------------------------------------------------------------
-
-
-def broken(found: Loaded, knobs: dict[str, Knob] | None = None) -> Iterator[Fault]:
-    """Laws that a job breaks on its machine and on better ones."""
-    topology, workload = found.topology, found.workload
+def _words(found: Loaded) -> str:
+    topology, workload, _ = found
     node = topology.node
     words = f"{topology.nodes}x{node.gpus if node else '?'} {topology.first_gpu.name} "
-    words += f"{workload.name} {workload.parallelism.strategy} {found.workload.model.name}"
+    return words + f"{workload.name} {workload.parallelism.strategy} {workload.model.name}"
+
+
+def broken(found: Loaded, knobs: Mapping[str, Knob] | None = None) -> Iterator[Fault]:
+    """Laws that a job breaks on its machine, on better ones, with newer software and as less of it.
+
+    Parameters
+    ----------
+    knobs : mapping, optional
+        Of `bench.knobs.KNOBS`, to ask these alone.
+    """
+    topology, workload, _ = found
     base = step(topology, workload)
-    yield from _of_one(words, found, base)
+    if knobs is None:
+        yield from _of_one(found, base)
+        for name, less in LESS.items():
+            if smaller := less(workload):
+                yield from _of_less(name, found, base, smaller)
+        for name, newer in NEWER.items():
+            yield from _of_better(name, found, base, (topology, newer(workload)))
     for name, change in (KNOBS if knobs is None else knobs).items():
-        better = change(topology)
-        if not better or better == topology:
-            continue
-        other = step(better, workload)
-        slower = other.time_s / base.time_s - 1
-        before, after = _beside(base), _beside(other)
-        beside = max(after[key] - before.get(key, 0.0) for key in after)
-        unsaid = slower - max(0.0, beside) / base.time_s  # by more than what the result says
-        if unsaid > TOLERANCE and base.algorithms == other.algorithms:
-            sides = (base.breakdown.parts, other.breakdown.parts)
-            yield Fault(name, words, sides, slower)
-        if base.memory.fits and not other.memory.fits:
-            yield Fault(f"{name}: no longer fits", words, ({}, {}), 0.0)
-    twice = 2 * workload.gradient_accumulation
-    double = workload.model_copy(update={"gradient_accumulation": twice})
-    once, again = (throughput_section(topology, w, 1.0) for w in (workload, double))
-    if again.model_flops_per_step != 2 * once.model_flops_per_step:
-        yield Fault("twice the tokens", words, ({}, {}), 0.0)
+        if better := change(topology):
+            yield from _of_better(name, found, base, (better, workload))
+
+
+def _of_better(
+    name: str, found: Loaded, base: StepReport, better: tuple[Topology, Workload]
+) -> Iterator[Fault]:
+    """A better machine, or newer software."""
+    if better == found[:2]:
+        return
+    other = step(*better)
+    yield from _slower(name, found, base, other)
+    if base.memory.fits and not other.memory.fits:
+        yield Fault(f"{name}: no longer fits", _words(found))
+
+
+def _of_less(name: str, found: Loaded, base: StepReport, smaller: Workload) -> Iterator[Fault]:
+    """Less of the same work."""
+    other = step(found.topology, smaller)
+    yield from _slower(name, found, base, other)
+    needs, less = base.memory.needed_bytes, other.memory.needed_bytes
+    if less > needs * (1 + 1e-9):
+        sides = (base.memory.by_category, other.memory.by_category)
+        yield Fault(f"{name}: needs more", _words(found), sides, less / needs - 1)
+
+
+def _slower(name: str, found: Loaded, base: StepReport, other: StepReport) -> Iterator[Fault]:
+    """A step that takes longer by more than what the result says."""
+    slower = other.time_s / base.time_s - 1
+    before, after = _beside(base), _beside(other)
+    beside = max(after[key] - before.get(key, 0.0) for key in after)
+    unsaid = slower - max(0.0, beside) / base.time_s
+    if unsaid > TOLERANCE and base.algorithms == other.algorithms:
+        yield Fault(name, _words(found), (base.breakdown.parts, other.breakdown.parts), slower)
 
 
 def _beside(report: StepReport) -> dict[str, float]:
@@ -275,33 +119,117 @@ def _beside(report: StepReport) -> dict[str, float]:
     return lost
 
 
-def _of_one(words: str, found: Loaded, base: StepReport) -> Iterator[Fault]:
-    measured = base.breakdown
+def _of_one(found: Loaded, base: StepReport) -> Iterator[Fault]:
+    """What holds of a job by itself."""
+    topology, workload, _ = found
+    words, measured = _words(found), base.breakdown
     parts = {**measured.parts, **measured.exposed, **base.memory.by_category}
     for name, value in parts.items():
         if value < 0:
-            yield Fault(f"negative {name}", words, ({}, {}), value)
-    rates = throughput_section(found.topology, found.workload, base.time_s)
+            yield Fault(f"negative {name}", words, amount=value)
+    rest = sum(measured.parts.values()) / base.time_s - 1
+    if abs(rest) > ROUNDING:
+        yield Fault("parts add up to the step", words, amount=rest)
+    ordered = measured.exposed_s, measured.communication_s, base.time_s
+    if not ordered[0] * (1 - ROUNDING) <= ordered[1] <= ordered[2] * (1 + ROUNDING):
+        yield Fault("exposed <= communication <= step", words, amount=ordered[0] / ordered[1])
+    rates = throughput_section(topology, workload, base.time_s)
     if not 0 < rates.mfu_causal <= rates.hfu <= 1:
-        yield Fault("causal MFU <= HFU <= 1", words, ({}, {}), rates.hfu)
-    if measured.exposed_s > measured.communication_s * (1 + 1e-9):
-        yield Fault("exposed <= communication", words, ({}, {}), measured.exposed_s)
+        yield Fault("causal MFU <= HFU <= 1", words, amount=rates.hfu)
+    twice = {"gradient_accumulation": 2 * workload.gradient_accumulation}
+    again = throughput_section(topology, workload.model_copy(update=twice), 1.0)
+    if again.model_flops_per_step != 2 * rates.model_flops_per_step:
+        yield Fault("twice the tokens", words)
+    if workload.parallelism.strategy == "zero3":
+        return  # which fetches ahead for what is recomputed too, up to its live parameters
+    kept = {"activation_checkpointing": workload.activation_checkpointing.model_copy(
+        update={"kind": "none"})}  # fmt: skip
+    needs = memory_of(topology, workload.model_copy(update=kept)).needed_bytes
+    if base.memory.needed_bytes > needs * (1 + ROUNDING):
+        more = base.memory.needed_bytes / needs - 1
+        yield Fault("what is recomputed needs no room", words, amount=more)
+
+
+# --- the whole job -------------------------------------------------------------------------------
+
+
+def broken_terms(found: Loaded) -> Iterator[Fault]:
+    """Laws that a whole job breaks: better terms and loaders cost no more and take no longer."""
+    topology, workload, _ = found
+    words, measured = _words(found), step(topology, workload).breakdown
+
+    def job(terms: Topology = topology, kind: Workload = workload) -> JobEstimate:
+        estimate = estimate_job(terms, kind, measured)
+        assert estimate is not None  # drawn jobs have a length
+        return estimate
+
+    base = job()
+    # a save falls due after whole steps: sooner by part of one where steps are quicker
+    slack = TOLERANCE + min(1.0, base.spec.step_s / base.spec.interval_s)
+    changed = [(name, change(topology), workload) for name, change in TERMS.items()]
+    changed += [(name, topology, change(workload)) for name, change in LOADERS.items()]
+    for name, terms, kind in changed:
+        if not terms:
+            continue
+        other = job(terms, kind)
+        longer = other.wall_s / base.wall_s - 1 if isfinite(base.wall_s) else 0.0
+        allowed = slack if name in LOADERS else TOLERANCE
+        if longer > allowed:
+            yield Fault(f"{name}: longer", words, (_told(base), _told(other)), longer)
+        if base.cost and other.cost and isfinite(base.cost.total_usd) and name != PAID:
+            dearer = other.cost.total_usd / base.cost.total_usd - 1
+            if dearer > allowed:
+                yield Fault(f"{name}: dearer", words, (_told(base), _told(other)), dearer)
+    yield from _of_the_bill(found, base, job)
+
+
+def _of_the_bill(
+    found: Loaded, base: JobEstimate, job: Callable[..., JobEstimate]
+) -> Iterator[Fault]:
+    """Energy is between idling and the limit; cost is a straight line of the price."""
+    topology, words = found.topology, _words(found)
+    if not isfinite(base.wall_s):
+        return
+    gpu, time_s = topology.first_gpu, topology.world_size * base.wall_s
+    least, most = gpu_states(gpu)["idle"] * time_s, gpu.power_limit * time_s
+    if not least * (1 - ROUNDING) <= base.energy.gpu_energy_j <= most * (1 + ROUNDING):
+        yield Fault("energy within idle and limit", words, amount=base.energy.gpu_energy_j / most)
+    if topology.offer and topology.offer.price_per_gpu_hour:
+        costs = []
+        for times in (1, 2, 3):
+            price = times * topology.offer.price_per_gpu_hour
+            spot = topology.offer.spot_price_per_gpu_hour
+            update = {"price_per_gpu_hour": price, "spot_price_per_gpu_hour": spot and times * spot}
+            offer = topology.offer.model_copy(update=update)
+            cost = job(topology.model_copy(update={"offer": offer})).cost
+            costs.append(cost.total_usd if cost else 0.0)
+        bent = (costs[2] - 2 * costs[1] + costs[0]) / costs[2]
+        if abs(bent) > ROUNDING:
+            yield Fault("cost is linear in the price", words, amount=bent)
+
+
+def _told(found: JobEstimate) -> dict[str, Any]:
+    return {
+        "wall_s": found.wall_s, "goodput": found.goodput,
+        "usd": found.cost and found.cost.total_usd,
+    }  # fmt: skip
 
 
 def main() -> None:
+    """Print every break of random jobs, then how often each law is broken and by how much."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    drawn = cut if "cut" in sys.argv[3:] else job
-    began, total = time.process_time(), Counter[str]()
-    worst: dict[str, Fault] = {}
-    for found in jobs(count, seed, drawn):
-        for fault in broken(found):
+    kind = sys.argv[3] if len(sys.argv) > 3 else "whole"
+    laws = broken_terms if kind == "terms" else broken
+    began, total, worst = time.process_time(), Counter[str](), defaultdict[str, float](float)
+    for place, found in enumerate(jobs(count, seed, DRAWN[kind])):
+        for fault in laws(found):
+            print(f"{place}: {fault}", flush=True)
             total[fault.law] += 1
-            if fault.law not in worst or fault.amount > worst[fault.law].amount:
-                worst[fault.law] = fault
+            worst[fault.law] = max(worst[fault.law], fault.amount)
     for law, times in total.most_common():
-        print(f"{times} of {count}: worst {worst[law]}")
-    print(f"{count} jobs x {len(KNOBS)} knobs, {sum(total.values())} laws broken", end=", ")
+        print(f"{times} of {count}: {law}, worst {100 * worst[law]:+.2f} %")
+    print(f"{sum(total.values())} laws broken", end=", ")
     print(f"{time.process_time() - began:.0f} s of CPU")
 
 
