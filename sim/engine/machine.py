@@ -11,7 +11,6 @@ import ctypes
 import operator
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
@@ -177,8 +176,7 @@ class MachineCode:
 
     def compile(self) -> bytes:
         """Compile it (seconds) and keep it, where there is a place to; a terminal is told."""
-        if sys.stderr is not None and sys.stderr.isatty():
-            print("compiling the engine for this machine, once (ten seconds) ...", file=sys.stderr)
+        objects.tell("compiling the engine for this machine, once (ten seconds) ...")
         import llvmlite.binding as llvm
         import numba
 

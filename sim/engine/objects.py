@@ -108,7 +108,7 @@ def _made(code: bytes, image: bool) -> list[str]:
 
 
 def keep(whole: bytes, source: bytes) -> None:
-    """Write it, where there is a place to."""
+    """Write it, where there is a place to; where not, a terminal is told."""
     path = kept_at(source)
     part = path.with_suffix(f".{os.getpid()}")
     try:
@@ -116,4 +116,10 @@ def keep(whole: bytes, source: bytes) -> None:
         part.write_bytes(whole)
         part.replace(path)
     except OSError:  # a full or read-only disk: it is compiled again next time
-        return
+        tell(f"it is not kept, {path.parent} cannot be written; let XDG_CACHE_HOME name a folder")
+
+
+def tell(text: str) -> None:
+    """Say why it takes so long; at a terminal alone."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        print(text, file=sys.stderr)

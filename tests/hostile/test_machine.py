@@ -175,10 +175,15 @@ def test_no_room_for_another_process(call):
     assert call("completion", "bash", before=few)[0] == 0
 
 
-def test_nowhere_to_keep_what_was_compiled(monkeypatch):
+@pytest.mark.parametrize("seen", [True, False])
+def test_nowhere_to_keep_what_was_compiled(seen, monkeypatch, capsys):
+    """Each process would tell a terminal that it compiles once."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", "/dev/null/cache")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: seen)
     objects.keep(b"{}", b"source")
     assert objects.kept(b"source") is None
+    why = "it is not kept, /dev/null/cache cannot be written; let XDG_CACHE_HOME name a folder\n"
+    assert capsys.readouterr().err == why * seen
 
 
 def test_a_file_is_written_whole_or_not_at_all(call, tmp_path):
