@@ -48,8 +48,9 @@ EXTREMES: tuple[tuple[str, ...], ...] = (
     ("nodes=20000", "parallelism.replicate=20000"), ("nodes=1000000000",),
     ("node.gpus=1024", "nodes=16"), ("node.gpus=1000000",),
     ("model.layers=2000",), ("model.layers=1000000",),
+    ("model.layers=2000", "parallelism.strategy=zero3"),
     ("model.hidden_size=1048576",), ("model.vocab_size=1000000000",),
-    ("sequence_length=1048576",), ("sequence_length=1000000000000",),
+    ("sequence_length=1048576",), ("sequence_length=10000000",), ("sequence_length=1000000000000",),
     ("micro_batch=1000000",), ("gradient_accumulation=1000000",),
     ("tokens=1e24",), ("steps=1000000000000",),
     ("nodes=2000", "parallelism.pipeline_parallel=16", "gradient_accumulation=65536"),
@@ -112,6 +113,9 @@ def cases() -> Iterator[Size]:
             "parallelism.pipeline_parallel=4",
         )
         yield Size(f"run {' '.join(wide)}", ("run", *ON, *_set(wide)))
+    for strategy in ("fsdp1", "ddp", "zero1", "zero2", "megatron"):
+        deep = ("model.layers=2000", f"parallelism.strategy={strategy}")
+        yield Size(f"memory {' '.join(deep)}", ("memory", *ON, *_set(deep)))
     yield from _others()
     for name in readers():
         yield Size(f"{FILE_MB} MB of {name}", (), name)

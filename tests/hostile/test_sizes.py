@@ -8,7 +8,7 @@ from tests.hostile.sizes import Size, cases, take
 QUICK = (
     "run nodes=1000000000", "run node.gpus=1000000", "run model.layers=1000000",
     "run sequence_length=1000000000000", "explain model.vocab_size=1000000000",
-    "memory nodes=1000000000", "support node.gpus=1000000",
+    "memory nodes=1000000000", "improve sequence_length=10000000", "support node.gpus=1000000",
     "run JOB --jitter 5% --replicas 1000000",
     "sweep JOB -j 1 --store :s: --vary nodes=1..1000000000",
     "collective dgx-h100 all_to_all --set nodes=32768", "200 MB of prices", "200 MB of nccl-tests",
