@@ -179,7 +179,7 @@ def is_ours(source: Source) -> bool:
 
 def _below(source: Source, key: str) -> set[str]:
     """Keys of a mapping in a file, with its own before them; none where it is a name."""
-    inner = source.tree.entries.get(key) if isinstance(source.tree, Branch) else None
+    inner = source.branch.entries.get(key)
     return {f"{key}.{name}" for name in inner.entries} if isinstance(inner, Branch) else set()
 
 

@@ -62,6 +62,14 @@ def from_calls(text: str, name: str) -> Branch:
     return Branch(dict(calls.found), Place(name))
 
 
+def calls_of(tree: Branch) -> Iterator[tuple[str, Branch]]:
+    """Each call of what `from_calls` gives, by what is called: its name and its arguments."""
+    for name, calls in tree.entries.items():
+        for call in calls.items if isinstance(calls, Items) else ():
+            if isinstance(call, Branch):
+                yield name, call
+
+
 def _line(line: int, lines: list[int] | None) -> int:
     return lines[min(line, len(lines)) - 1] if lines else line
 

@@ -29,6 +29,11 @@ _HAS_BF16 = re.compile(r"is_bf(?:loat)?16_supported$")
 _ENVIRONMENT = ("os.environ.get", "environ.get", "os.getenv", "getenv")
 
 
+def is_unknown(tree: Tree | None) -> bool:
+    """Whether a value is one that only a run knows."""
+    return isinstance(tree, Leaf) and str(tree.value).startswith(UNKNOWN)
+
+
 class Values:
     """Values of a file's expressions, by its names."""
 
@@ -99,9 +104,7 @@ class Values:
 
     def _known(self, node: ast.expr, scope: Scope, depth: int) -> Any:
         found = self.tree(node, scope, Place(""), depth + 1)
-        if isinstance(found, Leaf) and not str(found.value).startswith(UNKNOWN):
-            return found.value
-        return UNKNOWN
+        return found.value if isinstance(found, Leaf) and not is_unknown(found) else UNKNOWN
 
     def _scalar(self, node: ast.expr, scope: Scope, depth: int) -> Any:
         """A scalar; `UNKNOWN` where the file does not say it."""

@@ -63,9 +63,14 @@ class Source:
     tree: Tree | None
 
     @property
+    def branch(self) -> Branch:
+        """Its mapping; an empty one where it is a list, a scalar or no tree."""
+        return self.tree if isinstance(self.tree, Branch) else Branch({}, Place(self.name))
+
+    @property
     def keys(self) -> frozenset[str]:
         """Its top-level keys."""
-        return frozenset(self.tree.entries) if isinstance(self.tree, Branch) else frozenset()
+        return frozenset(self.branch.entries)
 
 
 @dataclass(slots=True)

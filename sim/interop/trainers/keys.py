@@ -44,8 +44,7 @@ class Keys:
     @classmethod
     def of(cls, source: Source, job: Translation, whose: str = "") -> Keys:
         """Those of a file; one that is a list or a scalar has none."""
-        tree = source.tree if isinstance(source.tree, Branch) else Branch({}, Place(source.name))
-        return cls(job, tree, whose)
+        return cls(job, source.branch, whose)
 
     def tree(self, *names: str) -> Tree | None:
         """What stands under the first of some names; an empty value is none."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from sim.inputs.python_values import UNKNOWN
+from sim.inputs.python_values import is_unknown
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Leaf
@@ -73,7 +73,7 @@ def _own(name: str, call: Branch) -> tuple[str, dict[str, str]] | None:
         return "model", {"0": model, model: model, "max_seq_length": "model_max_length"}
     if name.endswith("Trainer"):
         named = call.entries.get("model")  # TRL's loads a model of that name
-        loads = isinstance(named, Leaf) and not str(named.value).startswith(UNKNOWN)
+        loads = isinstance(named, Leaf) and not is_unknown(named)
         return "trainer", _ROWS | ({"model": "model_name_or_path"} if loads else {})
     return None
 

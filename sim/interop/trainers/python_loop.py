@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 
-from sim.inputs.python_calls import LOSS_OVER
-from sim.inputs.python_values import UNKNOWN
+from sim.inputs.python_calls import LOSS_OVER, calls_of
+from sim.inputs.python_values import UNKNOWN, is_unknown
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
-from sim.inputs.tree import Branch, Items, Leaf
+from sim.inputs.tree import Branch, Leaf
 from sim.interop.trainers import (
     accelerate,
     common,
@@ -72,12 +72,7 @@ _FOLLOWED = frozenset({
 
 def recognises(source: Source) -> bool:
     """What starts or wraps a loop, or a model with a backward pass."""
-    tree = source.tree.entries if isinstance(source.tree, Branch) else {}
-    kinds = {
-        _own(name, call)[0]
-        for name, calls in tree.items() if isinstance(calls, Items)
-        for call in calls.items if isinstance(call, Branch)
-    }  # fmt: skip
+    kinds = {_own(name, call)[0] for name, call in calls_of(source.branch)}
     spread = {"accelerator", "engine", *_WRAPS.values()} & kinds
     loads = any(name.endswith("from_pretrained") for name in source.keys)
     return bool(spread) or (loads and bool({"backward", "lightning"} & kinds))
@@ -190,7 +185,7 @@ def _inside(keys: Keys, call: ScriptCall) -> Keys:
             word = _MEMBER.match(text.removesuffix("}")) or _CLASS.match(text)
             if word:
                 found = Leaf(word[1], tree.place)
-            elif str(tree.value).startswith(UNKNOWN):
+            elif is_unknown(tree):
                 if name in _FOLLOWED:
                     why = f"{text.removesuffix('}')} is known only at run time"
                     keys.job.skip(tree.place, inner.prefix + name, why, True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sim.inputs.python_calls import calls_of
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
-from sim.inputs.tree import Branch, Items
+from sim.inputs.tree import Branch
 from sim.interop.trainers import huggingface, script_calls
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
@@ -37,11 +38,7 @@ def read(source: Source, job: Translation) -> None:
 
 
 def _estimators(source: Source) -> Iterator[Branch]:
-    calls = source.tree.entries.values() if isinstance(source.tree, Branch) else ()
-    for items in calls:
-        for call in items.items if isinstance(items, Items) else ():
-            if isinstance(call, Branch) and call.entries.keys() >= _MARKS:
-                yield call
+    return (call for _, call in calls_of(source.branch) if call.entries.keys() >= _MARKS)
 
 
 FORMATS.register(TrainerFormat("sagemaker", "an estimator of SageMaker", recognises, read))

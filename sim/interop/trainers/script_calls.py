@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from sim.inputs.python_calls import CONDITION, LATER, NAME
-from sim.inputs.python_values import UNKNOWN
+from sim.inputs.python_calls import CONDITION, LATER, NAME, calls_of
+from sim.inputs.python_values import is_unknown
 from sim.inputs.translation import Source, Translation
-from sim.inputs.tree import Branch, Items, Leaf, Place, Tree, plain_of
+from sim.inputs.tree import Branch, Leaf, Place, Tree, plain_of
 from sim.interop.trainers import common
 from sim.interop.trainers.keys import Keys
 from sim.records import NamedTuple
@@ -85,21 +85,17 @@ Naming = Callable[[str, Branch], "tuple[str, dict[str, str]] | None"]
 
 def made(source: Source, own: Naming) -> list[ScriptCall]:
     """Calls that count, by line: those of a format's own first."""
-    tree = source.tree if isinstance(source.tree, Branch) else Branch({}, Place(source.name))
     found = []
-    for name, calls in tree.entries.items():
-        for branch in calls.items if isinstance(calls, Items) else ():
-            if not isinstance(branch, Branch):
-                continue
-            kind, names = own(name, branch) or of_any(name, branch)
-            if kind:
-                names |= {"**": f"{name.rpartition('.')[2]}(**)"} if names else {}
-                said = {
-                    ours: branch.entries[theirs]
-                    for theirs, ours in names.items()
-                    if theirs in branch.entries
-                }
-                found.append(ScriptCall(kind, name, branch, said))
+    for name, branch in calls_of(source.branch):
+        kind, names = own(name, branch) or of_any(name, branch)
+        if kind:
+            names |= {"**": f"{name.rpartition('.')[2]}(**)"} if names else {}
+            said = {
+                ours: branch.entries[theirs]
+                for theirs, ours in names.items()
+                if theirs in branch.entries
+            }
+            found.append(ScriptCall(kind, name, branch, said))
     return sorted(found, key=lambda call: call.branch.place.line or 0)
 
 
@@ -187,7 +183,7 @@ def gathered(calls: list[ScriptCall], source: Source, job: Translation) -> Keys:
 def tell_unknown(keys: Keys) -> None:
     """Take out what only a run knows, and tell of what matters."""
     found = keys.branch
-    for name in _run_time(found):
+    for name in [name for name, tree in found.entries.items() if is_unknown(tree)]:
         said = found.entries.pop(name)
         if isinstance(said, Leaf) and not re.fullmatch(common.NO_MATTER, name):
             why = f"{said.value[2:-1]} is known only at run time"
@@ -197,14 +193,12 @@ def tell_unknown(keys: Keys) -> None:
 
 def _machines(source: Source, job: Translation) -> None:
     """GPUs that a script asks Ray, Modal or a launcher in a notebook for."""
-    tree = source.tree if isinstance(source.tree, Branch) else Branch({}, Place(source.name))
-    for name, calls in tree.entries.items():
+    for name, call in calls_of(source.branch):
         key = _GPUS.get(name.rpartition(".")[2], "gpu" if name.endswith(".function") else "")
-        for call in calls.items if isinstance(calls, Items) else ():
-            said = call.entries.get(key) if isinstance(call, Branch) else None
-            found = _COUNTED.fullmatch(str(said.value)) if isinstance(said, Leaf) else None
-            if found and said is not None:
-                job.world = (int(found[1]), said.place)
+        said = call.entries.get(key)
+        found = _COUNTED.fullmatch(str(said.value)) if isinstance(said, Leaf) else None
+        if found and said is not None:
+            job.world = (int(found[1]), said.place)
 
 
 def _put(found: Branch, call: ScriptCall) -> None:
@@ -238,14 +232,6 @@ def _flag(found: Branch, name: str, place: Place) -> None:
 
 def _said_no(tree: Tree | None) -> bool:
     return isinstance(tree, Leaf) and tree.value is False
-
-
-def _run_time(found: Branch) -> list[str]:
-    """Names of arguments that only a run knows."""
-    return [
-        name for name, tree in found.entries.items()
-        if isinstance(tree, Leaf) and str(tree.value).startswith(UNKNOWN)
-    ]  # fmt: skip
 
 
 def kbit(keys: Keys) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 
 from sim.inputs.models import shape_named
-from sim.inputs.python_values import UNKNOWN
+from sim.inputs.python_calls import calls_of
+from sim.inputs.python_values import is_unknown
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
-from sim.inputs.tree import Branch, Items, Leaf, Place
+from sim.inputs.tree import Branch, Leaf, Place
 from sim.interop.trainers import torchtitan
 from sim.interop.trainers.common import TrainerFormat
 
@@ -33,7 +34,7 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source, job: Translation) -> None:
     """Read one configuration of the file as the tables that its classes are; name the others."""
-    calls = sorted(_calls(source), key=lambda call: call[1].place.line or 0)
+    calls = sorted(calls_of(source.branch), key=lambda call: call[1].place.line or 0)
     starts = [i for i, (name, _) in enumerate(calls) if _WHOLE.search(name)]
     groups = [calls[a:b] for a, b in zip(starts, [*starts[1:], len(calls)], strict=True)]
     taken = next((group for group in groups if not _debugs(group)), groups[0])
@@ -44,7 +45,7 @@ def read(source: Source, job: Translation) -> None:
     tables = {"training": Branch({}, taken[0][1].place)}
     for name, call in taken:
         if table := _table(name):
-            known = {key: tree for key, tree in call.entries.items() if not _unknown(tree)}
+            known = {key: tree for key, tree in call.entries.items() if not is_unknown(tree)}
             tables[table] = Branch(known, call.place, call.keys)
     tree = Branch({**tables}, Place(source.name))
     if "float8" in tables:
@@ -54,21 +55,8 @@ def read(source: Source, job: Translation) -> None:
     _model(taken, job)
 
 
-def _calls(source: Source) -> list[tuple[str, Branch]]:
-    tree = source.tree if isinstance(source.tree, Branch) else Branch({}, Place(source.name))
-    return [
-        (name, call)
-        for name, calls in tree.entries.items() if isinstance(calls, Items)
-        for call in calls.items if isinstance(call, Branch)
-    ]  # fmt: skip
-
-
 def _table(name: str) -> str:
     return next((_TABLES[part] for part in name.split(".") if part in _TABLES), "")
-
-
-def _unknown(tree: object) -> bool:
-    return isinstance(tree, Leaf) and str(tree.value).startswith(UNKNOWN)
 
 
 def _debugs(group: list[tuple[str, Branch]]) -> bool:

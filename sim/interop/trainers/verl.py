@@ -26,7 +26,7 @@ _MEAN = frozenset({"post_training.completion.mean", "post_training.completion"})
 
 def recognises(source: Source) -> bool:
     """The table of its actor, or the tables of its SFT trainer."""
-    tree = source.tree.entries if isinstance(source.tree, Branch) else {}
+    tree = source.branch.entries
     if isinstance(tree.get("actor_rollout_ref"), Branch):
         return True
     model = tree.get("model")
