@@ -232,6 +232,11 @@ def parse_count(text: str) -> float:
     return _finite(text, match[1], Decimal(10) ** _COUNT_SUFFIX[match[2]])
 
 
+def whole(text: str) -> int | None:
+    """A count in plain digits that 64 bits hold; None of any other text, of a longer one too."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
+
+
 # units for people, largest first; the last one takes whatever is left
 _SHOWN: dict[str, tuple[str, ...]] = {
     "B": ("PB", "TB", "GB", "MB", "kB", "B"),

@@ -9,6 +9,7 @@ from sim.errors import InputError
 from sim.inputs.base import Spec
 from sim.inputs.bind import Binder
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
+from sim.units import whole
 
 
 def model(reader: Binder, tree: Tree, path: str) -> Branch | Spec | None:
@@ -63,9 +64,9 @@ def _inline_model(reader: Binder, tree: Branch, path: str) -> Branch | Spec | No
         if key not in merged and like in merged:
             merged[key] = merged[like]
     if "head_dim" not in merged:
-        whole = [_whole(merged.get(k)) for k in ("hidden_size", "heads")]
-        if whole[0] and whole[1] and whole[0] % whole[1] == 0:
-            merged["head_dim"] = Leaf(whole[0] // whole[1], tree.place)
+        sizes = [_whole(merged.get(k)) for k in ("hidden_size", "heads")]
+        if sizes[0] and sizes[1] and sizes[0] % sizes[1] == 0:
+            merged["head_dim"] = Leaf(sizes[0] // sizes[1], tree.place)
     return Branch(merged, tree.place, tree.keys)
 
 
@@ -78,7 +79,7 @@ def _tree(value: Any, place: Place) -> Tree:
 
 def _whole(tree: Tree | None) -> int:
     text = str(tree.value) if isinstance(tree, Leaf) else ""
-    return int(text) if text.isdigit() and len(text) < 10 else 0
+    return whole(text) or 0
 
 
 def to_python(tree: Tree) -> Any:

@@ -8,6 +8,7 @@ from sim.inputs.bind import Assumption, Binder
 from sim.inputs.gpu import GPUS_A_NODE, Gpu
 from sim.inputs.scalars import described
 from sim.inputs.tree import Branch, Leaf, Tree, from_python
+from sim.units import whole
 
 #: boards whose GPUs have a link to each other one, without a switch
 #: Source: OCP, OAM Universal Base Board; AMD Instinct MI300X platform, seven links a GPU
@@ -79,7 +80,8 @@ def _count(tree: Branch) -> int:
     """GPUs of the node; what is no number is told where the field is read."""
     said = tree.entries.get("gpus")
     text = str(said.value) if isinstance(said, Leaf) else str(GPUS_A_NODE)
-    return int(text) if text.isdecimal() else GPUS_A_NODE
+    found = whole(text)
+    return GPUS_A_NODE if found is None else found
 
 
 def _pcie(gpu: Gpu) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from sim.inputs.nearest import did_you_mean
 from sim.inputs.scalars import described
 from sim.inputs.spoken import folded, value_of
 from sim.inputs.tree import Branch, Items, Leaf, Tree
+from sim.units import whole
 
 _TARGET_SETS = {
     "all-linear": LINEARS,
@@ -180,8 +181,8 @@ def checkpointing(reader: Binder, tree: Tree, path: str) -> Branch | None:
     place = detail.place if detail is not None else tree.place
     if word in ("op", "true"):
         entries: dict[str, Tree] = {"kind": Leaf("selective-op", place)}
-    elif word.isdigit() and int(word) >= 1:
-        entries = {"kind": Leaf("selective-blocks", place), "every": Leaf(int(word), place)}
+    elif every := whole(word):
+        entries = {"kind": Leaf("selective-blocks", place), "every": Leaf(every, place)}
     elif _fraction(word) is not None:
         entries = {"kind": Leaf("selective-blocks", place), "fraction": Leaf(word, place)}
     else:

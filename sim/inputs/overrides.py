@@ -20,6 +20,7 @@ from sim.inputs.tree import Branch, Items, Leaf, Place, Si, Tree, from_python
 from sim.inputs.workload import Workload
 from sim.inputs.yaml import from_yaml
 from sim.records import NamedTuple
+from sim.units import whole
 
 _SIDES: dict[str, type[Spec]] = {"topology": Topology, "workload": Workload}
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
@@ -187,8 +188,8 @@ def _put(tree: Tree | None, path: tuple[str, ...], item: Override, name: str) ->
         return item.value
     step, place = path[0], item.value.place
     if isinstance(tree, Items):
-        index = int(step) if step.isdigit() and len(step) < 7 else -1
-        if not 0 <= index < len(tree.items):
+        index = whole(step)
+        if index is None or index >= len(tree.items):
             message = f'"{step}" is no index of a list of {len(tree.items)}'
             raise InputError([place.fault(item.text, message)])
         items = list(tree.items)

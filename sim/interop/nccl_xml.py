@@ -18,7 +18,7 @@ from sim.fabric.links import constants
 from sim.inputs.form_node import board_links
 from sim.inputs.gpu import Gpu
 from sim.interop.host import ImportedNode, Nic
-from sim.units import BITS_PER_BYTE
+from sim.units import BITS_PER_BYTE, whole
 
 _MAX_ELEMENTS = 20_000
 _MAX_DEPTH = 32
@@ -140,9 +140,8 @@ class _NodeReader:
         arch = cpu.attributes.get("arch", "")
         vendor = _VENDORS.get(cpu.attributes.get("vendor", ""), "arm" if "arm" in arch else "")
         self.host.vendor = self.host.vendor or vendor
-        model = cpu.attributes.get("modelid", "")
-        if model.isdigit():
-            self.host.model = int(model)
+        if (model := whole(cpu.attributes.get("modelid", ""))) is not None:
+            self.host.model = model
         for pci in cpu.all("pci"):
             self.pci(pci, place)
         self.interfaces(cpu, place, None)
@@ -186,9 +185,9 @@ class _NodeReader:
         match = re.match(r"\s*(\d+(?:\.\d+)?)\s*GT/s", pci.attributes.get("link_speed", ""))
         if match and float(match.group(1)) in _GENERATION:
             self.generations.add(_GENERATION[float(match.group(1))])
-        width = pci.attributes.get("link_width", "")
-        if width.isdigit() and 0 < int(width) <= 16:
-            self.lanes.add(int(width))
+        width = whole(pci.attributes.get("link_width", "")) or 0
+        if 0 < width <= 16:
+            self.lanes.add(width)
 
     def interfaces(self, parent: _Element, place: str, pci: _Element | None) -> None:
         nets = [net for nic in parent.all("nic") for net in nic.all("net")]

@@ -28,6 +28,7 @@ from sim.interop.nccl_tests import read_nccl_tests
 from sim.interop.nvbandwidth import CopyRates, read_nvbandwidth
 from sim.step.step import step
 from sim.step.variation import Progress
+from sim.units import whole
 
 COLLECTIVE_ERROR = 0.06  # from 1 MiB up
 LATENCY_ERROR = 0.15  # below: launch and host dominate
@@ -93,14 +94,8 @@ def _parts(argument: str) -> tuple[str, str, int]:
         meant = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(COLLECTIVES)}"
         raise InputError.single(argument, f"no operation is called {head}; {meant}")
     path, mark, number = argument.rpartition("#")
-    if (
-        mark
-        and number.isdigit()
-        and len(number) < 6
-        and int(number)
-        and not is_file(Path(argument))
-    ):
-        return path, op, int(number)
+    if mark and (row := whole(number)) and not is_file(Path(argument)):
+        return path, op, row
     return argument, op, 0
 
 

@@ -20,6 +20,7 @@ from sim.records import NamedTuple, dataclass
 from sim.step.breakdown import Breakdown
 from sim.step.intervals import F8
 from sim.step.straggle import Ranks
+from sim.units import whole
 
 #: options, as errors name them
 JITTER, SLOW, REPLICAS = "--jitter", "--slow", "--replicas"
@@ -139,10 +140,11 @@ def speeds(variation: Variation, fabric: Fabric) -> F8 | None:
         return None
     speed = np.ones(fabric.n_ranks)
     for _, name, factor in slow:
-        if not name.isdecimal() or int(name) >= fabric.n_ranks:
+        rank = whole(name)
+        if rank is None or rank >= fabric.n_ranks:
             message = f"there are ranks 0 to {fabric.n_ranks - 1}"
             raise InputError.single(SLOW, message, f"rank:{name}")
-        speed[int(name)] *= factor
+        speed[rank] *= factor
     return speed
 
 

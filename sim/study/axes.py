@@ -21,7 +21,7 @@ from sim.records import dataclass
 #: a grid of more configurations is refused: it is a slip of the keyboard more often than a wish
 LARGEST = 5_000_000
 SIDES = ("topology", "workload")
-_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(\d+))?\Z")
+_RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.(\d{1,18}))?\Z")
 _LONGEST_RANGE = 100_000
 
 Changes = dict[str, Any]

@@ -395,3 +395,18 @@ def test_any_override_is_a_fault_or_loads(key, tail, equals, value):
     except InputError as error:
         if not error.faults:
             pytest.fail("an error without a fault")
+
+
+@pytest.mark.parametrize("digits", ["\u00b2", "9" * 5000])
+@pytest.mark.parametrize(
+    ("machine", "job", "says"),
+    [
+        ((), ("activation_checkpointing.selective={0}",), 'is not "op"'),
+        ((), ("data.sequence_lengths=[1, 2]", "data.sequence_lengths.{0}=3"), "is no index"),
+        (("node={{gpu: h100-sxm-80gb, gpus: '{0}'}}",), (), "is not a whole number"),
+    ],
+)
+def test_digits_that_make_no_count_are_told(machine, job, says, digits):
+    """Both were internal errors, of superscripts and of more digits than Python converts."""
+    with pytest.raises(InputError, match=says):
+        loader.load("dgx-h100", "llama3-8b-sft", [x.format(digits) for x in (*machine, *job)])

@@ -31,6 +31,12 @@ def test_a_comma_within_brackets_belongs_to_the_value():
     assert axis.points == (("full",), ("{lora: {rank: 8, targets: [q, v]}}",))
 
 
+def test_a_range_of_more_digits_than_are_converted_is_a_value():
+    text = f"1..{'9' * 5000}"
+    (axis,) = from_options([f"nodes={text}"], zipped=False)
+    assert axis.points == ((text,),)
+
+
 @pytest.mark.parametrize(
     ("options", "zipped", "message"),
     [

@@ -100,3 +100,35 @@ def test_torchtitans_configurations_in_python(tmp_path):
     assert (job.parallelism.tensor_parallel, job.trainer) == (8, "torchtitan")
     assert (job.activation_checkpointing.kind, job.compile, job.loss) == ("full", True, "compiled")
     assert (job.optimizer_implementation, job.steps) == ("foreach", 1000)
+
+
+KUBERNETES = """\
+apiVersion: kubeflow.org/v1
+kind: PyTorchJob
+spec:
+  replicas: {odd}
+  containers:
+    - command: [python, train.py, --model_name_or_path, Qwen/Qwen3-8B,
+                --per_device_train_batch_size, "1"]
+"""
+LIGHTNING = """\
+model = AutoModelForCausalLM.from_pretrained("Qwen/Qwen3-8B")
+trainer = L.Trainer(devices="{odd}", strategy="fsdp", max_steps=10)
+"""
+THREADS = """\
+export OMP_NUM_THREADS={odd} NPROC_PER_NODE={odd}
+torchrun train.py --model_name_or_path Qwen/Qwen3-8B --per_device_train_batch_size 1
+"""
+
+
+@pytest.mark.parametrize("odd", ["\u00b2", "9" * 5000])
+@pytest.mark.parametrize(
+    ("name", "text"), [("job.yaml", KUBERNETES), ("fit.py", LIGHTNING), ("run.sh", THREADS)]
+)
+def test_digits_that_make_no_count_are_no_internal_error(tmp_path, name, text, odd):
+    path = tmp_path / name
+    path.write_text(text.format(odd=odd), encoding="utf-8")
+    found = sim.import_job(path)
+    assert (found.gpus, found.nodes) == (None, None)
+    told = [row["why"] for row in found.aside if row["theirs"] == "replicas"]
+    assert [why.partition(" is no count")[0] for why in told] == [odd[:60]] * (name == "job.yaml")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim import units
-from sim.units import EXAMPLES, UnitError, parse, parse_any, parse_count, show, write
+from sim.units import EXAMPLES, UnitError, parse, parse_any, parse_count, show, whole, write
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,15 @@ def test_counts(text, value):
 def test_no_counts(text):
     with pytest.raises(UnitError, match=f'"{text}" is no count; write a number such as'):
         parse_count(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0", 0), ("08", 8), ("9" * 18, 10**18 - 1), ("9" * 19, None), ("9" * 5000, None),
+     ("\u00b2", None), ("\u0663", None), ("-1", None), ("1.0", None), (" 1", None), ("", None)],
+)  # fmt: skip
+def test_whole_numbers_are_plain_digits(text, value):
+    assert whole(text) == value
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from sim.inputs.tree import Branch, Items, Leaf, Tree
 from sim.interop.trainers import common, launch
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
+from sim.units import whole
 
 _KINDS = ("PyTorchJob", "MPIJob", "TrainJob", "Job", "JobSet", "RayJob", "Pod")
 _GPU = "nvidia.com/gpu"
@@ -31,11 +32,14 @@ def read(source: Source, job: Translation) -> None:
         return
     nodes = 0
     for replicas in _under(branch, ("replicas", "numNodes", "numWorkers")):
-        if isinstance(replicas, Leaf) and str(replicas.value).isdigit():
-            nodes += int(str(replicas.value))
+        said = str(replicas.value) if isinstance(replicas, Leaf) else ""
+        count = whole(said)
+        if said and count is None:
+            job.skip(replicas.place, "replicas", f"{said[:60]} is no count: not followed", True)
+        nodes += count or 0
     found: dict[str, Leaf] = {}
     for gpus in _under(branch, (_GPU,)):
-        if isinstance(gpus, Leaf) and str(gpus.value).isdigit():
+        if isinstance(gpus, Leaf) and whole(str(gpus.value)) is not None:
             found["gpus"] = Leaf(str(gpus.value), gpus.place)
     if nodes:
         found["nodes"] = Leaf(str(nodes), branch.place)

@@ -15,6 +15,7 @@ from sim.interop.trainers import accelerate, common, fsdp_keys, huggingface, she
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
 from sim.interop.trainers.words import put_dtype
+from sim.units import whole
 
 _LAUNCHER = re.compile(rf"{LAUNCHES}|\bdeepspeed\b")
 #: a trainer's file as the argument without a name
@@ -59,9 +60,9 @@ def read(source: Source, job: Translation) -> None:
 def _environment(values: dict[str, str], source: Source, job: Translation) -> None:
     """What variables of PyTorch and NCCL mean: for the job, and for the machine."""
     place = Place(source.name)
-    threads = values.get("OMP_NUM_THREADS", "")
-    if threads.isdecimal() and int(threads) > 0:
-        job.take("stack.omp_num_threads", int(threads), place, "OMP_NUM_THREADS", threads)
+    said = values.get("OMP_NUM_THREADS", "")
+    if threads := whole(said):
+        job.take("stack.omp_num_threads", threads, place, "OMP_NUM_THREADS", said)
     for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
         if "expandable_segments:true" in values.get(name, "").lower():
             job.take("stack.expandable_segments", True, place, name, values[name])
@@ -95,8 +96,8 @@ def arguments(
     options = _options(text, source.name, values)
     launch = Keys(job, Branch({**options, **found}, Place(source.name)))
     per_node = launch.count("nproc_per_node", "nproc-per-node", "gpus", "num_gpus")
-    if per_node is None and values.get("NPROC_PER_NODE", "").isdecimal():  # ms-swift's
-        per_node = int(values["NPROC_PER_NODE"])
+    if per_node is None:
+        per_node = whole(values.get("NPROC_PER_NODE", ""))  # ms-swift's
     nodes = launch.count("nnodes", "nodes", "num_machines", "num_nodes")
     world = launch.count("num_processes")
     if nodes:

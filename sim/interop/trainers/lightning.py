@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from sim.interop.trainers.keys import Keys
+from sim.units import whole
 
 #: what both are given, of which a Hugging Face trainer has none
 MARKS = frozenset({"devices", "accelerator", "strategy", "num_nodes", "accumulate_grad_batches"})
@@ -55,10 +56,10 @@ def trainer(keys: Keys) -> None:
     keys.put_count("epochs", "max_epochs")
     if keys.number("gradient_clip_val") is None:
         job.suppose("parallelism.clip_gradients", False, "Lightning's default")
-    devices, nodes = keys.text("devices"), keys.count("num_nodes")
-    if devices.isdecimal():
-        job.gpus_per_node = (int(devices), keys.place("devices"))
-        job.world = (int(devices) * (nodes or 1), keys.place("devices"))
+    devices, nodes = whole(keys.text("devices")), keys.count("num_nodes")
+    if devices is not None:
+        job.gpus_per_node = (devices, keys.place("devices"))
+        job.world = (devices * (nodes or 1), keys.place("devices"))
     if nodes:
         job.nodes = (nodes, keys.place("num_nodes"))
     job.suppose("trainer", "none", "Lightning's loop is none of those known here")

@@ -14,6 +14,7 @@ from sim.interop.trainers import common, words
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
 from sim.pipeline.schedules import SCHEDULES
+from sim.units import whole
 
 _AXES = (
     ("data_parallel_replicate_degree", "replicate"),
@@ -233,9 +234,10 @@ def _checkpointing(keys: Keys) -> None:
         keys.put(kind, mode, "mode")
     elif mode in ("selective", ""):
         option = keys.text("selective_ac_option") or "op"
-        if option.isdigit():
+        every = whole(option)
+        if every is not None:
             keys.put(kind, "selective-blocks", "selective_ac_option")
-            keys.put("activation_checkpointing.every", int(option), "selective_ac_option")
+            keys.put("activation_checkpointing.every", every, "selective_ac_option")
         elif keys.branch.entries:
             keys.put(kind, "selective-op", "selective_ac_option", "mode")
         else:
