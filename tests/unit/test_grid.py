@@ -10,7 +10,7 @@ from sim.errors import InputError
 from sim.study.axes import Axis, Grid, from_options, read_grid
 from sim.study.expressions import parse_condition
 from sim.study.pareto import pareto_front
-from sim.study.store import Store, StoredRow, key_of
+from sim.study.store import Store, StoredRow, key_of, keys_together
 
 
 def test_axes_are_crossed_in_order_and_ranges_expanded():
@@ -155,8 +155,9 @@ def test_store_keeps_rows_and_keys_depend_on_inputs(tmp_path):
     with Store(tmp_path / "s.sqlite") as store:
         store.put([row])
     with Store(tmp_path / "s.sqlite") as store:
-        assert store.keys().tolist() == [row.key.encode()]
-        assert store.keys(failed=True).tolist() == []
+        keys = keys_together([row.key])
+        assert store.has(keys).tolist() == [True]
+        assert store.has(keys, failed=True).tolist() == [False]
         assert store.get([row.key]) == {row.key: row}
     others = {key_of("base", {"nodes": "3"}), key_of("other", {"nodes": "2"})}
     assert row.key not in others
