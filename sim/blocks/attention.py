@@ -32,8 +32,12 @@ def attention(t: Tape, x: int, window: int | None) -> int:
         # views of one tensor cost nothing; their gradients are joined
         q = k = v = linear(t, "wqkv", read("wqkv"), d, width, targets=("q", "k", "v"), bias=bias)
         t.unseen("qkv.cat", (), [Map("qkv.cat", 2.0 * e * s.tokens * width)])
-        if s.copies_heads:
+        if s.copies_heads == "apart":
             put_apart(t, q_width, kv_width)
+        elif s.copies_heads and model.positions == "rope":
+            v = _copied(t, "v.copy", v, kv_width)
+            if kv_heads > 1:  # queries of several groups do not follow each other
+                q = _copied(t, "q.copy", q, q_width)
     else:
         columns = q_width * (2 if model.attention_gate else 1)
         q = both = linear(t, "wq", read("wq"), d, columns, targets=("q",), bias=bias)
@@ -60,6 +64,12 @@ def attention(t: Tape, x: int, window: int | None) -> int:
         bias=model.bias or model.output_bias, wide=False,
     )  # fmt: skip
     return leave(t, made)
+
+
+def _copied(t: Tape, name: str, x: int, width: int) -> int:
+    """Columns of a tensor, in a row; their gradients are joined with those of the others."""
+    size = t.size(width)
+    return t.op(name, (x,), size, (), [Map(name, 2 * size, 1, "strided", "copy")])
 
 
 def gated(t: Tape, out: int, both: int) -> int:

@@ -139,8 +139,8 @@ def matrix(
             backward.append(Map(f"{name}.bias", e * outs, kind="reduction"))
         gradient = float(e * (weights + (groups * n_out if bias else 0)))
         if fp8 and s.recipe == "te-delayed":
-            # Transformer Engine keeps an FP8 copy of its own, of half the size
-            saves, extra = (), s.tokens * n_in * copies
+            # Transformer Engine keeps an FP8 copy of its own, of the part where it gathers again
+            saves, extra = (), t.sizes[t.kept.get(x, x)] / wider
     size = (wider if low and wide else e) * s.tokens * n_out * copies
     out = t.op(
         name, (x,), size, saves, forward, backward,

@@ -14,7 +14,7 @@ from sim.blocks.layer import EMBEDDING, HEAD, BlockKind, describe, layer_kinds, 
 from sim.blocks.modules import Block, ModelTree, Module, OpRole
 from sim.blocks.setting import FULL, Setting, one_layer
 from sim.inputs.model import Model
-from sim.inputs.modelling import stacks_experts
+from sim.inputs.modelling import model_of, stacks_experts
 from sim.inputs.workload import Method, Workload
 from sim.records import NamedTuple, dataclass
 
@@ -115,7 +115,7 @@ def build_tree(
 
 def tree_of(workload: Workload, missing: int = 0) -> ModelTree:
     """A workload's module tree, as one rank holds it before data-parallel shards are cut."""
-    return build_tree(workload.model, workload.method, share_of(workload), missing)
+    return build_tree(model_of(workload), workload.method, share_of(workload), missing)
 
 
 def share_of(workload: Workload) -> ParameterShare:

@@ -19,6 +19,7 @@ from sim.inputs.modelling import (
     fp32_logits,
     gptq_kernels,
     mixer_kernels,
+    model_of,
     modelling_of,
     repeats_heads,
     tensor_style,
@@ -63,8 +64,8 @@ class Setting:
         A compiler merges neighbouring element-wise kernels of the layers.
     complex_rope : bool
         RoPE multiplies complex numbers.
-    copies_heads : bool
-        q, k and v of one product are put apart by copies.
+    copies_heads : str
+        Copies of q, k and v that one product makes (`sim.inputs.modelling.Modelling`).
     fused_rope, fused_gate : bool
         RoPE is one kernel of q and k, and a gate is one: compiled or by hand (Liger, flash-attn).
     fused_norms : bool
@@ -143,7 +144,7 @@ class Setting:
     compiled: bool = False
     complex_rope: bool = False
     fuses_softmax: bool = False
-    copies_heads: bool = False
+    copies_heads: str = ""
     fused_rope: bool = False
     fused_gate: bool = False
     fused_norms: bool = False
@@ -332,7 +333,7 @@ def _read(workload: Workload) -> Setting:
     rows = workload if isinstance(workload, Computed) else None
     output = workload.loss in ("huggingface", "huggingface-fused")
     return Setting(
-        model=one_layer(workload.model),
+        model=one_layer(model_of(workload)),
         method=workload.method,
         tokens=batch.local_tokens,
         sequences=workload.micro_batch,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal
 
+from sim.inputs.model import Model
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.trainer import reduces_each, trainer_named, trainer_of
@@ -28,8 +29,11 @@ class Modelling:
         RoPE is a product of complex numbers, else of rotated halves.
     loops_experts : bool
         A mixture's experts run one after another.
-    copies_heads : bool
-        q, k and v of one product are put apart, and k and v together again, by copies.
+    copies_heads : str
+        Of q, k and v that one product makes: ``apart``, all are put apart, and k and v together
+        again, by copies; ``values``, v alone is copied, since attention wants it in a row.
+    fuses_matrices : bool
+        One product makes q, k and v, and one makes gate and up, whatever the model's own code does.
     groups_since : str
         The PyTorch of whose time its releases ask ``sdpa`` for groups of heads; "": none does.
     fuses_softmax : bool
@@ -45,7 +49,8 @@ class Modelling:
 
     complex_rope: bool = False
     loops_experts: bool = True
-    copies_heads: bool = False
+    copies_heads: Literal["", "apart", "values"] = ""
+    fuses_matrices: bool = False
     groups_since: str = ""
     fuses_softmax: bool = False
     cuts_by_work: bool = False
@@ -56,9 +61,11 @@ class Modelling:
 #: Source: transformers 4.45, models/llama and models/mixtral; torchtitan, models/llama3/model and
 #: models/moe; llm-foundry, models/mpt (rotates halves; dMoE by megablocks); Megatron-LM,
 #: core/transformer/moe/experts.py (``--moe-grouped-gemm``, as its recipes have it) and
-#: core/parallel_state.py, core/fusions/fused_softmax.py; nanotron, models/llama.py,
-#: `CausalSelfAttention.forward` and parallel/context.py. Groups of heads: transformers 4.54,
-#: integrations/sdpa_attention.py (4.55 came out with PyTorch 2.8); torchtitan,
+#: core/parallel_state.py, core/fusions/fused_softmax.py, core/transformer/attention.py
+#: (``linear_qkv``; Transformer Engine, attention.py, ``get_qkv_layout``: v, a view of it among
+#: tensors that RoPE made, is made contiguous) and mlp.py (``linear_fc1``); nanotron,
+#: models/llama.py, `CausalSelfAttention.forward` and parallel/context.py. Groups of heads:
+#: transformers 4.54, integrations/sdpa_attention.py (4.55 came out with PyTorch 2.8); torchtitan,
 #: models/attention.py, ``enable_gqa`` (end of 2025). Padding: transformers 4.45,
 #: modeling_flash_attention_utils.py, `_upad_input`; llm-foundry, models/layers/attention.py,
 #: `flash_attn_fn`
@@ -66,8 +73,20 @@ MODELLING = {
     "huggingface": Modelling(groups_since="2.8", padding="unpad"),
     "torchtitan": Modelling(complex_rope=True, loops_experts=False, groups_since="2.10"),
     "composer": Modelling(loops_experts=False, padding="unpad-each"),
-    "megatron": Modelling(loops_experts=False, fuses_softmax=True, own_loop=True),
-    "nanotron": Modelling(loops_experts=False, copies_heads=True, cuts_by_work=True, own_loop=True),
+    "megatron": Modelling(
+        loops_experts=False,
+        copies_heads="values",
+        fuses_matrices=True,
+        fuses_softmax=True,
+        own_loop=True,
+    ),
+    "nanotron": Modelling(
+        loops_experts=False,
+        copies_heads="apart",
+        fuses_matrices=True,
+        cuts_by_work=True,
+        own_loop=True,
+    ),
 }
 #: attention kernels that read key and value heads without repeating them
 NATIVE_GROUPS = ("flash2", "flash3", "cudnn")
@@ -81,6 +100,18 @@ def modelling_name(workload: Workload) -> str:
 def modelling_of(workload: Workload) -> Modelling:
     """How that code writes a transformer."""
     return MODELLING[modelling_name(workload)]
+
+
+def model_of(workload: Workload) -> Model:
+    """The model with the matrices that the code makes one of."""
+    model = workload.model
+    return _fused(model) if modelling_of(workload).fuses_matrices else model
+
+
+@lru_cache(maxsize=64)
+def _fused(model: Model) -> Model:
+    heads = not (model.kv_lora_rank or model.attention_gate)
+    return model.model_copy(update={"fused_qkv": heads or model.fused_qkv, "fused_gate_up": True})
 
 
 def compute_dtype(workload: Workload) -> str:

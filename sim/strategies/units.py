@@ -13,7 +13,7 @@ from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree, Module, OpRole, Parameter
 from sim.blocks.parameters import ParameterShare, build_tree, share_of
 from sim.inputs.model import Model
-from sim.inputs.modelling import frozen_dtype, reduce_dtype
+from sim.inputs.modelling import frozen_dtype, model_of, reduce_dtype
 from sim.inputs.workload import Method, Workload
 from sim.mesh import Mesh
 from sim.records import NamedTuple
@@ -212,7 +212,7 @@ def tree_blocks(tree: ModelTree) -> tuple[Block, ...]:
 
 def trainable_elements(workload: Workload, ranks: int) -> tuple[float, int, float, float]:
     """Padded trainable elements of a shard, tensors, largest shard of one, Adafactor's factors."""
-    return _trainable_elements(workload.model, workload.method, ranks, share_of(workload))
+    return _trainable_elements(model_of(workload), workload.method, ranks, share_of(workload))
 
 
 @lru_cache(maxsize=64)
