@@ -240,7 +240,7 @@ def _finish(job: Translation, path: Path | None) -> None:
     Data parallel where nothing shards, gradients of each micro-step where they would wait, adapters
     apart in FSDP1, mixtures as leaves of ZeRO-3.
     """
-    if job.at("parallelism.strategy") is None and job.at("parallelism") is None:
+    if job.at("parallelism.strategy") is None and not isinstance(job.at("parallelism"), Leaf):
         job.suppose("parallelism.strategy", "ddp", "neither FSDP nor DeepSpeed is configured")
     if job.launched:
         job.suppose("trainer", "accelerate", job.launched)

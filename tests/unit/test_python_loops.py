@@ -207,3 +207,12 @@ def test_a_model_that_is_only_run_is_no_loop(tmp_path):
     path.write_text(MODEL + "model.generate(**inputs)")
     with pytest.raises(InputError, match="makes a loop"):
         sim.import_job(path)
+
+
+def test_a_loop_that_never_clips_is_as_parallel_as_one_that_does(tmp_path):
+    loop = MODEL + "accelerator = Accelerator(mixed_precision='bf16')\naccelerator.backward(loss)\n"
+    clip = "if accelerator.sync_gradients:\n    accelerator.clip_grad_norm_(model.parameters(), 1)"
+    for text, clips in ((loop, False), (loop + clip, True)):
+        job, told = read(tmp_path, text)
+        assert (job.parallelism.strategy, job.precision.master) == ("ddp", "bf16")
+        assert (job.parallelism.clip_gradients, told) == (clips, {})

@@ -45,6 +45,7 @@ _KINDS = {
     "gradient_checkpointing_enable": "checkpointing", "args": "later",
 }  # fmt: skip
 _SILENT = ("tokenizer", "trainer", "later")  # of these a call without arguments says nothing
+_IN_LOOPS = ("clip", "backward")  # these run at some steps alone: no choice between jobs
 _SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
 #: calls that start as many processes, and what says how many; Modal's GPUs are ``H100:8``
 _GPUS = {"ScalingConfig": "num_workers", "notebook_launcher": "num_processes", "spawn": "nprocs"}
@@ -140,7 +141,8 @@ def chosen(calls: list[ScriptCall], job: Translation) -> list[ScriptCall]:
             alike, key=lambda c: (c.text(NAME) not in given - {""}, bool(c.text(CONDITION)))
         )
         taken.append(first)
-        if under := first.text(CONDITION):
+        under = first.text(CONDITION)
+        if under and first.kind not in _IN_LOOPS:
             why = f"taken as made, if {under}, which is known only at run time"
             job.skip(first.branch.place, f"{first.last}()", why, True)
         for call in alike:
