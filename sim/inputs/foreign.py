@@ -238,7 +238,7 @@ def _finish(job: Translation, path: Path | None) -> None:
     """What follows for any tool.
 
     Data parallel where nothing shards, gradients of each micro-step where they would wait, adapters
-    apart in FSDP1, mixtures as leaves of ZeRO-3.
+    apart in FSDP1, mixtures as leaves of ZeRO-3. What one file leaves open another may have said.
     """
     if job.at("parallelism.strategy") is None and not isinstance(job.at("parallelism"), Leaf):
         job.suppose("parallelism.strategy", "ddp", "neither FSDP nor DeepSpeed is configured")
@@ -255,6 +255,8 @@ def _finish(job: Translation, path: Path | None) -> None:
     if job.text_at("optimizer") == "muon" and strategy not in ("single", "ddp"):
         why = f"how {strategy}'s parts of matrices are gathered for Muon is not modelled: AdamW"
         job.instead("optimizer", "adamw", why)
+    elsewhere = {took.key: took.place for took in job.took}
+    job.aside = [aside for aside in job.aside if not aside.answered(elsewhere)]
     adapted = job.text_at("method.kind") in ("lora", "qlora")
     _loaded(job, strategy, adapted)
     apart = trainer.wraps_adapters or (

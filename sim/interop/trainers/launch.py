@@ -11,7 +11,7 @@ from sim.inputs.foreign import LAUNCHES, beside, format_of, format_of_keys
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Leaf, Place
-from sim.interop.trainers import accelerate, common, fsdp_keys, huggingface, shell, verl
+from sim.interop.trainers import accelerate, common, deepspeed, fsdp_keys, huggingface, shell, verl
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
 from sim.interop.trainers.words import put_dtype
@@ -24,6 +24,8 @@ _NAMED = re.compile(
     r"([^\s=-]\S*\.(?:ya?ml|json))(?=\s|$)"
 )
 _PYTHON = re.compile(r"(?<![\w./-])[\w./-]+\.py\b")
+#: what a line starts: a script, a module, a trainer's own command
+_PROGRAM = re.compile(r"\.py\b|\s-m\s|\b(?:axolotl|llamafactory-cli|swift|trl)\s")
 #: a list of words: ``ARGS=(--key value`` ... ``)``
 _OPENED = re.compile(r"^\s*(?:local\s+|declare\s+-a\s+)?[A-Za-z_]\w*\+?=\(")
 _CLOSED = re.compile(r"\)\s*$")
@@ -109,7 +111,8 @@ def arguments(
     if world:
         job.world = (world, launch.branch.place)
     _config(launch, source, job)
-    _positional(text, source, job)
+    started = _started(text)
+    _positional(started, source, job)
     _accelerate(launch, source, job)
     if _HYDRA.search(text):
         tree = shell.overrides(text, source.name, values)
@@ -131,7 +134,7 @@ def arguments(
     if {"per_device_train_batch_size", "model_name_or_path"} & inner.keys:
         huggingface.arguments(source, keys)
     else:
-        _program(text, source, job)
+        _program(started, source, job)
     keys.leave("an argument of a script that is not known here", rest.entries)
 
 
@@ -154,7 +157,10 @@ def _plugin(launch: Keys, name: str, pattern: str, job: Translation) -> Keys:
 
 
 def _config(launch: Keys, source: Source, job: Translation) -> None:
-    """The files that ``--config_file``, ``--deepspeed`` and TRL's ``--config`` name."""
+    """The files that options of accelerate, DeepSpeed's engine and TRL name."""
+    deepspeed.named(source, launch, "deepspeed_config")
+    if launch.has("deepspeed_config"):
+        job.suppose("trainer", "deepspeed", "deepspeed_config is its engine's")
     for name in ("config_file", "deepspeed", "config"):
         path = launch.text(name)
         if not path or path.lower() in ("true", "false") or job.has_file(path):
@@ -175,6 +181,13 @@ def _read(source: Source, name: str, job: Translation) -> bool:
         return False
     form.read(other, job)
     return True
+
+
+def _started(text: str) -> str:
+    """The commands that start a training, each at its line; all, where none is known for one."""
+    commands = [c for c in shell.commands(text) if not c.lstrip().startswith("#")]
+    ours = {c for c in commands if _LAUNCHER.search(c) and _PROGRAM.search(c)} or set(commands)
+    return "\n".join(c if c in ours else "\n" * c.count("\n") for c in shell.commands(text))
 
 
 def _positional(text: str, source: Source, job: Translation) -> None:

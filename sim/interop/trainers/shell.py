@@ -11,9 +11,14 @@ from sim.inputs.python_values import Values
 from sim.inputs.tree import Branch, Leaf, Place
 
 _LONGEST = 4096
+_BLANK = "\0"  # stands for a blank that parts no words
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::[-=]([^}]*))?\}|(\w+))")
+#: what stands in parentheses, with one pair more within, and a command or sum that is put in
+_WITHIN = r"(?:[^()\n]|\([^()\n]*\))"
+_PUT_IN = rf"\$\((?:[^()\n]|\({_WITHIN}*\))*\)"
+_SUBSTITUTED = re.compile(_PUT_IN)
 ASSIGNED = re.compile(
-    r"^\s*(?:export\s+|local\s+|declare\s+)?([A-Za-z_]\w*)=(\$\(\([^()\n]{1,200}\)\)|[^\s#;]+)"
+    rf"^\s*(?:export\s+|local\s+|declare\s+)?([A-Za-z_]\w*)=([\"']?{_PUT_IN}[\"']?|[^\s#;]+)"
 )
 _GOES_ON = re.compile(r"[\\`^]\s*$")  # of a shell, of PowerShell, of Windows' own
 _DRIVE = re.compile(r"(?<![\w$])[A-Za-z]:\\")
@@ -21,8 +26,9 @@ _DRIVE = re.compile(r"(?<![\w$])[A-Za-z]:\\")
 _SEVERAL = re.compile(r"^--[\w-]+ | --")
 _OVERRIDE = re.compile(r"\+{0,2}([A-Za-z_]\w*(?:\.\w+)+)=(.*)", re.DOTALL)
 #: a sum in a shell script, of numbers once its variables are put in
-_SUM = re.compile(r"\$\(\(([^()\n]{1,200})\)\)")
-_TERMS = re.compile(r"\s*(?:0|[1-9]\d{0,11})(?:\s*[-+*/]\s*(?:0|[1-9]\d{0,11})){0,8}\s*")
+_SUM = re.compile(rf"\$\(\(({_WITHIN}{{1,200}})\)\)")
+_TERM = r"[\s(]*(?:0|[1-9]\d{0,11})[\s)]*"
+_TERMS = re.compile(rf"{_TERM}(?:[-+*/]{_TERM}){{0,8}}")
 
 
 def own_default(name: str, value: str) -> str:
@@ -30,16 +36,33 @@ def own_default(name: str, value: str) -> str:
     return _VARIABLE.sub(lambda match: (match[1] == name and match[2]) or match[0], value)
 
 
+def commands(text: str) -> list[str]:
+    """Lines of a script, each with those in which it goes on."""
+    found: list[str] = []
+    goes_on = False
+    for line in text.split("\n"):
+        if goes_on:
+            found[-1] += f"\n{line}"
+        else:
+            found.append(line)
+        goes_on = bool(_GOES_ON.search(line))
+    return found
+
+
 def words(line: str) -> list[str]:
-    """Words of a line, which may go on in the next; options within one quotation apart."""
-    line = _GOES_ON.sub("", line)
+    """Words of a line, which may go on in the next; options within one quotation apart.
+
+    A sum or a command that is put in, ``$((2 * 4))`` or ``$(nvidia-smi -L | wc -l)``, stays whole.
+    """
+    line = _SUBSTITUTED.sub(lambda m: m[0].replace(" ", _BLANK), _GOES_ON.sub("", line))
     if _DRIVE.search(line):  # a path of Windows, whose backslashes quote nothing
         line = line.replace("\\", "\\\\")
     try:
         words = shlex.split(line, comments=True)
     except ValueError:  # a quotation that goes on in the next line
         words = line.replace('"', " ").replace("'", " ").split()
-    return [w for word in words for w in (word.split() if _SEVERAL.search(word) else [word])]
+    apart = [w for word in words for w in (word.split() if _SEVERAL.search(word) else [word])]
+    return [word.replace(_BLANK, " ") for word in apart]
 
 
 def known(value: str, values: dict[str, str]) -> str:
@@ -65,7 +88,10 @@ def _sum(match: re.Match[str], values: dict[str, str]) -> str:
     terms = re.sub(r"[A-Za-z_]\w*", put, match[1])
     if not _TERMS.fullmatch(terms):
         return match[0]
-    tree = ast.parse(terms.strip().replace("/", "//"), mode="eval").body
+    try:
+        tree = ast.parse(terms.strip().replace("/", "//"), mode="eval").body
+    except SyntaxError:  # parentheses that do not match
+        return match[0]
     worth = Values(Names(ast.Module([], []))).tree(tree, Scope(None), Place(""))
     return (
         str(worth.value) if isinstance(worth, Leaf) and isinstance(worth.value, int) else match[0]

@@ -1,0 +1,77 @@
+"""What a line of a shell starts: sums in it, recipes after it, DeepSpeed's file, its program."""
+
+import pytest
+
+import sim
+from sim.inputs.loader import load
+
+#: what launches have beside what a case is about
+OPTIONS = "--model_name_or_path Qwen/Qwen2.5-7B --model_max_length 2048 --bf16"
+
+
+@pytest.mark.parametrize(
+    ("lines", "gpus", "micro_batch"),
+    [
+        ("torchrun --nnodes 1 --nproc_per_node $((4 * 2)) t.py "
+         "--per_device_train_batch_size 2", 8, 2),
+        ("G=4\ntorchrun --nnodes=$(( G / 2 )) --nproc_per_node=$G t.py "
+         "--per_device_train_batch_size $((32 / (G * 2)))", 8, 4),
+        ("G=$(( (1 + 1) * 2 ))\ntorchrun --nnodes 1 --nproc_per_node $G t.py "
+         "--per_device_train_batch_size 1", 4, 1),
+    ],
+)  # fmt: skip
+def test_sums_of_a_shell_where_they_are_used(tmp_path, lines, gpus, micro_batch):
+    path = tmp_path / "run.sh"
+    path.write_text(f"{lines} {OPTIONS}\n")
+    found = sim.import_job(path)
+    assert (found.gpus, [row for row in found.aside if row["matters"]]) == (gpus, [])
+    assert load("dgx-h100", path).workload.micro_batch == micro_batch
+
+
+@pytest.mark.parametrize("name", ["$(nvidia-smi --list-gpus | wc -l)", "$((1 + x))", "$((1 + ))"])
+def test_what_a_shell_alone_knows_is_told_whole(tmp_path, name):
+    path = tmp_path / "run.sh"
+    path.write_text(f"N={name}\ntorchrun --nproc_per_node $N t.py {OPTIONS}\n")
+    (told,) = [row for row in sim.import_job(path).aside if row["matters"]]
+    assert (told["theirs"], told["why"]) == ("nproc_per_node", f"{name} is known only at run time")
+
+
+def test_a_recipe_is_of_the_line_that_starts_the_training(tmp_path):
+    path = tmp_path / "run.sh"
+    launch = f"torchrun --nnodes 1 --nproc_per_node 8 \\\n  train.py {OPTIONS}\n"
+    path.write_text(f"python preprocess.py data.json\n{launch}")
+    assert not [row for row in sim.import_job(path).aside if row["matters"]]
+    path.write_text(
+        f"python preprocess.py data.json\n{launch.replace('train.py', 'train.py r.yaml')}"
+    )
+    (told,) = [row for row in sim.import_job(path).aside if row["matters"]]
+    assert "r.yaml is not here" in told["why"]
+
+
+ENGINE = """\
+import deepspeed
+from transformers import AutoModelForCausalLM
+args = deepspeed.add_config_arguments(parser).parse_args()
+model = AutoModelForCausalLM.from_pretrained("Qwen/Qwen2.5-7B")
+engine, *_ = deepspeed.initialize(args=args, model=model)
+for batch in loader:
+    engine.backward(engine(**batch).loss)
+    engine.step()
+"""
+
+
+@pytest.mark.parametrize("options", ["", f"{OPTIONS} --per_device_train_batch_size 2"])
+def test_deepspeeds_own_way_to_name_its_configuration(tmp_path, options):
+    (tmp_path / "ds.json").write_text(
+        '{"zero_optimization": {"stage": 3}, "bf16": {"enabled": true}}'
+    )
+    (tmp_path / "train.py").write_text(ENGINE)
+    path = tmp_path / "run.sh"
+    path.write_text(
+        f"deepspeed --num_gpus 8 train.py --deepspeed --deepspeed_config ds.json {options}\n"
+    )
+    for beside in ([], ["train.py"], ["ds.json"], ["train.py", "ds.json"]):
+        found = sim.import_job(path, *(tmp_path / name for name in beside))
+        told = [row for row in found.aside if row["matters"]]
+        assert ("strategy: zero3" in found.yaml, "precision: bf16" in found.yaml) == (True, True)
+        assert ("trainer: deepspeed" in found.yaml, told) == (True, [])
