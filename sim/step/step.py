@@ -168,7 +168,7 @@ def micro_steps(jobs: Sequence[tuple[Topology, Workload]]) -> list[WindowMeasure
         (topology, run_on(topology, workload.model_copy(update=many)))
         for topology, workload in jobs
     ]
-    found = measures_kept(longer, AskedOf("auto", False, True))
+    found = measures_kept(longer, AskedOf("auto", causes=False, waits=False))
     return [one.middle or WindowMeasures(Breakdown(), ()) for one in found]
 
 
