@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sim.inputs import check_pipeline
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.modelling import (
     ASYNC,
@@ -9,15 +10,13 @@ from sim.inputs.modelling import (
     WIDE,
     experts,
     frozen_dtype,
-    modelling_of,
     stacks_experts,
     tensor_style,
 )
 from sim.inputs.strategy import not_modelled, strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.pipeline.schedules import SCHEDULES, PipelineShape, rounds
-from sim.pipeline.stages import blocks_of_stages, layers_by_cost, layers_of_stages
+from sim.pipeline.schedules import SCHEDULES
 
 #: mixers of which PyTorch's own scan is not modelled
 _KERNELS_ALONE = {"kda": "Kimi Delta Attention", "lightning": "lightning attention"}
@@ -28,7 +27,7 @@ def workload_findings(workload: Workload) -> Findings:
     yield from _mixers(workload)
     yield from _context(workload)
     yield from _tensor(workload)
-    yield from _pipeline(workload)
+    yield from check_pipeline.findings(workload)
     yield from _experts(workload)
     yield from _stacked(workload)
 
@@ -250,129 +249,3 @@ def _stacked(w: Workload) -> Findings:
         )
         hint = "write targets: [q, k, v, o] for releases that do not"
         yield warning("stacked-experts", "workload", "method.targets", message, hint)
-
-
-def shape_of(workload: Workload) -> PipelineShape:
-    """The shape of a job's pipeline: its micro-steps are the pipeline's micro-batches."""
-    p = workload.parallelism
-    virtual = p.virtual_stages or SCHEDULES[p.pipeline_schedule].virtual
-    return PipelineShape(p.pipeline_parallel, workload.gradient_accumulation, virtual)
-
-
-def less_layers(workload: Workload) -> tuple[int, int]:
-    """Layers that the embedding stands for, and norm and head: as written, or as its code has it.
-
-    Source: torchtitan, ``pipeline_parallel_first_stage_less_layers`` (1); Megatron-LM,
-    ``--account-for-embedding-in-pipeline-split`` (off).
-    """
-    p, default = workload.parallelism, strategy_of(workload).ends_as_layers
-    first, last = p.pipeline_first_stage_less_layers, p.pipeline_last_stage_less_layers
-    return default if first is None else first, default if last is None else last
-
-
-def stage_layers(workload: Workload) -> tuple[int, ...]:
-    """Layers of each stage of a job's pipeline; of all where there is none."""
-    p, m, stages = workload.parallelism, workload.model, shape_of(workload).stages
-    if p.pipeline_parallel == 1:
-        return (m.layers,)
-    if p.pipeline_split == "cost":
-        layer = 4 * m.heads * m.head_dim * m.hidden_size + 3 * m.ffn_size * m.hidden_size
-        return layers_by_cost(m.layers, stages, layer, m.vocab_size * m.hidden_size)
-    return layers_of_stages(m.layers, stages, *less_layers(workload))
-
-
-def blocks_of(workload: Workload) -> tuple[range, ...]:
-    """Block numbers of each stage (`stage_layers`)."""
-    return blocks_of_stages(stage_layers(workload))
-
-
-def _even(w: Workload, shape: PipelineShape) -> Findings:
-    """Stages of equal length, none empty, where a trainer asserts that.
-
-    Source: Megatron-LM, core/transformer/transformer_block.py, `get_num_layers_to_build`:
-    ``num_layers`` plus ends that stand for a layer, divisible by ranks, then by virtual stages.
-    """
-    if w.parallelism.pipeline_split == "cost":
-        return
-    units = w.model.layers + sum(less_layers(w))
-    if units % shape.stages == 0 and min(stage_layers(w)) > 0:
-        return
-    ends = " and ends" if units > w.model.layers else ""
-    message = f"{units} layers{ends} are not {shape.stages} equal stages, as Megatron-LM wants them"
-    if units % shape.stages == 0:
-        message = f"embedding or head would be alone on one of {shape.stages} stages"
-    able = [n for n in range(1, units) if units % n == 0 and units // n > max(less_layers(w))]
-    hint = f"make stages x virtual stages one of {', '.join(map(str, able)) or '1'}"
-    yield fault("indivisible", "workload", "parallelism.pipeline_parallel", message, hint)
-
-
-def _pipeline(w: Workload) -> Findings:
-    p = w.parallelism
-    path = "parallelism.pipeline_parallel"
-    if p.pipeline_parallel == 1:
-        return
-    schedule, shape = SCHEDULES[p.pipeline_schedule], shape_of(w)
-    if lacks := not_modelled(strategy_of(w), "pipelines are", "pipeline_parallel"):
-        yield fault("pipeline-strategy", "workload", path, lacks.message, lacks.hint)
-        return
-    if shape.virtual != schedule.virtual and not schedule.several:
-        message = f"{schedule.title} has {schedule.virtual} stages a rank"
-        hint = f"write {schedule.virtual}, or interleaved-1f1b"
-        yield fault("virtual-stages", "workload", "parallelism.virtual_stages", message, hint)
-        return
-    if p.pipeline_defer_receives and not schedule.table:
-        message = f"{schedule.title} runs a loop of its own, which receives when it has to"
-        hint = "leave it out, or write pipeline_schedule: interleaved-1f1b"
-        yield fault("late", "workload", "parallelism.pipeline_defer_receives", message, hint)
-    layers = stage_layers(w)
-    full = p.pipeline_split == "cost" or all(layers[1:-1])  # work may lie in a head alone
-    if min(layers[0], layers[-1]) < 0 or not full:
-        message = f"{w.model.layers} layers of {w.model.name} do not fill {shape.stages} stages"
-        yield fault("stages", "workload", path, message, "write fewer stages")
-    elif strategy_of(w).even_stages and not modelling_of(w).cuts_by_work:
-        yield from _even(w, shape)
-    yield from micro_batches(w)
-    if not strategy_of(w).ties_stages and w.model.tied_embeddings:
-        message = f"{w.model.name} ties embedding and head, which are on two stages"
-        able = "strategy: megatron, which sums its two copies"
-        hint = f"write 1, {able}, or model.tied_embeddings: false"
-        yield fault("tied", "workload", path, message, hint)
-    if p.wrap in ("linear", "peft"):
-        message = "a pipeline needs units of whole blocks"
-        yield fault("pipeline-wrap", "workload", "parallelism.wrap", message, "write torchtitan")
-    if p.offload != "none" or w.activation_checkpointing.offload:
-        message = "offloading is not modelled in a pipeline"
-        yield fault("pipeline-offload", "workload", path, message, "write 1, or do not offload")
-    if w.method.frozen:
-        message = f"a pipeline is modelled for full training, not for {w.method.kind}"
-        yield fault("pipeline-method", "workload", path, message, "write 1")
-    if schedule.splits and w.activation_checkpointing.kind != "none":
-        message = (
-            f"{schedule.title} splits backward, and stock PyTorch repeats a checkpointed block for "
-            "every parameter's gradient: about ten times the recompute"
-        )
-        hint = "write activation_checkpointing: none, or interleaved-1f1b"
-        yield warning("split-recompute", "workload", "activation_checkpointing", message, hint)
-
-
-def micro_batches(w: Workload) -> Findings:
-    """What is wrong with how many micro-batches a pipeline has; all else bears fewer of them."""
-    p = w.parallelism
-    if p.pipeline_parallel == 1:
-        return
-    schedule, shape = SCHEDULES[p.pipeline_schedule], shape_of(w)
-    fewest = schedule.fewest(shape.ranks)
-    if shape.micro < fewest and not strategy_of(w).short_pipelines:
-        message = (
-            f"{schedule.title} on {shape.ranks} ranks needs {fewest} micro-batches or more; "
-            f"a step has {shape.micro}"
-        )
-        hint = f"write {fewest} or more"
-        yield fault("micro-batches", "workload", "gradient_accumulation", message, hint)
-    elif schedule.several and schedule.name != "looped-bfs" and shape.micro % rounds(shape):
-        message = (
-            f"{shape.micro} micro-batches make no whole rounds of {rounds(shape)} on "
-            f"{shape.ranks} ranks"
-        )
-        hint = f"write a multiple of {shape.ranks}"
-        yield fault("indivisible", "workload", "gradient_accumulation", message, hint)

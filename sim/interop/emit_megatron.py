@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from sim.errors import InputError
-from sim.inputs.check_mesh import less_layers, shape_of
 from sim.inputs.model import Model
 from sim.inputs.modelling import experts
+from sim.inputs.pipeline import less_layers, shape_of
 from sim.inputs.shares import batch_of, mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload

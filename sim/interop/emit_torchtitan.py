@@ -11,10 +11,10 @@ import re
 from typing import Any
 
 from sim.errors import InputError
-from sim.inputs.check_mesh import less_layers, shape_of
 from sim.inputs.model import Model
 from sim.inputs.modelling import ASYNC, reduce_dtype, tensor_style
 from sim.inputs.models import catalogue_model
+from sim.inputs.pipeline import less_layers, shape_of
 from sim.inputs.shares import batch_of, mesh_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology

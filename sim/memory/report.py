@@ -9,8 +9,8 @@ from sim.blocks.modules import ModelTree
 from sim.blocks.parameters import tree_of
 from sim.blocks.setting import Setting
 from sim.blocks.tensor import workspace_bytes
-from sim.inputs.check_mesh import blocks_of, shape_of
 from sim.inputs.notes import Message
+from sim.inputs.pipeline import blocks_of, shape_of
 from sim.inputs.rows import longest_on
 from sim.inputs.shares import mesh_on
 from sim.inputs.strategy import strategy_of

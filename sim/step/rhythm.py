@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from sim.inputs.check_mesh import shape_of
+from sim.inputs.pipeline import shape_of
 from sim.inputs.workload import Workload
 from sim.lowering.lowered import Lowered, RankView
 from sim.lowering.table import table_of

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
-from sim.inputs.check_mesh import blocks_of, shape_of
+from sim.inputs.pipeline import blocks_of, shape_of
 from sim.inputs.rows import run_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload

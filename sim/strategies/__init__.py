@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sim.errors import InputError
 from sim.inputs.base import fields_but
-from sim.inputs.check_mesh import shape_of
+from sim.inputs.pipeline import shape_of
 from sim.inputs.strategy import not_modelled, strategy_of
 from sim.inputs.trainer import reduces_each, trainer_of
 from sim.pipeline.schedules import SCHEDULES

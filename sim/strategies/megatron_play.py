@@ -17,7 +17,7 @@ from collections.abc import Hashable
 
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree
-from sim.inputs.check_mesh import blocks_of, shape_of
+from sim.inputs.pipeline import blocks_of, shape_of
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
 from sim.mesh import Groups, Mesh, Pairs

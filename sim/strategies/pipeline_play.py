@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol
 
 from sim.blocks.setting import Setting
-from sim.inputs.check_mesh import shape_of
+from sim.inputs.pipeline import shape_of
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh, Pairs
 from sim.pipeline.actions import (

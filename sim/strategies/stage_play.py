@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from sim.blocks.modules import ModelTree
-from sim.inputs.check_mesh import blocks_of, shape_of
+from sim.inputs.pipeline import blocks_of, shape_of
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh

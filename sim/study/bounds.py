@@ -27,7 +27,7 @@ import numpy as np
 
 from sim.blocks.flops import token_flops
 from sim.cost.kernel_cost import cost_model
-from sim.inputs.check_mesh import shape_of, stage_layers
+from sim.inputs.pipeline import shape_of, stage_layers
 from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_of
 from sim.pipeline.schedules import SCHEDULES

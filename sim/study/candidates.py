@@ -7,7 +7,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from sim.errors import InputError
 from sim.inputs import checks
-from sim.inputs.check_mesh import micro_batches, workload_findings
+from sim.inputs.check_mesh import workload_findings
+from sim.inputs.check_pipeline import micro_batches
 from sim.inputs.loader import Loaded, Prepared
 from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_named, strategy_of

@@ -27,7 +27,7 @@ from sim.cost.kernel_cost import CostModel, cost_model
 from sim.cost.nccl.communicator import Nccl
 from sim.fabric import compile_fabric
 from sim.inputs.base import fields_but
-from sim.inputs.check_mesh import blocks_of
+from sim.inputs.pipeline import blocks_of
 from sim.inputs.shares import mesh_of
 from sim.inputs.trainer import reduces_each
 from sim.inputs.workload import Checkpointing, Parallelism, Workload

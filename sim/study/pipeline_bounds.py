@@ -13,7 +13,7 @@ from sim.blocks.layer import EMBEDDING, HEAD, layer_kinds
 from sim.blocks.unroll import exchanges
 from sim.cost.nccl.communicator import Nccl
 from sim.fabric import compile_fabric
-from sim.inputs.check_mesh import shape_of, stage_layers
+from sim.inputs.pipeline import shape_of, stage_layers
 from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload

@@ -16,8 +16,8 @@ import pytest
 
 from sim.blocks.footprint import head_footprint
 from sim.blocks.parameters import tree_of
-from sim.inputs.check_mesh import blocks_of
 from sim.inputs.model import Model
+from sim.inputs.pipeline import blocks_of
 from sim.inputs.shares import mesh_on
 from sim.inputs.workload import Checkpointing, Parallelism, Stack, Workload
 from sim.memory.ledger import quantities

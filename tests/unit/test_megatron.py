@@ -5,8 +5,8 @@ import pytest
 from sim.blocks.parameters import count_parameters, tree_of
 from sim.blocks.unroll import unroll
 from sim.errors import InputError
-from sim.inputs.check_mesh import stage_layers
 from sim.inputs.loader import load
+from sim.inputs.pipeline import stage_layers
 from sim.inputs.shares import mesh_of
 from sim.pipeline.stages import layers_by_cost
 from sim.step.run import run_step

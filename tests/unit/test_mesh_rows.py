@@ -9,7 +9,7 @@ from sim.calibration import validate_mesh as graded
 from sim.calibration.mesh import MeasuredLayout, at_odds, held_up, kept_copies, layouts, measured
 from sim.calibration.validate_training import predict
 from sim.calibration.validation import Validation
-from sim.inputs.check_mesh import stage_layers
+from sim.inputs.pipeline import stage_layers
 from sim.report.formats import rendered
 from sim.report.validation import view
 
