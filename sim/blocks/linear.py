@@ -1,14 +1,16 @@
-"""Linear layers as they run: plain, FP8 by recipe, LoRA beside a frozen base, QLoRA."""
+"""Linear layers as they run: plain, in 8 or 4 bits by recipe, LoRA beside a frozen base, QLoRA."""
 
 from __future__ import annotations
 
 from sim.blocks.adapters import Routed, adapter
 from sim.blocks.dora import dora
 from sim.blocks.kernels import Kernel
-from sim.blocks.lowprec import fp8_backward, fp8_forward, int8_forward, unpacking
+from sim.blocks.lowprec import int8_forward, quantise_backward, quantise_forward, unpacking
 from sim.blocks.modules import OpRole, Position
 from sim.blocks.ops import Map
 from sim.blocks.tape import Tape
+from sim.inputs.recipes import RECIPES
+from sim.units import DTYPE_BYTES
 
 
 def linear(
@@ -92,16 +94,16 @@ def matrix(
     e, wider, (groups, rows, copies) = s.product, s.element, by
     ins, outs, weights = groups * rows * n_in, groups * rows * n_out, groups * n_in * n_out
     low, frozen = role is OpRole.LINEAR, s.frozen
-    fp8 = low and s.recipe != ""
+    recipe = RECIPES.get(s.recipe) if low else None
     quantised = low and packs and s.method.quantised
     backward: list[Map | Kernel] = []
     unpack = unpacking(s) if quantised else None
     int8 = quantised and s.method.quantization == "int8"
     if unpack and not int8:
         t.unseen(name, unpack.maps(name, weights, e), role=OpRole.DEQUANTISE)
-    if fp8:
-        t.unseen(name, fp8_forward(t, name, ins, weights), role=role)
-        backward += fp8_backward(t, name, outs, ins, weights)
+    if recipe:
+        t.unseen(name, quantise_forward(t, name, ins, weights), role=role)
+        backward += quantise_backward(t, name, outs, ins, weights)
 
     casts = low and wide and wider != e and not int8
     if casts:  # autocast hands a product what it reads, the 4-bit layer its caller's dtype
@@ -113,7 +115,7 @@ def matrix(
         backward += [widen, narrow]
 
     product, dgrad, wgrad = t.products(
-        name, rows, n_in, n_out, groups, "fp8" if fp8 else "", role=role
+        name, rows, n_in, n_out, groups, recipe.dtype if recipe else "", role=role
     )
     forward: list[Map | Kernel] = [product]
     during = 0.0
@@ -134,13 +136,13 @@ def matrix(
             extra = float(e * weights)
     else:
         backward.append(wgrad)
-        # Transformer Engine sums it while it casts the gradient
-        if bias and not (fp8 and s.recipe == "te-delayed"):
+        if bias and not (recipe and recipe.sums_bias):
             backward.append(Map(f"{name}.bias", e * outs, kind="reduction"))
         gradient = float(e * (weights + (groups * n_out if bias else 0)))
-        if fp8 and s.recipe == "te-delayed":
-            # Transformer Engine keeps an FP8 copy of its own, of the part where it gathers again
-            saves, extra = (), t.sizes[t.kept.get(x, x)] / wider
+        if recipe and recipe.library == "te":
+            # Transformer Engine keeps a copy of its own, of the part where it gathers again
+            kept = DTYPE_BYTES[recipe.dtype] + recipe.scale
+            saves, extra = (), kept * t.sizes[t.kept.get(x, x)] / wider
     size = (wider if low and wide else e) * s.tokens * n_out * copies
     out = t.op(
         name, (x,), size, saves, forward, backward,

@@ -6,6 +6,7 @@ from sim.blocks.kernels import Kernel
 from sim.blocks.ops import Map
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
+from sim.inputs.recipes import RECIPES
 from sim.records import NamedTuple
 from sim.units import DTYPE_BYTES
 
@@ -115,38 +116,55 @@ def int8_forward(
     return forward, DTYPE_BYTES["int32"] * outs + ins
 
 
-def _quantise(t: Tape, what: str, elements: float, layouts: int) -> list[Map]:
-    """A bf16 tensor to FP8, row-major and (if two layouts) transposed as well.
+def _quantise(t: Tape, what: str, elements: float, copies: int, weight: bool = False) -> list[Map]:
+    """A bf16 tensor to what a recipe multiplies, by row and (if two copies) by column as well.
 
-    Delayed scaling (Transformer Engine) casts, transposes and takes the maximum in one kernel.
-    Dynamic scaling (torchao) reads the tensor once for the maximum and once for the cast; a
-    compiler fuses the cast with the transposition.
+    Delayed scaling (Transformer Engine) casts, transposes and takes the next maximum in one kernel.
+    Scaling by this step's maximum reads the tensor once for that and once for the cast; scales of
+    blocks need no pass of their own. A compiler fuses torchao's casts with the transposition.
     """
     cast, amax = f"{what}.cast", f"{what}.amax"
-    written = (2 + layouts) * elements
+    recipe = RECIPES[t.setting.recipe]
+    scale = recipe.weight_scale if weight else recipe.scale
+    made = DTYPE_BYTES[recipe.dtype] + scale  # of an element, by one copy
+    written = (2 + copies * made) * elements
     if t.setting.recipe == "te-delayed":
         return [Map(cast, written, 1, "fused", "quantize"), Map(amax, 4096, 2, "", "quantize")]
-    first = Map(amax, 2 * elements, 1, "", "quantize")
-    if t.fused:
-        return [first, Map(cast, written, 1, "", "quantize")]
-    # eager: to fp32, scale, clamp, to fp8, and a copy for the other layout
-    steps = (6 + 8 + 8 + 5 + 2 * (layouts - 1)) * elements
-    return [first, Map(cast, steps, 3 + layouts, "", "quantize")]
+    te = recipe.library == "te"
+    if not te and not t.fused:
+        # eager: to fp32, scale, clamp, to fp8, and a copy for the other layout
+        steps = (6 + 8 + 8 + 5 + 2 * (copies - 1)) * elements
+        return [
+            Map(amax, 2 * elements, 1, "", "quantize"),
+            Map(cast, steps, 3 + copies, "", "quantize"),
+        ]
+    # Transformer Engine's maximum becomes a scale in a kernel of its own
+    rows = [Map(amax, 2 * elements, 2 if te else 1, "", "quantize")] if recipe.amax else []
+    if recipe.apart and not weight and copies > 1:
+        written += 2 * elements
+    launches = copies if recipe.apart and not weight else 1
+    rows.append(Map(cast, written, launches, "fused" if te else "", "quantize"))
+    if recipe.swizzled:
+        moved = 2 * copies * scale * elements
+        rows.append(Map(f"{what}.swizzle", moved, copies, "", "quantize"))
+    return rows
 
 
-def fp8_forward(t: Tape, name: str, x: float, w: float) -> list[Map]:
+def quantise_forward(t: Tape, name: str, x: float, w: float) -> list[Map]:
     """Casts before the product of `x` inputs with `w` weights."""
-    rows = _quantise(t, f"{name}.input", x, 2)
-    return rows if t.setting.fp8_gather else rows + _quantise(t, f"{name}.weight", w, 2)
+    recipe = RECIPES[t.setting.recipe]
+    rows = _quantise(t, f"{name}.input", x, recipe.copies)
+    if t.setting.fp8_gather:
+        return rows
+    return rows + _quantise(t, f"{name}.weight", w, recipe.copies, weight=True)
 
 
-def fp8_backward(t: Tape, name: str, y: float, x: float, w: float) -> list[Map]:
+def quantise_backward(t: Tape, name: str, y: float, x: float, w: float) -> list[Map]:
     """Casts before the two products of backward, of `y` gradients."""
-    s = t.setting
+    recipe = RECIPES[t.setting.recipe]
     rows = _quantise(t, f"{name}.grad", y, 2)
-    if s.recipe == "rowwise":
-        # scales run along the contracted axis, which is another one in the weight's gradient
+    if recipe.again:
         rows += _quantise(t, f"{name}.input", x, 1)
-    if s.recipe != "te-delayed" and not s.fp8_gather:
-        rows += _quantise(t, f"{name}.weight", w, 1)
+    if recipe.library == "ao" and not t.setting.fp8_gather:
+        rows += _quantise(t, f"{name}.weight", w, 1, weight=True)
     return rows

@@ -53,11 +53,11 @@ class Setting:
     length, keys : int
         Of this rank's share of a sequence, and of the whole that its queries attend to.
     dtype : str
-        Of activations, which FP8 linears keep in bf16, and of the arithmetic outside them.
+        Of activations, which linears of a recipe keep in bf16, and of the arithmetic outside them.
     tf32 : bool
         Products of fp32 run in TF32.
     recipe : str
-        Of FP8 linears, "" without.
+        Of linears in 8 or 4 bits (`sim.inputs.recipes`), "" without.
     fp8_gather : bool
         Weights arrive in FP8.
     compiled : bool
@@ -328,7 +328,6 @@ def _setting(workload: Workload) -> Setting:
 
 def _read(workload: Workload) -> Setting:
     p, precision, stack = workload.parallelism, workload.precision, workload.stack
-    fp8 = precision.kind == "fp8"
     batch = batch_on(workload)
     rows = workload if isinstance(workload, Computed) else None
     output = workload.loss in ("huggingface", "huggingface-fused")
@@ -341,7 +340,7 @@ def _read(workload: Workload) -> Setting:
         keys=workload.sequence_length,
         dtype=compute_dtype(workload),
         tf32=precision.tf32,
-        recipe=precision.recipe if fp8 else "",
+        recipe=precision.recipe if precision.low else "",
         fp8_gather=precision.all_gather == "fp8",
         compiled=workload.compile,
         complex_rope=modelling_of(workload).complex_rope,

@@ -20,7 +20,7 @@ from sim.quantities import percent
 
 
 def _no_fp8(topology: Topology, workload: Workload, strength: float) -> Changed | None:
-    if workload.precision.kind != "fp8":
+    if not workload.precision.low:
         return None
     bf16 = Precision.model_construct(kind="bf16", master=workload.precision.master)
     return Changed(topology, workload.model_copy(update={"precision": bf16}))

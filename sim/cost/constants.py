@@ -99,6 +99,7 @@ def load_constants(gpu: Gpu) -> KernelConstants:
     whole = replace(gemm["bf16"], tile=tuple(data["gemm"]["bf16"]["tile"]))
     for dtype in ("fp16", "tf32", "fp8"):
         gemm.setdefault(dtype, gemm["bf16"])
+    gemm.setdefault("fp4", gemm["fp8"])  # no table was measured: the shares of peak of 8 bits
     # a GeForce is cut where it adds up in fp32: its int8 is four times its 16 bits, of an H20 twice
     spared = (gpu.peak_int8 or 0.0) > 3.0 * gpu.peak_half
     gemm["int8"] = whole if spared else gemm["bf16"]

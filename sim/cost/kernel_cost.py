@@ -24,7 +24,7 @@ F8 = npt.NDArray[np.float64]
 I4 = npt.NDArray[np.int32]
 
 #: dtype of what a product makes, where it is another than what it reads
-_MADE = {"fp8": "bf16", "int8": "int32"}
+_MADE = {"fp8": "bf16", "fp4": "bf16", "int8": "int32"}
 CURVE_QUANTISATION = 0.18  # loss of a last, partly filled wave; see `rate_by_units`
 
 
@@ -146,13 +146,14 @@ class CostModel:
             "bf16": g.peak_bf16,
             "fp16": g.peak_fp16,
             "fp8": g.peak_fp8,
+            "fp4": g.peak_fp4,
             "int8": g.peak_int8,
             "tf32": g.peak_tf32,
             "fp32": g.peak_fp32,
         }
         chain = {
             "bf16": ("bf16", "fp16"), "fp8": ("fp8", "bf16", "fp16"), "int8": ("int8", "fp16"),
-            "tf32": ("tf32", "fp32"),
+            "fp4": ("fp4", "fp8", "bf16", "fp16"), "tf32": ("tf32", "fp32"),
         }  # fmt: skip
         for name in chain.get(dtype, (dtype,)):
             value = peaks[name]

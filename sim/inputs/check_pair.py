@@ -10,6 +10,7 @@ from sim.inputs.check_workload import too_old
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.gpu import Gpu
 from sim.inputs.modelling import FLASH1_SINCE, FLASH_SINCE, stacks_experts, with_kernels
+from sim.inputs.recipes import RECIPES
 from sim.inputs.shares import batch_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -53,6 +54,8 @@ def _dtypes(gpu: Gpu, w: Workload) -> Findings:
     if kind == "fp8" and gpu.peak_fp8 is None:
         message = f"{gpu.name} has no FP8"
         yield fault("no-fp8", "workload", "precision", message, "write bf16, or take Hopper or Ada")
+    elif w.precision.recipe in RECIPES:
+        yield from _recipe(gpu, w)
     if kind == "bf16" and gpu.peak_bf16 is None:
         message = f"{gpu.name} has no BF16"
         yield fault("no-bf16", "workload", "precision", message, "write fp16")
@@ -61,6 +64,23 @@ def _dtypes(gpu: Gpu, w: Workload) -> Findings:
     if w.precision.tf32 and gpu.peak_tf32 is None:
         message = f"{gpu.name} has no TF32"
         yield fault("no-tf32", "workload", "precision.tf32", message, "leave it out")
+
+
+def _recipe(gpu: Gpu, w: Workload) -> Findings:
+    """A recipe whose kernels the GPU cannot run."""
+    name, lacks = w.precision.recipe, ""
+    recipe = RECIPES[name]
+    first, end = recipe.capability
+    if recipe.needs and not nvidia(gpu):
+        lacks = f"its kernels are NVIDIA's, and {gpu.name} is not"
+    elif not first <= gpu.compute_capability < end:
+        lacks = f"{recipe.needs}; {gpu.name} has compute capability {gpu.compute_capability:g}"
+    elif recipe.dtype == "fp4" and gpu.peak_fp4 is None:
+        lacks = f"{gpu.name} states no peak_fp4"
+    if lacks:
+        message = f"{name} does not run on {gpu.name}: {lacks}"
+        hint = "write bf16, or {fp8: {recipe: te-current}}" if gpu.peak_fp8 else "write bf16"
+        yield fault("no-recipe", "workload", "precision", message, hint)
 
 
 def _attention(gpu: Gpu, w: Workload) -> Findings:

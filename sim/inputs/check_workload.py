@@ -10,9 +10,10 @@ from sim.inputs import check_job, check_mesh, check_model, check_optimizer
 from sim.inputs.check_rows import check_rows
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.modelling import ASYNC, tensor_style
+from sim.inputs.recipes import RECIPES, USUAL
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.strategy import COMMON, having, strategy_named, strategy_of
-from sim.inputs.versions import older, versions
+from sim.inputs.versions import SOFTWARE, older, versions
 from sim.inputs.workload import Method, Parallelism, Workload
 
 _DEFAULTS = Parallelism.model_construct()
@@ -74,7 +75,9 @@ def _silent(
     if method == "full":
         out |= {f"method.{key}" for key in Method.model_fields if key != "kind"}
     if precision != "fp8":
-        out |= {"precision.recipe", "precision.all_gather"}
+        out |= {"precision.all_gather"}
+    if precision not in USUAL:
+        out |= {"precision.recipe"}
     if precision != "fp32":
         out |= {"precision.tf32"}
     if loss != "chunked":
@@ -180,8 +183,9 @@ def _method(w: Workload) -> Findings:
         yield fault("prepare-kbit", "workload", "method.prepare_kbit", message, "leave it out")
     if m.dora:
         yield from _dora(w)
-    if m.kind == "qlora" and w.precision.kind == "fp8":
-        message = "a 4-bit base is dequantised to bf16; FP8 GEMMs on top are not what libraries do"
+    if m.kind == "qlora" and w.precision.low:
+        kind = w.precision.kind.upper()
+        message = f"a 4-bit base is dequantised to bf16; no library multiplies it in {kind} on top"
         yield warning("qlora-fp8", "workload", "precision", message, "write bf16")
 
 
@@ -258,7 +262,13 @@ def _activation_offload(w: Workload) -> Findings:
 
 def _fp8(w: Workload) -> Findings:
     p = w.precision
-    if p.kind != "fp8":
+    if not p.low:
+        return
+    recipe = RECIPES.get(p.recipe)
+    if recipe is None or recipe.dtype != p.kind:
+        message = f"{p.recipe} is no recipe of {p.kind}"
+        known = ", ".join(name for name, one in RECIPES.items() if one.dtype == p.kind)
+        yield fault("recipe-dtype", "workload", "precision.recipe", message, f"write {known}")
         return
     if p.all_gather == "fp8" and p.recipe != "tensorwise":
         message = f"{p.recipe} has no FP8 all-gather"
@@ -267,7 +277,7 @@ def _fp8(w: Workload) -> Findings:
     if p.all_gather == "fp8" and not strategy_of(w).gathers_fp8:
         message = f"{w.parallelism.strategy} has no FP8 all-gather"
         yield fault("fp8-all-gather", "workload", "precision.all_gather", message, "fsdp2 has")
-    if p.recipe in ("tensorwise", "rowwise") and not w.compile:
+    if recipe.compiles and not w.compile:
         message = f"{p.recipe} without compile runs its casts as separate kernels"
         yield warning("fp8-eager", "workload", "compile", message, "write compile: true")
 
@@ -282,10 +292,8 @@ def _features(w: Workload) -> Findings:
         used.append(("parallelism.strategy", strategy.feature))
     if w.compile:
         used.append(("compile", "compile"))
-    if w.precision.kind == "fp8":
-        used.append(
-            ("precision", "fp8-te" if w.precision.recipe == "te-delayed" else "fp8-torchao")
-        )
+    if w.precision.recipe in RECIPES:
+        used.append(("precision", RECIPES[w.precision.recipe].feature))
     if w.stack.expandable_segments:
         used.append(("stack.expandable_segments", "expandable-segments"))
     if w.stack.nccl_path != "plain":
@@ -304,10 +312,6 @@ def _loss(w: Workload) -> Findings:
         message = "one chunk is the whole: all logits are there at once, as without chunks"
         hint = "write 8, or loss: eager"
         yield warning("no-effect", "workload", "loss_chunks", message, hint)
-
-
-#: what an architecture or a feature may need a version of, as sentences call it
-SOFTWARE = {"cuda": "CUDA", "torch": "PyTorch", "nccl": "NCCL"}
 
 
 def too_old(w: Workload, what: str, needs: Mapping[str, Any], hint: str) -> Findings:

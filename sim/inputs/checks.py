@@ -8,14 +8,13 @@ from typing import TypeVar
 
 from sim.inputs import check_pair, check_topology, check_workload
 from sim.inputs.base import Spec
-from sim.inputs.check_workload import SOFTWARE
 from sim.inputs.finding import Finding
 from sim.inputs.gpu import Gpu
 from sim.inputs.model import LINEARS
 from sim.inputs.modelling import FLASH_SINCE
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
-from sim.inputs.versions import older, oldest_for
+from sim.inputs.versions import SOFTWARE, older, oldest_for
 from sim.inputs.workload import Parallelism, Workload
 
 __all__ = ["Finding", "check", "check_one", "finish", "finish_pair"]

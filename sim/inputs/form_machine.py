@@ -77,7 +77,8 @@ _LENT = ("boost_clock", "l2_cache", "peak_fp32", "idle_power", "compute_capabili
 #: what a GPU has not unless it says so
 _LACKS = {
     "peak_bf16": "null", "peak_fp16": "null", "peak_tf32": "null", "peak_fp8": "null",
-    "peak_int8": "null", "nvlink_generation": "null", "nvlink_links": "0", "multicast": "false",
+    "peak_fp4": "null", "peak_int8": "null", "nvlink_generation": "null", "nvlink_links": "0",
+    "multicast": "false",
 }  # fmt: skip
 
 

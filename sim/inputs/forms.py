@@ -16,6 +16,7 @@ from sim.inputs.form_model import model
 from sim.inputs.form_node import node
 from sim.inputs.model import IN_PROJECTIONS, LINEARS
 from sim.inputs.nearest import did_you_mean
+from sim.inputs.recipes import RECIPES, SPOKEN, USUAL
 from sim.inputs.scalars import described
 from sim.inputs.spoken import folded, value_of
 from sim.inputs.tree import Branch, Items, Leaf, Tree
@@ -138,18 +139,23 @@ def _targets(reader: Binder, tree: Tree, path: str) -> tuple[str, ...] | None:
 
 
 def precision(reader: Binder, tree: Tree, path: str) -> Branch | None:
-    """``bf16 | fp32 | tf32 | {fp8: {recipe: ..., all_gather: ...}} | {bf16: {master: bf16}}``."""
+    """``bf16 | fp32 | tf32 | nvfp4 | {fp8: {recipe: ..., all_gather: ...}} | {bf16: {...}}``."""
     if isinstance(tree, Leaf) and folded(str(tree.value)) == "tf32":
         at = tree.place
         return Branch({"kind": Leaf("fp32", at), "tf32": Leaf(True, at)}, at)
-    chosen = _choice(reader, tree, path, ("bf16", "fp16", "fp32", "fp8"))
+    if isinstance(tree, Leaf) and folded(str(tree.value)) in SPOKEN:
+        recipe, at = SPOKEN[folded(str(tree.value))], tree.place
+        tree = Branch({"kind": Leaf(RECIPES[recipe].dtype, at), "recipe": Leaf(recipe, at)}, at)
+    chosen = _choice(reader, tree, path, ("bf16", "fp16", "fp32", *USUAL))
     table = None if chosen is None else _details(reader, path, *chosen)
     if chosen is None or table is None:
         return None
-    if chosen[0] != "fp8":
+    if chosen[0] not in USUAL:
         return _without_meaning(reader, table, path, chosen[0], ("recipe", "all_gather"))
-    if "recipe" not in table.entries:  # what torchao does unless told otherwise
-        table = table.with_entry("recipe", Leaf("tensorwise", tree.place))
+    if "recipe" not in table.entries:
+        table = table.with_entry("recipe", Leaf(USUAL[chosen[0]], tree.place))
+    if chosen[0] == "fp4":
+        return _without_meaning(reader, table, path, chosen[0], ("all_gather",))
     return table
 
 

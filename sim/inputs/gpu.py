@@ -24,6 +24,7 @@ class Gpu(Spec):
     peak_tf32: Flops | None = 494.7e12
     peak_fp32: Flops = 67e12  # non-tensor
     peak_fp8: Flops | None = 1978.9e12
+    peak_fp4: Flops | None = None  # NVFP4
     peak_int8: Flops | None = 1978.9e12
     nvlink_generation: int | None = 4
     nvlink_links: NotNegative = 18

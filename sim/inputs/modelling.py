@@ -115,9 +115,8 @@ def _fused(model: Model) -> Model:
 
 
 def compute_dtype(workload: Workload) -> str:
-    """Dtype of activations: FP8 linears keep bf16 outside their products."""
-    kind = workload.precision.kind
-    return "bf16" if kind == "fp8" else kind
+    """Dtype of activations: linears of 8 and 4 bits keep bf16 outside their products."""
+    return workload.precision.activations
 
 
 def reduce_dtype(workload: Workload) -> str:

@@ -45,6 +45,7 @@ MISNOMERS = {
     "accumulation": "gradient_accumulation", "max_steps": "steps", "num_train_epochs": "epochs",
     "max_tokens": "tokens", "dtype": "precision", "bf16": "precision", "fp16": "precision",
     "fp8": "precision", "mixed_precision": "precision", "torch_dtype": "precision",
+    "fp8_recipe": "recipe", "nvfp4": "precision", "mxfp8": "precision",
     "zero_stage": "parallelism", "fsdp": "parallelism", "deepspeed": "parallelism",
     "strategy": "parallelism", "lora": "method", "qlora": "method", "finetuning_type": "method",
     "cutoff_len": "sequence_length", "max_length": "sequence_length", "optim": "optimizer",

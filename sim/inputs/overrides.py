@@ -30,7 +30,7 @@ _PLAIN = re.compile(r"[\w][\w .%/$+-]*\Z")
 _BASED = ("gpu", "model")
 _CHOICES = {
     "method": ("full", "lora", "qlora"),
-    "precision": ("bf16", "fp16", "fp32", "fp8"),
+    "precision": ("bf16", "fp16", "fp32", "fp8", "fp4"),
     "activation_checkpointing": ("none", "full", "selective"),
 }
 JOB_LENGTH = ("tokens", "steps", "samples")

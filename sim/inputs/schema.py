@@ -11,6 +11,7 @@ from sim.documents import SCHEMAS, Document, dumps
 from sim.inputs.base import Spec
 from sim.inputs.fields import Alternative, FieldPlan, plan_of
 from sim.inputs.form_node import LENT
+from sim.inputs.recipes import SPOKEN
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -68,7 +69,7 @@ _FORMS: dict[str, JsonSchema] = {
     "Gpu": {"type": "string", "description": "a name of the catalogue"},
     "Model": {"type": "string", "description": "a catalogue name, or the path of a config.json"},
     "Method": {"enum": ["full", "lora", "qlora"]},
-    "Precision": {"enum": ["bf16", "fp16", "fp32", "tf32", "fp8"]},
+    "Precision": {"enum": ["bf16", "fp16", "fp32", "tf32", "fp8", "fp4", *SPOKEN]},
     "Checkpointing": {"enum": ["none", "full"]},
     "CheckpointSave": {"enum": ["none"]},
     "Parallelism": {"enum": list(STRATEGIES)},
@@ -77,7 +78,7 @@ _FORMS: dict[str, JsonSchema] = {
 }
 _KINDS = {
     "Method": ("full", "lora", "qlora"),
-    "Precision": ("bf16", "fp16", "fp32", "fp8"),
+    "Precision": ("bf16", "fp16", "fp32", "fp8", "fp4"),
     "Checkpointing": ("full", "selective"),
     "SampleLengths": ("histogram",),
 }

@@ -9,6 +9,9 @@ from typing import Any
 from sim.data import table
 from sim.inputs.gpu import Gpu
 
+#: what an architecture or a feature may need a version of, as sentences call it
+SOFTWARE = {"cuda": "CUDA", "torch": "PyTorch", "nccl": "NCCL"}
+
 
 def versions() -> dict[str, Any]:
     """Oldest software by architecture and feature."""

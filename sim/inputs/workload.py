@@ -21,6 +21,7 @@ from sim.inputs.base import (
 )
 from sim.inputs.model import Model
 from sim.inputs.post_training import PostTraining
+from sim.inputs.recipes import USUAL
 
 
 class Method(Spec):
@@ -64,15 +65,34 @@ class Method(Spec):
 
 
 class Precision(Spec):
-    """Compute dtype and, for FP8, its recipe."""
+    """Compute dtype and, for FP8 and FP4, its recipe."""
 
-    kind: Literal["bf16", "fp16", "fp32", "fp8"] = "bf16"
-    recipe: Literal["none", "te-delayed", "tensorwise", "rowwise"] = "none"
+    kind: Literal["bf16", "fp16", "fp32", "fp8", "fp4"] = "bf16"
+    # Transformer Engine's (te-...) or torchao's; fp4 is te-nvfp4
+    recipe: Literal[
+        "none", "te-delayed", "te-current", "te-blockwise", "te-mxfp8", "te-nvfp4", "tensorwise",
+        "rowwise", "mxfp8",
+    ] = "none"  # fmt: skip
     all_gather: Literal["bf16", "fp8"] = "bf16"
     master: Literal["fp32", "bf16"] = "fp32"  # dtype of sharded parameters: bf16 is "pure bf16"
     # products of fp32 tensors on tensor cores, in TF32: torch.set_float32_matmul_precision("high"),
     # transformers' tf32. PyTorch has it off since 1.12
     tf32: bool = False
+
+    @property
+    def low(self) -> bool:
+        """Whether linear layers multiply in fewer than 16 bits, by a recipe."""
+        return self.kind in USUAL
+
+    @property
+    def activations(self) -> str:
+        """Dtype of what is between products: of 8 and 4 bits bf16."""
+        return "bf16" if self.low else self.kind
+
+    @property
+    def told(self) -> str:
+        """In words: the kind, and the recipe of one that has recipes."""
+        return f"{self.kind} {self.recipe}" if self.low else self.kind
 
 
 class Parallelism(Spec):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sim.inputs.recipes import RECIPES
 from sim.inputs.shares import mesh_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -71,8 +72,10 @@ def _config(topology: Topology, workload: Workload) -> dict[str, Any]:
         precision = workload.precision.kind
         config["mixed_precision"] = {"fp32": "no"}.get(precision, precision)
         if precision == "fp8":
-            backend = "TE" if workload.precision.recipe == "te-delayed" else "AO"
-            config["fp8_config"] = {"backend": backend}
+            recipe = workload.precision.recipe
+            config["fp8_config"] = {"backend": "TE" if RECIPES[recipe].library == "te" else "AO"}
+            if recipe == "te-mxfp8":
+                config["fp8_config"]["use_mxfp8_block_scaling"] = True
     return config
 
 

@@ -27,7 +27,7 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
         "micro_batch_size": workload.micro_batch,
         "gradient_accumulation_steps": workload.gradient_accumulation,
         "optimizer": "muon" if workload.optimizer == "muon" else written_optimizer(workload),
-        "bf16": precision in ("bf16", "fp8"),
+        "bf16": workload.precision.activations == "bf16",
         "fp16": precision == "fp16",
         **tf32(workload),
         **written_attention(workload.attention),

@@ -58,7 +58,7 @@ def deepspeed_json(topology: Topology, workload: Workload) -> str:
         "gradient_accumulation_steps": workload.gradient_accumulation,
         "train_batch_size": batch_of(topology, workload).sequences,
         "gradient_clipping": 1.0 if p.clip_gradients else 0.0,
-        "bf16": {"enabled": kind in ("bf16", "fp8")},
+        "bf16": {"enabled": workload.precision.activations == "bf16"},
         "fp16": {"enabled": kind == "fp16"},
         "zero_optimization": zero,
         "wall_clock_breakdown": False,

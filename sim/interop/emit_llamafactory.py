@@ -29,7 +29,7 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
         A precision that LLaMA-Factory does not train in.
     """
     method, precision = workload.method, workload.precision
-    if precision.kind == "fp8":
+    if precision.low:
         option = "--emit llamafactory"
         raise InputError.single(option, "LLaMA-Factory's FP8 is not written; emit axolotl instead")
     config: dict[str, Any] = {

@@ -82,8 +82,8 @@ def _refuse(w: Workload) -> None:
         f"it recomputes every layer or none, not {w.activation_checkpointing.kind}": (
             w.activation_checkpointing.kind not in ("none", "full")
         ),
-        "FP8 is Transformer Engine's, with delayed scaling (precision.recipe: te-delayed)": (
-            w.precision.kind == "fp8" and w.precision.recipe != "te-delayed"
+        f"its FP8 is Transformer Engine's (precision.recipe: {', '.join(words.TE_RECIPES)})": (
+            w.precision.kind == "fp8" and w.precision.recipe not in words.TE_RECIPES
         ),
         "its experts run in a group or one by one, not sorted": experts(w) == "sorted",
         f"experts are sent by an all-to-all here, not by {p.expert_dispatch}": (
@@ -132,9 +132,16 @@ def _training(topology: Topology, w: Workload) -> Iterator[tuple[str, Any]]:
     steps = steps_said(topology, w)
     yield "train-iters", steps
     yield "train-samples", round(w.samples * w.epochs) if w.samples and not steps else None
-    yield "bf16", w.precision.kind in ("bf16", "fp8")
+    yield "bf16", w.precision.activations == "bf16"
     yield "fp16", w.precision.kind == "fp16"
-    yield "fp8-format", "hybrid" if w.precision.kind == "fp8" else None
+    if w.precision.kind == "fp8":
+        recipe = words.TE_RECIPES[w.precision.recipe]
+        # range matters less where scales are of blocks: Transformer Engine's defaults
+        yield "fp8-format", "hybrid" if recipe in ("delayed", "tensorwise") else "e4m3"
+        yield "fp8-recipe", recipe if recipe != "delayed" else None
+    if w.precision.kind == "fp4":
+        yield "fp4-format", "e2m1"
+        yield "fp4-recipe", "nvfp4"
     yield "optimizer", words.MEGATRON_OPTIMIZERS[w.optimizer]
     yield "clip-grad", 1.0 if w.parallelism.clip_gradients else 0.0
     yield "attention-backend", words.MEGATRON_ATTENTION[w.attention]

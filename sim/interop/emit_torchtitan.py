@@ -101,7 +101,10 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
         tables["activation_checkpoint"]["selective_ac_option"] = "op"
     elif ac.kind == "selective-blocks":
         tables["activation_checkpoint"]["selective_ac_option"] = str(ac.every)
-    if workload.precision.kind == "fp8":
+    if workload.precision.recipe == "mxfp8":
+        tables["model"]["converters"] = ["quantize.linear.mx"]
+        tables["quantize.linear.mx"] = {"recipe_name": "mxfp8_cublas", "filter_fqns": ["output"]}
+    elif workload.precision.kind == "fp8":
         tables["model"]["converters"] = ["quantize.linear.float8"]
         tables["quantize.linear.float8"] = {
             "recipe_name": workload.precision.recipe,

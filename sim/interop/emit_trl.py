@@ -26,8 +26,9 @@ def trl_yaml(topology: Topology, workload: Workload) -> str:
         A precision that transformers' trainer does not train in.
     """
     method, precision = workload.method, workload.precision
-    if precision.kind == "fp8":
-        message = "transformers' trainer takes FP8 from accelerate alone; emit axolotl instead"
+    if precision.low:
+        what = precision.kind.upper()
+        message = f"transformers' trainer takes {what} from accelerate alone; emit axolotl instead"
         raise InputError.single(_OPTION, message)
     config: dict[str, Any] = {"model_name_or_path": repository(workload.model)}
     stored = dtypes(workload).frozen

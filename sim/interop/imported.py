@@ -18,7 +18,7 @@ from sim.inputs.workload import Parallelism, Workload
 from sim.interop.yaml_text import dump
 
 _KINDS = ("method", "precision", "activation_checkpointing")
-_DETAILED = ("lora", "qlora", "full", "fp8", "bf16", "fp16", "fp32")
+_DETAILED = ("lora", "qlora", "full", "fp8", "fp4", "bf16", "fp16", "fp32")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.trainer import reduces_each
 from sim.inputs.translation import Translation
 from sim.inputs.tree import Branch, Leaf, Place
+from sim.inputs.versions import SOFTWARE
 from sim.inputs.workload import Workload
 from sim.records import NamedTuple
 
@@ -26,7 +27,7 @@ _AXES = (
 )  # fmt: skip
 _ALSO = (
     "micro_batch", "gradient_accumulation", "sequence_length", "method.kind", "method.rank",
-    "method.targets", "precision.kind", "precision.master", "precision.tf32",
+    "method.targets", "precision.kind", "precision.recipe", "precision.master", "precision.tf32",
     "optimizer", "optimizer_paged", "activation_checkpointing.kind", "experts", "data.packing",
 )  # fmt: skip
 #: keys that are no trainer's to say: names, how long a job is and how its rows are counted, its
@@ -104,12 +105,13 @@ def unsound(topology: Topology, texts: Mapping[str, str], workload: Workload) ->
 
 
 def _as_run(texts: Mapping[str, str], workload: Workload) -> tuple[Workload, Translation]:
-    """`read_back`; files without FSDP and DeepSpeed wrap nothing where there is one process."""
+    """`read_back` on the plan's software; one process wraps nothing without FSDP and DeepSpeed."""
     read, job = read_back(texts, workload)
     if strategy_of(workload).spreads_as and read.parallelism.strategy == "ddp":
         own = read.parallelism.model_copy(update={"strategy": workload.parallelism.strategy})
         read = read.model_copy(update={"parallelism": own})
-    return read, job
+    versions = {software: getattr(workload.stack, software) for software in SOFTWARE}
+    return read.model_copy(update={"stack": read.stack.model_copy(update=versions)}), job
 
 
 def _paths(spec: Spec, before: str = "") -> Iterator[str]:

@@ -154,9 +154,9 @@ def _training(topology: Topology, workload: Workload) -> Iterator[Change]:
             "smaller", {"method": {"qlora": {"rank": four.rank, "quantization": "nf4"}}},
             "QLoRA: frozen weights in 4 bits", trains=True, method=four,
         )  # fmt: skip
-    mixed = precision.kind in ("bf16", "fp8") and precision.master == "fp32"
+    mixed = precision.activations == "bf16" and precision.master == "fp32"
     if mixed and not method.frozen:
-        pure = {"recipe": precision.recipe} if precision.kind == "fp8" else {}
+        pure = {"recipe": precision.recipe} if precision.low else {}
         yield make.spelt(
             "smaller", {"precision": {precision.kind: {**pure, "master": "bf16"}}},
             "pure bf16 weights", trains=True,

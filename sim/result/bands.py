@@ -178,6 +178,9 @@ def band(job: JobTraits, known: Evidence) -> Band:
     if job.scans > LEAST_TOLD:
         squares += job.scans**2
         names.append("the speed of scans")
+    if job.recipe > LEAST_TOLD:
+        squares += job.recipe**2
+        names.append("the speed of this recipe's products and casts")
     if job.own:  # as one whose own tables were not used
         squares += UNSEEN["generation"] ** 2
         names.append("a GPU that is not of the catalogue")

@@ -13,6 +13,7 @@ from sim.data import DATA, table
 from sim.fabric import compile_fabric
 from sim.inputs.architecture import facts_of
 from sim.inputs.gpu import Gpu
+from sim.inputs.recipes import RECIPES
 from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -47,6 +48,7 @@ class JobTraits(NamedTuple):
     own: bool = False  # a GPU that is not of the catalogue
     staged: float = 0.0  # half-width for rates through host memory, of the logarithm of its time
     scans: float = 0.0  # the same, for scans that take twice as long: none was timed
+    recipe: float = 0.0  # the same, for products and casts of a recipe that none was timed of
 
 
 class Residual(NamedTuple):
@@ -66,7 +68,7 @@ class Residual(NamedTuple):
 
     def written(self) -> list[Any]:
         """The row of the data file."""
-        return [self.id, self.source, self.model, *self.job[:-4], *self[-2:]]
+        return [self.id, self.source, self.model, *self.job[:-5], *self[-2:]]
 
 
 def doubts(
@@ -124,14 +126,24 @@ def job_of(
         tokens=float(batch_on(workload).local_tokens),
         trainer=trainer_of(workload).name,
         link=link,
-        fp8=workload.precision.kind == "fp8",
+        fp8=workload.precision.low,
         compiled=workload.compile,
         scale=math.sqrt(NOISE**2 + sum((DOUBT[key] * shares[key]) ** 2 for key in DOUBT)),
         stand_in=not _own_constants(topology.slowest_gpu),
         own=not topology.slowest_gpu.base,
         staged=shares["exposed"] * math.log(high / low) / 2.0,
         scans=math.log1p(parts.get("scan", 0.0) / sum(parts.values())),
+        recipe=_recipe(workload, parts),
     )
+
+
+def _recipe(workload: Workload, parts: Mapping[str, float]) -> float:
+    """Half-width for products and casts that take twice as long: no run timed their recipe."""
+    recipe = RECIPES.get(workload.precision.recipe)
+    if recipe is None or recipe.timed:
+        return 0.0
+    seconds = parts.get("gemm", 0.0) + parts.get("quantize", 0.0)
+    return math.log1p(seconds / sum(parts.values()))
 
 
 def _own_constants(gpu: Gpu) -> bool:

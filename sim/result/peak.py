@@ -17,7 +17,7 @@ class PeakRate(NamedTuple):
 
 
 def peak_of(topology: Topology, workload: Workload) -> PeakRate:
-    """Dense datasheet peak of the job's dtype: of FP8 jobs FP8's, of FP32 TF32's where it is on."""
+    """Dense datasheet peak of the job's dtype: of FP32 TF32's where it is on."""
     counts = topology.gpu_counts
     p = workload.precision
     each = [_peak(gpu, "tf32" if p.kind == "fp32" and p.tf32 else p.kind) for gpu in counts]
@@ -32,6 +32,7 @@ def peak_of(topology: Topology, workload: Workload) -> PeakRate:
 def _peak(gpu: Gpu, kind: str) -> PeakRate:
     chain = {
         "fp8": (("fp8", gpu.peak_fp8), ("bf16", gpu.peak_bf16)),
+        "fp4": (("fp4", gpu.peak_fp4), ("fp8", gpu.peak_fp8)),
         "bf16": (("bf16", gpu.peak_bf16), ("fp16", gpu.peak_fp16)),
         "fp16": (("fp16", gpu.peak_fp16),),
         "tf32": (("tf32", gpu.peak_tf32),),

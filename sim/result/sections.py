@@ -122,7 +122,7 @@ def _precision(workload: Workload) -> str:
     p = workload.precision
     if p.kind == "fp32" and p.tf32:
         return "fp32, products in tf32"
-    return f"fp8 {p.recipe}" if p.kind == "fp8" else p.kind
+    return p.told
 
 
 def step_section(b: Breakdown, algorithms: Mapping[str, tuple[str, ...]]) -> Step:

@@ -97,7 +97,7 @@ class Dtypes(NamedTuple):
 def dtypes(workload: Workload) -> Dtypes:
     """Dtypes that a workload's precision, method and parallelism ask for."""
     precision, method = workload.precision, workload.method
-    compute = "bf16" if precision.kind == "fp8" else precision.kind
+    compute = precision.activations
     master = "fp32" if compute == "fp32" or precision.master == "fp32" else "bf16"
     return Dtypes(
         compute=compute,

@@ -224,8 +224,7 @@ class _Zero12(DeepSpeed):
         """
         knobs = workload.parallelism
         trace = trace_of(workload, tree)
-        kind = workload.precision.kind
-        dtype = "bf16" if kind == "fp8" else kind
+        dtype = workload.precision.activations
         h = workload.model.hidden_size
         offset, total = [], 0
         for numel, trains in zip(trace.numel, trace.trainable, strict=True):

@@ -62,8 +62,7 @@ def settings_of(workload: Workload, mesh: Mesh) -> Settings:
         message = f"groups of {p.zero_hpz_partition_size} do not divide {world} ranks"
         raise InputError.single(SOURCE, message, "parallelism.zero_hpz_partition_size")
     h = workload.model.hidden_size
-    kind = workload.precision.kind
-    dtype = "bf16" if kind == "fp8" else kind
+    dtype = workload.precision.activations
     return Settings(
         world=world,
         dtype=dtype,

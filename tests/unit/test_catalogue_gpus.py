@@ -41,6 +41,13 @@ def test_an_entry_is_complete_and_plausible(name):
             assert gpu.peak_tf32 == pytest.approx(gpu.peak_bf16 / 2, rel=0.02)
     if gpu.peak_fp8 is not None:
         assert gpu.peak_fp8 == pytest.approx(2 * gpu.peak_bf16, rel=0.02)
+    # of a GeForce FP8 is halved where it adds up in fp32, Blackwell Ultra has half as much again
+    assert (gpu.peak_fp4 is not None) == (gpu.architecture == "blackwell")
+    if gpu.peak_fp4 is not None:
+        assert gpu.peak_fp4 / gpu.peak_fp8 == pytest.approx(
+            round(gpu.peak_fp4 / gpu.peak_fp8), rel=0.01
+        )
+        assert 1.9 < gpu.peak_fp4 / gpu.peak_fp8 < 4.1
     assert (gpu.nvlink_links > 0) == (gpu.nvlink_generation is not None)
 
 

@@ -7,7 +7,7 @@ from sim.inputs.translation import Source, Translation
 from sim.interop.trainers import common, deepspeed, fsdp_keys
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
-from sim.interop.trainers.words import put_dtype
+from sim.interop.trainers.words import put_dtype, recipe
 
 _MARKS = {
     "distributed_type", "compute_environment", "fsdp_config", "deepspeed_config",
@@ -48,7 +48,7 @@ def read(source: Source, job: Translation) -> None:
     _mesh(keys.inner("parallelism_config"))
     put_dtype(keys, "precision.kind", "mixed_precision")
     if keys.text("mixed_precision").lower() == "fp8":
-        keys.put("precision.recipe", _recipe(keys), "mixed_precision")
+        recipe(keys, _recipe(keys), "mixed_precision")
     dynamo = keys.inner("dynamo_config")
     if dynamo.text("dynamo_backend").upper() not in ("", "NO"):
         job.take("compile", True, keys.place("dynamo_config"), "dynamo_config.dynamo_backend")
@@ -64,8 +64,10 @@ def read(source: Source, job: Translation) -> None:
 
 def _recipe(keys: Keys) -> str:
     """FP8's recipe by its backend."""
-    backend = keys.inner("fp8_config").text("backend").upper()
-    return "tensorwise" if backend in ("AO", "TORCHAO") else "te-delayed"
+    config = keys.inner("fp8_config")
+    if config.text("backend").upper() in ("AO", "TORCHAO"):
+        return "tensorwise"
+    return "te-mxfp8" if config.flag("use_mxfp8_block_scaling") else "te-delayed"
 
 
 def zero(source: Source, keys: Keys) -> None:

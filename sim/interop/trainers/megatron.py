@@ -75,7 +75,11 @@ def read(source: Source, job: Translation) -> None:
     job.suppose("data.packing", True, "Megatron's data sets fill rows")
     keys.leave_matching(common.WHY_NO_MATTER, _NO_MATTER)
     for name in [n for n in keys.branch.entries if n not in keys.seen]:
-        if "parallel" in name or "overlap" in name or name.startswith(("use-", "moe-", "fp8-")):
+        if (
+            "parallel" in name
+            or "overlap" in name
+            or name.startswith(("use-", "moe-", "fp8-", "fp4-", "first-last-", "num-layers-at-"))
+        ):
             keys.matters("this reader of Megatron's arguments does not follow it", name)
     keys.rest("Megatron")
 
@@ -170,9 +174,12 @@ def _context(keys: Keys) -> None:
 
 def _numbers(keys: Keys) -> None:
     kind = "bf16" if keys.flag("bf16") else "fp16" if keys.flag("fp16") else "fp32"
-    if keys.has("fp8-format"):
+    if keys.has("fp4-format"):
+        keys.put("precision.kind", "fp4", "fp4-format")
+        words.recipe(keys, words.MEGATRON_FP4, "fp4-recipe", "fp4-format")
+    elif keys.has("fp8-format"):
         keys.put("precision.kind", "fp8", "fp8-format")
-        keys.suppose("precision.recipe", "te-delayed")
+        _fp8_recipe(keys)
     else:
         _put(keys, "precision.kind", kind, kind)
     words.optimizer(keys, "optimizer")
@@ -180,6 +187,17 @@ def _numbers(keys: Keys) -> None:
     if backend:
         keys.put("attention", backend, "attention-backend")
     keys.job.suppose("attention", "flash2", "Transformer Engine's choice is made at run time")
+
+
+def _fp8_recipe(keys: Keys) -> None:
+    asked = keys.text("fp8-recipe").lower()
+    recipes = words.inverted(words.TE_RECIPES)
+    if asked in recipes:
+        words.recipe(keys, recipes[asked], "fp8-recipe")
+        return
+    if asked:
+        keys.matters(f"of {', '.join(recipes)} none; taken as delayed", "fp8-recipe")
+    keys.suppose("precision.recipe", "te-delayed")
 
 
 def _recompute(keys: Keys) -> None:

@@ -210,6 +210,11 @@ def _pipeline(mesh: Keys, again: str) -> None:
 def _precision(keys: Keys, param: str) -> None:
     model = keys.inner("model")
     converters = [w.rpartition(".")[2] for w in model.words("converters")]
+    if "mx" in converters:
+        model.put("precision.kind", "fp8", "converters")
+        words.recipe(model, "mxfp8", "converters")
+        _mx(keys)
+        return
     quantize = keys.inner("quantize").inner("linear").inner("float8")
     if not quantize.branch.entries:
         quantize = keys.inner("float8")
@@ -226,6 +231,16 @@ def _precision(keys: Keys, param: str) -> None:
     place = quantize.place("recipe_name")
     keys.job.take("precision.recipe", recipe, place, quantize.named("recipe_name"))
     quantize.put_on("precision.all_gather", "enable_fsdp_float8_all_gather", value="fp8")
+
+
+def _mx(keys: Keys) -> None:
+    """Whether MX is of 8 bits, by torchao's names."""
+    for table in (keys.inner("quantize").inner("linear").inner("mx"), keys.inner("mx")):
+        recipe = table.text("recipe_name")
+        if recipe and not recipe.startswith("mxfp8"):
+            table.matters(
+                "of MX recipes those of 8 bits are modelled; taken as mxfp8", "recipe_name"
+            )
 
 
 def _checkpointing(keys: Keys) -> None:

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 
 from sim.errors import InputError
 from sim.inputs.model import IN_PROJECTIONS, LINEARS
+from sim.inputs.recipes import RECIPES
 from sim.inputs.tree import Items, Leaf
-from sim.inputs.workload import Workload
+from sim.inputs.versions import SOFTWARE, older, versions
+from sim.inputs.workload import Stack, Workload
 from sim.interop.trainers.keys import Keys
 
 #: ours, and the implementation where the name says it
@@ -61,6 +63,13 @@ DTYPES = {
     "fp32": "fp32", "float32": "fp32", "float": "fp32", "no": "fp32", "torch.float32": "fp32",
     "fp8": "fp8",
 }  # fmt: skip
+
+#: Transformer Engine's recipes of 8 bits by ours, as Megatron's --fp8-recipe calls them
+TE_RECIPES = {
+    "te-delayed": "delayed", "te-current": "tensorwise", "te-blockwise": "blockwise",
+    "te-mxfp8": "mxfp8",
+}  # fmt: skip
+MEGATRON_FP4 = "te-nvfp4"  # the only recipe of --fp4-recipe
 
 _PROJ = {f"{name}_proj": name for name in LINEARS[:7]}
 _PROJECTIONS: dict[str, tuple[str, ...]] = {
@@ -117,6 +126,14 @@ def put_dtype(keys: Keys, key: str, *names: str) -> None:
     """Take a dtype that is written."""
     if found := dtype(keys, *names):
         keys.put(key, found, *names)
+
+
+def recipe(keys: Keys, ours: str, *names: str) -> None:
+    """Take a recipe of 8 or 4 bits, and software that has it where no file says any."""
+    keys.put("precision.recipe", ours, *names)
+    for software, need in versions()["feature"][RECIPES[ours].feature].items():
+        if software in SOFTWARE and older(Stack.model_fields[software].default, need):
+            keys.job.suppose(f"stack.{software}", need, f"{ours} needs it")
 
 
 def optimizer(keys: Keys, *names: str) -> None:
