@@ -14,13 +14,14 @@ from collections.abc import Iterable, Iterator
 
 from sim.errors import Fault, InputError
 from sim.inputs.notebooks import cells, is_notebook
+from sim.inputs.python_losses import divided_losses
 from sim.inputs.python_names import Names, Scope, dotted
 from sim.inputs.python_values import Values
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
 
 CONDITION = "(if)"  # the key of the conditions that a call stands under, as no argument is called
 NAME = "(name)"  # and of the name that its result is given; of an argument's, after its own
-LOSS_OVER = "loss /"  # what is called where a loss is divided, as a loop that accumulates does
+LOSS_OVER = "loss /"  # what is called where a loss is divided on its way to backward
 LATER = "="  # how the key of an attribute ends that is set where it cannot be followed
 
 
@@ -52,7 +53,7 @@ def from_calls(text: str, name: str) -> Branch:
     code, lines = cells(text, name) if is_notebook(text, name) else (text, None)
     try:
         module = ast.parse(code)
-        calls = _Calls(Names(module), name, lines)
+        calls = _Calls(module, name, lines)
         calls.visit(module)
     except SyntaxError as error:
         line = _line(error.lineno or 1, lines)
@@ -77,13 +78,15 @@ def _line(line: int, lines: list[int] | None) -> int:
 class _Calls(ast.NodeVisitor):
     """Calls in the order of the file, less those that it says are not made."""
 
-    def __init__(self, names: Names, name: str, lines: list[int] | None) -> None:
+    def __init__(self, module: ast.Module, name: str, lines: list[int] | None) -> None:
+        names = Names(module)
         self.found: dict[str, Items] = {}
         self._names, self._values = names, Values(names)
         self._name, self._lines = name, lines
         self._under: list[str] = []  # conditions that only a run knows
         self._read: dict[ast.AST, tuple[Branch, list[str]]] = {}
         self._called: dict[ast.AST, str] = {}
+        self._divided = divided_losses(module, names)
 
     def visit_If(self, node: ast.If) -> None:
         """Both branches, or the one that is taken."""
@@ -115,19 +118,15 @@ class _Calls(ast.NodeVisitor):
         """As an assignment of what is not known."""
         if isinstance(node.target, ast.Attribute):
             self._set(node.target, node, None)
-        self._divided(node, node.target, node.op, node.value)
+        if node in self._divided:
+            self._call(LOSS_OVER, node, [("0", node.value)])
         self.generic_visit(node)
 
     def visit_BinOp(self, node: ast.BinOp) -> None:
-        """A loss that is divided."""
-        self._divided(node, node.left, node.op, node.right)
+        """A loss that is divided for its backward."""
+        if node in self._divided:
+            self._call(LOSS_OVER, node, [("0", node.right)])
         self.generic_visit(node)
-
-    def _divided(
-        self, node: ast.AugAssign | ast.BinOp, what: ast.expr, by: ast.operator, of: ast.expr
-    ) -> None:
-        if isinstance(by, ast.Div) and dotted(what).endswith("loss"):
-            self._call(LOSS_OVER, node, [("0", of)])
 
     def visit_Call(self, node: ast.Call) -> None:
         """A call and its arguments, then those within it."""

@@ -216,3 +216,29 @@ def test_a_loop_that_never_clips_is_as_parallel_as_one_that_does(tmp_path):
         job, told = read(tmp_path, text)
         assert (job.parallelism.strategy, job.precision.master) == ("ddp", "bf16")
         assert (job.parallelism.clip_gradients, told) == (clips, {})
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["ds, generator=torch.Generator(device='cuda')", "dataset=ds, collate_fn=lambda x: to(device)",
+     "contest", "developers_ds", "values", "ds['train'], sampler=test_sampler(ds)"],
+)  # fmt: skip
+def test_loaders_of_what_is_trained_on(tmp_path, given):
+    text = f"{MODEL}loader = DataLoader({given}, batch_size=8)\nmodel = DDP(model)"
+    job, told = read(tmp_path, text)
+    assert (job.micro_batch, told) == (8, {})
+
+
+@pytest.mark.parametrize(
+    "loader",
+    ["val_dl = DataLoader(ds, batch_size=64)", "loader = DataLoader(ds['test'], batch_size=64)",
+     "testloader = DataLoader(ds, batch_size=64)", "x = DataLoader(dataset=evalset, batch_size=64)",
+     "x = DataLoader(dev_ds, batch_size=64)", "dl = DataLoader(ds.validation, batch_size=64)"],
+)  # fmt: skip
+def test_loaders_of_what_is_evaluated(tmp_path, loader):
+    text = f"{MODEL}{loader}\ntrain_dl = DataLoader(ds, batch_size=8)\nmodel = DDP(model)"
+    job, told = read(tmp_path, text)
+    assert (job.micro_batch, told) == (8, {})
+    job, told = read(tmp_path, f"{MODEL}{loader}\nmodel = DDP(model)")
+    assert job.micro_batch == 1
+    assert "no loader to train from is seen" in told["DataLoader()"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from sim.inputs.python_calls import LOSS_OVER, calls_of
+from sim.inputs.python_calls import LOSS_OVER, NAME, calls_of
 from sim.inputs.python_values import UNKNOWN, is_unknown
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
@@ -57,7 +57,13 @@ _NAMES = {
     "accumulated": {"0": "gradient_accumulation_steps"},
     "tokenizer": {"max_length": "model_max_length", "padding": "padding"},
 }  # fmt: skip
-_EVALUATES = re.compile(r"(?<![a-z])(?:eval|val|test|dev)", re.IGNORECASE)
+#: whole words of names, with what such names end in: ``val_dl``, ``ds["test"]``, ``testloader``
+_EVALUATES = re.compile(
+    r"(?<![a-z])(?:eval(?:uation)?|val(?:id(?:ation)?)?|test(?:ing)?|dev)"
+    r"(?:set|data|dataset|dataloader|loader|dl|ds|split)?(?![a-z])",
+    re.IGNORECASE,
+)
+_DATA = ("0", "dataset")  # of a loader
 #: a member of an enumeration, and a class that is called
 _MEMBER = re.compile(r"(?:\w+\.)*[A-Z]\w*\.(\w+)$")
 _CLASS = re.compile(r"(?:\w+\.)*([A-Z]\w*)\(")
@@ -80,9 +86,12 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source, job: Translation) -> None:
     """Read the model, what wraps it, the loader, the optimizer and the precision."""
-    made = [c for c in script_calls.made(source, _own) if not _evaluates(c)]
-    calls = script_calls.chosen(made, job)
+    made = script_calls.made(source, _own)
+    trains = [call for call in made if not _evaluates(call)]
+    calls = script_calls.chosen(trains, job)
     by = {call.kind: call for call in calls}
+    if "loader" not in by:
+        _passed_over(made, job)
     keys = script_calls.gathered(calls, source, job)
     keys.whose = _TORCH
     _strategy(source, keys, by)
@@ -133,9 +142,19 @@ def _own(name: str, call: Branch) -> tuple[str, dict[str, str]]:
 
 def _evaluates(call: ScriptCall) -> bool:
     """Whether a loader is of what is evaluated, by its name or its data's."""
-    texts = [str(getattr(tree, "value", "")) for tree in call.branch.entries.values()]
-    trains = any("train" in text for text in texts)
-    return call.kind == "loader" and not trains and any(map(_EVALUATES.search, texts))
+    if call.kind != "loader":
+        return False
+    names = [NAME, *_DATA, *(key + NAME for key in _DATA)]
+    texts = [call.text(name) for name in names]
+    return not any("train" in t for t in texts) and any(map(_EVALUATES.search, texts))
+
+
+def _passed_over(made: list[ScriptCall], job: Translation) -> None:
+    """Loaders of what is evaluated, where none is of what is trained on."""
+    for call in made:
+        if call.kind == "loader":
+            why = "its name, or its data's, is of evaluation: no loader to train from is seen"
+            job.skip(call.branch.place, f"{call.last}()", why, True)
 
 
 def _strategy(source: Source, keys: Keys, by: dict[str, ScriptCall]) -> None:
