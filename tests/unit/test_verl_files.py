@@ -112,3 +112,96 @@ def test_sums_and_defaults_of_a_shell(tmp_path, line, gpus):
     path = tmp_path / "run.sh"
     path.write_text(f"{line}\ntorchrun --nproc_per_node $N --nnodes 1 train.py\n")
     assert sim.import_job(path).gpus == gpus
+
+
+def changed(text, *lines, less=()):
+    """A script with other overrides, and without some."""
+    kept = [line for line in text.splitlines() if not any(word in line for word in less)]
+    return "\n".join([*kept[:5], *(f"    {line} \\" for line in lines), *kept[5:]]) + "\n"
+
+
+ACTOR = "actor_rollout_ref.actor"
+
+
+@pytest.mark.parametrize(
+    ("more", "rows"),
+    [((), 8), ((f"{ACTOR}.ulysses_sequence_parallel_size=2",), 16),
+     ((f"{ACTOR}.megatron.tensor_model_parallel_size=4",), 32)],
+)  # fmt: skip
+def test_rows_of_all_gpus_are_shared_out(tmp_path, more, rows):
+    """192 on 16 GPUs are 12 each, as full as 8 of the longest, unless ranks share their rows."""
+    more = (f"{ACTOR}.ppo_micro_batch_size=192", *more)
+    job, _ = read(tmp_path, changed(GRPO, *more, less=["micro_batch_size_per_gpu"]), "run.sh")
+    assert job.micro_batch == rows
+
+
+def test_rows_of_gpus_that_no_file_counts(tmp_path):
+    text = changed(GRPO, f"{ACTOR}.ppo_micro_batch_size=192",
+                   less=["micro_batch_size_per_gpu", "n_gpus_per_node"])  # fmt: skip
+    _, found = read(tmp_path, text, "run.sh")
+    told = [row["why"] for row in found.aside if row["theirs"].endswith("ppo_micro_batch_size")]
+    assert told == ["is of all GPUs, and no file says how many: add --set micro_batch=N"]
+
+
+def test_rows_of_all_gpus_in_sft(tmp_path):
+    text = SFT.replace("micro_batch_size_per_gpu=4", "micro_batch_size=16")
+    job, _ = read(tmp_path, text, "sft.sh")
+    assert (job.micro_batch, job.gradient_accumulation) == (2, 4)
+
+
+@pytest.mark.parametrize("said", ["--config-name='ppo_megatron_trainer.yaml'", ""])
+def test_megatron_by_its_configuration_or_its_table(tmp_path, said):
+    cut = f"{ACTOR}.megatron"
+    text = changed(GRPO, f"{cut}.tensor_model_parallel_size=2",
+                   f"{cut}.pipeline_model_parallel_size=2", f"{cut}.param_offload=True",
+                   less=["optimizer_offload", "enable_gradient_checkpointing"])  # fmt: skip
+    text = text.replace("main_ppo \\", f"main_ppo --config-path=config {said}\\")
+    job, found = read(tmp_path, text, "run.sh")
+    spread = job.parallelism
+    assert (spread.strategy, spread.tensor_parallel, spread.pipeline_parallel) == ("megatron", 2, 2)
+    assert (job.activation_checkpointing.kind, job.post_training.offload) == ("none", True)
+    assert "strategy" not in " ".join(row["theirs"] for row in found.took)
+
+
+def test_megatrons_recomputing_and_virtual_stages(tmp_path):
+    cut = f"{ACTOR}.megatron"
+    text = changed(GRPO, f"{cut}.pipeline_model_parallel_size=2",
+                   f"{cut}.virtual_pipeline_model_parallel_size=2",
+                   f"+{cut}.override_transformer_config.recompute_granularity=full",
+                   less=["enable_gradient_checkpointing"])  # fmt: skip
+    job, _ = read(tmp_path, text, "run.sh")
+    assert (job.activation_checkpointing.kind, job.parallelism.virtual_stages) == ("full", 2)
+
+
+def test_a_configuration_of_megatrons_that_a_yaml_adds_to(tmp_path):
+    text = YAML.replace("    strategy: fsdp2\n", "").replace(
+        "    ulysses_sequence_parallel_size: 4\n", ""
+    )
+    text = text.replace("lora_rank: 32, ", "")
+    job, _ = read(tmp_path, f"defaults: [ppo_megatron_trainer, _self_]\n{text}", "ppo.yaml")
+    assert job.parallelism.strategy == "megatron"
+
+
+def test_rows_that_keep_their_padding(tmp_path):
+    more = "actor_rollout_ref.model.use_remove_padding=False"
+    job, found = read(tmp_path, changed(GRPO, more), "run.sh")
+    assert job.micro_batch == 12
+    (told,) = [row["why"] for row in found.aside if "remove_padding" in row["theirs"]]
+    assert "padding is run too" in told
+
+
+def test_what_no_line_says_is_no_line_of_the_file(tmp_path):
+    text = changed(GRPO, less=["use_kl_loss", "ppo_mini_batch_size", "max_prompt"])
+    _, found = read(tmp_path, text, "run.sh")
+    assert not [row for row in found.took if row["theirs"].rpartition(".")[2] not in text]
+    supposed = {row["key"] for row in found.assumed}
+    assert {"parallelism.strategy", "post_training.reference", "post_training.updates",
+            "post_training.prompt_length"} <= supposed  # fmt: skip
+
+
+def test_a_critic_of_another_model_is_told_of(tmp_path):
+    for model, told in (("meta-llama/Llama-3.1-70B", 1), ("Qwen/Qwen2.5-7B", 0)):
+        text = f"{YAML}critic: {{model: {{path: {model}}}}}\n"
+        _, found = read(tmp_path, text, "ppo.yaml")
+        rows = [row for row in found.aside if row["theirs"] == "critic.model.path"]
+        assert [row["matters"] for row in rows if row["matters"]] == [True] * told

@@ -118,7 +118,7 @@ def arguments(
         tree = shell.overrides(text, source.name, values)
         inner = Source(source.path, source.name, "", tree)
         if verl.recognises(inner):
-            verl.read(inner, job)
+            verl.configured(inner, job, launch.text("config-name", "config_name"))
             return
     rest = Branch(
         {k: v for k, v in options.items() if k not in launch.seen},

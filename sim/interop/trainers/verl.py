@@ -5,6 +5,8 @@ Defaults as its `ppo_trainer.yaml` and `sft_trainer.yaml` (0.5) have them.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch
@@ -20,6 +22,7 @@ _AXES = {
     "tensor_model_parallel_size": "tensor_parallel",
     "pipeline_model_parallel_size": "pipeline_parallel",
     "context_parallel_size": "context_parallel",
+    "expert_model_parallel_size": "expert_parallel",
 }
 _MEAN = frozenset({"post_training.completion.mean", "post_training.completion"})
 
@@ -35,7 +38,23 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source, job: Translation) -> None:
     """Read either."""
+    configured(source, job, "")
+
+
+def configured(source: Source, job: Translation, base: str) -> None:
+    """Read either, and what of the configuration that it adds to is known by its name.
+
+    Parameters
+    ----------
+    source : Source
+        The file, or a command's overrides.
+    job : Translation
+        Takes what is read.
+    base : str
+        That configuration: ``ppo_megatron_trainer``; "" where the file's ``defaults`` may name it.
+    """
     keys = Keys.of(source, job, _DEFAULT)
+    base = base or " ".join(keys.words("defaults"))
     loop = keys.inner("trainer")
     nodes, per_node = loop.count("nnodes") or 1, loop.count("n_gpus_per_node")
     if per_node:
@@ -46,7 +65,7 @@ def read(source: Source, job: Translation) -> None:
     if loop.number("total_epochs") is not None and job.at("steps") is None:
         loop.put("epochs", loop.number("total_epochs"), "total_epochs")
     if "actor_rollout_ref" in source.keys:
-        _rollouts(keys)
+        _rollouts(keys, "megatron" if "megatron" in base else "")
     else:
         _tuned(keys)
     job.suppose("precision.kind", "bf16", _DEFAULT)
@@ -59,12 +78,17 @@ def read(source: Source, job: Translation) -> None:
     keys.leave_matching(why)
 
 
-def _rollouts(keys: Keys) -> None:
-    """GRPO and PPO: what is generated, and the update."""
+def _rollouts(keys: Keys, strategy: str) -> None:
+    """GRPO and PPO: what is generated, and the update, by a strategy where no key names one."""
     job, data, roll = keys.job, keys.inner("data"), keys.inner("actor_rollout_ref")
     actor, model = roll.inner("actor"), roll.inner("model")
-    _model(model, "path")
-    _spread(actor, actor.inner("fsdp_config"))
+    tables = actor.inner("megatron").branch.entries
+    strategy = actor.text("strategy") or strategy or ("megatron" if tables else "fsdp")
+    _model(model, "path", recomputes=strategy != "megatron")
+    if strategy == "megatron":
+        job.suppose("parallelism.strategy", strategy, "its configuration is Megatron's")
+        _recomputed(actor.inner("megatron"))
+    _spread(actor, actor.inner("fsdp_config"), strategy)
     if actor.flag("use_dynamic_bsz"):
         name = "ppo_max_token_len_per_gpu"  # dp_actor.py: of each rank that shares a row
         share = actor.count("ulysses_sequence_parallel_size") or 1
@@ -76,56 +100,73 @@ def _rollouts(keys: Keys) -> None:
 
 
 def _post_training(keys: Keys, data: Keys, roll: Keys) -> None:
-    job, actor, engine = keys.job, roll.inner("actor"), roll.inner("rollout")
+    actor, engine = roll.inner("actor"), roll.inner("rollout")
     algorithm, ours = keys.inner("algorithm"), "post_training"
     estimator = algorithm.text("adv_estimator") or _CRITIC
     kind = "ppo" if estimator == _CRITIC else "grpo"
-    job.take(f"{ours}.algorithm", kind, algorithm.place("adv_estimator"),
-             algorithm.named("adv_estimator"), estimator)  # fmt: skip
+    _take(algorithm, f"{ours}.algorithm", kind, "adv_estimator", estimator)
+    critic, policy = keys.inner("critic").inner("model"), roll.inner("model").text("path")
+    if kind == "ppo" and critic.text("path") not in ("", policy):
+        critic.matters("a critic of another model is not modelled: one as the policy is", "path")
     data.put_count(f"{ours}.prompts", "train_batch_size", default=1024)
     engine.put_count(f"{ours}.samples", "n", default=1)
-    _lengths(data, actor, ours)
+    _lengths(data, actor, ours, roll.inner("model"))
     whole = data.count("train_batch_size") or 1024
     part = actor.count("ppo_mini_batch_size") or 256
     updates = max(1, whole // part) * (actor.count("ppo_epochs") or 1)
-    job.take(f"{ours}.updates", updates, actor.place("ppo_mini_batch_size"),
-             actor.named("ppo_mini_batch_size"), str(part))  # fmt: skip
+    _take(actor, f"{ours}.updates", updates, "ppo_mini_batch_size", str(part))
     frozen = bool(actor.flag("use_kl_loss") or algorithm.flag("use_kl_in_reward"))
-    job.take(f"{ours}.reference", frozen, actor.place("use_kl_loss"), actor.named("use_kl_loss"))
+    said = algorithm if algorithm.flag("use_kl_in_reward") else actor
+    name = "use_kl_in_reward" if said is algorithm else "use_kl_loss"
+    _take(said, f"{ours}.reference", frozen, name)
     engine.put_count(f"{ours}.generation.tensor_parallel", "tensor_model_parallel_size", default=2)
     share = engine.number("gpu_memory_utilization")
     if share is not None:
         engine.put(f"{ours}.generation.memory_share", share, "gpu_memory_utilization")
     engine.suppose(f"{ours}.generation.memory_share", 0.5)
     engine.put_count(f"{ours}.generation.max_sequences", "max_num_seqs", default=1024)
-    plugin = actor.inner("fsdp_config")
-    for name in ("param_offload", "optimizer_offload"):
-        plugin.put_on(f"{ours}.offload", name)
+    for table in ("fsdp_config", "megatron"):
+        for name in ("param_offload", "optimizer_offload"):
+            actor.inner(table).put_on(f"{ours}.offload", name)
     if roll.flag("hybrid_engine") is False:
         roll.matters("engines on GPUs of their own: add post_training.generation.gpus",
                      "hybrid_engine")  # fmt: skip
 
 
-def _lengths(data: Keys, actor: Keys, ours: str) -> None:
+def _take(keys: Keys, key: str, value: Any, name: str, written: str = "") -> None:
+    """Take what a key of theirs makes of one of ours; left out, it is verl's default."""
+    if keys.has(name):
+        keys.job.take(key, value, keys.place(name), keys.named(name), written)
+    else:
+        keys.suppose(key, value)
+
+
+def _lengths(data: Keys, actor: Keys, ours: str, model: Keys) -> None:
     """Prompts and completions, whose longest alone a file says, and how many a micro-step has.
 
-    A row holds the longest; rows are packed, so as many as have the tokens of that many rollouts.
+    A row holds the longest; rows are packed, so as many as have the tokens of that many rollouts,
+    unless their padding stays.
     """
     job = data.job
     prompt = data.count("max_prompt_length") or 512
     answer = data.count("max_response_length") or 512
     mean = max(1, answer // 2)
-    job.take(f"{ours}.prompt_length", prompt, data.place("max_prompt_length"),
-             "data.max_prompt_length")  # fmt: skip
+    _take(data, f"{ours}.prompt_length", prompt, "max_prompt_length")
     place = data.place("max_response_length")
-    job.take(f"{ours}.completion.maximum", answer, place, "data.max_response_length")
+    _take(data, f"{ours}.completion.maximum", answer, "max_response_length")
     job.suppose(f"{ours}.completion.mean", mean, "half of the longest")
     job.suppose("sequence_length", prompt + answer, "the longest prompt and completion")
-    micro = ("ppo_micro_batch_size_per_gpu", "ppo_micro_batch_size")
-    rows = actor.count(*micro)
+    rows, name = _micro(actor, "ppo_micro_batch_size")
     if rows and not actor.flag("use_dynamic_bsz"):
-        filled = max(1, round(rows * (prompt + mean) / (prompt + answer)))
-        actor.put("micro_batch", filled, *micro)
+        if model.flag("use_remove_padding") is False:
+            why = (
+                "padding is run too: a micro-batch is rows as they are; an update has more of them "
+                "than its samples fill, which is not modelled"
+            )
+            model.matters(why, "use_remove_padding")
+        else:
+            rows = max(1, round(rows * (prompt + mean) / (prompt + answer)))
+        actor.put("micro_batch", rows, name)
     job.skip(
         place, "data.max_response_length",
         "no file says how long prompts and completions are: the longest and half of the longest "
@@ -135,25 +176,58 @@ def _lengths(data: Keys, actor: Keys, ours: str) -> None:
     )  # fmt: skip
 
 
+def _micro(keys: Keys, name: str) -> tuple[int, str]:
+    """Rows of a GPU's micro-step, and the key that says them; 0 where no file does.
+
+    Without ``_per_gpu`` verl divides them by the ranks that have rows of their own.
+    Source: verl/workers/fsdp_workers.py, megatron_workers.py, `ppo_micro_batch_size`.
+    """
+    job, each = keys.job, f"{name}_per_gpu"
+    if keys.has(each) or not keys.has(name):
+        return keys.count(each) or 0, each
+    share = 1
+    for axis in ("tensor", "pipeline", "context"):
+        degree = job.text_at(f"parallelism.{axis}_parallel")
+        share *= int(degree) if degree.isdecimal() else 1
+    if job.world is None:
+        keys.matters("is of all GPUs, and no file says how many: add --set micro_batch=N", name)
+        return 0, name
+    return max(1, (keys.count(name) or 1) // max(1, job.world[0] // share)), name
+
+
+def _recomputed(cut: Keys) -> None:
+    """Checkpointing as Megatron is told of it, which has none where nothing is said."""
+    over, name = cut.inner("override_transformer_config"), "recompute_granularity"
+    kind = "activation_checkpointing.kind"
+    if over.text(name).lower() == "full":
+        over.put(kind, "full", name)
+    elif over.has(name):
+        over.matters("is not modelled: taken as none", name)
+    cut.job.suppose(kind, "none", "Megatron's default")
+
+
 def _tuned(keys: Keys) -> None:
     """SFT."""
     data, model = keys.inner("data"), keys.inner("model")
     _model(model, "partial_pretrain")
     data.put_count("sequence_length", "max_length", default=1024)
-    data.put_count("micro_batch", "micro_batch_size_per_gpu", "micro_batch_size", default=4)
     data.put_count("global_batch", "train_batch_size", default=256)
-    _spread(model, model.inner("fsdp_config"))
+    _spread(model, model.inner("fsdp_config"), model.text("strategy") or "fsdp")
     free = keys.flag("use_remove_padding")
     if free:
         common.unpadded(keys, "use_remove_padding")
     else:  # its collator fills rows up to max_length
         keys.leave("rows are filled up to max_length", "use_remove_padding")
-    sizes = ("ulysses_sequence_parallel_size",)
-    keys.put_ulysses(*sizes)
+    keys.put_ulysses("ulysses_sequence_parallel_size")
+    rows, name = _micro(data, "micro_batch_size")
+    if rows:
+        data.put("micro_batch", rows, name)
+    elif not data.has(name):
+        data.suppose("micro_batch", 4)
 
 
-def _model(model: Keys, path: str) -> None:
-    """Model, adapters, checkpointing and kernels."""
+def _model(model: Keys, path: str, *, recomputes: bool = True) -> None:
+    """Model, adapters, checkpointing, on unless said otherwise where it recomputes, and kernels."""
     model.put("model", model.text(path), path)
     rank = model.count("lora_rank") or 0
     if rank > 0:
@@ -166,24 +240,24 @@ def _model(model: Keys, path: str) -> None:
     else:
         kind = "activation_checkpointing.kind"
         model.put_on(kind, "enable_gradient_checkpointing", value="full")
-        model.job.suppose(kind, "full", _DEFAULT)
-        model.job.suppose("activation_checkpointing.reentrant", False, _DEFAULT)
+        if recomputes:
+            model.job.suppose(kind, "full", _DEFAULT)
+            model.job.suppose("activation_checkpointing.reentrant", False, _DEFAULT)
         model.put_on("activation_checkpointing.offload", "enable_activation_offload")
     model.put_on("fused_kernels", "use_liger", value="all")
     model.put_on("loss", "use_fused_kernels", value="fused-linear")
     words.attention(model, "attn_implementation")
 
 
-def _spread(actor: Keys, plugin: Keys) -> None:
-    """What shards the trained model, and how sequences are split."""
-    word, sequences = actor.text("strategy") or "fsdp", "ulysses_sequence_parallel_size"
+def _spread(actor: Keys, plugin: Keys, word: str) -> None:
+    """What shards the trained model, by verl's word for it, and how sequences are split."""
+    sequences = "ulysses_sequence_parallel_size"
     split = actor.put_ulysses(sequences)
     if split and word == "fsdp":
         actor.matters("is modelled with FSDP2: FSDP1 is taken as that", sequences)
     if word in _STRATEGIES:
         ours = "fsdp2" if split and word == "fsdp" else _STRATEGIES[word]
-        actor.job.take("parallelism.strategy", ours, actor.place("strategy"),
-                       actor.named("strategy"), word)  # fmt: skip
+        _take(actor, "parallelism.strategy", ours, "strategy", word)
     else:
         message = f"{word} is not modelled; {', '.join(_STRATEGIES)} are"
         actor.fault(message, "strategy")
@@ -191,6 +265,10 @@ def _spread(actor: Keys, plugin: Keys) -> None:
         cut = actor.inner("megatron")
         for theirs, ours in _AXES.items():
             cut.put_degree(f"parallelism.{ours}", theirs)
+        if (cut.count("virtual_pipeline_model_parallel_size") or 1) > 1:
+            name = "virtual_pipeline_model_parallel_size"
+            cut.put("parallelism.pipeline_schedule", "interleaved-1f1b", name)
+            cut.put("parallelism.virtual_stages", cut.count(name), name)
     else:  # fsdp_workers.py: MixedPrecision(param_dtype=bf16, reduce_dtype=fp32)
         actor.job.suppose("parallelism.reduce_dtype", "fp32", _DEFAULT)
         plugin.put_flag("parallelism.reshard_after_forward", "reshard_after_forward")
