@@ -19,7 +19,18 @@ def check_translation(
         for aside in job.aside
         if aside.matters and not aside.answered(given)
     ]
-    return (*_gpus(job, machine), *found)
+    return (*_gpus(job, machine), *_samples(job, given), *found)
+
+
+def _samples(job: Translation, given: Mapping[str, Place]) -> tuple[Finding, ...]:
+    """Samples that whoever asks counts, of a job whose samples are several rows each."""
+    theirs, place = job.at("samples"), given.get("samples")
+    own = place is not None and (theirs is None or place != theirs.place)
+    if not own or job.sample is None or job.sample.rows == 1:
+        return ()
+    rows, at, what = job.sample
+    message = f"{_line(at)}{what}: samples counts rows, and a sample of this trainer is {rows} rows"
+    return (warning("pairs", "workload", "samples", message, f"of N pairs say samples={rows}N"),)
 
 
 def _gpus(job: Translation, machine: Topology) -> tuple[Finding, ...]:

@@ -237,9 +237,12 @@ def translate(sources: Sequence[Source]) -> Translation:
 def _finish(job: Translation, path: Path | None) -> None:
     """What follows for any tool.
 
-    Data parallel where nothing shards, gradients of each micro-step where they would wait, adapters
-    apart in FSDP1, mixtures as leaves of ZeRO-3. What one file leaves open another may have said.
+    Rows where samples are counted, data parallel where nothing shards, gradients of each micro-step
+    where they would wait, adapters apart in FSDP1, mixtures as leaves of ZeRO-3. What one file
+    leaves open another may have said.
     """
+    if job.sample is not None and job.sample.rows > 1:
+        _count_rows(job, job.sample.rows)
     if job.at("parallelism.strategy") is None and not isinstance(job.at("parallelism"), Leaf):
         job.suppose("parallelism.strategy", "ddp", "neither FSDP nor DeepSpeed is configured")
     if job.launched:
@@ -268,6 +271,14 @@ def _finish(job: Translation, path: Path | None) -> None:
     if job.marks_leaves and strategy == "zero3" and model and _experts(model, path):
         why = f"{job.marks_leaves} marks mixtures as leaves of ZeRO-3"
         job.suppose("parallelism.z3_leaf_experts", True, why)
+
+
+def _count_rows(job: Translation, rows: int) -> None:
+    """Batches and the job's length in rows, which files count in samples of several."""
+    for key in ("micro_batch", "global_batch", "samples"):
+        found = job.at(key)
+        if isinstance(found, Leaf) and isinstance(found.value, int):
+            job.replace(key, rows * found.value, f"of {rows} rows a sample")
 
 
 def _loaded(job: Translation, strategy: str, adapted: bool) -> None:

@@ -53,6 +53,14 @@ class Aside(NamedTuple):
         return bool(self.answers) and all(said & keys for keys in self.answers)
 
 
+class Sample(NamedTuple):
+    """How many rows of a batch a trainer makes of a sample, and what says so."""
+
+    rows: int
+    place: Place
+    theirs: str
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """One file: where it stands, its text, and its tree if it is a mapping."""
@@ -101,6 +109,9 @@ class Translation:
         Keys of ours whose value stands in a file and is known only at run time: where.
     syncs_each : tuple of str and Place, optional
         The key that keeps its trainer from no_sync(), where it is set.
+    sample : Sample, optional
+        Rows of a sample where the trainer's kind says them; counts of samples become those of rows
+        once all files are read.
     world, nodes : tuple of int and Place, optional
         GPUs in all, and machines, where a file says so.
     """
@@ -118,6 +129,7 @@ class Translation:
     launched: str = ""
     unsaid: dict[str, str] = field(default_factory=dict)
     syncs_each: tuple[str, Place] | None = None
+    sample: Sample | None = None
     world: tuple[int, Place] | None = None
     nodes: tuple[int, Place] | None = None
     gpus_per_node: tuple[int, Place] | None = None

@@ -4,6 +4,7 @@ import pytest
 
 import sim
 from sim.inputs.loader import load
+from sim.job.basis import job_steps
 
 ARGUMENTS = (
     "per_device_train_batch_size=2, gradient_accumulation_steps=8, max_length=2048, bf16=True"
@@ -80,3 +81,45 @@ def test_rows_of_a_micro_batch(tmp_path, name, text, rows, scores, said):
     assert (job.micro_batch, job.sequence_length) == (rows, 2048)
     assert (job.loss == "fused-linear") == scores
     assert any(said in why for why in told) if said else told == []
+
+
+LONG = FACTORY + "gradient_accumulation_steps: 1\nnum_train_epochs: 2\n"
+OPEN_RLHF = """\
+deepspeed --num_gpus 8 --module openrlhf.cli.train_{} --pretrain Qwen/Qwen2.5-7B \\
+  --max_len 2048 --micro_train_batch_size 2 --train_batch_size 16 {}
+"""
+
+
+def steps(tmp_path, text, name="job.yaml", **options):
+    path = tmp_path / name
+    path.write_text(text)
+    loaded = load("dgx-h100", path, **options)
+    made = job_steps(loaded.workload, loaded.topology.world_size)
+    return made[0], [w.code for w in loaded.notes.warnings]
+
+
+@pytest.mark.parametrize("kind", ["dpo", "rm", "kto"])
+def test_a_job_of_pairs_is_as_many_steps_as_one_of_single_rows(tmp_path, kind):
+    """The trainer's 16,000 pairs are 32,000 rows: steps were half as many, and so the whole job."""
+    limit = "max_samples: 16000\n"
+    found, codes = steps(tmp_path, LONG.format(kind) + limit)
+    assert found == steps(tmp_path, LONG.format("sft") + limit)[0] == 2000
+    assert "pairs" not in codes
+    if kind != "kto":
+        script = [OPEN_RLHF.format(k, "--max_samples 1024") for k in (kind, "sft")]
+        assert steps(tmp_path, script[0], "a.sh")[0] == steps(tmp_path, script[1], "b.sh")[0] == 64
+
+
+def test_samples_set_beside_a_file_of_pairs_are_rows(tmp_path):
+    """They are taken as they are set, which is said."""
+    rows, codes = steps(tmp_path, LONG.format("dpo"), sets=["samples=16000"])
+    assert (rows, "pairs" in codes) == (1000, True)
+    plain, codes = steps(tmp_path, LONG.format("sft"), sets=["samples=16000"])
+    assert (plain, "pairs" in codes) == (2000, False)
+
+
+def test_two_signs_of_pairs_double_once(tmp_path):
+    """A reward model under `rl`: a batch of two pairs is four rows, not eight."""
+    path = tmp_path / "a.yaml"
+    path.write_text(AXOLOTL.format("rl: dpo\nreward_model: true"))
+    assert load("dgx-h100", path).workload.micro_batch == 4

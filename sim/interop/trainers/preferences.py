@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sim.inputs.tree import Leaf, Place
+from sim.inputs.translation import Sample
+from sim.inputs.tree import Place
 from sim.interop.trainers.keys import Keys
 from sim.records import NamedTuple
 
@@ -39,7 +40,9 @@ _STEPS = {
 
 
 def of_kind(keys: Keys, kind: str, place: Place, theirs: str) -> bool:
-    """Count the rows of a kind of trainer, once the batch is read, and say what is left out.
+    """Say how many rows a sample of a kind of trainer is, and what of its step is left out.
+
+    The first that a job's files name counts: a second one changes nothing.
 
     Parameters
     ----------
@@ -60,12 +63,11 @@ def of_kind(keys: Keys, kind: str, place: Place, theirs: str) -> bool:
     step, job = _STEPS.get(kind.lower()), keys.job
     if step is None:
         return False
+    if job.sample is not None:
+        return True
+    job.sample = Sample(step.rows, place, theirs)
     if step.scores:
         job.take("loss", "fused-linear", place, theirs)
-    for key in ("micro_batch", "global_batch") if step.rows > 1 else ():
-        found = job.at(key)
-        if isinstance(found, Leaf) and isinstance(found.value, int):
-            job.replace(key, step.rows * found.value, f"of {step.rows} rows a sample")
     if step.left:
         job.skip(place, theirs, step.left, True)
     return True
