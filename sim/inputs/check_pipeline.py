@@ -31,7 +31,14 @@ def findings(w: Workload) -> Findings:
         yield fault("late", "workload", "parallelism.pipeline_defer_receives", message, hint)
     layers = stage_layers(w)
     full = p.pipeline_split == "cost" or all(layers[1:-1])  # work may lie in a head alone
-    if min(layers[0], layers[-1]) < 0 or not full:
+    if p.pipeline_layers and (len(layers), sum(layers)) != (shape.stages, w.model.layers):
+        message = (
+            f"{sum(layers)} layers of {len(layers)} stages are written; the job has"
+            f" {w.model.layers} of {shape.stages} (ranks of a pipeline x virtual stages)"
+        )
+        hint = "write how many each has, those of the first virtual stages first"
+        yield fault("stages", "workload", "parallelism.pipeline_layers", message, hint)
+    elif min(layers[0], layers[-1]) < 0 or not full:
         message = f"{w.model.layers} layers of {w.model.name} do not fill {shape.stages} stages"
         yield fault("stages", "workload", path, message, "write fewer stages")
     elif strategy_of(w).even_stages and not modelling_of(w).cuts_by_work:
@@ -66,7 +73,7 @@ def _even(w: Workload, shape: PipelineShape) -> Findings:
     Source: Megatron-LM, core/transformer/transformer_block.py, `get_num_layers_to_build`:
     ``num_layers`` plus ends that stand for a layer, divisible by ranks, then by virtual stages.
     """
-    if w.parallelism.pipeline_split == "cost":
+    if w.parallelism.pipeline_split == "cost" or w.parallelism.pipeline_layers:
         return
     units = w.model.layers + sum(less_layers(w))
     if units % shape.stages == 0 and min(stage_layers(w)) > 0:
@@ -76,7 +83,8 @@ def _even(w: Workload, shape: PipelineShape) -> Findings:
     if units % shape.stages == 0:
         message = f"embedding or head would be alone on one of {shape.stages} stages"
     able = [n for n in range(1, units) if units % n == 0 and units // n > max(less_layers(w))]
-    hint = f"make stages x virtual stages one of {', '.join(map(str, able)) or '1'}"
+    able_said = ", ".join(map(str, able)) or "1"
+    hint = f"make stages x virtual stages one of {able_said}, or write pipeline_layers"
     yield fault("indivisible", "workload", "parallelism.pipeline_parallel", message, hint)
 
 

@@ -31,6 +31,8 @@ def stage_layers(workload: Workload) -> tuple[int, ...]:
     p, m, stages = workload.parallelism, workload.model, shape_of(workload).stages
     if p.pipeline_parallel == 1:
         return (m.layers,)
+    if p.pipeline_layers:
+        return p.pipeline_layers
     if p.pipeline_split == "cost":
         layer = 4 * m.heads * m.head_dim * m.hidden_size + 3 * m.ffn_size * m.hidden_size
         return layers_by_cost(m.layers, stages, layer, m.vocab_size * m.hidden_size)

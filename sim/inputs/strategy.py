@@ -26,6 +26,7 @@ COMMON = frozenset((
     "context_parallel_rotation", "context_parallel_load_balance", "tensor_parallel",
     "sequence_parallel", "loss_parallel", "tensor_parallel_style", "expert_parallel",
     "expert_dispatch", "pipeline_parallel", "pipeline_schedule", "pipeline_split",
+    "pipeline_layers",
     "virtual_stages", "pipeline_first_stage_less_layers", "pipeline_last_stage_less_layers",
     "pipeline_defer_receives", "pipeline_reshard_after_forward",
     "offload", "offload_device",

@@ -119,6 +119,8 @@ class Parallelism(Spec):
     ] = "1f1b"  # fmt: skip
     # which layers a stage holds: equally many, or of equal work with the head (nanotron)
     pipeline_split: Literal["layers", "cost"] = "layers"
+    # layers of every stage, where they are said one by one (an embedding or a head alone: 0)
+    pipeline_layers: tuple[NotNegative, ...] = ()
     virtual_stages: Positive | None = None  # stages a rank; None: 1, or 2 where it takes several
     # layers that the embedding stands for; None: 1 (torchtitan), 0 under megatron
     pipeline_first_stage_less_layers: NotNegative | None = None

@@ -19,7 +19,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_common import steps_said
 from sim.interop.roundtrip import read_back
-from sim.interop.trainers import words
+from sim.interop.trainers import megatron_stages, words
 
 OPTION = "--emit megatron"
 #: keys of a model in which its arguments may differ: names, and what the script cannot say that
@@ -72,8 +72,7 @@ def _refuse(w: Workload) -> None:
         f"its pipelines are 1f1b and interleaved-1f1b, not {p.pipeline_schedule}": (
             p.pipeline_parallel > 1 and p.pipeline_schedule not in ("1f1b", "interleaved-1f1b")
         ),
-        "its stages are of equally many layers": p.pipeline_parallel > 1
-        and (first, last) != (0, 0),
+        "the embedding or the head stands for one layer": max(first, last) > 1,
         "its ring passes keys and values on (parallelism.context_parallel_rotation: all-to-all)": (
             p.context_parallel > 1
             and p.context_parallel_kind == "ring"
@@ -158,8 +157,15 @@ def _layout(topology: Topology, w: Workload) -> Iterator[tuple[str, Any]]:
     yield "tensor-model-parallel-size", mesh.tp
     yield "sequence-parallel", mesh.tp > 1 and p.sequence_parallel
     yield "pipeline-model-parallel-size", mesh.pp
-    if mesh.pp > 1 and p.pipeline_schedule == "interleaved-1f1b":
-        yield "num-layers-per-virtual-pipeline-stage", w.model.layers // shape_of(w).stages
+    if mesh.pp > 1 and p.pipeline_layers:
+        yield megatron_stages.LAYOUT, f"'{megatron_stages.written(p.pipeline_layers)}'"
+    elif mesh.pp > 1:
+        first, last = less_layers(w)
+        yield megatron_stages.EMBEDDING, bool(first)
+        yield megatron_stages.LOSS, bool(last)
+        each = (w.model.layers + first + last) // shape_of(w).stages
+        interleaved = p.pipeline_schedule == "interleaved-1f1b"
+        yield "num-layers-per-virtual-pipeline-stage", each if interleaved else None
     yield "context-parallel-size", mesh.cp
     yield "cp-comm-type", words.MEGATRON_EXCHANGE[p.context_parallel_kind] if mesh.cp > 1 else None
     yield "expert-model-parallel-size", mesh.ep if w.model.experts else None

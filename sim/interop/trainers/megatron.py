@@ -9,7 +9,7 @@ from typing import Any
 
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
-from sim.interop.trainers import common, words
+from sim.interop.trainers import common, megatron_stages, words
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
 
@@ -147,13 +147,15 @@ def _pipeline(keys: Keys) -> None:
     each = keys.count("num-layers-per-virtual-pipeline-stage")
     virtual = keys.count("num-virtual-stages-per-pipeline-rank")
     if each:
-        virtual = layers // stages // each
+        virtual = megatron_stages.of_a_rank(keys, layers, stages) // each
     if stages > 1 and virtual and virtual > 1:
         said = ("num-layers-per-virtual-pipeline-stage", "num-virtual-stages-per-pipeline-rank")
         keys.put("parallelism.pipeline_schedule", "interleaved-1f1b", *said)
         keys.put("parallelism.virtual_stages", virtual, *said)
     elif stages > 1:
         keys.suppose("parallelism.pipeline_schedule", "1f1b")
+    if stages > 1:
+        megatron_stages.read(keys, layers, stages, virtual or 1)
 
 
 def _context(keys: Keys) -> None:
