@@ -67,10 +67,10 @@ def read(source: Source, job: Translation) -> None:
 def _preferences(keys: Keys) -> None:
     """Pairs and scores; of what is rolled out a plain step."""
     kind = keys.text("rl")
-    if kind and not preferences.of_kind(keys, kind, keys.place("rl"), "rl"):
-        keys.matters(f"{kind} is not modelled: taken as a plain step", "rl")
+    if kind:
+        preferences.of_key(keys, kind, "rl")
     if keys.flag("reward_model"):
-        preferences.of_kind(keys, "reward", keys.place("reward_model"), "reward_model")
+        preferences.of_key(keys, "reward", "reward_model")
 
 
 def _rows(keys: Keys) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sim.inputs.foreign import beside, source_of
 from sim.inputs.translation import Source, Translation
-from sim.inputs.tree import Place, read_file
+from sim.inputs.tree import read_file
 from sim.interop.trainers import words
 from sim.interop.trainers.keys import Keys
 from sim.records import NamedTuple
@@ -134,6 +133,12 @@ def unsloth(job: Translation, adapted: bool) -> None:
         job.suppose("method.adapters", "fused", "Unsloth's kernels")
 
 
+def liger(keys: Keys, *names: str) -> None:
+    """Liger's kernels, and its loss that runs with the head, where a flag is set."""
+    keys.put_on("fused_kernels", *names, value="all")
+    keys.put_on("loss", *names, value="fused-linear")
+
+
 def eight_bit(keys: Keys, name: str) -> None:
     """The frozen weights are of 8 bits, by a key of such a name, where no strategy shards them."""
     strategy = keys.job.text_at("parallelism.strategy")
@@ -168,25 +173,6 @@ def refer(source: Source, name: str, job: Translation) -> Source | None:
     found = source_of(read_file(path), str(path), path, job.faults)
     job.titles.append(f"{path.name}, which it names")
     return found
-
-
-def zero_by_name(name: str, job: Translation, place: Place, theirs: str) -> None:
-    """What a DeepSpeed file that is not here says by its name: ``zero3``, ``ds_z2_offload``."""
-    base = name.rpartition("/")[2].lower()
-    stage = re.search(r"(?:zero|z|(?<![a-z])stage)[_-]?(?:stage_?)?([0-3])", base)
-    if stage is None:
-        job.faults.append(
-            place.fault(theirs, f'"{name}" is not here; name it too, or put it beside this file')
-        )
-        return
-    strategy = {"0": "ddp"}.get(stage[1], f"zero{stage[1]}")
-    job.take("parallelism.strategy", strategy, place, theirs, name)
-    if re.search(r"(?<!no)(?<!no[_-])offload", base):
-        both = "optim" not in base and stage[1] == "3"
-        if "params" in base:
-            both = True
-        job.take("parallelism.offload", "all" if both else "optimizer", place, theirs, name)
-    job.skip(place, theirs, f"{name} is not here: its stage is taken from its name", True)
 
 
 def checkpointing(keys: Keys, reentrant: bool, why: str = "") -> bool:

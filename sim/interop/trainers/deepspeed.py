@@ -7,9 +7,11 @@ the hidden size.
 
 from __future__ import annotations
 
+import re
+
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
-from sim.inputs.tree import Branch
+from sim.inputs.tree import Branch, Place
 from sim.interop.trainers import common, words
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import AUTO, Keys
@@ -63,15 +65,43 @@ def named(source: Source, keys: Keys, name: str) -> None:
         return
     found = common.refer(source, path, job)
     if found is None:
-        common.zero_by_name(path, job, keys.place(name), name)
+        by_name(path, job, keys.place(name), name)
     else:
         read(found, job)
 
 
+def by_name(name: str, job: Translation, place: Place, theirs: str) -> None:
+    """What a DeepSpeed file that is not here says by its name: ``zero3``, ``ds_z2_offload``."""
+    base = name.rpartition("/")[2].lower()
+    found = re.search(r"(?:zero|z|(?<![a-z])stage)[_-]?(?:stage_?)?([0-3])", base)
+    if found is None:
+        job.faults.append(
+            place.fault(theirs, f'"{name}" is not here; name it too, or put it beside this file')
+        )
+        return
+    stage = int(found[1])
+    job.take("parallelism.strategy", strategy_of(stage), place, theirs, name)
+    if re.search(r"(?<!no)(?<!no[_-])offload", base):
+        states = "optim" in base and "params" not in base
+        what = "optimizer" if states else offloaded(stage)
+        job.take("parallelism.offload", what, place, theirs, name)
+    job.skip(place, theirs, f"{name} is not here: its stage is taken from its name", True)
+
+
+def strategy_of(stage: int) -> str:
+    """Our name of a ZeRO stage; stage 0 shards nothing."""
+    return f"zero{stage}" if stage else "ddp"
+
+
+def offloaded(stage: int) -> str:
+    """What goes to the host where nothing but offload is said: weights too, where sharded."""
+    return "all" if stage == 3 else "optimizer"
+
+
 def staged(zero: Keys, stage: int, name: str) -> None:
     """The strategy of a ZeRO stage, which a key says."""
-    strategy = f"zero{stage}" if stage else "ddp"
-    zero.job.take("parallelism.strategy", strategy, zero.place(name), zero.named(name), str(stage))
+    said = zero.place(name), zero.named(name), str(stage)
+    zero.job.take("parallelism.strategy", strategy_of(stage), *said)
 
 
 def by_stage(keys: Keys) -> None:
@@ -82,7 +112,7 @@ def by_stage(keys: Keys) -> None:
     staged(keys, stage, "zero_stage")
     job.take("trainer", "deepspeed", keys.place("zero_stage"), "zero_stage")
     if stage and keys.flag("offload"):
-        keys.put("parallelism.offload", "all" if stage == 3 else "optimizer", "offload")
+        keys.put("parallelism.offload", offloaded(stage), "offload")
         job.suppose("parallelism.pin_memory", False, _DEFAULT)
     if not (keys.flag("bf16") or keys.flag("fp16")):
         kind = words.dtype(keys, "dtype") or "fp16"  # utils/ds_utils.py of DeepSpeed-Chat

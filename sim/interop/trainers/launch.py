@@ -168,7 +168,7 @@ def _config(launch: Keys, source: Source, job: Translation) -> None:
         if _read(source, path, job):
             continue
         if name == "deepspeed":
-            common.zero_by_name(path, job, launch.place(name), name)
+            deepspeed.by_name(path, job, launch.place(name), name)
         else:
             launch.matters(f"{path} is not here: name it too", name)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from sim.interop.trainers import deepspeed
 from sim.interop.trainers.keys import Keys
 from sim.units import whole
 
@@ -29,9 +30,10 @@ def trainer(keys: Keys) -> None:
     word = keys.text("strategy").partition("(")[0]
     zero = _ZERO.match(word)
     if zero:
-        keys.put("parallelism.strategy", f"zero{zero[1] or 2}", "strategy")
+        stage = int(zero[1] or 2)
+        keys.put("parallelism.strategy", deepspeed.strategy_of(stage), "strategy")
         if zero[2]:
-            keys.put("parallelism.offload", "all" if zero[1] == "3" else "optimizer", "strategy")
+            keys.put("parallelism.offload", deepspeed.offloaded(stage), "strategy")
     elif word in ("fsdp", "FSDPStrategy", "fsdp_cpu_offload"):
         keys.put("parallelism.strategy", "fsdp1", "strategy")
         if "offload" in word:

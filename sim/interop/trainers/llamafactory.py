@@ -75,9 +75,8 @@ def _stage(keys: Keys, stage: str) -> None:
     """Pairs and scores; of what is rolled out a plain step."""
     loss = keys.text("pref_loss")
     kind = loss if stage == "dpo" and loss in ("orpo", "simpo") else stage
-    known = kind in ("", "sft", "pt")
-    if not known and not preferences.of_kind(keys, kind, keys.place("stage"), "stage"):
-        keys.matters(f"stage {stage} is not modelled: taken as a plain step", "stage")
+    if kind not in ("", "sft", "pt"):
+        preferences.of_key(keys, kind, "stage", f"stage {stage}")
 
 
 def _rows(keys: Keys, stage: str) -> None:

@@ -50,17 +50,13 @@ def read(source: Source, job: Translation) -> None:
         keys.suppose("method.kind", "full")
     if common.checkpointing(keys, reentrant=False):
         keys.put_on("activation_checkpointing.reentrant", "gradient_checkpointing_use_reentrant")
-    keys.put_on("loss", "use_liger_kernel", value="fused-linear")
-    keys.put_on("fused_kernels", "use_liger_kernel", value="all")
+    common.liger(keys, "use_liger_kernel")
     keys.suppose("loss", "huggingface")
     keys.suppose("optimizer", "adamw")
     keys.suppose("trainer", "deepspeed")
     name = keys.text("module").rpartition("train_")[2]
-    kind = {"dpo": "dpo", "kto": "kto", "rm": "reward"}.get(name, "")
-    if kind:
-        preferences.of_kind(keys, kind, keys.place("module"), "module")
-    elif name not in ("", "sft"):
-        keys.matters(f"train_{name} is not read: taken as a plain step", "module")
+    if name not in ("", "sft"):
+        preferences.of_key(keys, name, "module", f"train_{name}")
     keys.leave("read above", "load_in_4bit module")
     keys.leave_matching(common.WHY_NO_MATTER, common.NO_MATTER)
     keys.rest("OpenRLHF")

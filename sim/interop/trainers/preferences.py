@@ -39,6 +39,12 @@ _STEPS = {
 }  # fmt: skip
 
 
+def of_key(keys: Keys, kind: str, name: str, said: str = "") -> None:
+    """`of_kind`, of what a key says; what is none of them is told to be taken as a plain step."""
+    if not of_kind(keys, kind, keys.place(name), name):
+        keys.matters(f"{said or kind} is not modelled: taken as a plain step", name)
+
+
 def of_kind(keys: Keys, kind: str, place: Place, theirs: str) -> bool:
     """Say how many rows a sample of a kind of trainer is, and what of its step is left out.
 

@@ -102,8 +102,7 @@ def read(source: Source, job: Translation) -> None:
     keys.put_count("gradient_accumulation", "gradient_accumulation_steps", default=1)
     _optimizer(keys, by.get("optimizer"))
     common.checkpointing(keys, False, "transformers' default")
-    keys.put_on("fused_kernels", "use_liger_kernel", value="all")
-    keys.put_on("loss", "use_liger_kernel", value="fused-linear")
+    common.liger(keys, "use_liger_kernel")
     job.suppose("loss", "huggingface", "the model's own")
     if "compile" in by:
         job.take("compile", True, by["compile"].branch.place, "torch.compile()")

@@ -42,10 +42,10 @@ def read(source: Source, job: Translation) -> None:
     )
     huggingface.master(keys, dtype, "torch_dtype")
     kind = keys.text("rlhf_type")
-    if kind and not preferences.of_kind(keys, kind, keys.place("rlhf_type"), "rlhf_type"):
-        keys.matters(f"{kind} is not modelled: taken as a plain step", "rlhf_type")
+    if kind:
+        preferences.of_key(keys, kind, "rlhf_type")
     if keys.text("task_type") in ("seq_cls", "embedding", "reranker"):
-        preferences.of_kind(keys, "scores", keys.place("task_type"), "task_type")
+        preferences.of_key(keys, "scores", "task_type")
     keys.put_ulysses("sequence_parallel_size")
     keys.leave_matching(
         common.WHY_NO_MATTER,
