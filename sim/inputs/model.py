@@ -95,7 +95,7 @@ class Model(Spec):
 
     @property
     def mixed_by(self) -> str:
-        """Those in words; "" of a model that has none."""
+        """Those in words; "" of a model that has none. Asked for by `sim/data/evidence.toml`."""
         return ", ".join(self.mixers)
 
     @property

@@ -122,22 +122,6 @@ def daly_interval(blocking_s: float, mtbf_s: float) -> float:
     return young * (1.0 + math.sqrt(ratio) / 3.0 + ratio / 9.0) - blocking_s
 
 
-def expected_goodput(
-    interval_s: float, blocking_s: float, restart_s: float, mtbf_s: float
-) -> float:
-    """Useful share of wall time under exponential failures, in closed form.
-
-    Notes
-    -----
-    A segment of T useful seconds and C of saving takes M exp(R/M)(exp((T + C)/M) - 1) on average
-    when failures strike at rate 1/M, during the restart R after one too (Daly 2006).
-    """
-    if math.isinf(mtbf_s):
-        return interval_s / (interval_s + blocking_s)
-    growth = math.expm1((interval_s + blocking_s) / mtbf_s)
-    return interval_s / (mtbf_s * math.exp(restart_s / mtbf_s) * growth)
-
-
 def best_interval(spec: JobSpec, failures: int = 300, seed: int = 0) -> float | None:
     """Best training time between saves, from simulated long runs. [s]
 

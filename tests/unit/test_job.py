@@ -12,7 +12,6 @@ from sim.job.checkpoints import (
     best_interval,
     checkpoint_cost,
     daly_interval,
-    expected_goodput,
     young_interval,
 )
 from sim.job.estimate import estimate_job
@@ -55,6 +54,16 @@ def test_parts_add_up_to_the_wall_clock_with_everything_on():
         # useful work is exactly the job's steps, however often some were repeated
         assert run.parts["useful"] == pytest.approx(5000 * 1.2)
         assert run.parts["data_stall"] == pytest.approx(5000 * 0.3)
+
+
+def expected_goodput(interval_s, blocking_s, restart_s, mtbf_s):
+    """Useful share of wall time under exponential failures, in closed form.
+
+    A segment of T useful seconds and C of saving takes M exp(R/M)(exp((T + C)/M) - 1) on average
+    when failures strike at rate 1/M, during the restart R after one too (Daly 2006).
+    """
+    growth = math.expm1((interval_s + blocking_s) / mtbf_s)
+    return interval_s / (mtbf_s * math.exp(restart_s / mtbf_s) * growth)
 
 
 def test_goodput_agrees_with_the_exponential_closed_form():
