@@ -115,8 +115,6 @@ def _with_matrices(workload: Workload, shard: Shard) -> tuple[Kernel, ...]:
     )
 
 
-def copy_kernel(
-    name: str, traffic: float, launches: int = 1, dtype: str = "bf16", access: str = "copy"
-) -> Kernel:
+def copy_kernel(name: str, traffic: float, launches: int = 1, access: str = "copy") -> Kernel:
     """A device copy or cast that moves `traffic` bytes (FSDP's copy-in and copy-out)."""
-    return Kernel(name, "", "copy", bytes=traffic, dtype=dtype, launches=launches, access=access)
+    return Kernel(name, "", "copy", bytes=traffic, dtype="bf16", launches=launches, access=access)

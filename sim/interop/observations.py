@@ -42,9 +42,7 @@ _LARGEST_LATENCY = 4096.0  # rows below this size all measure the same latency
 _GPU_FAMILY = re.compile(r"(?:^|[^A-Z0-9])(GB200|GB300|[ABHV]\d{2,3}|L40S?|L4|4090|GH200)(?![0-9])")
 
 
-def nccl_observations(
-    argument: str, topology: Topology, nccl: str = DEFAULT_NCCL
-) -> tuple[list[Observation], list[str]]:
+def nccl_observations(argument: str, topology: Topology) -> tuple[list[Observation], list[str]]:
     """Rows of an nccl-tests log against a machine, and what is to be said about it.
 
     Parameters
@@ -53,8 +51,6 @@ def nccl_observations(
         Path, ``op=path`` where the log does not say its operation, ``path#2`` for its second table.
     topology : Topology
         The machine; its node count is taken from the log where they differ.
-    nccl : str
-        Version, where the log does not say.
     """
     path, op, number = _parts(argument)
     tables = read_nccl_tests(path, op)
@@ -68,7 +64,7 @@ def nccl_observations(
         same_gpu(table.gpu, topology, table.source)
         machine, ranks = _placed(table, topology)
         notes += [f"{table.source}: {note}" for note in table.notes]
-        version = table.nccl or nccl
+        version = table.nccl or DEFAULT_NCCL
         rows = _thinned(table)
         count = len(rows)
         for size, seconds in rows:

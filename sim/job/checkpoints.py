@@ -15,6 +15,8 @@ from sim.job.run import simulate_run
 from sim.job.spec import JobSpec
 from sim.records import dataclass
 
+_INTERRUPTIONS = 300  # that are simulated of each interval between saves
+
 
 @dataclass(frozen=True, slots=True)
 class CheckpointCost:
@@ -122,17 +124,13 @@ def daly_interval(blocking_s: float, mtbf_s: float) -> float:
     return young * (1.0 + math.sqrt(ratio) / 3.0 + ratio / 9.0) - blocking_s
 
 
-def best_interval(spec: JobSpec, failures: int = 300, seed: int = 0) -> float | None:
+def best_interval(spec: JobSpec) -> float | None:
     """Best training time between saves, from simulated long runs. [s]
 
     Parameters
     ----------
     spec : JobSpec
         The job; its own interval and length are not used.
-    failures : int
-        Interruptions to simulate per candidate.
-    seed : int
-        The same for all candidates, so that all meet the same failures.
 
     Returns
     -------
@@ -156,7 +154,7 @@ def best_interval(spec: JobSpec, failures: int = 300, seed: int = 0) -> float | 
     # saves fall between steps
     tried = [steps_within(t, spec.step_s) * spec.step_s for t in wanted]
     # enough that storage is needed, but not for the sake of what memory takes care of
-    counted_s = failures / max(rate, 0.1 * spec.interruption_rate)
+    counted_s = _INTERRUPTIONS / max(rate, 0.1 * spec.interruption_rate)
     steps = max(1, math.ceil(counted_s / spec.step_s))
     loss = []
     for interval_s in tried:
@@ -164,7 +162,7 @@ def best_interval(spec: JobSpec, failures: int = 300, seed: int = 0) -> float | 
             spec, steps=steps, interval_s=interval_s, spread=0.0, evaluation_every=0, setup_s=0.0,
             stall_s=0.0,
         )  # fmt: skip
-        run = simulate_run(long, seed)
+        run = simulate_run(long, seed=0)  # of each: all meet the same failures
         if not run.finished:
             return None
         loss.append(run.wall_s / (steps * spec.step_s))

@@ -44,7 +44,6 @@ def forecast_job(
     *,
     links: Links | None = None,
     replicas: int = 32,
-    seed: int = 0,
 ) -> JobForecast | None:
     """Simulate the whole job.
 
@@ -54,7 +53,7 @@ def forecast_job(
         One step that never waits for data.
     links : Links, optional
         The machine's own, unless told otherwise.
-    replicas, seed : int
+    replicas : int
         Of the failure simulation.
 
     Returns
@@ -71,7 +70,7 @@ def forecast_job(
     save, copy = save_of(topology, workload, links), copy_of(topology, workload, links)
     evaluating_s = evaluation_s(workload, step, expected.tokens / expected.steps)
     spec = job_spec(topology, workload, expected.steps, stall, save, copy, evaluating_s, step)
-    outcome = simulate_job(spec, replicas, seed)
+    outcome = simulate_job(spec, replicas)
     rate = spec.storage_rate
     breaks = save.blocking_s > 0.0 and rate > 0.0
     return JobForecast(

@@ -94,7 +94,7 @@ class Stall:
     workers_needed: int | None
 
 
-def simulate_stall(pipeline: Pipeline, step_s: float, steps: int = 0) -> Stall:
+def simulate_stall(pipeline: Pipeline, step_s: float) -> Stall:
     """Run workers and trainer and measure the steady wait per step.
 
     Parameters
@@ -103,8 +103,6 @@ def simulate_stall(pipeline: Pipeline, step_s: float, steps: int = 0) -> Stall:
         The rank's input pipeline.
     step_s : float
         Time of a step that never waits. [s]
-    steps : int
-        Steps to simulate; 0 chooses enough for the store to drain to its steady state.
     """
     # without workers nothing runs beside the step; of thousands every one is like the next
     if pipeline.workers == 0 or pipeline.workers * pipeline.prefetch > _MANY:
@@ -113,7 +111,7 @@ def simulate_stall(pipeline: Pipeline, step_s: float, steps: int = 0) -> Stall:
         return Stall(total, total - step_s, (total - step_s) / total, needed)
     workers = pipeline.workers
     room = workers * pipeline.prefetch
-    count = steps or 12 * room + 40
+    count = 12 * room + 40  # steps: enough for the store to drain to its steady state
     read_s, preprocess_s = pipeline.read_s, pipeline.preprocess_s
     # Storage reads, the store and the trainer all serve batches in the order in which workers ask,
     # and a worker asks anew once its batch is in the store.

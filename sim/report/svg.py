@@ -90,11 +90,11 @@ class Tied(NamedTuple):
 class _PlotFrame:
     """Axes, ticks and title, and where values lie between them."""
 
-    def __init__(self, title: str, x: Scale, y: Scale, height: int = HEIGHT) -> None:
-        self.x, self.y, self.height = x, y, height
-        self.right, self.bottom = WIDTH - RIGHT, height - BOTTOM
+    def __init__(self, title: str, x: Scale, y: Scale) -> None:
+        self.x, self.y = x, y
+        self.right, self.bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
         self.legend = 0  # lines written
-        self.out = _open(title, height)
+        self.out = _open(title, HEIGHT)
         for value in x.ticks():
             across, _ = self.at(value, y.low)
             self.out.append(f'<path d="M{across:.1f} {TOP}V{self.bottom}" stroke="#e4e4e4"/>')
@@ -110,7 +110,7 @@ class _PlotFrame:
             )
         middle = (LEFT + self.right) / 2
         self.out.append(
-            f'<text x="{middle}" y="{height - 12}" text-anchor="middle">{escape(x.title)}</text>'
+            f'<text x="{middle}" y="{HEIGHT - 12}" text-anchor="middle">{escape(x.title)}</text>'
         )
         self.out.append(
             f'<text transform="translate(18 {(TOP + self.bottom) / 2}) rotate(-90)" '
@@ -120,7 +120,7 @@ class _PlotFrame:
     def at(self, px: float, py: float) -> tuple[float, float]:
         """Where a point is drawn."""
         across = LEFT + self.x.share(px) * (WIDTH - LEFT - RIGHT)
-        return across, self.height - BOTTOM - self.y.share(py) * (self.height - TOP - BOTTOM)
+        return across, HEIGHT - BOTTOM - self.y.share(py) * (HEIGHT - TOP - BOTTOM)
 
     def line(self, points: Sequence[tuple[float, float]], style: str) -> None:
         """A line through points."""

@@ -43,6 +43,7 @@ UNSEEN = {
     "fp8": 0.05, "compiled": 0.05,
 }  # fmt: skip
 STAND_IN = 0.12  # the same, of kernels that are all of another architecture; assumed
+_SHOWN = 8  # published runs that are most like a job
 LEAST_TOLD = 0.01  # of a job's half-width for rates that no run timed, to be told of
 PER_DOUBLING = (
     0.015  # beyond the most GPUs of any row; spread of `straggle` between the A100 fleets
@@ -113,15 +114,13 @@ class LikeRun(NamedTuple):
     error: float  # predicted over measured time, less 1; by constants that had not seen its source
 
 
-def like_runs(
-    topology: Topology, workload: Workload, result: Result, most: int = 8
-) -> tuple[LikeRun, ...]:
+def like_runs(topology: Topology, workload: Workload, result: Result) -> tuple[LikeRun, ...]:
     """The published runs that a job is held against, the most like it first."""
     s = result.step
     job = job_of(topology, workload, s.breakdown, s.overlap_slowdown_s)
     known = evidence()
     weights = known.likeness(job) / known.counts
-    order = np.argsort(-weights, kind="stable")[:most].tolist()
+    order = np.argsort(-weights, kind="stable")[:_SHOWN].tolist()
     rows = residuals()
     return tuple(
         LikeRun(

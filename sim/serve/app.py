@@ -28,6 +28,7 @@ LIMIT_S = 5.0
 _WAITING = 256
 #: verbs that take longer, as they simulate hundreds of jobs or read a trace: a process of their own
 _SEARCHES, _LONGER, _IN_LINE = ("size", "trace"), 12.0, 8
+_RATE = 200.0  # requests a second, in the long run
 _UNPACKED = 16 << 20  # of a body that is sent packed: a trace [B]
 _OWN = ("live.css", "live.js", "machine.js", "tabs.js", "recorded.js", "fleet.js")
 _OF_PAGES = ("page.css", "page.js")
@@ -36,7 +37,7 @@ _SUFFIX = {"css": "text/css", "js": "text/javascript"}
 
 
 def application(
-    token: str, hosts: list[str], workers: int = 1, limit_s: float = LIMIT_S, rate: float = 200.0
+    token: str, hosts: list[str], workers: int = 1, limit_s: float = LIMIT_S
 ) -> Starlette:
     """The live page and its API.
 
@@ -50,8 +51,6 @@ def application(
         Processes that simulate.
     limit_s : float
         Longest time of a request; a search has twelve times as long. [s]
-    rate : float
-        Requests a second, in the long run. [1/s]
     """
     pool = Workers(workers, limit_s, _WAITING)
     searches = Workers(1, _LONGER * limit_s, _IN_LINE)  # started by the first: no slider waits
@@ -99,7 +98,7 @@ def application(
             Route("/api/openapi.json", _openapi),
             Route("/api/{verb}", ask, methods=["POST"]),
         ],
-        middleware=[Middleware(Guard, token=token, hosts=hosts, rate=rate)],
+        middleware=[Middleware(Guard, token=token, hosts=hosts, rate=_RATE)],
         exception_handlers={HTTPException: _nothing},
         lifespan=lifespan,
     )

@@ -198,7 +198,6 @@ def gpus_for(
     workload: Argument,
     deadline_s: float,
     sets: Iterable[str] = (),
-    most_nodes: int = 128,
     progress: Progress | None = None,
 ) -> GpusNeeded:
     """The fewest nodes of a machine on which a job ends in time, its batch per GPU unchanged.
@@ -221,7 +220,7 @@ def gpus_for(
         raise no_length(job.name)
     before: tuple[int, JobEstimate | None] | None = None
     fastest: tuple[int, JobEstimate] | None = None
-    most = most_nodes if machine.node.nics else 1
+    most = NODES[-1] if machine.node.nics else 1
     sizes, told = [nodes for nodes in NODES if nodes <= most], progress or silent
     for done, nodes in enumerate(sizes):
         told(done, len(sizes))
@@ -238,7 +237,7 @@ def gpus_for(
         if fastest is None or estimate.wall_s < fastest[1].wall_s:
             fastest = nodes, estimate
         before = nodes, estimate
-    where, why = f"no size of {machine.name} up to {most_nodes} nodes", ""
+    where, why = f"no size of {machine.name} up to {most} nodes", ""
     if machine.node.nics is None:
         where, why = f"no size of {machine.name}, of which 1 node was tried,", f"; {_NO_NICS}"
     if fastest is None:
