@@ -132,3 +132,20 @@ def test_digits_that_make_no_count_are_no_internal_error(tmp_path, name, text, o
     assert (found.gpus, found.nodes) == (None, None)
     told = [row["why"] for row in found.aside if row["theirs"] == "replicas"]
     assert [why.partition(" is no count")[0] for why in told] == [odd[:60]] * (name == "job.yaml")
+
+
+@pytest.mark.parametrize(
+    ("named", "strategy", "offload"),
+    [("ds_z2_offload.json", "zero2", "optimizer"), ("zero3_offload_params.json", "zero3", "all"),
+     ("zero3_offload_optimizer.json", "zero3", "optimizer"), ("zero0.json", "ddp", "none"),
+     ("zero2_offload_params.json", "zero2", "optimizer"),
+     ("zero3_nooffload.json", "zero3", "none")],
+)  # fmt: skip
+def test_a_deepspeed_file_that_is_not_here_says_its_stage_by_name(
+    tmp_path, named, strategy, offload
+):
+    path = tmp_path / "run.sh"
+    script = "deepspeed --num_gpus 8 sft.py --deepspeed {} --model_name_or_path Qwen/Qwen3-8B"
+    path.write_text(script.format(named) + " --per_device_train_batch_size 1 --max_length 1024\n")
+    found = load("dgx-h100", path).workload.parallelism
+    assert (found.strategy, found.offload) == (strategy, offload)
