@@ -102,8 +102,8 @@ def matrix(
     if unpack and not int8:
         t.unseen(name, unpack.maps(name, weights, e), role=OpRole.DEQUANTISE)
     if recipe:
-        t.unseen(name, quantise_forward(t, name, ins, weights), role=role)
-        backward += quantise_backward(t, name, outs, ins, weights)
+        t.unseen(name, quantise_forward(t, name, x, ins, weights), role=role)
+        backward += quantise_backward(t, name, x, outs, ins, weights)
 
     casts = low and wide and wider != e and not int8
     if casts:  # autocast hands a product what it reads, the 4-bit layer its caller's dtype

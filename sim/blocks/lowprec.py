@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sim.blocks.kernels import Kernel
+from sim.blocks.modules import Position
 from sim.blocks.ops import Map
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
@@ -150,21 +151,49 @@ def _quantise(t: Tape, what: str, elements: float, copies: int, weight: bool = F
     return rows
 
 
-def quantise_forward(t: Tape, name: str, x: float, w: float) -> list[Map]:
-    """Casts before the product of `x` inputs with `w` weights."""
-    recipe = RECIPES[t.setting.recipe]
-    rows = _quantise(t, f"{name}.input", x, recipe.copies)
-    if t.setting.fp8_gather:
+def quantise_forward(t: Tape, name: str, x: int, ins: float, w: float) -> list[Map]:
+    """Casts before the product of `ins` inputs, tensor `x`, with `w` weights."""
+    s, recipe = t.setting, RECIPES[t.setting.recipe]
+    if s.keeps_fp8:
+        part = t.kept.get(x, x)
+        once = [_pass(f"{name}.input.cast", 3 if part != x else 4, t.sizes[part] / s.element)]
+        return [] if t.by_norm(part) else once
+    rows = _quantise(t, f"{name}.input", ins, recipe.copies)
+    if s.fp8_gather:
         return rows
     return rows + _quantise(t, f"{name}.weight", w, recipe.copies, weight=True)
 
 
-def quantise_backward(t: Tape, name: str, y: float, x: float, w: float) -> list[Map]:
+def quantise_backward(t: Tape, name: str, x: int, y: float, ins: float, w: float) -> list[Map]:
     """Casts before the two products of backward, of `y` gradients."""
     recipe = RECIPES[t.setting.recipe]
+    if t.setting.keeps_fp8:
+        return _kept_backward(t, name, x, y, ins)
     rows = _quantise(t, f"{name}.grad", y, 2)
     if recipe.again:
-        rows += _quantise(t, f"{name}.input", x, 1)
+        rows += _quantise(t, f"{name}.input", ins, 1)
     if recipe.library == "ao" and not t.setting.fp8_gather:
         rows += _quantise(t, f"{name}.weight", w, 1, weight=True)
     return rows
+
+
+def _kept_backward(t: Tape, name: str, x: int, y: float, ins: float) -> list[Map]:
+    """Megatron's: what is gathered or came from a norm has no transpose yet."""
+    s, part = t.setting, t.kept.get(x, x)
+    if reads_part(t):
+        rows = [_pass(f"{name}.grad.cast", 3, y / s.tensor), _pass(f"{name}.grad.turn", 2, y)]
+    else:
+        rows = [_pass(f"{name}.grad.cast", 4, y)]
+    turned = part != x or t.by_norm(part)
+    return [*rows, _pass(f"{name}.input.turn", 2, ins)] if turned else rows
+
+
+def reads_part(t: Tape) -> bool:
+    """Whether the gradient of what the last module made is gathered, in FP8."""
+    s = t.setting
+    return s.keeps_fp8 and s.splits_stream and t.modules[-1].place is Position.OUTPUT
+
+
+def _pass(name: str, each: float, elements: float) -> Map:
+    """A kernel of so many bytes an element."""
+    return Map(name, each * elements, 1, "fused", "quantize")

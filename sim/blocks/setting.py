@@ -18,6 +18,7 @@ from sim.inputs.modelling import (
     experts,
     fp32_logits,
     gptq_kernels,
+    keeps_fp8,
     mixer_kernels,
     model_of,
     modelling_of,
@@ -60,6 +61,8 @@ class Setting:
         Of linears in 8 or 4 bits (`sim.inputs.recipes`), "" without.
     fp8_gather : bool
         Weights arrive in FP8.
+    keeps_fp8 : bool
+        FP8 linears are Megatron's (`sim.inputs.modelling.keeps_fp8`).
     compiled : bool
         A compiler merges neighbouring element-wise kernels of the layers.
     complex_rope : bool
@@ -141,6 +144,7 @@ class Setting:
     tf32: bool = False
     recipe: str = ""
     fp8_gather: bool = False
+    keeps_fp8: bool = False
     compiled: bool = False
     complex_rope: bool = False
     fuses_softmax: bool = False
@@ -342,6 +346,7 @@ def _read(workload: Workload) -> Setting:
         tf32=precision.tf32,
         recipe=precision.recipe if precision.low else "",
         fp8_gather=precision.all_gather == "fp8",
+        keeps_fp8=precision.low and keeps_fp8(workload),
         compiled=workload.compile,
         complex_rope=modelling_of(workload).complex_rope,
         fuses_softmax=modelling_of(workload).fuses_softmax,

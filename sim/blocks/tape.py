@@ -98,6 +98,10 @@ class Tape:
             self.module = name
         return name
 
+    def by_norm(self, tensor: int) -> bool:
+        """Whether a norm made a tensor."""
+        return any(op.makes == tensor and op.role is OpRole.NORM for op in self.ops)
+
     def part(self, name: str) -> None:
         """What follows stands apart from the last module, so that exchanges can be around it."""
         self.order.append(name)

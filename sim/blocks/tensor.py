@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sim.blocks.lowprec import reads_part
 from sim.blocks.modules import OpRole
 from sim.blocks.ops import COPIES, Exchange, Map, When, joined
 from sim.blocks.setting import Setting
@@ -44,6 +45,7 @@ def enter(
     *,
     late: bool = False,
     products: tuple[str, ...] = (),
+    low: bool = False,
 ) -> int:
     """The input of matrices split by columns; its tensor.
 
@@ -57,6 +59,8 @@ def enter(
         Its gradient is added to another branch's, and not needed before that is there.
     products : tuple of str
         The matrices, if all that is done with what they read is to multiply it.
+    low : bool
+        They are FP8's, where the job has any: what is gathered for them may be.
     """
     s = t.setting
     if s.tensor == 1:
@@ -70,17 +74,18 @@ def enter(
         t.unseen("tp.enter", (), _copies(t, whole), module=module, exchanges=(back,))
         return x
     part, whole = t.sizes[x], t.sizes[x] * s.tensor
+    gather = _gather(t, part, whole, When.BEFORE, low and s.keeps_fp8)
     # a gather along the sequence is put in order by a copy, so are chunks before a reduction
     gathered = t.op(
         "tp.gather", (x,), whole, (), _copies(t, whole), _copies(t, whole), module=module,
         exchanges=(
-            Exchange("all_gather", AXIS, part, whole, When.BEFORE),
+            gather,
             Exchange("reduce_scatter", AXIS, whole, part, reduces, True),
         ),
     )  # fmt: skip
     if s.regathers:
         t.kept[gathered] = x
-        again = Exchange("all_gather", AXIS, part, whole, When.BESIDE_INPUTS, True)
+        again = gather._replace(when=When.BESIDE_INPUTS, backward=True)
         t.unseen("tp.again", module=last or module, exchanges=(again,))
     return gathered
 
@@ -121,7 +126,7 @@ def read_by(t: Tape, x: int, *modules: str) -> Callable[[str], int]:
     if t.setting.gathers_apart:
         return lambda module: enter(t, x, module)
     first, *others = modules
-    whole = enter(t, x, first, others[-1] if others else "", products=modules)
+    whole = enter(t, x, first, others[-1] if others else "", products=modules, low=True)
     return lambda _: whole
 
 
@@ -195,9 +200,17 @@ def leave(t: Tape, y: int) -> int:
         "tp.scatter", (y,), part, (), _copies(t, whole), _copies(t, whole), kept_by_policy=True,
         exchanges=(
             Exchange("reduce_scatter", AXIS, whole, part, When.AFTER),
-            Exchange("all_gather", AXIS, part, whole, When.BEFORE, True),
+            _gather(t, part, whole, When.BEFORE, reads_part(t))._replace(backward=True),
         ),
     )  # fmt: skip
+
+
+def _gather(t: Tape, part: float, whole: float, when: When, low: bool) -> Exchange:
+    """Of activations, or of what they are in FP8."""
+    if not low:
+        return Exchange("all_gather", AXIS, part, whole, when)
+    element = t.setting.element
+    return Exchange("all_gather", AXIS, part / element, whole / element, when, dtype="fp8")
 
 
 def gather_logits(t: Tape, logits: int, width: int) -> int:

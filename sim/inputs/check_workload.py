@@ -270,13 +270,15 @@ def _fp8(w: Workload) -> Findings:
         known = ", ".join(name for name, one in RECIPES.items() if one.dtype == p.kind)
         yield fault("recipe-dtype", "workload", "precision.recipe", message, f"write {known}")
         return
-    if p.all_gather == "fp8" and p.recipe != "tensorwise":
-        message = f"{p.recipe} has no FP8 all-gather"
-        hint = "tensorwise has; write all_gather: bf16 otherwise"
-        yield fault("fp8-all-gather", "workload", "precision.all_gather", message, hint)
-    if p.all_gather == "fp8" and not strategy_of(w).gathers_fp8:
+    gathers = strategy_of(w).gathers_fp8
+    if p.all_gather == "fp8" and not gathers:
         message = f"{w.parallelism.strategy} has no FP8 all-gather"
-        yield fault("fp8-all-gather", "workload", "precision.all_gather", message, "fsdp2 has")
+        hint = "fsdp2 and megatron have"
+        yield fault("fp8-all-gather", "workload", "precision.all_gather", message, hint)
+    elif p.all_gather == "fp8" and p.recipe != gathers:
+        message = f"{p.recipe} has no FP8 all-gather under {w.parallelism.strategy}"
+        hint = f"{gathers} has; write all_gather: bf16 otherwise"
+        yield fault("fp8-all-gather", "workload", "precision.all_gather", message, hint)
     if recipe.compiles and not w.compile:
         message = f"{p.recipe} without compile runs its casts as separate kernels"
         yield warning("fp8-eager", "workload", "compile", message, "write compile: true")

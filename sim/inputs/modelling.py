@@ -36,6 +36,8 @@ class Modelling:
         One product makes q, k and v, and one makes gate and up, whatever the model's own code does.
     groups_since : str
         The PyTorch of whose time its releases ask ``sdpa`` for groups of heads; "": none does.
+    keeps_fp8 : bool
+        Its FP8 linears cast a weight once a step and keep it, and its norms write what they read.
     fuses_softmax : bool
         ``attention: eager`` has a kernel of its own from scores to probabilities, scale and mask
         among it, that keeps nothing in fp32.
@@ -51,6 +53,7 @@ class Modelling:
     loops_experts: bool = True
     copies_heads: Literal["", "apart", "values"] = ""
     fuses_matrices: bool = False
+    keeps_fp8: bool = False
     groups_since: str = ""
     fuses_softmax: bool = False
     cuts_by_work: bool = False
@@ -77,6 +80,7 @@ MODELLING = {
         loops_experts=False,
         copies_heads="values",
         fuses_matrices=True,
+        keeps_fp8=True,
         fuses_softmax=True,
         own_loop=True,
     ),
@@ -112,6 +116,20 @@ def model_of(workload: Workload) -> Model:
 def _fused(model: Model) -> Model:
     heads = not (model.kv_lora_rank or model.attention_gate)
     return model.model_copy(update={"fused_qkv": heads or model.fused_qkv, "fused_gate_up": True})
+
+
+def keeps_fp8(workload: Workload) -> bool:
+    """Whether FP8 linears are Transformer Engine's as Megatron calls them.
+
+    Weights are cast in the first micro-batch of a step and kept, with their transposes. A norm
+    writes the FP8 input of the product behind it. What tensor-parallel ranks gather is FP8. One
+    kernel a pass brings all scales up to date.
+
+    Source: Megatron-LM, core/extensions/transformer_engine.py (``is_first_microbatch``);
+    Transformer Engine 1.13, pytorch/module/base.py (``get_fp8_workspace``,
+    ``grad_output_preprocess``), layernorm_linear.py, fp8.py (``reduce_and_update_fp8_tensors``).
+    """
+    return workload.precision.recipe == "te-delayed" and modelling_of(workload).keeps_fp8
 
 
 def compute_dtype(workload: Workload) -> str:

@@ -116,8 +116,8 @@ class Strategy:
     ends_as_layers = 1
     #: its code asserts that every stage has as many of them
     even_stages = False
-    #: parameters can be gathered in FP8
-    gathers_fp8 = False
+    #: recipe under which parameters can be gathered in FP8, "" for none
+    gathers_fp8: ClassVar[str] = ""
     #: checkpointed inputs of blocks can go to host memory
     offloads_inputs = False
     #: a hook may step each parameter as soon as backward has its gradient

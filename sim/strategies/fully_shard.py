@@ -81,7 +81,8 @@ class Fsdp2(Strategy):
     family = ("fsdp2", "ddp")
     gathers_blocks = blocks_alike = casts_inputs = context_parallel = True
     tensor_parallel = pipeline_parallel = expert_parallel = True
-    gathers_fp8 = offloads_inputs = accumulates_on_host = traceable = True
+    gathers_fp8 = "tensorwise"
+    offloads_inputs = accumulates_on_host = traceable = True
     steps_in_backward = True
 
     def replicates(self, knobs: Parallelism) -> bool:

@@ -1,8 +1,9 @@
 """What Megatron's data parallelism allocates: parameters, a buffer of gradients, parts of states.
 
 A stage keeps the input of each micro-batch in flight as its first block saved it; what it sends is
-freed once sent (``deallocate_pipeline_outputs``). Gradients that no product adds to the buffer
-itself live in the compute dtype until the end of their backward.
+freed once sent (``deallocate_pipeline_outputs``). FP8 products read copies of the weights and their
+transposes, which stay, or the weights themselves are FP8 (``--fp8-param-gather``). Gradients that
+no product adds to the buffer itself live in the compute dtype until the end of their backward.
 
 Source: Megatron-LM, core/distributed/param_and_grad_buffer.py, core/pipeline_parallel/schedules.py.
 """
@@ -33,15 +34,17 @@ class MegatronMemory(StepMemory):
         Trainable elements of each block that the rank holds. [1]
     owned : float
         Elements whose states it has. [1]
+    low : int
+        Of its elements, those that FP8 products read. [1]
     """
 
     def __init__(
         self, workload: Workload, tree: ModelTree, to: Allocations, numel: Mapping[int, int],
-        owned: float,
+        owned: float, low: int,
     ) -> None:  # fmt: skip
         super().__init__(workload, tree, 1, to)
         self.last = len(tree.layers) + 1
-        self.numel, self.owned = numel, owned
+        self.numel, self.owned, self.low = numel, owned, low
         self.share = owned / trainable_elements(workload, 1)[0]
         self.wide = DTYPE_BYTES[self.types.reduce]
         fused = self.knobs.gradient_accumulation_fusion
@@ -56,10 +59,14 @@ class MegatronMemory(StepMemory):
         """What is there all the time."""
         to, total = self.to, sum(self.numel.values())
         master = 4.0 * self.owned if self.types.compute != "fp32" else 0.0
+        fp8 = DTYPE_BYTES["fp8"] * self.low
+        stored = self.compute * total - (self.types.fp8_gather * (self.compute * self.low - fp8))
+        copies = fp8 if self.types.fp8_gather else 2.0 * fp8  # a transpose, and what it is of
         self.at_rest(
-            self.compute * total, parameters_on_host=False, states_on_host=False, master=master,
+            stored, parameters_on_host=False, states_on_host=False, master=master,
             share=self.share,
         )  # fmt: skip
+        to.put(t.UNSHARDED, copies)
         to.put(t.FULL_GRADIENTS, self.wide * total)
         to.moment = t.FORWARD
 

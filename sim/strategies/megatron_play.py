@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from sim.blocks.flops import checkpointed_layers
-from sim.blocks.modules import Block, ModelTree
+from sim.blocks.modules import Block, ModelTree, OpRole
+from sim.inputs.modelling import keeps_fp8
 from sim.inputs.pipeline import blocks_of, shape_of
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
@@ -91,7 +92,12 @@ class RankJob:
         plan.owned_experts = int(self.parts.get(True, 0.0) > 0.0)  # one norm for all
         plan.owned_numel = self.owned
         plan.owned_tensors = sum(len(m.parameters) for b in numel for m in self.blocks[b].modules)
-        self.memory = MegatronMemory(workload, tree, self.r.memory, numel, self.owned)
+        # of them, those that FP8 products read
+        cast = keeps_fp8(workload)
+        self.low = {key: _elements(self.blocks[key[0]], key[1], True) * cast for key in self.held}
+        self.memory = MegatronMemory(
+            workload, tree, self.r.memory, numel, self.owned, sum(self.low.values())
+        )
         last = len(ranges) - 1
         self.stages = {
             s: _MegatronStage(
@@ -109,6 +115,12 @@ class RankJob:
         if not apart and self.tree.tied and self.mesh.pp > 1 and number == self.layers + 1:
             found += self.tree.embedding.modules[0].parameters[0].numel
         return found
+
+    def gathered(self, number: int, apart: bool) -> float:
+        """A block's parameters as they are gathered. [B]"""
+        key, compute = (number, apart), DTYPE_BYTES[self.types.compute]
+        saved = (compute - DTYPE_BYTES["fp8"]) * self.low[key] if self.types.fp8_gather else 0.0
+        return compute * self.held[key] - saved
 
     def tensors(self, apart: bool) -> int:
         """Parameters of the rank, of experts on other ranks or of the rest."""
@@ -168,7 +180,9 @@ class RankJob:
         if compute < 4:
             r.kernel("compute", "cast", "optimizer", (4.0 + compute) * self.owned)
         for apart, (group, ranks) in self.alike.items():
-            part = compute * self.parts[apart]
+            whole = sum(self.gathered(b, a) for b, a in self.held if a is apart)
+            elements = sum(n for (_, a), n in self.held.items() if a is apart)
+            part = whole / elements * self.parts[apart] if elements else 0.0
             if not self.sharded or ranks == 1 or not part or self.knobs.overlap_param_gather:
                 continue
             r.wait_stream("all_gather", "compute")
@@ -179,6 +193,9 @@ class RankJob:
             r.wait_stream("compute", "all_gather")
             if self.trainer.gathered_part_s:
                 self._copy_parts(self.tensors(apart) * ranks, part * ranks)
+        if low := sum(self.low.values()):  # weights to FP8, and transposed
+            each = DTYPE_BYTES["fp8"] * 2 + (0.0 if self.types.fp8_gather else compute)
+            r.kernel("compute", "quantise", "optimizer", each * low)
         r.kernel("compute", "zero", "optimizer", wide * self.numel)
 
     def _copy_parts(self, parts: int, size: float) -> None:
@@ -215,19 +232,19 @@ class _MegatronStage:
 
     def _gather(self, apart: bool, group: str, ranks: int) -> None:
         job, r = self.job, self.job.r
-        compute, first, held = DTYPE_BYTES[job.types.compute], -1, 0.0
+        first, held, size = -1, 0.0, 0.0
         for number in self.numbers:
             first = number if first < 0 else first
-            held += job.elements(number, apart)
+            held += job.held[number, apart]
+            size += job.gathered(number, apart)
             if held and (held >= self.bucket or number == self.numbers[-1]):
-                size = compute * held
                 r.wait_stream("all_gather", "compute")
                 r.collective(
                     "all_gather", "all_gather", "forward", group, size / ranks, size,
                     job.types.compute, f"bucket of {job.blocks[first].name}",
                 )  # fmt: skip
                 self.coming[first] = self.coming.get(first, ()) + r.record("all_gather")
-                first, held = -1, 0.0
+                first, held, size = -1, 0.0, 0.0
 
     def condition(self) -> Hashable | None:
         """Ops differ while parameters come in, and where the next backward may reduce."""
@@ -340,6 +357,7 @@ def _spread(ops: list[PlanOp], call: str, since: int) -> None:
         ops[i] = ops[i]._replace(calls=(*ops[i].calls, (call, share)))
 
 
-def _elements(block: Block, apart: bool) -> int:
-    own = (m for m in block.modules if m.expert is apart)
-    return sum(q.numel for m in own for q in m.parameters if q.trainable)
+def _elements(block: Block, apart: bool, low: bool = False) -> int:
+    """Trained ones, or those of the matrices of linear layers."""
+    own = (m for m in block.modules if m.expert is apart and (m.role is OpRole.LINEAR or not low))
+    return sum(q.numel for m in own for q in m.parameters if q.trainable and len(q.shape) > low)

@@ -4,7 +4,13 @@ import pytest
 
 from sim.blocks.footprint import layer_footprint
 from sim.blocks.parameters import count_parameters, tree_of
+from sim.blocks.unroll import unroll
+from sim.errors import InputError
 from sim.inputs.loader import load
+from sim.inputs.shares import mesh_of
+from sim.step.step import memory_of
+from sim.strategies import plans_of
+from sim.strategies.plan import COLLECTIVE
 
 TENSOR, LENGTH = 4, 8192
 
@@ -17,6 +23,11 @@ def job(precision, *sets, **knobs):
         "parallelism": knobs,
     }  # fmt: skip
     return load("dgx-h100", workload, ["nodes=8", *sets])
+
+
+def plans(precision, **knobs):
+    topology, workload, _ = job(precision, **knobs)
+    return plans_of(workload, tree_of(workload), mesh_of(topology, workload))
 
 
 FP8 = {"fp8": {"recipe": "te-delayed"}}
@@ -46,3 +57,65 @@ def test_queries_keys_and_values_are_of_one_product_whatever_the_model_says():
     d, f, kv = 8192, 28672, 1024
     assert layer == (d * d * 2 + d * kv * 2 + 3 * d * f) / TENSOR + 2 * d
     assert count_parameters(workload.model).total == pytest.approx(70.55e9, rel=1e-3)
+
+
+def test_norms_write_fp8_and_only_the_own_part_is_cast_and_gathered():
+    # a norm's output is FP8 already and is turned once it is gathered in backward (1 read, 1
+    # written); attention's output is cast with its transpose (2 read, 2 written); the gradient of
+    # what left the branch is cast where it is (2 + 1), gathered in FP8 and turned (1 + 1)
+    workload = job(FP8).workload
+    tokens, d = LENGTH, workload.model.hidden_size
+    of = unroll(workload).of
+    ahead = {k.name: k.bytes for k in of("layer", "forward") if "cast" in k.name}
+    assert ahead == {
+        "wo.input.cast": 4 * tokens * d / TENSOR,
+        "w2.input.cast": 4 * tokens * workload.model.ffn_size / TENSOR,
+    }
+    back = {k.name: k.bytes for k in of("layer", "backward") if k.name.startswith("wo.grad")}
+    assert back == {"wo.grad.cast": 3 * tokens * d / TENSOR, "wo.grad.turn": 2 * tokens * d}
+    turned = [k.bytes for k in of("layer", "backward") if k.name == "wqkv.input.turn"]
+    assert turned == [2 * tokens * d]
+
+    def gathered(precision):
+        plan = plans(precision)[0]
+        ops = [op for op in plan.ops if op.kind == COLLECTIVE and op.group == "tensor"]
+        inside = [op for op in ops if op.block == 1 and op.micro_step == 0]
+        found = {"all_gather": set(), "reduce_scatter": set()}
+        for op in inside:
+            found[op.collective].add(max(op.bytes_in, op.bytes_out))
+        return found
+
+    whole = float(tokens * d)
+    assert gathered("bf16") == {"all_gather": {2 * whole}, "reduce_scatter": {2 * whole}}
+    assert gathered(FP8) == {"all_gather": {whole}, "reduce_scatter": {2 * whole}}
+
+
+def test_fp8_weights_are_kept_beside_those_in_bf16_or_are_the_weights():
+    # a stage of 10 layers and the embedding: bf16 2 B; FP8 and its transpose 2 B more; FP8 alone
+    # 1 B, its transpose 1 B
+    d, f, kv = 8192, 28672, 1024
+    low = 10 * (2 * d * d + 2 * d * kv + 3 * d * f) / TENSOR
+    rest = 10 * 2 * d + 128256 * d / TENSOR
+    in_fp8 = {"fp8": FP8["fp8"] | {"all_gather": "fp8"}}
+    for precision, stored, copies in (
+        ("bf16", 2 * (low + rest), 0), (FP8, 2 * (low + rest), 2 * low),
+        (in_fp8, low + 2 * rest, low),
+    ):  # fmt: skip
+        topology, workload, _ = job(precision)
+        terms = memory_of(topology, workload).terms
+        assert terms["sharded parameters"] == pytest.approx(stored, rel=1e-9)
+        assert terms.get("unsharded parameters", 0.0) == pytest.approx(copies, rel=1e-9)
+        for overlap in (False, True):
+            plan = plans(precision, overlap_param_gather=overlap)[0]
+            of = [x for x in plan.ops if x.collective == "all_gather" and x.group == "shard"]
+            assert sum(x.bytes_out for x in of) == pytest.approx(stored, rel=1e-6)
+
+
+def test_fp8_weights_are_gathered_under_the_recipe_of_the_strategy():
+    wrong = {"fp8": {"recipe": "rowwise", "all_gather": "fp8"}}
+    with pytest.raises(
+        InputError, match="rowwise has no FP8 all-gather under megatron; te-delayed"
+    ):
+        job(wrong)
+    with pytest.raises(InputError, match="zero1 has no FP8 all-gather; fsdp2 and megatron have"):
+        job(wrong, strategy="zero1", tensor_parallel=1, pipeline_parallel=1)

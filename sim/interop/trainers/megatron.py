@@ -182,6 +182,7 @@ def _numbers(keys: Keys) -> None:
     elif keys.has("fp8-format"):
         keys.put("precision.kind", "fp8", "fp8-format")
         _fp8_recipe(keys)
+        keys.put_on("precision.all_gather", "fp8-param-gather", value="fp8")
     else:
         _put(keys, "precision.kind", kind, kind)
     words.optimizer(keys, "optimizer")
