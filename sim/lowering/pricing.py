@@ -293,8 +293,10 @@ class Pricing:
             host_s += messages_in(op.unit) * stack.message_time
         elif stack.distributed_debug == "detail" and op.group != COPYING:
             host_s += self.host.pace * agreement_s(cost.ranks, cost.nodes)
+        spins = op.name in _MESSAGES and cost.link == "nvlink"
+        hold = (sms_spun if spins else sms_taken)(self.model, cost)
         if not step.single:
-            to.add(hold=sms_taken(self.model, cost), host_s=host_s, alone_s=0.0)
+            to.add(hold=hold, host_s=host_s, alone_s=0.0)
             to.add()
             return
         orbits = compiled.orbits.get(key_of(name, cost))
@@ -309,7 +311,7 @@ class Pricing:
             work=cost.work if moves else 0.0,
             bound=cost.bound_bytes_per_s if moves else float("inf"),
             weight=cost.bound_bytes_per_s if moves else 1.0,
-            hold=sms_taken(self.model, cost), host_s=host_s, alone_s=cost.time_s, demands=demands,
+            hold=hold, host_s=host_s, alone_s=cost.time_s, demands=demands,
         )  # fmt: skip
 
 
@@ -321,6 +323,19 @@ def sms_taken(model: CostModel, cost: CollectiveCost) -> int:
     if taken and cost.link != "nvlink":
         taken = max(taken, constants.bus_share * sms)
     return min(round(taken), sms)
+
+
+def sms_spun(model: CostModel, cost: CollectiveCost) -> int:
+    """SMs whose loss kernels beside a message between stages feel.
+
+    It waits for its peer most of its time. Blocks of its channels poll a flag meanwhile: they take
+    their SMs and nothing of what kernels share (L2, queues, power), which `compute_loss` stands
+    for, and no proxy is at work (`network_channel`). What it moves it demands of HBM and links.
+
+    Source: NCCL, src/device/prims_simple.h, `waitPeer`.
+    """
+    taken = cost.channels / (1.0 + model.constants.compute_loss)
+    return max(round(taken), cost.channels > 0)
 
 
 _pricings: dict[Hashable, Pricing] = {}
