@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sim.result.memory import MemoryAnswer
     from sim.result.result import Result
     from sim.result.support import Support
-    from sim.step.variation import Progress
+    from sim.step.variation import Progress, Stop
     from sim.study.post_trained import PostTrainingReport
 
 
@@ -177,6 +177,7 @@ def improve(
     calibration: File | Calibration | None = None,
     same_numerics: bool = False,
     progress: Progress | None = None,
+    stop: Stop | None = None,
     **keys: Any,
 ) -> Improvement:
     """The combination of changes that helps a job most on its machine, each step simulated.
@@ -189,6 +190,9 @@ def improve(
         No FP8, no gradients reduced in bf16, no 8-bit optimizer.
     progress : callable, optional
         Called with changes tried, and those with what is known to be ahead, which grows.
+    stop : callable, optional
+        Asked before each change is tried: once it is true, the answer is the best so far
+        (``stopped``).
 
     Raises
     ------
@@ -197,8 +201,9 @@ def improve(
     """
     machine, job, _ = read(topology, workload, overrides, calibration, keys)
     from sim.result.improve import improve
+    from sim.step.variation import never
 
-    return improve(machine, job, numerics=not same_numerics, progress=progress)
+    return improve(machine, job, numerics=not same_numerics, progress=progress, stop=stop or never)
 
 
 def explain(

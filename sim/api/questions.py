@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from sim.files import File
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
-    from sim.step.variation import Progress
+    from sim.step.variation import Progress, Stop
     from sim.study.axes import Grid
-    from sim.study.candidates import Stop
     from sim.study.compared import Comparison
     from sim.study.sized import SizeReport
     from sim.study.sweep import SweepOutcome
@@ -154,7 +153,7 @@ def size(
     SizeReport
         ``winner`` is None if nothing meets the target.
     """
-    from sim.study.candidates import never
+    from sim.step.variation import never
     from sim.study.machines import MachineFilter
     from sim.study.size import size
     from sim.study.target import settings_of, target_of

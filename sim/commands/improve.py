@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ import sim
 from sim.api.jobs import improve
 from sim.commands.asked import asks
 from sim.commands.options import FORMS, pair, printed
-from sim.commands.output import emit, show, tell
+from sim.commands.output import emit, show, stopped_softly, tell
 
 
 @click.command("improve")
@@ -24,17 +25,23 @@ def command(
     topology: str, workload: str, overrides: tuple[str, ...], same_numerics: bool,
     applied: Path | None, form: str, output: Path | None,
 ) -> None:  # fmt: skip
-    """Find the changes of WORKLOAD that help most together on TOPOLOGY, each step simulated."""
+    """Find the changes of WORKLOAD that help most together on TOPOLOGY, each step simulated.
+
+    Ctrl-C and SIGTERM show the best so far (exit 130, 143); again, they end at once.
+    """
     from sim.report.improve import view
     from sim.report.progress import progress_bar
 
-    with progress_bar("changes") as progress:
+    with progress_bar("changes") as progress, stopped_softly() as stop:
         found = sim.improve(
-            topology, workload, overrides=overrides, same_numerics=same_numerics, progress=progress
-        )
+            topology, workload, overrides=overrides, same_numerics=same_numerics,
+            progress=progress, stop=lambda: stop() > 0,
+        )  # fmt: skip
     show(view(found), form, output)
     if applied is not None:
         from sim.interop.emit_yaml import workload_yaml
 
         emit(workload_yaml(found.after.workload).rstrip("\n"), applied)
         tell(f"wrote {applied}")
+    if found.stopped:
+        sys.exit(128 + stop())

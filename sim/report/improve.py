@@ -44,9 +44,11 @@ def _row(
 
 def _answer(found: Improvement) -> str:
     after = found.after.memory.verdict
+    if found.stopped and not found.made:
+        return "Stopped before anything was found that helps"
     if not found.made:
         return f"Nothing found that helps by more than the model can tell; the job {after.word}"
-    if not after.fits:
+    if not after.fits and not found.stopped:
         return "No combination makes it fit on this machine: more nodes, or another method, would"
     typed = settings(found.settings)
     if not found.before.memory.fits:
@@ -55,7 +57,9 @@ def _answer(found: Improvement) -> str:
 
 
 def _otherwise(found: Improvement) -> list[str]:
-    """Where to look on, if a job is made to fit dearly alone or not at all."""
+    """That others may be better; where to look on, if a job fits dearly alone or not at all."""
+    if found.stopped:
+        return ["Stopped: this is the best so far, more or other changes may be better"]
     if found.before.memory.fits or (found.after.memory.fits and found.time_ratio <= DEAR):
         return []
     return ["`scaling-sim memory` also looks at what trains otherwise: LoRA, other weights"]

@@ -22,7 +22,7 @@ from sim.result.sections import title_of
 from sim.result.trials import SHORTER, timed
 from sim.step.pressure import retry_warnings
 from sim.step.step import memory_of, quick
-from sim.step.variation import Progress, silent
+from sim.step.variation import Progress, Stop, never, silent
 
 #: changes that one plan makes at most
 LONGEST = 8
@@ -114,6 +114,8 @@ class Improvement(Document):
         As given.
     made : tuple of Made
         In the order in which they are made; empty where nothing helps.
+    stopped : bool
+        The search was stopped: what there is is the best so far.
     """
 
     schema: ClassVar[str] = SCHEMAS["improvement"]
@@ -121,6 +123,7 @@ class Improvement(Document):
     title: str
     before: JobState
     made: tuple[Made, ...]
+    stopped: bool = False
 
     @property
     def after(self) -> JobState:
@@ -146,29 +149,31 @@ class Improvement(Document):
             "after": self.after,
             "settings": self.settings,
             "time_ratio": self.time_ratio,
+            "stopped": self.stopped,
         }
 
 
 def improve(
     topology: Topology, workload: Workload, *, numerics: bool = True,
-    progress: Progress | None = None,
+    progress: Progress | None = None, stop: Stop = never,
 ) -> Improvement:  # fmt: skip
     """The plan of changes that helps a job most on its machine.
 
     Arguments are those of `sim.improve`: the machine stays as it is, `numerics` is not its
-    `same_numerics`, and `progress` is called with changes tried and all that are known to be ahead.
+    `same_numerics`, `progress` is called with changes tried and all that are known to be ahead,
+    and `stop` is asked before each.
 
     Returns
     -------
     Improvement
         Its steps trained the same model from the same data.
     """
-    search = _Search(topology, workload, numerics, progress or silent)
+    search = _Search(topology, workload, numerics, progress or silent, stop)
     before = state_of(topology, workload)
     made = search.grown(before, [])
     made = search.exchanged(before, made)
     search.told(search.tried, search.tried)
-    return Improvement(title_of(topology, workload), before, tuple(made))
+    return Improvement(title_of(topology, workload), before, tuple(made), search.stopped)
 
 
 def state_of(topology: Topology, workload: Workload) -> JobState:
@@ -179,9 +184,10 @@ def state_of(topology: Topology, workload: Workload) -> JobState:
 
 class _Search:
     def __init__(
-        self, topology: Topology, workload: Workload, numerics: bool, told: Progress
+        self, topology: Topology, workload: Workload, numerics: bool, told: Progress, stop: Stop
     ) -> None:
         self.numerics = numerics
+        self.stop, self.stopped = stop, False
         self.told, self.tried = told, 0
         told(0, 1)
         self.but: tuple[Any, ...] | None = None
@@ -206,6 +212,8 @@ class _Search:
     def exchanged(self, before: JobState, made: list[Made]) -> list[Made]:
         """The plan with no step that it is better without, alone or with another in its place."""
         for name in dict.fromkeys(m.name for m in made):
+            if self._halted():
+                break
             fewer = self._replayed(before, [m for m in made if m.name != name])
             if fewer is None:
                 continue
@@ -254,13 +262,20 @@ class _Search:
         return min(options, key=lambda m: m.state.memory.needed_bytes, default=None)
 
     def _counted(self, options: Iterable[Change]) -> Iterator[Change]:
-        """Changes that are tried; each is counted when it has been."""
-        ahead = list(options)
+        """Changes that are tried, until stopped; each is counted when it has been."""
+        ahead = [] if self._halted() else list(options)
         most = self.tried + len(ahead)
         for change in ahead:
+            if self._halted():
+                return
             yield change
             self.tried += 1
             self.told(self.tried, most)
+
+    def _halted(self) -> bool:
+        """Whether to end with what was found; once so, always."""
+        self.stopped = self.stopped or self.stop()
+        return self.stopped
 
     def _options(self, at: JobState, aim: Aim | None = None) -> Iterator[Change]:
         """Changes that keep machine and training, and of which nothing warns."""

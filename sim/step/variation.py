@@ -32,6 +32,15 @@ def silent(done: int, in_all: int) -> None:
     """Progress that nobody asked to be told of."""
 
 
+Stop = Callable[[], bool]
+"""Whether to end with what was found."""
+
+
+def never() -> bool:
+    """Whether a search is to be stopped that nobody stops."""
+    return False
+
+
 LARGEST_JITTER = 1.0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 
 from sim.errors import InputError
 from sim.inputs import checks
@@ -17,6 +17,7 @@ from sim.inputs.workload import Checkpointing, Parallelism, Workload
 from sim.records import NamedTuple, dataclass
 from sim.result.advice import changes as advised
 from sim.step.kept import machine_key
+from sim.step.variation import Stop, never
 from sim.study.axes import Changes, Grid
 from sim.study.layouts import Knobs, layouts, least_form, warned
 from sim.study.machines import Machine
@@ -137,15 +138,6 @@ def frugal_form(workload: Workload) -> Workload:
         "global_batch": None,
     }
     return least.model_copy(update=update)
-
-
-Stop = Callable[[], bool]
-"""Whether to end with what was found."""
-
-
-def never() -> bool:
-    """Whether a search is to be stopped that nobody stops."""
-    return False
 
 
 ChangedJob = tuple[Topology, Workload, Changes]

@@ -16,8 +16,9 @@ from typing import Generic, TypeVar
 
 from sim.records import NamedTuple, dataclass
 from sim.step.step import steps
+from sim.step.variation import Stop, never
 from sim.study.bounds import Bounds
-from sim.study.candidates import Candidate, Stop, never
+from sim.study.candidates import Candidate
 
 T = TypeVar("T")
 

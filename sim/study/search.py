@@ -30,8 +30,9 @@ from sim.result.peak import peak_of
 from sim.step.breakdown import Breakdown
 from sim.step.shares import Shares, shares
 from sim.step.step import steps
+from sim.step.variation import Stop, never
 from sim.study.bounds import Bounds, peak_alike
-from sim.study.candidates import Candidate, Stop, never
+from sim.study.candidates import Candidate
 from sim.study.layouts import KEYS, cut_of
 from sim.study.race import Need, Race, Rank, Searching, T
 from sim.study.room import RISK, Rooms

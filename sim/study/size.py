@@ -14,9 +14,9 @@ from sim.inputs.loader import Prepared, load_topology, prepare
 from sim.inputs.shares import batch_on
 from sim.inputs.workload import Workload
 from sim.job.basis import has_length, no_length
-from sim.step.variation import Progress, silent
+from sim.step.variation import Progress, Stop, never, silent
 from sim.study.axes import Grid, from_options
-from sim.study.candidates import CHECKPOINTING, CHOSEN, OFFLOAD, Space, Stop, family, never
+from sim.study.candidates import CHECKPOINTING, CHOSEN, OFFLOAD, Space, family
 from sim.study.contest import Contest, broken_even
 from sim.study.layouts import KEYS, LAYOUT
 from sim.study.machines import SETUP_S, Machine, MachineFilter, machines, rented_as_set, set_up

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import signal
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +17,7 @@ from sim.inputs.checks import check
 from sim.inputs.loader import load, prepare
 from sim.report.formats.table import render
 from sim.report.improve import view
+from sim.result import improve as improving
 from sim.result.improve import improve, state_of
 from sim.result.trials import SHORTER, ranked
 from sim.step.step import step
@@ -163,3 +166,44 @@ def test_where_all_that_fits_costs_more_than_twice_another_training_is_named():
     assert all(f.text.endswith("another training") for f in fixes[1:])
     found = told(view(sim.improve("h100-x1", "llama3-8b-sft", overrides=SMALL)))
     assert "scaling-sim memory" in found
+
+
+def test_a_search_that_is_stopped_has_the_best_so_far():
+    """Each further change tried makes the plan no worse, and what it states holds."""
+    machine, job, sets = JOBS[0]
+    loaded = load(machine, job, list(sets))
+    whole = improve(loaded.topology, loaded.workload)
+    last = 1.0
+    for tried in (0, 3, 12, 40):
+        asked = iter([False] * tried)
+        found = sim.improve(machine, job, overrides=sets, stop=lambda left=asked: next(left, True))
+        assert found.stopped
+        assert json.loads(found.to_json())["stopped"] is True
+        assert whole.time_ratio <= found.time_ratio <= last
+        last = found.time_ratio
+        if found.made:
+            after = found.after
+            state = state_of(after.topology, after.workload)
+            assert state.gpu_s_per_token == after.gpu_s_per_token
+        said = told(view(found))
+        assert ("best so far" in said) == bool(found.made) or "Stopped before" in said
+    assert last < 1.0
+    assert not whole.stopped
+    assert "Stopped" not in told(view(whole))
+
+
+def test_ctrl_c_shows_the_plan_so_far_and_ends_with_130(monkeypatch):
+    tried = itertools.count()
+
+    def made(change, make=improving._made):
+        if next(tried) == 30:
+            signal.raise_signal(signal.SIGINT)
+        return make(change)
+
+    monkeypatch.setattr(improving, "_made", made)
+    ran = CliRunner().invoke(group, ["improve", "dgx-h100", "llama3-8b-sft", "--json"])
+    assert ran.exit_code == 130
+    found = json.loads(ran.stdout)
+    assert found["stopped"] is True
+    assert found["changes"]
+    assert next(tried) <= 31 + improving.LONGEST  # what was being tried is the last, or a plan anew
