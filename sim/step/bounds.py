@@ -30,7 +30,8 @@ FREE_BYTES = 64 * MIB
 MAX_STEPS, MAX_DRAWN = 40_000_000, 1_000_000_000
 #: ops of which no machine is short, as nearly all steps have them
 SMALL = FREE_BYTES // OP_BYTES
-#: times as many micro-batches as stages, above which a step's size is reckoned from fewer first
+#: times as many micro-batches of a rank's stages as ranks of a pipeline, above which a step's
+#: size is reckoned from the fewest first
 PROBED = 8
 #: ops of a longer trial, beyond which one whose ranks go nearly in step will do; 10 s
 LONG = 16_000_000

@@ -25,8 +25,9 @@ from sim.lowering.parts import B1, CATEGORIES, F8
 from sim.pipeline.schedules import SCHEDULES
 from sim.program import Timeline
 from sim.records import NamedTuple
+from sim.step.bounds import check_size
 from sim.step.outcome import Ran, measured
-from sim.step.ready import Ready, ready_of
+from sim.step.ready import Ready, ready_of, reckoned
 from sim.step.rhythm import SAME, cycle_of, of_steps
 from sim.step.variation import Progress, Variation
 from sim.step.windows import Window
@@ -83,11 +84,16 @@ def cycled(
 
     Raises
     ------
+    InputError
+        What is written down would be absurd.
     UnevenError
         It does not repeat itself, what launches kernels is as late as they are, or another engine
         is asked for.
     """
-    ready = ready_of(topology, workload, few, Variation(), "folded", None)
+    alike = Variation()
+    if ahead := reckoned(topology, few, alike, "folded"):
+        check_size(ahead[0], "folded", alike, ahead[1])
+    ready = ready_of(topology, workload, few, alike, "folded", None)
     step, cycle = lowered(ready.priced), cycle_of(few)
     engine = choose(step.program) if engine == "auto" else engine
     where = repeating(step, cycle) if engine == "compiled" else None

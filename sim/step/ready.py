@@ -9,14 +9,16 @@ import numpy as np
 from sim.blocks.parameters import tree_of
 from sim.fabric import compile_fabric
 from sim.fabric.role import Role
+from sim.inputs.pipeline import shape_of
 from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced, price
+from sim.pipeline.schedules import SCHEDULES
 from sim.records import NamedTuple
-from sim.step.bounds import check_size, crowded
+from sim.step.bounds import PROBED, check_size, crowded, ops_of
 from sim.step.depth import of_layers
-from sim.step.rhythm import cycle_of
+from sim.step.rhythm import cycle_of, of_steps
 from sim.step.straggle import Ranks, ranks_of, slowed
 from sim.step.variation import Variation, capacities, speeds
 from sim.strategies import plans_of
@@ -47,6 +49,23 @@ def priced_of(
         slow = np.ones(fabric.n_ranks) if slow is None else slow
         slow[-1] *= known.slowest_gpu
     return price(plans, workload, fabric, level, slow, capacities(variation, fabric))
+
+
+def reckoned(
+    topology: Topology, workload: Workload, variation: Variation, level: str
+) -> tuple[Priced, float] | None:
+    """What the shortest step takes, and how many times as much this one, not written down.
+
+    Every micro-step more has as many ops as the one before. None where it may be written down.
+    """
+    shape = shape_of(workload)
+    if shape.micro * shape.virtual <= PROBED * shape.ranks:
+        return None
+    few = SCHEDULES[workload.parallelism.pipeline_schedule].fewest(shape.ranks)
+    one, two = (
+        priced_of(topology, of_steps(workload, n), variation, level) for n in (few, few + 1)
+    )
+    return one, 1.0 + max(0, shape.micro - few) * (ops_of(two) / ops_of(one) - 1.0)
 
 
 def told_slowest(topology: Topology, variation: Variation) -> bool:

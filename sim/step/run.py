@@ -17,12 +17,12 @@ from sim.lowering.lowered import Lowered
 from sim.program import Timeline
 from sim.records import NamedTuple
 from sim.step.blocks_repeat import missing_blocks
-from sim.step.bounds import LONG, MAX_DRAWN, PROBED, check_size, ops_of
+from sim.step.bounds import LONG, MAX_DRAWN, check_size, ops_of
 from sim.step.intervals import F8
 from sim.step.micro_repeat import micro_steps_repeat
 from sim.step.outcome import CrowdRun, Ran, StepOutcome, measured, windows_of
-from sim.step.ready import Ready, priced_of, ready_of
-from sim.step.rhythm import fewest, shortened, stretch_of
+from sim.step.ready import Ready, ready_of, reckoned
+from sim.step.rhythm import shortened, stretch_of
 from sim.step.variation import Progress, Variation, jittered, paces
 from sim.step.windows import Window
 
@@ -89,16 +89,16 @@ def run_replicas(
     known: tuple[Priced, int] | None = None  # what a step takes, of so many micro-steps
     for simulated in tried:
         steps = simulated.gradient_accumulation
-        if known is None and steps > PROBED * workload.parallelism.pipeline_parallel:
-            few = fewest(workload)
-            known = priced_of(topology, few, variation, level), few.gradient_accumulation
-        if known is not None:
-            times = steps / known[1]
-            ops = times * ops_of(known[0])
+        if known is None:  # one of few micro-steps, and how many times as much this one takes
+            ahead = reckoned(topology, simulated, variation, level)
+        else:
+            ahead = known[0], steps / known[1]
+        if ahead is not None:
+            ops = ahead[1] * ops_of(ahead[0])
             if even is not None and (ops > LONG or ops * variation.replicas > MAX_DRAWN):
                 return even[:2]
-            check_size(known[0], level, variation, times, whole=all_micro_steps)
-            _announce(known[0], times, variation, progress)
+            check_size(ahead[0], level, variation, ahead[1], whole=all_micro_steps)
+            _announce(*ahead, variation, progress)
         ready = ready_of(topology, workload, simulated, variation, level, layers, lean=lean)
         _announce(ready.priced, 1.0, variation, progress)
         known = ready.priced, steps

@@ -1,13 +1,17 @@
 """Work is reckoned before it is done, and refused where it is absurd."""
 
 import math
+from unittest import mock
 
 import pytest
 
 from sim.errors import InputError
 from sim.inputs.loader import load
+from sim.pipeline.schedules import SCHEDULES
 from sim.step import bounds
 from sim.step.bounds import MAX_BYTES, OP_BYTES, ops_of, spare_bytes
+from sim.step.cycling import cycled, few_of
+from sim.step.ready import priced_of, reckoned
 from sim.step.run import run_step
 from sim.step.variation import Variation
 from sim.units import MIB
@@ -58,6 +62,30 @@ def test_a_pipeline_that_only_fills_is_refused_before_it_is_recorded():
     says = r"ops, which need .* write fewer, or pipeline_schedule"
     with within(5.0), pytest.raises(InputError, match=says):
         run_step(found.topology, found.workload)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_step_is_counted_from_the_fewest_micro_batches(schedule):
+    sets = f"nodes=8 parallelism.pipeline_parallel=8 parallelism.pipeline_schedule={schedule}"
+    found = load("dgx-h100", "llama3-8b-sft", [*sets.split(), "gradient_accumulation=72"])
+    few, times = reckoned(found.topology, found.workload, Variation(), "folded")
+    whole = priced_of(found.topology, found.workload, Variation(), "folded")
+    assert times * ops_of(few) == pytest.approx(ops_of(whole), rel=1e-12)
+
+
+def test_many_stages_a_rank_are_counted_before_they_are_recorded(monkeypatch):
+    monkeypatch.setattr(bounds, "spare_bytes", lambda: 2.0**30)
+    sets = "nodes=8 model.layers=1024 parallelism.pipeline_parallel=64 gradient_accumulation=4096"
+    more = "parallelism.pipeline_schedule=interleaved-1f1b", "parallelism.virtual_stages=16"
+    found = load("dgx-h100", "llama3-8b-sft", [*sets.split(), *more])
+    few = few_of(found.workload)
+    counted, _ = reckoned(found.topology, few, Variation(), "folded")
+    with (
+        mock.patch("sim.step.cycling.ready_of", side_effect=AssertionError),
+        pytest.raises(InputError, match="ops, which need"),
+    ):
+        cycled(found.topology, found.workload, few, "auto", False, lambda ran: None)
+    assert ops_of(counted) * OP_BYTES < 2.0**26
 
 
 def test_the_reckoning_is_what_the_program_has():
