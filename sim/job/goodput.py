@@ -37,12 +37,11 @@ def mean_goodput(spec: JobSpec) -> Goodput:
 
     Notes
     -----
-    From save to save, w with what the save holds up, is (exp(l w) - 1) / l of work where all of it
-    is lost at rate l, and more by l times how much later a save is durable. A start of R, which
-    interruptions at rate L break off too, takes (exp(L R) - 1) / L: the whole exp(L R) times as
-    long as the work. With l = L that is Daly's formula. A failure that a copy in memory outlives
-    costs half the time between copies and the time until one is whole; a warning that leaves time
-    to keep the state costs no work. Nodes that are waited for or missing: `standing`.
+    From save to save is `_worked_s`, and more by the rate of failures times how much later a save
+    is durable. A start of R, which interruptions at rate L break off too, takes (exp(L R) - 1) / L:
+    the whole exp(L R) times as long as the work; that is Daly's formula where each is a failure.
+    A failure that a copy in memory outlives costs half the time between copies and the time until
+    one is whole. Nodes that are waited for or missing: `standing`.
 
     Source: Daly, "A higher order estimate of the optimum checkpoint interval", 2006.
     """
@@ -56,7 +55,9 @@ def mean_goodput(spec: JobSpec) -> Goodput:
         return Goodput(0.0, 0.0)
     once_s = work_s = saves * at.cycle_s + last_s
     if rate:
-        work_s = (saves * math.expm1(rate * at.cycle_s) + math.expm1(rate * last_s)) / rate
+        beside = 0.0 if spec.copied_when_warned else spec.warned_rate
+        work_s = saves * _worked_s(at.cycle_s, rate, beside)
+        work_s += _worked_s(last_s, rate, beside)
         work_s *= 1.0 + rate * (spec.durable_s - at.save_s) if saves else 1.0
     if at.copy_every:
         lost_s = at.copy_every * at.pace_s / 2.0 + spec.memory_durable_s
@@ -65,6 +66,34 @@ def mean_goodput(spec: JobSpec) -> Goodput:
     wall_s = work_s * math.exp(starts) * (1.0 + waits) * (1.0 + stand.regains_hz * regain_s)
     wall_s /= stand.running * stand.pace
     return Goodput(spec.steps * spec.step_s / wall_s, (work_s - once_s) / wall_s)
+
+
+def _worked_s(cycle_s: float, rate: float, beside: float) -> float:
+    """Work from one save to the next, in the mean. [s]
+
+    Parameters
+    ----------
+    cycle_s : float
+        Between them where nothing fails. [s]
+    rate : float
+        Failures, each of which loses what was done since the state was kept; above 0. [1/s]
+    beside : float
+        How often it is kept in between, on a warning. [1/s]
+
+    Notes
+    -----
+    With rates l and v, a = l + v, the mean f(x) of x still to do just after the state was kept is
+    exp(-a x) x + int_0^x exp(-a t) (a t + l f(x) + v f(x - t)) dt, which
+    f(x) = log(1 + v (exp(a x) - 1) / a) / v solves; (exp(l x) - 1) / l without v.
+    """
+    if not beside:
+        return math.expm1(rate * cycle_s) / rate
+    both = rate + beside
+    much = both * cycle_s
+    if much > 30.0:
+        kept = math.log(beside / both + rate / both * math.exp(-much))
+        return (much + kept) / beside
+    return math.log1p(beside * math.expm1(much) / both) / beside
 
 
 def _start_s(spec: JobSpec, stood_by: float) -> float:

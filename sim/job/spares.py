@@ -62,32 +62,64 @@ def standing(spec: JobSpec, busy_s: float) -> Standing:
     if spec.spares is None:
         return Standing()
     losses = [loss for loss in _losses(spec) if loss.rate > 0.0 and loss.away_s > 0.0]
-    most = spec.spares + spec.nodes - (spec.least_nodes or spec.nodes)  # away while it runs
-    kinds = [(loss, _mean_away(loss, busy_s)) for loss in losses]
+    found = _mean_standing(spec, losses, busy_s)
+    # fewer nodes and waiting make it longer, so that more of it has nodes away
+    return _mean_standing(spec, losses, busy_s / found.pace / found.running)
+
+
+def _mean_standing(spec: JobSpec, losses: Sequence[_Loss], busy_s: float) -> Standing:
+    """The mean over so long a time from the start, of which waits are no part. [s]"""
+    waits = pace = stood_by = regains_hz = 0.0
+    for share, at_s in _moments(losses, busy_s):
+        found = _standing_at(spec, losses, at_s)
+        waits += share * (1.0 / found.running - 1.0)
+        pace += share * found.pace
+        stood_by += share * found.stood_by
+        regains_hz += share * found.regains_hz
+    return Standing(1.0 / (1.0 + waits), pace, stood_by, regains_hz)
+
+
+def _moments(losses: Sequence[_Loss], busy_s: float) -> Iterator[tuple[float, float]]:
+    """Shares of a job, and when in it: as long as the slowest repair from its start, and after. [s]
+
+    Two points of Gauss's rule where ever more nodes are away, one of what stays as it is.
+    """
+    longest_s = max((loss.away_s for loss in losses), default=0.0)
+    early = min(1.0, longest_s / busy_s) if busy_s else 1.0
+    for place in (0.5 - math.sqrt(1.0 / 12.0), 0.5 + math.sqrt(1.0 / 12.0)):
+        yield early / 2.0, place * early * busy_s
+    if early < 1.0:
+        yield 1.0 - early, (1.0 + early) / 2.0 * busy_s
+
+
+def _standing_at(spec: JobSpec, losses: Sequence[_Loss], at_s: float) -> Standing:
+    """The same of a moment so long after the start, of which it runs. [s]"""
+    spares = spec.spares or 0
+    most = spares + spec.nodes - (spec.least_nodes or spec.nodes)  # away while it runs
+    kinds = [(loss, _mean_away(loss, at_s)) for loss in losses]
     away = _away(kinds, most)
     total = sum(away)
-    singles = _repaired_and_reclaimed(losses, busy_s)
-    lost = sum(single.mean for single in singles)
-    back_hz = sum(one.mean / one.loss.away_s for one in singles) / lost if lost else 0.0
+    singles = _repaired_and_reclaimed(losses, at_s)
+    alone = _away([(one.loss, one.mean) for one in singles], most)
     waits = 0.0
     if singles:
-        first_s = _first_back_s(singles, most + 1, busy_s)
+        first_s = _first_back_s(singles, most + 1, at_s)
         waits = away[most] * sum(one.loss.rate for one in singles) * first_s
     for loss in losses:
         if loss.nodes > 1:
-            full = sum(away[max(0, most - loss.nodes + 1) :])
-            hz = 1.0 / loss.away_s + max(0, most + 1 - loss.nodes) * back_hz
-            waits += loss.rate * full / hz
-    slowed = sum((n - spec.spares) * away[n] for n in range(spec.spares + 1, most + 1))
+            for n in range(max(0, most - loss.nodes + 1), most + 1):
+                odds = min(1.0, alone[n] / away[n]) if away[n] else 1.0
+                waits += loss.rate * away[n] * _room_s(loss, n, most, odds, singles, at_s)
+    slowed = sum((n - spares) * away[n] for n in range(spares + 1, most + 1))
     regains_hz = sum(
-        mean / loss.away_s * sum(away[max(spec.spares + 1 - loss.nodes, 0) : most + 1 - loss.nodes])
+        mean / loss.away_s * sum(away[max(spares + 1 - loss.nodes, 0) : most + 1 - loss.nodes])
         for loss, mean in kinds
         if loss.nodes <= most
     )
     return Standing(
         running=total / (total + waits),
         pace=1.0 - slowed / spec.nodes / total,
-        stood_by=sum(away[: spec.spares]) / total,
+        stood_by=sum(away[:spares]) / total,
         regains_hz=regains_hz / total,
     )
 
@@ -106,7 +138,7 @@ class _Single(NamedTuple):
     mean: float
 
 
-def _repaired_and_reclaimed(losses: Sequence[_Loss], busy_s: float) -> list[_Single]:
+def _repaired_and_reclaimed(losses: Sequence[_Loss], at_s: float) -> list[_Single]:
     """Nodes that go one at a time: those repaired, for their mean time, and those reclaimed."""
     found = []
     for drawn in (False, True):
@@ -115,11 +147,11 @@ def _repaired_and_reclaimed(losses: Sequence[_Loss], busy_s: float) -> list[_Sin
             rate = sum(loss.rate for loss in mine)
             away_s = sum(loss.rate * loss.away_s for loss in mine) / rate
             one = _Loss(rate, 1, away_s, drawn)
-            found.append(_Single(one, _mean_away(one, busy_s)))
+            found.append(_Single(one, _mean_away(one, at_s)))
     return found
 
 
-def _first_back_s(kinds: Sequence[_Single], away: int, busy_s: float) -> float:
+def _first_back_s(kinds: Sequence[_Single], away: int, at_s: float) -> float:
     """Until the first is back of so many nodes, of which the last has just gone; in the mean. [s]
 
     Notes
@@ -129,7 +161,7 @@ def _first_back_s(kinds: Sequence[_Single], away: int, busy_s: float) -> float:
     `away`, as Erlang's formula has it.
     """
     if len(kinds) == 1:
-        return 1.0 / _back_hz(kinds[0].loss, away, busy_s)
+        return 1.0 / _back_hz(kinds[0].loss, away, at_s)
     (first, often), (second, seldom) = kinds
     share = often / (often + seldom)
     times = waited = 0.0
@@ -138,21 +170,53 @@ def _first_back_s(kinds: Sequence[_Single], away: int, busy_s: float) -> float:
         odds = math.exp(ways + j * math.log(share) + (away - j) * math.log1p(-share))
         odds *= j * first.rate / often + (away - j) * second.rate / seldom
         times += odds
-        waited += odds / (_back_hz(first, j, busy_s) + _back_hz(second, away - j, busy_s))
+        waited += odds / (_back_hz(first, j, at_s) + _back_hz(second, away - j, at_s))
     return waited / times
 
 
-def _back_hz(loss: _Loss, away: int, busy_s: float) -> float:
+def _room_s(
+    loss: _Loss, away: int, most: int, odds: float, singles: Sequence[_Single], at_s: float
+) -> float:
+    """Until there are nodes enough, from when nodes go together while so many are away. [s]
+
+    Parameters
+    ----------
+    loss : _Loss
+        What has just gone.
+    away, most : int
+        Away before, and how many may be.
+    odds : float
+        That all of those went one at a time.
+    singles : sequence of _Single
+        Nodes that do.
+    at_s : float
+        Since the start. [s]
+
+    Notes
+    -----
+    Of n that are back at even distances the k-th is back after k / (n + 1) of a repair. What went
+    together before is back after the rest of its own, of which half is over in the mean.
+    """
+    missing = away + loss.nodes - most
+    together_s = loss.away_s - (min(at_s, loss.away_s) / 2.0 if away >= loss.nodes else 0.0)
+    if missing > away or not singles:
+        return together_s
+    lost = sum(single.mean for single in singles)
+    alone_s = sum(single.mean * single.loss.away_s for single in singles) / lost
+    alone_s *= missing / (away + 1)
+    return odds * min(alone_s, together_s) + (1.0 - odds) * together_s
+
+
+def _back_hz(loss: _Loss, away: int, at_s: float) -> float:
     """How soon the first of so many nodes is back, of which the last has just gone. [1/s]
 
-    Repairs take all the same time, so that the first to go is the first to be back: in a job
-    shorter than one, by the mean spread of as many uniform draws sooner than the last.
+    Repairs take all the same time, so that the first to go is the first to be back; before any is
+    back the others went at uniform draws since the start.
     """
     if not away or loss.drawn:
         return away / loss.away_s
-    short = min(1.0, busy_s / loss.away_s) * (away - 1) / (away + 1)
-    long = max(0.0, 1.0 - loss.away_s / busy_s)
-    return 1.0 / (loss.away_s * ((1.0 - short) * (1.0 - long) + long / away))
+    since_s = min(at_s, loss.away_s) * (away - 1) / away
+    return 1.0 / (loss.away_s - since_s)
 
 
 def _away(kinds: Sequence[tuple[_Loss, float]], most: int) -> list[float]:
@@ -170,8 +234,8 @@ def _away(kinds: Sequence[tuple[_Loss, float]], most: int) -> list[float]:
     return weights
 
 
-def _mean_away(loss: _Loss, busy_s: float) -> float:
-    """Events of a kind that last, in the mean of a job that begins with none."""
-    if busy_s < loss.away_s:
-        return loss.rate * busy_s / 2.0
-    return loss.rate * loss.away_s * (1.0 - loss.away_s / (2.0 * busy_s))
+def _mean_away(loss: _Loss, at_s: float) -> float:
+    """Events of a kind that last at a moment, of a job that begins with none."""
+    if loss.drawn:
+        return loss.rate * loss.away_s * -math.expm1(-at_s / loss.away_s)
+    return loss.rate * min(at_s, loss.away_s)

@@ -32,10 +32,22 @@ RARE = replace(LONG, mtbf_s=400_000.0, repair_s=360_000.0)
         (replace(SPOT, preemption_s=1_000.0), 0.03),
         (replace(SPOT, preemption_notice_s=120.0), 0.02),  # no work is lost
         (replace(SPOT, preemption_notice_s=120.0, preemption_s=900.0), 0.03),
+        # a save on a warning is one from which a later failure goes on, too
+        (replace(SPOT, preemption_notice_s=600.0, preemption_s=10_000.0, interval_s=10_000.0,
+                 blocking_s=300.0, durable_s=300.0), 0.02),
+        (replace(SPOT, preemption_notice_s=600.0, preemption_s=3_600.0, interval_s=7_200.0,
+                 mtbf_s=28_800.0), 0.02),
+        (replace(RARE, mtbf_s=20_000.0, repair_s=20_000.0, spares=0, least_nodes=4,
+                 interval_s=10_000.0), 0.04),
         (replace(SPOT, spares=2), 0.02),
         (replace(RARE, spares=0, preemption_s=50_000.0, preemption_wait_s=1_800.0), 0.06),
         (replace(RARE, spares=1, preemption_s=50_000.0, preemption_wait_s=1_800.0), 0.03),
         (replace(RARE, spares=0, least_nodes=7, preemption_s=5e4, preemption_wait_s=1e3), 0.05),
+        # nodes that are away for most of the job, or all of it
+        (replace(LONG, interval_s=300.0, mtbf_s=1e5, repair_s=4e5, spares=1, least_nodes=4,
+                 steps=20_000), 0.06),
+        (replace(LONG, mtbf_s=2e5, repair_s=345_600.0, repair_share=1.0, spares=1, steps=43_200),
+         0.06),
         (replace(SPOT, spares=1, least_nodes=6, domains=(Domain("rack", 2, 4e5, 1e5),)), 0.03),
         (replace(LONG, memory_interval_s=60.0, memory_blocking_s=1.0, memory_durable_s=90.0,
                  memory_load_s=5.0, peers=1), 0.02),
