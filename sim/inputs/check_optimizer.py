@@ -10,6 +10,7 @@ from sim.inputs.workload import Workload
 def findings(workload: Workload) -> Findings:
     """Every finding about a workload's optimizer."""
     yield from _paged(workload)
+    yield from _on_host(workload)
     yield from _muon(workload)
     yield from _in_backward(workload)
 
@@ -26,6 +27,17 @@ def _paged(w: Workload) -> Findings:
         message = f"offload: {w.parallelism.offload} keeps what is updated on the host already"
     if message:
         yield fault("paged", "workload", path, message, "leave it out")
+
+
+def _on_host(w: Workload) -> Findings:
+    """Kernels of bitsandbytes are the GPU's; torchao's AdamW of 8 bits runs on both."""
+    if w.optimizer == "lion-8bit" and w.parallelism.offload != "none":
+        message = (
+            f"offload: {w.parallelism.offload} steps on the CPU, for which nobody has lion-8bit"
+        )
+        yield fault(
+            "offload-optimizer", "workload", "optimizer", message, "write lion, or offload: none"
+        )
 
 
 def _muon(w: Workload) -> Findings:

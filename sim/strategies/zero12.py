@@ -17,6 +17,7 @@ from operator import getitem
 from typing import ClassVar
 
 from sim.blocks.modules import ModelTree
+from sim.blocks.optimizer import optimizer_of
 from sim.inputs.strategy import register, strategy_of
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
@@ -197,7 +198,8 @@ def _step(run: _Zero12Run, owned: float, shard: int) -> None:
     r.host_sync(r.record("compute"))
     if run.offload:
         pinned = run.workload.parallelism.pin_memory
-        step_on_host(r, [int(owned)], size, staged=0.0 if pinned else STAGED)
+        kind = optimizer_of(run.workload)
+        step_on_host(r, kind, [int(owned)], size, staged=0.0 if pinned else STAGED)
     else:
         r.kernel("compute", "flatten", "clip", (size + 4.0) * owned)
         r.kernel("compute", "clip", "clip", 8.0 * owned)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from sim.blocks.modules import ModelTree
-from sim.blocks.optimizer import FP32, OPTIMIZERS
+from sim.blocks.optimizer import FP32, Optimizer, optimizer_of
 from sim.inputs.finding import Finding, warning
 from sim.inputs.notes import Message
 from sim.inputs.strategy import register
@@ -31,11 +31,6 @@ from sim.strategies.zero3_gradients import STAGED_ANEW
 from sim.strategies.zero3_live import gathered, zero3_live_peak
 from sim.strategies.zero3_settings import one_by_one, settings_of
 from sim.strategies.zero3_trace import FORWARD, SEGMENT, trace_of
-
-#: bytes that CPU Adam moves per element, all in fp32
-CPU_ADAM_BYTES = OPTIMIZERS["adamw"].step_bytes(FP32, FP32)
-#: fp32 parameter, both moments and the gradient come from NVMe; all but the gradient go back
-NVME_READ_BYTES, NVME_WRITE_BYTES = 16.0, 12.0
 
 
 def _memory(workload: Workload, tree: ModelTree, mesh: Mesh, r: Recorder) -> ReplicatedMemory:
@@ -100,7 +95,8 @@ def _step(workload: Workload, c: Coordinator) -> None:
     r.host_sync(r.record("compute"))
     if s.offload_optimizer:
         stays = s.offload_parameters
-        step_on_host(r, sub_groups, c.size, stays=stays, nvme=s.nvme, staged=STAGED_ANEW)
+        kind = optimizer_of(workload)
+        step_on_host(r, kind, sub_groups, c.size, stays=stays, nvme=s.nvme, staged=STAGED_ANEW)
     elif sub_groups:
         # gradients become one flat fp32 tensor a sub-group, are scaled in place; then bf16 copies
         r.kernel("compute", "flatten", "clip", (c.size + 4.0) * owned)
@@ -118,15 +114,17 @@ def scalar_all_reduce(r: Recorder, size: float, dtype: str) -> None:
 
 
 def step_on_host(
-    r: Recorder, sub_groups: Sequence[int], element_bytes: float, *, stays: bool = False,
-    nvme: bool = False, staged: float = 0.0,
+    r: Recorder, kind: Optimizer, sub_groups: Sequence[int], element_bytes: float, *,
+    stays: bool = False, nvme: bool = False, staged: float = 0.0,
 ) -> None:  # fmt: skip
-    """CPU Adam sub-group by sub-group, and the updated partition, cast, copied to the GPU.
+    """The optimizer's step on the CPU by sub-groups; then what it updated, cast, to the GPU.
 
     Parameters
     ----------
     r : Recorder
         Where to issue.
+    kind : Optimizer
+        Whose step it is.
     sub_groups : sequence of int
         Elements of each.
     element_bytes : float
@@ -145,19 +143,20 @@ def step_on_host(
     DeepSpeed 0.9.5 to 0.19.8: stage3.py, `_reassign_or_swap_out_partitioned_parameters`, whose
     tensor in between is new and pageable; stage_1_and_2.py, `step`: pinned since 0.17.
     """
+    kept = FP32 + kind.moments * kind.moment(FP32)  # gradients are read only
     r.wait_stream("host", "offload_out")
     for size in sub_groups:
         if nvme:
             r.wait_stream("nvme", "host")
-            read = r.kernel("nvme", "nvme_read", "optimizer", NVME_READ_BYTES * size)
+            read = r.kernel("nvme", "nvme_read", "optimizer", (kept + FP32) * size)
             r.host_sync((read,))
         r.host("clip", "clip", 8.0 * size)
-        r.host("optimizer", "optimizer", CPU_ADAM_BYTES * size)
+        r.host("optimizer", "optimizer", kind.step_bytes(FP32, FP32) * size)
         if element_bytes < FP32:
             r.host("cast", "optimizer", (FP32 + element_bytes) * size)
         if nvme:
             r.wait_stream("nvme", "host")
-            written = NVME_WRITE_BYTES + (element_bytes if stays else 0.0)
+            written = kept + (element_bytes if stays else 0.0)
             r.host_sync((r.kernel("nvme", "nvme_write", "optimizer", written * size),))
         if not stays:
             if staged:

@@ -123,15 +123,20 @@ def test_shards_on_nvme_are_read_before_they_are_gathered():
     assert max(len(i.parameters) for i in ahead) <= 5
 
 
-def test_states_on_nvme_are_read_and_written_around_the_update():
-    """fp32 parameter, two moments, gradient in; parameter and moments back; gradients before."""
-    played = play(
-        workload(offload="optimizer", offload_device="nvme"), build_tree(model()), Mesh(dp_shard=8)
-    )
+@pytest.mark.parametrize(
+    ("optimizer", "read", "stepped"), [("adamw", 16, 28), ("lion", 12, 20), ("sgd", 8, 12)]
+)
+def test_states_on_nvme_are_read_and_written_around_the_update(optimizer, read, stepped):
+    """fp32 parameter, moments, gradient in; parameter and moments back; gradients before."""
+    job = workload(offload="optimizer", offload_device="nvme")
+    job = job.model_copy(update={"optimizer": optimizer})
+    played = play(job, build_tree(model()), Mesh(dp_shard=8))
     owned = sum(played.shard)
     ops = [op for op in played.recorder.ops if op.stream == "nvme"]
-    assert sum(op.bytes for op in ops if op.name == "nvme_read") == 16 * owned
-    assert sum(op.bytes for op in ops if op.name == "nvme_write") == (4 + 12) * owned
+    assert sum(op.bytes for op in ops if op.name == "nvme_read") == read * owned
+    assert sum(op.bytes for op in ops if op.name == "nvme_write") == (4 + read - 4) * owned
+    steps = [op for op in played.recorder.ops if op.name == "optimizer"]
+    assert sum(op.bytes for op in steps) == stepped * owned
 
 
 def test_version_of_the_attribution():
