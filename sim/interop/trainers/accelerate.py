@@ -45,7 +45,7 @@ def read(source: Source, job: Translation) -> None:
     elif kind:
         message = f"{kind} is not modelled; FSDP, DEEPSPEED, MULTI_GPU and NO are"
         keys.fault(message, "distributed_type")
-    _mesh(keys.inner("parallelism_config"))
+    mesh(keys.inner("parallelism_config"))
     put_dtype(keys, "precision.kind", "mixed_precision")
     if keys.text("mixed_precision").lower() == "fp8":
         recipe(keys, _recipe(keys), "mixed_precision")
@@ -102,25 +102,25 @@ def zero(source: Source, keys: Keys) -> None:
     keys.rest("accelerate")
 
 
-def _mesh(mesh: Keys) -> None:
-    """Axes of `parallelism_config`."""
+def mesh(axes: Keys) -> None:
+    """Axes of `parallelism_config`, or of `ParallelismConfig`."""
     for name, ours in _AXES.items():
         names = _named(f"{name}_size")
-        mesh.put_degree(f"parallelism.{ours}", *names)
-        if mesh.count(*names) == 1:
-            mesh.leave("1: not split along it", names)
+        axes.put_degree(f"parallelism.{ours}", *names)
+        if axes.count(*names) == 1:
+            axes.leave("1: not split along it", names)
     names = _named("sp_size")
-    if mesh.put_ulysses(*names):
-        mesh.leave("all-to-alls either way", _named("sp_backend"))
+    if axes.put_ulysses(*names):
+        axes.leave("all-to-alls either way", _named("sp_backend"))
     names = _named("cp_comm_strategy")
-    rotate = mesh.text(*names).lower()
-    if mesh.job.at("parallelism.context_parallel") is not None:
+    rotate = axes.text(*names).lower()
+    if axes.job.at("parallelism.context_parallel") is not None:
         kind = "all-gather" if rotate in ("", "allgather") else "ring"
         if rotate:
-            mesh.put("parallelism.context_parallel_kind", kind, *names)
+            axes.put("parallelism.context_parallel_kind", kind, *names)
         else:
-            mesh.suppose("parallelism.context_parallel_kind", kind)
-    mesh.rest("accelerate")
+            axes.suppose("parallelism.context_parallel_kind", kind)
+    axes.rest("accelerate")
 
 
 def _named(name: str) -> tuple[str, str]:

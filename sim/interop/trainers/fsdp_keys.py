@@ -44,7 +44,7 @@ def fsdp(keys: Keys, version: int, words: list[str]) -> None:
         "parallelism.strategy", f"fsdp{2 if version == 2 else 1}", keys.branch.place,
         keys.prefix.rstrip(".") or "fsdp",
     )  # fmt: skip
-    names = _named("offload_params")
+    names = (*_named("offload_params"), "cpu_offload")  # the latter the class's, in Python
     if keys.flag(*names) or "offload" in words:
         job.take("parallelism.offload", "all", keys.place(*names), keys.named(*names))
     reshard(keys, version, words)
@@ -118,6 +118,6 @@ def reshard(keys: Keys, version: int, words: list[str]) -> None:
     if word in _HYBRID:
         if job.nodes is not None:
             job.take("parallelism.replicate", job.nodes[0], keys.place(*_STRATEGY), said)
-        else:
+        elif job.at("parallelism.replicate") is None:
             why = "hybrid: a whole copy on each node; add --set parallelism.replicate=NODES"
             keys.matters(why, *_STRATEGY)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from sim.inputs.python_calls import LOSS_OVER, NAME, calls_of
+from sim.inputs.python_calls import CONDITION, LOSS_OVER, NAME, calls_of
 from sim.inputs.python_values import UNKNOWN, is_unknown
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
@@ -17,6 +17,7 @@ from sim.interop.trainers import (
     accelerate,
     common,
     deepspeed,
+    fsdp_calls,
     fsdp_keys,
     huggingface,
     lightning,
@@ -28,6 +29,7 @@ from sim.interop.trainers.keys import Keys
 from sim.interop.trainers.script_calls import ScriptCall
 
 _TORCH = "PyTorch's default"
+_ABOVE = "read above"
 _WRAPS = {
     "FullyShardedDataParallel": "fsdp1", "FSDP": "fsdp1", "fully_shard": "fsdp2",
     "DistributedDataParallel": "ddp", "DDP": "ddp",
@@ -44,7 +46,9 @@ _KINDS = {
     "StatefulDataLoader": "loader", "clip_grad_norm_": "clip",
     "backward": "backward",
     "apply_activation_checkpointing": "checkpointing", "checkpoint_wrapper": "checkpointing",
-    "gradient_checkpointing_enable": "checkpointing",
+    "gradient_checkpointing_enable": "checkpointing", "init_device_mesh": "mesh",
+    "ParallelismConfig": "axes", "TorchDynamoPlugin": "compile",
+    **dict.fromkeys(lightning.STRATEGIES, "strategy"),
 }  # fmt: skip
 #: of some kinds what their arguments are called as options of a script
 _NAMES = {
@@ -72,7 +76,7 @@ _FOLLOWED = frozenset({
     "mixed_precision", "sharding_strategy", "reshard_after_forward", "cpu_offload", "zero_stage",
     "offload_optimizer_device", "offload_param_device", "strategy", "precision", "devices",
     "num_nodes", "accumulate_grad_batches", "fsdp_version", "param_dtype", "reduce_dtype",
-    "backward_prefetch", "hf_ds_config", "dtype",
+    "backward_prefetch", "hf_ds_config", "dtype", "stage", "config",
 })  # fmt: skip
 
 
@@ -105,7 +109,7 @@ def read(source: Source, job: Translation) -> None:
     common.liger(keys, "use_liger_kernel")
     job.suppose("loss", "huggingface", "the model's own")
     if "compile" in by:
-        job.take("compile", True, by["compile"].branch.place, "torch.compile()")
+        job.take("compile", True, by["compile"].branch.place, f"{by['compile'].name}()")
     if "clip" not in by and "engine" not in by:
         job.suppose("parallelism.clip_gradients", False, "nothing calls clip_grad_norm_")
     whole = keys.text("padding") == "max_length"
@@ -114,7 +118,7 @@ def read(source: Source, job: Translation) -> None:
         job.suppose("data.packing", False, "samples are rows")
     common.loader(keys)
     script_calls.spread(keys)
-    keys.leave("read above", "fused foreach")
+    keys.leave(_ABOVE, "fused foreach")
     keys.rest("Python scripts'")
 
 
@@ -168,21 +172,20 @@ def _strategy(source: Source, keys: Keys, by: dict[str, ScriptCall]) -> None:
         else:
             accelerate.zero(source, plugin)
     elif "fsdp_plugin" in by:
-        plugin = _inside(keys, by["fsdp_plugin"])
-        fsdp_keys.fsdp(plugin, plugin.count("fsdp_version") or 1, [])
+        _plugin(keys, by)
     elif "fsdp1" in by:
-        _fsdp1(_inside(keys, by["fsdp1"]), by)
+        wrapped = _inside(keys, by["fsdp1"])
+        if "auto_wrap_policy" not in by["fsdp1"].branch.entries:
+            why = "without a policy the model is one unit: not modelled, every block is wrapped"
+            job.skip(wrapped.branch.place, "auto_wrap_policy", why, True)
+        fsdp_calls.fsdp1(wrapped, by)
     elif "fsdp2" in by:
-        _fsdp2(_inside(keys, by["fsdp2"]), by)
+        fsdp_calls.fsdp2(_inside(keys, by["fsdp2"]), by)
     elif "ddp" in by:
-        wrapped = _inside(keys, by["ddp"])
-        job.take("parallelism.strategy", "ddp", wrapped.branch.place, f"{by['ddp'].last}()")
-        wrapped.put_flag("parallelism.gradient_as_bucket_view", "gradient_as_bucket_view")
-        if wrapped.number("bucket_cap_mb"):
-            size = wrapped.number("bucket_cap_mb")
-            wrapped.put("parallelism.bucket_cap_mb", size, "bucket_cap_mb")
+        fsdp_calls.ddp(_inside(keys, by["ddp"]))
     elif "lightning" in by:
-        lightning.trainer(_inside(keys, by["lightning"]))
+        given = _inside(keys, by["strategy"]) if "strategy" in by else None
+        lightning.trainer(source, _inside(keys, by["lightning"]), given, by)
     elif "accelerator" not in by:
         job.suppose("parallelism.strategy", "single", "nothing wraps the model")
     if "engine" in by:
@@ -201,9 +204,11 @@ def _inside(keys: Keys, call: ScriptCall) -> Keys:
         if isinstance(tree, Leaf):
             text = str(tree.value).removeprefix(f"{UNKNOWN}{{")
             word = _MEMBER.match(text.removesuffix("}")) or _CLASS.match(text)
+            if name.endswith(NAME) or name == CONDITION:  # no arguments
+                continue
             if word:
                 found = Leaf(word[1], tree.place)
-            elif is_unknown(tree):
+            elif is_unknown(tree) and name not in fsdp_calls.RAW:
                 if name in _FOLLOWED:
                     why = f"{text.removesuffix('}')} is known only at run time"
                     keys.job.skip(tree.place, inner.prefix + name, why, True)
@@ -221,52 +226,57 @@ def _engine(source: Source, keys: Keys, call: ScriptCall) -> None:
             deepspeed.named(source, inner, name)
             return
     keys.job.skip(call.branch.place, "deepspeed.initialize()",
-                  "its configuration is known only in a run: name the JSON too", True,
-                  (frozenset({"parallelism.strategy"}),))  # fmt: skip
+                  "its configuration is known only in a run: name the JSON too", True)  # fmt: skip
 
 
-def _fsdp1(wrapped: Keys, by: dict[str, ScriptCall]) -> None:
-    place = wrapped.branch.place
-    wrapped.job.take("parallelism.strategy", "fsdp1", place, f"{by['fsdp1'].last}()")
-    fsdp_keys.reshard(wrapped, 1, [])
-    prefetch = fsdp_keys.PREFETCH.get(wrapped.text("backward_prefetch").lower())
-    if prefetch:
-        wrapped.put("parallelism.backward_prefetch", prefetch, "backward_prefetch")
-    wrapped.put_on("parallelism.forward_prefetch", "forward_prefetch", value=1)
-    wrapped.put_flag("parallelism.use_orig_params", "use_orig_params", default=False)
-    wrapped.put_flag("parallelism.limit_all_gathers", "limit_all_gathers")
-    if "auto_wrap_policy" not in by["fsdp1"].branch.entries:
-        why = "without a policy the model is one unit: not modelled, every block is wrapped"
-        wrapped.job.skip(place, "auto_wrap_policy", why, True)
-    _offload(wrapped, by)
+def _plugin(keys: Keys, by: dict[str, ScriptCall]) -> None:
+    """FSDP's plugin of accelerate, which takes classes of PyTorch's for some of its keys."""
+    plugin = _inside(keys, by["fsdp_plugin"])
+    if plugin.text("cpu_offload") == "CPUOffload":
+        fsdp_calls.offload(plugin, by)
+        plugin.branch.entries.pop("cpu_offload")
+    policy = "mixed_precision_policy"  # a class's, or a word
+    if plugin.text(policy).lower() in words.DTYPES:
+        words.put_dtype(plugin, "precision.kind", policy)
+    plugin.leave(_ABOVE, policy)
+    fsdp_keys.fsdp(plugin, plugin.count("fsdp_version") or 1, [])
 
 
-def _fsdp2(wrapped: Keys, by: dict[str, ScriptCall]) -> None:
-    place = wrapped.branch.place
-    wrapped.job.take("parallelism.strategy", "fsdp2", place, "fully_shard()")
-    if wrapped.text("reshard_after_forward") in ("true", "false"):
-        name = "reshard_after_forward"
-        wrapped.put_flag(f"parallelism.{name}", name)
-    _offload(wrapped, by)
-
-
-def _offload(keys: Keys, by: dict[str, ScriptCall]) -> None:
-    """Parameters in host memory, of FSDP's either version."""
-    said = by.get("offload")
-    if said is not None and "False" not in (said.text("offload_params"), said.text("0")):
-        keys.job.take("parallelism.offload", "all", said.branch.place, f"{said.last}()")
+def _accelerator(keys: Keys, by: dict[str, ScriptCall]) -> None:
+    """What accelerate is told beside its plugins."""
+    job, inner = keys.job, _inside(keys, by["accelerator"])
+    if job.at("precision.kind") is None:
+        words.put_dtype(inner, "precision.kind", "mixed_precision")
+    if inner.text("dynamo_backend").lower() not in ("", "no"):
+        inner.put("compile", True, "dynamo_backend")
+    if "axes" in by:
+        axes = _inside(keys, by["axes"])
+        accelerate.mesh(axes)
+        cut = {"shard", "tensor_parallel", "context_parallel"}
+        if isinstance(spread := job.at("parallelism"), Branch) and cut & set(spread.entries):
+            job.suppose("parallelism.strategy", "fsdp2", "what a ParallelismConfig is applied by")
+    inner.leave(
+        _ABOVE,
+        "gradient_accumulation_steps parallelism_config fsdp_plugin deepspeed_plugin "
+        "gradient_accumulation_plugin split_batches mixed_precision dynamo_plugin",
+    )
+    inner.leave(
+        common.WHY_NO_MATTER,
+        "cpu log_with kwargs_handlers project_dir project_config device_placement even_batches "
+        "step_scheduler_with_optimizer rng_types",
+    )
+    inner.rest("Python scripts'")
 
 
 def _precision(keys: Keys, by: dict[str, ScriptCall]) -> None:
     """In what dtype the model computes: said to accelerate, to FSDP, to autocast, or loaded."""
-    job, wrapped = keys.job, {"fsdp1", "fsdp2"} & set(by)
-    if "accelerator" in by:
-        inner = _inside(keys, by["accelerator"])
-        words.put_dtype(inner, "precision.kind", "mixed_precision")
+    job, wrapped = keys.job, {"fsdp1", "fsdp2", "fsdp_plugin", "strategy"} & set(by)
     if wrapped and "policy" in by:
         inner = _inside(keys, by["policy"])
         words.put_dtype(inner, "precision.kind", "param_dtype")
         words.put_dtype(inner, "parallelism.reduce_dtype", "reduce_dtype")
+    if "accelerator" in by:
+        _accelerator(keys, by)
     if "autocast" in by and job.at("precision.kind") is None:
         inner = _inside(keys, by["autocast"])
         if inner.flag("enabled") is not False:
