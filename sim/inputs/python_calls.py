@@ -10,6 +10,7 @@ What a name stands for, `sim.inputs.python_names` knows, and what an expression 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator
 
 from sim.errors import Fault, InputError
@@ -22,6 +23,7 @@ from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
 CONDITION = "(if)"  # the key of the conditions that a call stands under, as no argument is called
 NAME = "(name)"  # and of the name that its result is given; of an argument's, after its own
 LOSS_OVER = "loss /"  # what is called where a loss is divided on its way to backward
+_FREEZES = re.compile(r"\.requires_grad$")  # told as a call of ``requires_grad_``
 LATER = "="  # how the key of an attribute ends that is set where it cannot be followed
 
 
@@ -38,8 +40,8 @@ def from_calls(text: str, name: str) -> Branch:
     Returns
     -------
     Branch
-        Dotted names of what is called, and of switches of torch's (``torch.backends... = value``),
-        each with `Items` of `Branch`. Arguments without a name are
+        Dotted names of what is called, and of switches of torch's (``torch.backends... = value``,
+        ``p.requires_grad = value``), each with `Items` of `Branch`. Arguments without a name are
         ``0``, ``1``, a mapping of them that the file does not say is ``**``; what only a run knows
         is a text that begins with `sim.inputs.python_values.UNKNOWN`. Attributes that are set on
         what a call returns count as its arguments. Calls under an ``if`` that the file says is
@@ -102,7 +104,7 @@ class _Calls(ast.NodeVisitor):
             first = target.elts[0] if isinstance(target, ast.Tuple) and target.elts else target
             if isinstance(first, ast.Name):
                 self._called[node.value] = first.id
-            elif (name := dotted(target)).startswith("torch.backends."):
+            elif (name := dotted(target)).startswith("torch.backends.") or _FREEZES.search(name):
                 self._call(name, node, [("0", node.value)])
             elif isinstance(target, ast.Attribute):
                 self._set(target, node, node.value)

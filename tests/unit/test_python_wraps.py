@@ -54,6 +54,10 @@ def test_what_accelerate_is_told_beside_plugins(tmp_path):
     spread = job.parallelism
     assert (spread.strategy, spread.tensor_parallel, spread.shard) == ("fsdp2", 4, 2)
     assert (job.compile, told) == (True, {})
+    job, told = read(tmp_path, ACCELERATE.format("split_batches=True"))
+    assert "cut over the ranks" in told["Accelerator.split_batches"]
+    config = "dataloader_config=DataLoaderConfiguration(split_batches=True)"
+    assert "DataLoaderConfiguration.split_batches" in read(tmp_path, ACCELERATE.format(config))[1]
 
 
 def test_lightnings_strategies_as_classes(tmp_path):

@@ -11,7 +11,7 @@ from sim.inputs.python_values import is_unknown
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Leaf
-from sim.interop.trainers import common, huggingface, preferences, script_calls
+from sim.interop.trainers import common, huggingface, preferences, script_calls, unfollowed
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
 
@@ -48,6 +48,7 @@ def read(source: Source, job: Translation) -> None:
     huggingface.in_python(source, keys, trl, configured and not fast)
     _preferences(keys, calls, kind[1] if kind else "")
     script_calls.spread(keys)
+    unfollowed.tell(source, job)
     keys.rest("Python scripts'")
 
 

@@ -22,6 +22,7 @@ from sim.interop.trainers import (
     huggingface,
     lightning,
     script_calls,
+    unfollowed,
     words,
 )
 from sim.interop.trainers.common import TrainerFormat
@@ -36,6 +37,9 @@ _WRAPS = {
 }  # fmt: skip
 _OPTIMIZERS = re.compile(
     r"(?:Paged|Fused|DeepSpeedCPU)?(?:Adam|AdamW|Adafactor|SGD|Lion|LAMB|Muon)(?:8bit|32bit)?$"
+    # those that have no counterpart here, which words.py says
+    r"|(?:RMSprop|Adagrad|Adadelta|Adamax|NAdam|RAdam|ASGD|Rprop|LBFGS|AdEMAMix)(?:8bit|32bit)?$"
+    r"|(?:Sophia\w*|SOAP|Shampoo|Prodigy|CAME|\w+ScheduleFree|ZeroRedundancyOptimizer)$"
 )
 #: one call each of what may stand beside, and the name of its kind
 _KINDS = {
@@ -119,6 +123,7 @@ def read(source: Source, job: Translation) -> None:
     common.loader(keys)
     script_calls.spread(keys)
     keys.leave(_ABOVE, "fused foreach")
+    unfollowed.tell(source, job)
     keys.rest("Python scripts'")
 
 
@@ -295,11 +300,13 @@ def _precision(keys: Keys, by: dict[str, ScriptCall]) -> None:
 def _optimizer(keys: Keys, call: ScriptCall | None) -> None:
     job = keys.job
     if call is None:
-        keys.suppose("optimizer", "adamw")
+        job.suppose("optimizer", "adamw", "no optimizer that is known is made here")
         return
     branch = call.branch
     inner = Keys(job, Branch({"optimizer": Leaf(call.last, branch.place)}, branch.place), _TORCH)
     word = re.sub(r"^(?:Fused|DeepSpeedCPU)", "", call.last)
+    if word.startswith("ZeroRedundancy"):
+        word = re.sub(r".*\.|\W", "", call.text("optimizer_class") or call.text("1")) or "AdamW"
     words.optimizer_named(inner, word, "optimizer")
     if keys.flag("fused") or call.last.startswith("Fused"):
         job.take("optimizer_implementation", "fused", branch.place, f"{call.last}()")

@@ -1,0 +1,79 @@
+"""Calls of scripts that cut, shrink or add to a job are told of, one table for all of them."""
+
+import pytest
+
+import sim
+
+LOOP = """\
+import torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("Qwen/Qwen2.5-7B")
+model = DDP(model)
+"""
+TRAINER = """\
+model = AutoModelForCausalLM.from_pretrained("Qwen/Qwen2.5-7B")
+args = TrainingArguments(per_device_train_batch_size=2)
+"""
+
+
+def told(tmp_path, text):
+    path = tmp_path / "train.py"
+    path.write_text(text)
+    found = sim.import_job(path)
+    return {row["theirs"]: row["why"] for row in found.aside if row["matters"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "theirs", "why"),
+    [
+        ("parallelize_module(layer, mesh['tp'], plan)", "parallelize_module()", "tensor_parallel"),
+        ("stage = PipelineStage(model, 0, 2, device)", "PipelineStage()", "pipeline_parallel"),
+        ("with context_parallel(mesh, buffers=b):\n    pass", "context_parallel()", "by hand"),
+        ("convert_to_float8_training(model)", "convert_to_float8_training()", "precision=fp8"),
+        ("ema = AveragedModel(model)", "AveragedModel()", "copy of the weights"),
+        ("model.register_comm_hook(None, hook)", "register_comm_hook()", "hook"),
+        ("for p in model.head.parameters():\n    p.requires_grad_(False)", "p.requires_grad_",
+         "partly frozen"),
+        ("for p in model.head.parameters():\n    p.requires_grad = False", "p.requires_grad",
+         "partly frozen"),
+        ("if freeze:\n    model.requires_grad_(False)", "model.requires_grad_", "(if freeze)"),
+        ("for n, p in model.named_parameters():\n    p.requires_grad = 'head' in n",
+         "p.requires_grad", "partly frozen"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("script", [LOOP, TRAINER])
+def test_a_call_that_is_not_followed(tmp_path, script, text, theirs, why):
+    found = told(tmp_path, script + text)
+    assert [*found] == [theirs]
+    assert why in found[theirs]
+
+
+def test_what_adapters_freeze_and_what_trains_is_no_news(tmp_path):
+    frozen = "model.requires_grad_(False)\nmodel = get_peft_model(model, LoraConfig(r=8))\n"
+    assert told(tmp_path, LOOP + frozen) == {}
+    assert told(tmp_path, LOOP + "model.requires_grad_()\nmodel.lm_head.requires_grad_(True)") == {}
+
+
+@pytest.mark.parametrize(
+    ("made", "optimizer", "theirs"),
+    [
+        ("torch.optim.SGD(p, lr=0.1, momentum=0.9)", "sgd", "SGD.momentum"),
+        ("torch.optim.SGD(p, lr=0.1)", "sgd", None),
+        ("torch.optim.RMSprop(p)", "adamw", "optimizer"),
+        ("NAdam(p)", "adamw", "optimizer"),
+        ("AdamWScheduleFree(p)", "adamw", "optimizer"),
+        ("ZeroRedundancyOptimizer(p, optimizer_class=torch.optim.AdamW)", "adamw",
+         "ZeroRedundancyOptimizer()"),
+        ("ZeroRedundancyOptimizer(p, SGD)", "sgd", "ZeroRedundancyOptimizer()"),
+    ],
+)  # fmt: skip
+def test_optimizers(tmp_path, made, optimizer, theirs):
+    found = told(tmp_path, f"{LOOP}optimizer = {made}")
+    assert [*found] == ([theirs] if theirs else [])
+    assert f"optimizer: {optimizer}\n" in sim.import_job(tmp_path / "train.py").yaml
+
+
+def test_a_loop_without_an_optimizer_says_so(tmp_path):
+    assert told(tmp_path, LOOP) == {}
+    supposed = {row["key"]: row["why"] for row in sim.import_job(tmp_path / "train.py").assumed}
+    assert supposed["optimizer"] == "no optimizer that is known is made here"
