@@ -114,6 +114,9 @@ def test_meshes_that_a_file_spells_out(tmp_path, shape, wrapped, replicate):
         ("fully_shard(model, mesh=meshes.of(world))", "fully_shard.mesh", "does not spell out"),
         (MESH.format("(2, 2, 2)") + "fully_shard(model, mesh=mesh)", "init_device_mesh()",
          "how its dimensions are used"),
+        ("fully_shard(model, mp_policy=policy())", "fully_shard.mp_policy", "policy() is known"),
+        ("fully_shard(model, **given())", "fully_shard.**", "given() is known"),
+        ("DDP(model, bucket_cap_mb=cap())", "DDP.bucket_cap_mb", "cap() is known"),
         ("fully_shard(model, ignored_params=set())", "fully_shard.ignored_params", "leaves out"),
         ("fully_shard(model, reshard_after_forward=4)", "fully_shard.reshard_after_forward",
          "a part of the ranks"),
@@ -124,3 +127,9 @@ def test_meshes_that_a_file_spells_out(tmp_path, shape, wrapped, replicate):
 def test_what_of_a_wrapper_is_not_followed(tmp_path, text, theirs, why):
     _, told = read(tmp_path, MODEL + text)
     assert why in told[theirs]
+
+
+def test_a_policy_without_names(tmp_path):
+    text = "fully_shard(model, mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32))"
+    job, told = read(tmp_path, MODEL + text)
+    assert (job.precision.kind, job.parallelism.reduce_dtype, told) == ("bf16", "fp32", {})

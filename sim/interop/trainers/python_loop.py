@@ -80,7 +80,10 @@ _FOLLOWED = frozenset({
     "mixed_precision", "sharding_strategy", "reshard_after_forward", "cpu_offload", "zero_stage",
     "offload_optimizer_device", "offload_param_device", "strategy", "precision", "devices",
     "num_nodes", "accumulate_grad_batches", "fsdp_version", "param_dtype", "reduce_dtype",
-    "backward_prefetch", "hf_ds_config", "dtype", "stage", "config",
+    "backward_prefetch", "hf_ds_config", "dtype", "stage", "config", "mp_policy", "offload_policy",
+    "use_orig_params", "forward_prefetch", "limit_all_gathers", "gradient_as_bucket_view",
+    "bucket_cap_mb", "split_batches", "dynamo_backend", "gradient_clip_val", "tp_size", "cp_size",
+    "dp_shard_size", "dp_replicate_size", "activation_checkpointing", "mixed_precision_policy",
 })  # fmt: skip
 
 
@@ -214,7 +217,7 @@ def _inside(keys: Keys, call: ScriptCall) -> Keys:
             if word:
                 found = Leaf(word[1], tree.place)
             elif is_unknown(tree) and name not in fsdp_calls.RAW:
-                if name in _FOLLOWED:
+                if name in _FOLLOWED or (name == "**" and not call.said):
                     why = f"{text.removesuffix('}')} is known only at run time"
                     keys.job.skip(tree.place, inner.prefix + name, why, True)
                 continue
@@ -278,8 +281,8 @@ def _precision(keys: Keys, by: dict[str, ScriptCall]) -> None:
     job, wrapped = keys.job, {"fsdp1", "fsdp2", "fsdp_plugin", "strategy"} & set(by)
     if wrapped and "policy" in by:
         inner = _inside(keys, by["policy"])
-        words.put_dtype(inner, "precision.kind", "param_dtype")
-        words.put_dtype(inner, "parallelism.reduce_dtype", "reduce_dtype")
+        words.put_dtype(inner, "precision.kind", "param_dtype", "0")
+        words.put_dtype(inner, "parallelism.reduce_dtype", "reduce_dtype", "1")
     if "accelerator" in by:
         _accelerator(keys, by)
     if "autocast" in by and job.at("precision.kind") is None:
