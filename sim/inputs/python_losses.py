@@ -56,6 +56,7 @@ class _Reached:
         self.divisions: set[Division] = set()
         self._names = names
         self._seen: set[ast.AST] = set()
+        self._followed: set[_BoundName] = set()
         self._given: dict[_BoundName, list[ast.expr | ast.AugAssign]] = {}
         self._returned: dict[str, list[ast.expr]] = {}
         for node in ast.walk(module):
@@ -93,17 +94,24 @@ class _Reached:
             return list(node.elts)
         if isinstance(node, ast.Call):
             called = dotted(node.func).rpartition(".")[2]
-            return [*self._returned.get(called, ()), *_owner(node), *node.args]
+            return [*self._returned.pop(called, ()), *_owner(node), *node.args]
         if isinstance(node, ast.Name | ast.Attribute):
             return self._named(node)
         return []
 
     def _named(self, node: ast.Name | ast.Attribute) -> list[ast.expr | ast.AugAssign]:
         scope = self._names.scope(node)
-        found = list(self._given.get(_key(node, scope), ()))
+        key = _key(node, scope)
+        if key in self._followed:
+            return []
+        self._followed.add(key)
+        found = self._given.get(key, [])
         if isinstance(node, ast.Name):  # what calls pass to a parameter, too
             values = scope.values(node.id) or []
-            found += [value.node for value in values if value.node is not None]
+            found = [
+                *found,
+                *(value.node for value in values if value.node is not None),
+            ]
         return found
 
     def _give(self, target: ast.expr, stands: ast.AST, value: ast.expr | ast.AugAssign) -> None:
