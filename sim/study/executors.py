@@ -191,7 +191,7 @@ class LocalPool:
     many : callable, optional
         See `answered_together`.
     chunk : int
-        Tasks sent at once, and computed together, at most; two chunks are kept at a worker.
+        Tasks sent at once, and computed together, at most; a worker has one chunk at a time.
     """
 
     def __init__(
@@ -280,7 +280,7 @@ class LocalPool:
         return worker
 
     def _feed(self, worker: _PoolWorker, again: deque[Task], source: Iterator[Task]) -> None:
-        """Keep between one and two chunks at a worker; what a dead one had goes one by one."""
+        """Send a worker its next chunk; what a dead one had goes one by one."""
         if len(worker.pending) > self._chunk.now:
             return
         chunks = [[again.popleft()] for _ in range(min(len(again), self._chunk.now))]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 from sim.documents import SCHEMAS, Document, Section
-from sim.quantities import counted, duration, usd
+from sim.quantities import counted, duration, percent, usd
 from sim.records import dataclass
 from sim.step.step import memory_of
 from sim.study.candidates import Candidate
@@ -172,9 +172,9 @@ class SizeReport(Document):
     decided: bool = True
 
     def sentence(self) -> str:
-        """The winner, and the price at which the runner-up would win."""
+        """The winner, and the price at which the runner-up would win; else the nearest miss."""
         if self.winner is None:
-            return ""
+            return self._nothing()
         first, *others = [c for c in self.contenders if c.plan is not None]
         assert first.plan is not None
         f = first.plan.figures
@@ -191,6 +191,20 @@ class SizeReport(Document):
             even = others[0].break_even_usd
             said += f"; it wins below {usd(even)} for a GPU-hour." if even else "."
         return said
+
+    def _nothing(self) -> str:
+        """That no plan meets the target, and by how much the nearest misses it."""
+        if self.nearest is None:
+            if self.stopped:
+                return "Nothing was found yet."
+            tried = any(c.likeliest is not None for c in self.contenders)
+            return "Nothing fits in memory." if tried else "No plan was tried on any machine."
+        plan, f = self.nearest.candidate, self.nearest.figures
+        said = f"{counted(plan.gpus, 'GPU')} of {plan.machine.name}: {duration(f.wall_s)}"
+        said += f", {usd(f.cost_usd)}" if f.cost_usd < float("inf") else ""
+        missed = self.target.shortfall(f) - 1.0
+        by = percent(missed, 0 if missed >= 0.01 else 2)
+        return f"Nothing meets the target; the nearest miss is {said}, by {by}."
 
     def content(self) -> dict[str, Any]:
         """Target, counts of the search, winner and contenders."""

@@ -188,6 +188,10 @@ def test_nothing_is_an_answer_with_the_nearest_miss(searcher):
     assert report.winner is None
     nearest = report.nearest
     assert "the nearest miss is" in told(view(report))
+    gpus, by = nearest.candidate.gpus, nearest.figures.wall_s / 60.0 - 1.0
+    said = f"Nothing meets the target; the nearest miss is {gpus} GPUs of "
+    assert str(report).startswith(said)
+    assert str(report).endswith(f", by {by:,.0%}.".replace("%", " %"))
     every = everything(["dgx-h100", A100], report.global_batch, 16, searcher)
     assert nearest.figures.wall_s == pytest.approx(min(p.figures.wall_s for p in every), rel=1e-9)
 
@@ -196,6 +200,7 @@ def test_what_fits_nowhere_says_so(searcher):
     job = {**JOB, "model": "llama-3-70b", "method": "full", "optimizer": "adamw"}
     report = size(job, Target(), topologies=["l40s-8"], most_gpus=8, searcher=searcher)
     assert report.winner is None
+    assert str(report) == "Nothing fits in memory."
 
 
 def test_a_machine_that_cannot_run_the_job_is_left_out_with_the_reason(searcher):
