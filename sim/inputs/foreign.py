@@ -41,7 +41,7 @@ from sim.inputs.yaml import from_yaml
 #: commands that start a training
 LAUNCHES = (
     r"\b(?:torchrun|accelerate +launch|deepspeed +(?:--|\S+\.py\b)"
-    r"|python3? +-m +(?:torch\.distributed|(?:verl|recipe)\.\w+)"
+    r"|python3? +-m +(?:torch\.distributed|(?:verl|recipe)\.\w+|trl\.scripts\.\w+)"
     r"|swift +(?:sft|pt|rlhf)|trl +(?:sft|dpo|grpo|kto|rloo|reward)"
     r"|axolotl +train|llamafactory-cli +train)\b"
 )

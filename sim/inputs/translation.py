@@ -53,6 +53,14 @@ class Aside(NamedTuple):
         return bool(self.answers) and all(said & keys for keys in self.answers)
 
 
+class Begun(NamedTuple):
+    """A trainer that a command starts or a key belongs to: ``dpo``, and where what says so."""
+
+    kind: str
+    place: Place
+    theirs: str
+
+
 class Sample(NamedTuple):
     """How many rows of a batch a trainer makes of a sample, and what says so."""
 
@@ -109,6 +117,8 @@ class Translation:
         Keys of ours whose value stands in a file and is known only at run time: where.
     syncs_each : tuple of str and Place, optional
         The key that keeps its trainer from no_sync(), where it is set.
+    begun : Begun, optional
+        The trainer of TRL's that a command starts by name.
     sample : Sample, optional
         Rows of a sample where the trainer's kind says them; counts of samples become those of rows
         once all files are read.
@@ -129,6 +139,7 @@ class Translation:
     launched: str = ""
     unsaid: dict[str, str] = field(default_factory=dict)
     syncs_each: tuple[str, Place] | None = None
+    begun: Begun | None = None
     sample: Sample | None = None
     world: tuple[int, Place] | None = None
     nodes: tuple[int, Place] | None = None

@@ -83,6 +83,77 @@ def test_rows_of_a_micro_batch(tmp_path, name, text, rows, scores, said):
     assert any(said in why for why in told) if said else told == []
 
 
+TRL = """\
+model_name_or_path: Qwen/Qwen2.5-7B
+per_device_train_batch_size: 2
+max_length: 2048
+"""
+ARGS = "--model_name_or_path Qwen/Qwen2.5-7B --per_device_train_batch_size 2 --max_length 2048"
+
+
+@pytest.mark.parametrize(
+    ("command", "rows", "said"),
+    [
+        ("trl sft", 2, ""),
+        ("trl dpo", 4, "reference"),
+        ("trl kto --beta 0.1", 2, "KL term"),
+        ("trl grpo --beta 0.04", 2, "rollouts"),
+        ("trl reward", 4, "no vocabulary"),
+        ("python -m trl.scripts.dpo", 4, "reference"),
+        ("accelerate launch -m trl.scripts.kto", 2, "KL term"),
+        ("accelerate launch examples/scripts/dpo.py", 4, "reference"),
+        ("accelerate launch scripts/run_orpo.py --beta 0.1", 4, ""),
+        ("accelerate launch examples/scripts/cpo.py", 4, ""),
+        ("accelerate launch examples/scripts/dpo_online.py", 2, "rollouts"),
+        ("accelerate launch examples/scripts/gkd.py --beta 0.5", 2, "teacher"),
+        ("accelerate launch examples/scripts/reward_modeling.py", 4, "no vocabulary"),
+        ("accelerate launch train.py --beta 0.1", 2, "nothing says which"),
+        ("# trl dpo\naccelerate launch train.py", 2, ""),
+    ],
+)
+def test_what_is_started_says_the_kind(tmp_path, command, rows, said):
+    """TRL's subcommand, its module or a script's name; `beta` made any of them pairs."""
+    held(tmp_path, "run.sh", f"{command} {ARGS}\n", rows, said)
+
+
+@pytest.mark.parametrize(
+    ("keys", "rows", "said"),
+    [
+        ("beta: 0.1", 2, "nothing says which"),
+        ("beta: 0.1\nmax_prompt_length: 512\nmax_completion_length: 1024", 2, "nothing says which"),
+        ("beta: 0.1\ndesirable_weight: 1.0", 2, "KL term"),
+        ("beta: 0.1\nreward_funcs: [accuracy]", 2, "rollouts"),
+        ("beta: 0.1\nnum_generations: 8", 2, "rollouts"),
+        ("beta: 0.1\nlmbda: 0.5\nteacher_model_name_or_path: Qwen/Qwen2.5-32B", 2, "teacher"),
+        ("beta: 0.1\nrpo_alpha: 1.0", 4, "reference"),
+        ("beta: 0.1\ncpo_alpha: 1.0", 4, ""),
+    ],
+)
+def test_keys_of_one_trainer_alone_say_the_kind(tmp_path, keys, rows, said):
+    """`beta` decides nothing: GRPO, KTO and GKD were DPO's pairs by it."""
+    held(tmp_path, "job.yaml", f"{TRL}{keys}\n", rows, said)
+
+
+def held(tmp_path, name, text, rows, said):
+    path = tmp_path / name
+    path.write_text(text)
+    told = [row["why"] for row in sim.import_job(path).aside if row["matters"]]
+    assert load("dgx-h100", path).workload.micro_batch == rows
+    assert len(told) == bool(said)
+    assert all(said in why for why in told)
+
+
+def test_a_command_decides_what_its_file_leaves_open(tmp_path):
+    """`trl dpo --config FILE`, named alone or beside the file."""
+    (tmp_path / "job.yaml").write_text(f"{TRL}beta: 0.1\n")
+    script = tmp_path / "run.sh"
+    script.write_text("trl dpo --config job.yaml\n")
+    for files in ([script], [tmp_path / "job.yaml", script]):
+        found = sim.import_job(*files)
+        assert "micro_batch: 4" in found.yaml
+        assert [row["theirs"] for row in found.aside if row["matters"]] == ["trl dpo"]
+
+
 LONG = FACTORY + "gradient_accumulation_steps: 1\nnum_train_epochs: 2\n"
 OPEN_RLHF = """\
 deepspeed --num_gpus 8 --module openrlhf.cli.train_{} --pretrain Qwen/Qwen2.5-7B \\

@@ -109,7 +109,8 @@ def test_rollouts_and_pairs_are_said_not_to_be_read(tmp_path):
     assert "sequence_length: 4096" in read(tmp_path, "long.yaml", long)[0]
     job, told = read(tmp_path, "dpo.yaml", f"{TRL}max_length: 2048\nbeta: 0.1\n")
     assert "sequence_length: 2048" in job
-    assert "dpo" in told["beta"]
+    assert "plain step" in told["beta"]
+    assert "micro_batch: 8" in job
 
 
 def test_a_trainer_that_is_a_table_is_lightnings(tmp_path):

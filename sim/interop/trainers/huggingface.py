@@ -8,7 +8,7 @@ from __future__ import annotations
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch
-from sim.interop.trainers import common, deepspeed, fsdp_keys, preferences, words
+from sim.interop.trainers import common, deepspeed, fsdp_keys, trl_kinds, words
 from sim.interop.trainers.common import LoraKeys, TrainerFormat
 from sim.interop.trainers.keys import Keys
 
@@ -28,7 +28,6 @@ _LIGER = ("use_liger_kernel", "use_liger", "enable_liger_kernel")
 #: what scripts of one's own call the longest row, and what turns adapters on in them
 _LENGTH = ("model_max_length", "block_size", "max_seq_len")
 _PEFT = ("use_peft", "lora_enable", "use_lora", "q_lora")
-_ROLLED = ("num_generations", "max_completion_length", "use_vllm")
 _DTYPE = ("dtype", "torch_dtype", "model_dtype")
 
 
@@ -49,10 +48,11 @@ def read(source: Source, job: Translation) -> None:
 
 def arguments(source: Source, keys: Keys) -> None:
     """The arguments of a trainer and, where they are there, of TRL's SFT script."""
-    trl = bool(_TRL & frozenset(keys.branch.entries))
+    begun = keys.job.begun is not None
+    trl = begun or bool(_TRL & frozenset(keys.branch.entries))
     _arguments(source, keys, trl, trl)
-    if trl:
-        _pairs(keys)
+    if trl and not begun:  # else whoever reads the command says it
+        trl_kinds.tell(keys, trl_kinds.of_keys(keys))
     if keys.flag(*_PEFT) and not keys.text(*_DTYPE) and not _model_keys(keys).text(*_DTYPE):
         keys.job.loads_fp32 = "TRL's dtype: float32, of what is not of 4 bits"
 
@@ -106,7 +106,8 @@ def _arguments(source: Source, keys: Keys, trl: bool, configured: bool) -> None:
     keys.whose = _OF_TRL if configured else _DEFAULT
     _named(keys)
     if trl:
-        _rollouts(keys)
+        if trl_kinds.rolls(trl_kinds.of_keys(keys)):
+            _rollouts(keys)
         keys.put_count("sequence_length", "max_length", "max_seq_length", *_LENGTH, default=1024)
         _rows(keys)
         if keys.job.at("method") is None:
@@ -238,21 +239,14 @@ def master(keys: Keys, dtype: str, *names: str) -> None:
 
 
 def _rollouts(keys: Keys) -> None:
-    """Arguments of GRPO, whose updates alone are taken, and whose rows are longer."""
-    if keys.has(*_ROLLED):
-        prompt = keys.count("max_prompt_length") or 512
-        keys.put(
-            "sequence_length", prompt + (keys.count(_ROLLED[1]) or 256), _ROLLED[1], _ROLLED[0]
-        )
-        why = "rollouts are not read: an update alone, of the longest rows; posttrain has the rest"
-        keys.matters(f"{why}, of a workload with post_training", *_ROLLED)
-
-
-def _pairs(keys: Keys) -> None:
-    """DPO's pairs, by arguments that it has."""
-    names = ("max_prompt_length", "precompute_ref_log_probs", "beta")
-    if keys.has(*names) and not keys.has(*_ROLLED):
-        preferences.of_kind(keys, "dpo", keys.place(*names), keys.named(*names))
+    """Rows of GRPO and its like: a prompt and a completion."""
+    names = ("max_completion_length", "max_prompt_length")
+    completion, prompt = (keys.count(name) for name in names)
+    row = (prompt or 512) + (completion or 256)
+    if keys.has(*names):
+        keys.put("sequence_length", row, *names)
+    else:
+        keys.suppose("sequence_length", row)
 
 
 def _rows(keys: Keys) -> None:

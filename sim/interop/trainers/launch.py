@@ -11,7 +11,16 @@ from sim.inputs.foreign import LAUNCHES, beside, format_of, format_of_keys
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Leaf, Place
-from sim.interop.trainers import accelerate, common, deepspeed, fsdp_keys, huggingface, shell, verl
+from sim.interop.trainers import (
+    accelerate,
+    common,
+    deepspeed,
+    fsdp_keys,
+    huggingface,
+    shell,
+    trl_kinds,
+    verl,
+)
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
 from sim.interop.trainers.words import put_dtype
@@ -110,20 +119,29 @@ def arguments(
         world = per_node * nodes
     if world:
         job.world = (world, launch.branch.place)
-    _config(launch, source, job)
     started = _started(text)
+    job.begun = trl_kinds.command(started, source.name) or job.begun
+    _trained(launch, started, source, job, values)
+    trl_kinds.told_by_command(launch)
+
+
+def _trained(
+    launch: Keys, started: str, source: Source, job: Translation, values: dict[str, str]
+) -> None:
+    """What is launched: the files that commands name, plugins and the trainer's arguments."""
+    _config(launch, source, job)
     _positional(started, source, job)
     _accelerate(launch, source, job)
-    if _HYDRA.search(text):
-        tree = shell.overrides(text, source.name, values)
+    if _HYDRA.search(started):
+        tree = shell.overrides(started, source.name, values)
         inner = Source(source.path, source.name, "", tree)
         if verl.recognises(inner):
             verl.configured(inner, job, launch.text("config-name", "config_name"))
             return
     rest = Branch(
-        {k: v for k, v in options.items() if k not in launch.seen},
+        {k: v for k, v in launch.branch.entries.items() if k not in launch.seen},
         Place(source.name),
-        {k: v.place for k, v in options.items()},
+        {k: v.place for k, v in launch.branch.entries.items()},
     )
     inner = Source(source.path, source.name, "", rest)
     form = format_of_keys(inner)

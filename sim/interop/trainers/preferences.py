@@ -29,6 +29,7 @@ class _Step(NamedTuple):
 _STEPS = {
     "dpo": _Step(2, _REFERENCE), "ipo": _Step(2, _REFERENCE),
     "kto": _Step(1, "the passes of its KL term and of the reference are not counted"),
+    "gkd": _Step(1, "the teacher's pass and its copy, and what is generated, are not counted"),
     "orpo": _Step(2), "cpo": _Step(2), "simpo": _Step(2),
     "rm": _Step(2, _HEAD, scores=True), "reward": _Step(2, _HEAD, scores=True),
     "scores": _Step(1, _HEAD, scores=True),

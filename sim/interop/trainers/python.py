@@ -9,16 +9,18 @@ import re
 
 from sim.inputs.python_values import is_unknown
 from sim.inputs.registry import FORMATS
-from sim.inputs.translation import Source, Translation
+from sim.inputs.translation import Begun, Source, Translation
 from sim.inputs.tree import Branch, Leaf
-from sim.interop.trainers import common, huggingface, preferences, script_calls, unfollowed
+from sim.interop.trainers import (
+    common, huggingface, preferences, script_calls, trl_kinds, unfollowed,
+)  # fmt: skip
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
 
-_OF_TRL = r"(?:SFT|DPO|ORPO|KTO|CPO|GRPO|RLOO|Reward)"
+_OF_TRL = r"(?:SFT|DPO|ORPO|KTO|CPO|GRPO|RLOO|GKD|Reward)"
 _TRL = re.compile(rf"(?:^|\.){_OF_TRL}(?:Trainer|Config)$")
 _ARGUMENTS = re.compile(rf"(?:^|\.)(?:\w*TrainingArguments|{_OF_TRL}Config)$")
-_KIND = re.compile(r"(?:^|\.)(DPO|ORPO|KTO|CPO|Reward)(?:Trainer|Config)$")
+_KIND = re.compile(r"(?:^|\.)(DPO|ORPO|KTO|CPO|GRPO|RLOO|GKD|Reward)(?:Trainer|Config)$")
 #: models of sentence-transformers
 _EMBEDS = {"SentenceTransformer": "embeddings", "CrossEncoder": "scores"}
 _ROWS = {name: name for name in ("max_seq_length", "packing", "dataset_text_field")}
@@ -44,21 +46,23 @@ def read(source: Source, job: Translation) -> None:
         keys.branch.entries.pop("device_map", None)
     script_calls.kbit(keys)
     trl = any(_TRL.search(call.name) for call in calls)
-    kind = next((found for call in calls if (found := _KIND.search(call.name))), None)
+    for call in calls:
+        if found := _KIND.search(call.name):
+            job.begun = Begun(found[1].lower(), call.branch.place, f"{call.last}()")
+            break
     huggingface.in_python(source, keys, trl, configured and not fast)
-    _preferences(keys, calls, kind[1] if kind else "")
+    _preferences(keys, calls)
     script_calls.spread(keys)
     unfollowed.tell(source, job)
     keys.rest("Python scripts'")
 
 
-def _preferences(keys: Keys, calls: list[script_calls.ScriptCall], kind: str) -> None:
+def _preferences(keys: Keys, calls: list[script_calls.ScriptCall]) -> None:
     """Rows of pairs by the trainer's name, and a head of scores by the model's class."""
     scores = next((c for c in calls if "ForSequenceClassification" in c.name), None)
     embeds = next((c for c in calls if c.last in _EMBEDS), None)
-    if kind:
-        call = next(c for c in calls if _KIND.search(c.name))
-        preferences.of_kind(keys, kind, call.branch.place, f"{call.last}()")
+    if keys.job.begun is not None:
+        trl_kinds.tell(keys, keys.job.begun)
     elif embeds is not None:
         preferences.of_kind(keys, _EMBEDS[embeds.last], embeds.branch.place, embeds.name)
     elif scores is not None:
