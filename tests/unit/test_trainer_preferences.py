@@ -83,6 +83,40 @@ def test_rows_of_a_micro_batch(tmp_path, name, text, rows, scores, said):
     assert any(said in why for why in told) if said else told == []
 
 
+TUNE = """\
+model: {{_component_: torchtune.models.llama3_1.lora_llama3_1_8b, lora_attn_modules: [q_proj]}}
+tokenizer: {{max_seq_len: 1024}}
+loss: {{_component_: {}}}
+dataset: {{_component_: torchtune.datasets.{}}}
+batch_size: 2
+dtype: bf16
+"""
+
+
+@pytest.mark.parametrize(
+    ("loss", "data", "rows", "said"),
+    [
+        ("torchtune.rlhf.loss.DPOLoss", "stack_exchange_paired_dataset", 4, "reference"),
+        ("torchtune.rlhf.loss.RSOLoss", "my_dataset", 4, "reference"),
+        ("my.loss.Pairwise", "preference_dataset", 4, "reference"),
+        ("torchtune.rlhf.loss.PPOLoss", "text_completion_dataset", 2, "rollouts"),
+        ("torchtune.modules.loss.CEWithChunkedOutputLoss", "alpaca_dataset", 2, ""),
+    ],
+)
+def test_pairs_of_torchtune(tmp_path, loss, data, rows, said):
+    """Its DPO recipes took a row a sample without a word."""
+    held(tmp_path, "lora_dpo.yaml", TUNE.format(loss, data), rows, said)
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "said"), [("embedding", 4, "anchor"), ("seq_cls", 2, "no vocabulary")]
+)
+def test_tasks_of_ms_swift(tmp_path, task, rows, said):
+    """An embedding's anchor and positive are two rows, as of sentence-transformers."""
+    text = SWIFT.format("x").replace("rlhf --rlhf_type x", f"sft --task_type {task}")
+    held(tmp_path, "run.sh", text, rows, said)
+
+
 TRL = """\
 model_name_or_path: Qwen/Qwen2.5-7B
 per_device_train_batch_size: 2

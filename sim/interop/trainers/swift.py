@@ -9,6 +9,7 @@ from sim.interop.trainers.common import LoraKeys, TrainerFormat
 from sim.interop.trainers.keys import Keys
 
 _KINDS = ("tuner_type", "train_type", "sft_type")
+_TASKS = {"seq_cls": "scores", "reranker": "scores", "embedding": "embeddings"}
 _MARKS = {
     *_KINDS, "attn_impl", "quant_bits", "quant_method", "per_device_train_batch_size",
     "torch_dtype", "tuner_backend", "max_length",
@@ -44,8 +45,9 @@ def read(source: Source, job: Translation) -> None:
     kind = keys.text("rlhf_type")
     if kind:
         preferences.of_key(keys, kind, "rlhf_type")
-    if keys.text("task_type") in ("seq_cls", "embedding", "reranker"):
-        preferences.of_key(keys, "scores", "task_type")
+    task = _TASKS.get(keys.text("task_type"), "")
+    if task and not kind:  # a reward model's task is a head of scores, and its rows are pairs
+        preferences.of_key(keys, task, "task_type")
     keys.put_ulysses("sequence_parallel_size")
     keys.leave_matching(
         common.WHY_NO_MATTER,

@@ -7,7 +7,7 @@ import re
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Items, Leaf
-from sim.interop.trainers import common, words
+from sim.interop.trainers import common, preferences, words
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
 
@@ -16,6 +16,9 @@ _BUILDER = re.compile(
     r"(?P<how>q?lora_)?(?P<family>[a-z]+\d*(?:_\d+)?)_(?P<size>[\d_]+b|mini)"
     r"(?:_(?:instruct|base|reasoning|chat))?"
 )
+#: losses of pairs, by torchtune's names until 0.6, and its data sets of them
+_OF_PAIRS = re.compile(r"\b(?:DPO|RSO|IPO|SimPO)Loss$")
+_PAIRED = re.compile(r"paired|preference|hh_rlhf")
 _NO_MATTER = (
     r"tokenizer|checkpointer|resume_from_checkpoint|seed|shuffle|lr_scheduler|output_dir"
     r"|metric_logger|log_\w+|profiler|device|save_\w+|dataset\w*|model|optimizer|loss"
@@ -55,11 +58,25 @@ def read(source: Source, job: Translation) -> None:
     if kind == "bf16":  # weights, gradients and states are all in the model's dtype
         keys.put("precision.master", "bf16", "dtype")
     _memory(keys)
+    _preferences(keys)
     job.suppose("parallelism.strategy", "fsdp2", "recipes of several GPUs shard with FSDP2")
     job.suppose("trainer", "torchtune", "torchtune's loop")
     job.suppose("attention", "sdpa", "torchtune's attention")
     keys.leave_matching(common.WHY_NO_MATTER, _NO_MATTER)
     keys.rest("torchtune")
+
+
+def _preferences(keys: Keys) -> None:
+    """Pairs by the loss, or by the data set; of what is rolled out a plain step."""
+    for name, pattern in (("loss", _OF_PAIRS), ("dataset", _PAIRED)):
+        component = keys.inner(name).text("_component_")
+        if pattern.search(component):
+            preferences.of_kind(keys, "dpo", keys.place(name), f"{name}._component_")
+        elif component.endswith(("PPOLoss", "GRPOLoss")):
+            why = f"{component.rpartition('.')[2]} is of rollouts: taken as a plain step"
+            keys.matters(why, name)
+    if keys.has("teacher_model"):
+        preferences.of_kind(keys, "gkd", keys.place("teacher_model"), "teacher_model")
 
 
 def _model(keys: Keys) -> None:
