@@ -84,11 +84,14 @@ def test_files_of_trainers_are_followed_where_matrices_are_whole(tmp_path):
     text = "base_model: Qwen/Qwen2.5-0.5B\nsequence_len: 1024\nmicro_batch_size: 1\n"
     (tmp_path / "a.yaml").write_text(f"{text}optimizer: muon\n")
     assert load_workload(tmp_path / "a.yaml").optimizer == "muon"
+    for name in ("l.yaml", "a.yaml"):
+        assert any("own class" in w.text for w in load("dgx-h100", tmp_path / name).notes.warnings)
     sharded = "fsdp_version: 2\nfsdp_config: {state_dict_type: FULL_STATE_DICT}\n"
     (tmp_path / "f.yaml").write_text(f"{text}optimizer: muon\n{sharded}")
     found = load("dgx-h100", tmp_path / "f.yaml")
     assert found.workload.optimizer == "adamw"
     assert any("gathered for Muon" in w.text for w in found.notes.warnings)
+    assert not any("own class" in w.text for w in found.notes.warnings)
 
 
 @pytest.mark.parametrize(

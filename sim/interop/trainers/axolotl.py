@@ -61,6 +61,7 @@ def read(source: Source, job: Translation) -> None:
     common.loader(keys)
     common.saving(keys)
     _preferences(keys)
+    common.own_muon(keys, "optimizer")
     _aside(keys)
 
 

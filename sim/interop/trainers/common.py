@@ -219,6 +219,20 @@ def masked(keys: Keys, name: str) -> None:
     )  # fmt: skip
 
 
+def own_muon(keys: Keys, name: str) -> None:
+    """A tool's Muon is a class of its own, where Muon's step is taken at all.
+
+    Source: LLaMA-Factory, third_party/muon; axolotl, contribs/mit/muon.
+    """
+    whole = keys.job.text_at("parallelism.strategy") in ("", "ddp", "single")
+    if whole and keys.job.text_at("optimizer") == "muon":
+        why = (
+            "its own class of Muon steps: taken as torch.optim.Muon, of the same products; what "
+            "it moves beside them and how it steps all else may differ"
+        )
+        keys.matters(why, name)
+
+
 def unpadded(keys: Keys, name: str) -> None:
     """Samples one after the other without padding: as many tokens as they have, were it known."""
     keys.put("data.packing", True, name)

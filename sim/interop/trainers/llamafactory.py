@@ -56,6 +56,7 @@ def read(source: Source, job: Translation) -> None:
         keys.put("precision.kind", "bf16", "pure_bf16")
         keys.put("precision.master", "bf16", "pure_bf16")
     _stage(keys, stage)
+    common.own_muon(keys, "use_muon")
     keys.matter_on(_NOT_MODELLED)
     if not off:  # Unsloth's checkpointing keeps what it saves in host memory
         keys.put_on("activation_checkpointing.offload", "use_unsloth_gc")
