@@ -12,8 +12,13 @@ from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Begun, Source, Translation
 from sim.inputs.tree import Branch, Leaf
 from sim.interop.trainers import (
-    common, huggingface, preferences, script_calls, trl_kinds, unfollowed,
-)  # fmt: skip
+    common,
+    huggingface,
+    preferences,
+    script_calls,
+    trl_kinds,
+    unfollowed,
+)
 from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
 
