@@ -234,7 +234,8 @@ def _engine(source: Source, keys: Keys, call: ScriptCall) -> None:
             deepspeed.named(source, inner, name)
             return
     keys.job.skip(call.branch.place, "deepspeed.initialize()",
-                  "its configuration is known only in a run: name the JSON too", True)  # fmt: skip
+                  "its configuration is known only in a run: name the JSON too", True,
+                  (frozenset({"parallelism.strategy"}),))  # fmt: skip
 
 
 def _plugin(keys: Keys, by: dict[str, ScriptCall]) -> None:
