@@ -12,9 +12,10 @@ from sim.inputs.finding import Finding
 from sim.inputs.gpu import Gpu
 from sim.inputs.model import LINEARS
 from sim.inputs.modelling import FLASH_SINCE
+from sim.inputs.recipes import RECIPES
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
-from sim.inputs.versions import SOFTWARE, older, oldest_for
+from sim.inputs.versions import SOFTWARE, older, oldest_for, versions
 from sim.inputs.workload import Parallelism, Workload
 
 __all__ = ["Finding", "check", "check_one", "finish", "finish_pair"]
@@ -67,7 +68,8 @@ def finish_pair(
     On one GPU nothing is sharded unless the file says so, and DDP is the plain
     loop. The gradient accumulation follows from a
     global batch, where only that is written; FlashAttention has no FP32 and no GPUs before Ampere,
-    PyTorch's kernels have. Software that is left out is as new as the GPUs need.
+    PyTorch's kernels have. Software that is left out is as new as the GPUs and a recipe of
+    FP8 or FP4 need.
 
     Parameters
     ----------
@@ -104,8 +106,9 @@ def _as_new_as(gpus: Sequence[Gpu], workload: Workload, given: Collection[str]) 
     if "attention" not in given and (early or workload.precision.kind == "fp32"):
         workload = workload.model_copy(update={"attention": "sdpa"})
     newer: dict[str, str] = {}
-    for gpu in gpus:
-        minima = oldest_for(gpu)
+    recipe = RECIPES.get(workload.precision.recipe)
+    asked = [versions()["feature"][recipe.feature]] if recipe else []
+    for minima in (*map(oldest_for, gpus), *asked):
         for software in SOFTWARE:
             have = newer.get(software) or getattr(workload.stack, software)
             need = minima.get(software)

@@ -7,6 +7,7 @@ from sim.errors import InputError
 from sim.inputs import loader
 from sim.inputs.architecture import Architecture, facts_of
 from sim.inputs.catalogue import gpu
+from sim.inputs.recipes import RECIPES
 from sim.inputs.versions import older, versions
 
 H100 = "dgx-h100"
@@ -334,6 +335,17 @@ def test_software_that_nobody_wrote_is_as_new_as_the_gpus_need():
     assert loader.load(node("rtx-5090-32gb", gpus=1), JOB).workload.stack.cuda == "12.8"
     newer = loader.load("dgx-b200", JOB | {"stack": {"torch": "2.9"}}).workload.stack
     assert (newer.torch, newer.cuda) == ("2.9", "12.8")
+
+
+def test_software_that_nobody_wrote_is_as_new_as_a_recipe_needs():
+    """On a GPU without it the advice was to raise CUDA, for a recipe that it cannot run."""
+    blocks = loader.load("dgx-h100", JOB | {"precision": {"fp8": {"recipe": "te-blockwise"}}})
+    needs = versions()["feature"][RECIPES["te-blockwise"].feature]
+    assert blocks.workload.stack.cuda == needs["cuda"] == "12.9"
+    with pytest.raises(InputError, match="te-nvfp4 does not run on h100"):
+        loader.load("dgx-h100", JOB | {"precision": "nvfp4"})
+    with pytest.raises(InputError, match="needs CUDA"):
+        loader.load("dgx-b200", JOB | {"precision": "nvfp4", "stack": {"cuda": "12.4"}})
     assert loader.load("dgx-h100", JOB).workload.stack.torch == "2.5"
 
 
