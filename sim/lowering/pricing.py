@@ -289,11 +289,12 @@ class Pricing:
         cost = step.costs[name]
         host_s = self.calls["c10d.collective"] + self._calls_s(op)
         stack = workload.stack
+        messages = messages_in(op.unit)
         if op.name in _MESSAGES:
-            host_s += messages_in(op.unit) * stack.message_time
+            host_s += messages * stack.message_time
         elif stack.distributed_debug == "detail" and op.group != COPYING:
             host_s += self.host.pace * agreement_s(cost.ranks, cost.nodes)
-        spins = op.name in _MESSAGES and cost.link == "nvlink"
+        spins = messages and cost.link == "nvlink"  # those of ring attention move all the time
         hold = (sms_spun if spins else sms_taken)(self.model, cost)
         if not step.single:
             to.add(hold=hold, host_s=host_s, alone_s=0.0)

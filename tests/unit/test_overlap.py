@@ -77,3 +77,13 @@ def test_a_message_that_waits_takes_its_blocks_and_nothing_of_what_kernels_share
             if view.plan.ops[number].name == "send":
                 units.add(int(lowered.program.hold_units[at]))
     assert units == {1}
+
+
+def test_what_ring_attention_exchanges_moves_all_the_time():
+    found, taken = load("dgx-h100", "llama3-8b-128k", ["nodes=2"]), set()
+    lowered = run_step(found.topology, found.workload).lowered
+    for view in lowered.views:
+        for at, number in zip(view.comm_begin.tolist(), view.comm_plan.tolist(), strict=True):
+            if view.plan.ops[number].name == "send_recv":
+                taken.add(int(lowered.program.hold_units[at]))
+    assert taken == {32}  # channels of NVLink to one peer, each an SM of what kernels share
