@@ -44,7 +44,10 @@ def fetch(requirement: str, folder: Path, timeout_s: float = 60.0) -> Path:
             wheel.extractall(home)
     else:
         with tarfile.open(archive) as source:
-            source.extractall(home, filter="data")
+            if hasattr(tarfile, "data_filter"):  # not yet in 3.11.3
+                source.extractall(home, filter="data")
+            else:
+                source.extractall(home)
     return home
 
 
