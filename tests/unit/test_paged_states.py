@@ -172,7 +172,7 @@ def test_files_that_are_written_page_too():
 
 @pytest.mark.parametrize(
     ("sets", "said"),
-    [(["optimizer=adafactor"], "bitsandbytes pages the states of AdamW, not of adafactor"),
+    [(["optimizer=adafactor"], "bitsandbytes pages the states of AdamW and Lion, not of adafactor"),
      (["optimizer=adamw-bf16"], "states of 32 or 8 bits, not those of adamw-bf16"),
      (["parallelism={strategy: zero3, offload: optimizer}"], "on the host already")],
 )  # fmt: skip
