@@ -84,11 +84,9 @@ def zero(source: Source, keys: Keys) -> None:
     names = ("offload_optimizer_device", "offload_param_device")
     states, weights = (keys.text(name).lower() in ("cpu", "nvme") for name in names)
     if stage and (states or weights):
-        what = (
-            "all" if states and weights and stage == 3 else "optimizer" if states else "parameters"
-        )
         name = names[0] if states else names[1]
-        keys.put("parallelism.offload", what, name)
+        weights = weights and (stage == 3 or not states)
+        keys.put("parallelism.offload", deepspeed.away(states, weights), name)
         # utils/dataclasses.py, DeepSpeedPlugin: its configuration says no pin_memory
         keys.put("parallelism.pin_memory", False, name)
     if stage == 3:

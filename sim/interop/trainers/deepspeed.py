@@ -98,6 +98,13 @@ def offloaded(stage: int) -> str:
     return "all" if stage == 3 else "optimizer"
 
 
+def away(states: bool, weights: bool) -> str:
+    """What goes to the host, by whether states and weights do; one of them does."""
+    if states:
+        return "all" if weights else "optimizer"
+    return "parameters"
+
+
 def staged(zero: Keys, stage: int, name: str) -> None:
     """The strategy of a ZeRO stage, which a key says."""
     said = zero.place(name), zero.named(name), str(stage)
@@ -226,7 +233,7 @@ def _zero(zero: Keys, stage: int) -> None:
 
 
 def _offload(zero: Keys, stage: int) -> None:
-    tables = {"offload_optimizer": "optimizer", "offload_param": "parameters"}
+    tables = ("offload_optimizer", "offload_param")
     devices = [zero.inner(name).text("device").lower() for name in tables]
     states, weights = (d in ("cpu", "nvme") for d in devices)
     states = bool(zero.flag("cpu_offload")) or states
@@ -235,10 +242,9 @@ def _offload(zero: Keys, stage: int) -> None:
         zero.leave("stage 3 alone has it", "offload_param")
     if not (states or weights):
         return
-    name = "offload_optimizer" if states else "offload_param"
-    kind = "all" if states and weights else tables[name]
+    name = tables[0] if states else tables[1]
     place, said = zero.place(name), zero.named(name)
-    zero.job.take("parallelism.offload", kind, place, said)
+    zero.job.take("parallelism.offload", away(states, weights), place, said)
     optimizer = zero.inner("offload_optimizer")
     if (optimizer.number("ratio") or 1.0) != 1.0:
         optimizer.matters("a part of the states on the GPU is not modelled: all are away", "ratio")

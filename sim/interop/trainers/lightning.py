@@ -130,9 +130,8 @@ def _deepspeed(source: Source, given: Keys, by: Mapping[str, ScriptCall]) -> Non
         deepspeed.staged(given, 2 if stage is None else stage, "stage")
         states, weights = given.flag("offload_optimizer"), given.flag("offload_parameters")
         if states or weights:
-            what = "all" if states and weights else "optimizer" if states else "parameters"
             name = "offload_optimizer" if states else "offload_parameters"
-            given.put("parallelism.offload", what, name)
+            given.put("parallelism.offload", deepspeed.away(bool(states), bool(weights)), name)
     given.rest("DeepSpeed")
 
 
