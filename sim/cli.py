@@ -171,6 +171,11 @@ def main() -> None:
     except MemoryError:
         _fail("out of memory: this takes more than the machine has", 1)
     except Exception as error:
+        # Python 3.11 wraps what ends a program while a class is being made
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            _fail("interrupted", _INTERRUPTED)
+        if isinstance(error.__cause__, SystemExit):
+            sys.exit(error.__cause__.code)
         if os.environ.get(_TRACEBACK):
             raise
         kind = type(error).__name__

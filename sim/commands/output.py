@@ -151,15 +151,24 @@ def unheard(error: OSError) -> None:
 
 @contextmanager
 def stopped_softly() -> Iterator[Callable[[], int]]:
-    """The signal that asked the verb to end, Ctrl-C or SIGTERM; asked again it ends at once."""
-    asked = 0
+    """The signal that asked the verb to end, Ctrl-C or SIGTERM; asked again it ends at once.
+
+    It is told of by who asks for it: what a signal finds may be printing itself.
+    """
+    asked, told = 0, False
 
     def ask(number: int, frame: object) -> None:
         nonlocal asked
         asked = number
         signal.signal(number, before[number])
-        again = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-        tell(f"ending with what was found; {again} again ends at once")
+
+    def stop() -> int:
+        nonlocal told
+        if asked and not told:
+            told = True
+            again = "Ctrl-C" if asked == signal.SIGINT else "SIGTERM"
+            tell(f"ending with what was found; {again} again ends at once")
+        return asked
 
     before: dict[int, Any] = {
         number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
@@ -168,7 +177,7 @@ def stopped_softly() -> Iterator[Callable[[], int]]:
         for number in before:
             signal.signal(number, ask)
     try:
-        yield lambda: asked
+        yield stop
     finally:
         with suppress(ValueError):
             for number, old in before.items():

@@ -12,7 +12,8 @@ import itertools
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -188,12 +189,13 @@ class Store:
             Rows that are ``ok`` do not count.
         """
         only = " where status <> 'ok'" if failed else ""
-        there = (key for (key,) in self._query(f"select key from results{only} order by key"))
         found = np.zeros(len(keys), bool)
-        while (page := keys_together(itertools.islice(there, KEYS))).size:
-            at = np.searchsorted(keys, page)
-            page, at = page[at < len(keys)], at[at < len(keys)]
-            found[at[keys[at] == page]] = True
+        # an interrupt leaves no cursor with which SQLite would keep the file open
+        with closing(self._query(f"select key from results{only} order by key")) as there:
+            while (page := keys_together(key for (key,) in itertools.islice(there, KEYS))).size:
+                at = np.searchsorted(keys, page)
+                page, at = page[at < len(keys)], at[at < len(keys)]
+                found[at[keys[at] == page]] = True
         return found
 
     def get(self, keys: Iterable[str]) -> dict[str, StoredRow]:
@@ -225,7 +227,9 @@ class Store:
             rows.append(StoredRow(key, status, changes, measures, error, attempts, seconds))
         return rows
 
-    def _query(self, sql: str, values: Iterable[str] = ()) -> Iterator[tuple[Any, ...]]:
+    def _query(
+        self, sql: str, values: Iterable[str] = ()
+    ) -> Generator[tuple[Any, ...], None, None]:
         try:
             yield from self._db.execute(sql, tuple(values))
         except (sqlite3.Error, ValueError) as error:

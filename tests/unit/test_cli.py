@@ -299,6 +299,23 @@ def test_a_search_that_is_interrupted_ends_with_what_it_found(sent, said):
     assert "-> " in out
 
 
+@pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_what_ends_it_while_a_class_is_made_ends_it(sent, code):
+    """Python 3.11 raises a RuntimeError of it, which was an internal error."""
+    before = (
+        "class Ends:\n"
+        "    def __set_name__(self, owner, name):\n"
+        f"        os.kill(os.getpid(), signal.{sent})\n"
+        "def main(**_):\n"
+        "    class Made:\n"
+        "        one = Ends()\n"
+        "import sim.cli\n"
+        "sim.cli.group.main = main\n"
+    )
+    found, _, err = interrupted(before, "run", "dgx-h100", "llama3-8b-sft")
+    assert (found, "internal error" in err) == (code, False)
+
+
 @pytest.mark.parametrize("written", ["inf", "nan"])
 def test_a_number_has_an_end(written: str) -> None:
     done = CliRunner().invoke(cli.group, ["size", "llama3-8b-lora", "--throughput", written])

@@ -31,6 +31,7 @@ def test_answers_are_short_and_say_what_they_are(tool):
 
 
 def test_the_version_is_ours():
+    pytest.importorskip("mcp")
     options = door.server()._mcp_server.create_initialization_options()
     assert (options.server_name, options.server_version) == ("scaling-sim", sim.__version__)
 
