@@ -241,6 +241,8 @@ def _finish(job: Translation, path: Path | None) -> None:
     where they would wait, adapters apart in FSDP1, mixtures as leaves of ZeRO-3. What one file
     leaves open another may have said.
     """
+    if job.undecided is not None and job.begun is None:
+        job.aside.append(job.undecided)
     if job.sample is not None and job.sample.rows > 1:
         _count_rows(job, job.sample.rows)
     if job.at("parallelism.strategy") is None and not isinstance(job.at("parallelism"), Leaf):

@@ -119,6 +119,8 @@ class Translation:
         The key that keeps its trainer from no_sync(), where it is set.
     begun : Begun, optional
         The trainer of TRL's that a command starts by name.
+    undecided : Aside, optional
+        A key of several of TRL's trainers, told of where no file says which it is.
     sample : Sample, optional
         Rows of a sample where the trainer's kind says them; counts of samples become those of rows
         once all files are read.
@@ -140,6 +142,7 @@ class Translation:
     unsaid: dict[str, str] = field(default_factory=dict)
     syncs_each: tuple[str, Place] | None = None
     begun: Begun | None = None
+    undecided: Aside | None = None
     sample: Sample | None = None
     world: tuple[int, Place] | None = None
     nodes: tuple[int, Place] | None = None

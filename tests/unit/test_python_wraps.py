@@ -73,13 +73,33 @@ def test_lightnings_strategies_as_classes(tmp_path):
     assert (job.parallelism.strategy, job.parallelism.tensor_parallel, told) == ("fsdp2", 4, {})
     _, told = read(tmp_path, LIGHTNING.format("ModelParallelStrategy()"))
     assert "add --set" in told["ModelParallelStrategy.tensor_parallel_size"]
-    zero = "DeepSpeedStrategy(stage=3, offload_optimizer=True)"
-    job, told = read(tmp_path, LIGHTNING.format(zero))
-    assert (job.parallelism.strategy, job.parallelism.offload) == ("zero3", "optimizer")
     config = "DeepSpeedStrategy(config={'zero_optimization': {'stage': 1}})"
     assert read(tmp_path, LIGHTNING.format(config))[0].parallelism.strategy == "zero1"
     job, told = read(tmp_path, LIGHTNING.format("DDPStrategy(gradient_as_bucket_view=True)"))
     assert (job.parallelism.gradient_as_bucket_view, told) == (True, {})
+
+
+_LIGHTNINGS = "DeepSpeedStrategy(stage={}, offload_optimizer={}, offload_parameters={})"
+_ACCELERATES = (
+    "DeepSpeedPlugin(zero_stage={}, offload_optimizer_device='{}', offload_param_device='{}')"
+)
+
+
+@pytest.mark.parametrize(
+    ("stage", "states", "weights", "offload"),
+    [(2, True, True, "optimizer"), (2, False, True, "none"), (3, True, True, "all"),
+     (3, False, True, "parameters"), (3, True, False, "optimizer")],
+)  # fmt: skip
+def test_weights_go_to_the_host_in_stage_3_alone(tmp_path, stage, states, weights, offload):
+    """Both with weights of stage 2 were refused, as the loader has no such job."""
+    words = ["cpu" if on else "none" for on in (states, weights)]
+    plugin = f"deepspeed_plugin={_ACCELERATES.format(stage, *words)}"
+    for text in (
+        LIGHTNING.format(_LIGHTNINGS.format(stage, states, weights)),
+        ACCELERATE.format(plugin),
+    ):
+        spread = read(tmp_path, text)[0].parallelism
+        assert (spread.strategy, spread.offload) == (f"zero{stage}", offload)
 
 
 def test_lightnings_precision_and_clipping(tmp_path):

@@ -64,12 +64,12 @@ def script(kind, head="CausalLM"):
         ("dpo.yaml", FACTORY.format("dpo"), 4, False, "reference"),
         ("dpo.yaml", FACTORY.format("dpo\npref_loss: simpo"), 4, False, ""),
         ("rm.yaml", FACTORY.format("rm"), 4, True, "no vocabulary"),
-        ("ppo.yaml", FACTORY.format("ppo"), 2, False, "plain step"),
+        ("ppo.yaml", FACTORY.format("ppo"), 2, False, "rollouts are not read"),
         ("dpo.yaml", AXOLOTL.format("rl: ipo"), 4, False, "reference"),
         ("rm.yaml", AXOLOTL.format("reward_model: true"), 4, True, "no vocabulary"),
-        ("rl.yaml", AXOLOTL.format("rl: grpo"), 2, False, "plain step"),
+        ("rl.yaml", AXOLOTL.format("rl: grpo"), 2, False, "rollouts are not read"),
         ("run.sh", SWIFT.format("dpo"), 4, False, "reference"),
-        ("run.sh", SWIFT.format("grpo"), 2, False, "plain step"),
+        ("run.sh", SWIFT.format("grpo"), 2, False, "rollouts are not read"),
     ],
 )
 def test_rows_of_a_micro_batch(tmp_path, name, text, rows, scores, said):
@@ -228,3 +228,17 @@ def test_two_signs_of_pairs_double_once(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text(AXOLOTL.format("rl: dpo\nreward_model: true"))
     assert load("dgx-h100", path).workload.micro_batch == 4
+
+
+@pytest.mark.parametrize(
+    ("command", "rows"), [("trl dpo --config job.yaml", 4), ("trl sft --config job.yaml", 2)]
+)
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_command_decides_whatever_file_is_read_first(tmp_path, command, rows, first):
+    """What a file leaves open is told of once all are read, and not if one of them says it."""
+    files = [tmp_path / "job.yaml", tmp_path / "run.sh"]
+    files[0].write_text(f"{TRL}beta: 0.1\nbf16: true\n")
+    files[1].write_text(f"{command}\n")
+    found = sim.import_job(files[first], files[1 - first])
+    assert load("dgx-h100", tuple(files)).workload.micro_batch == rows
+    assert not any("nothing says which" in row["why"] for row in found.aside)

@@ -82,11 +82,8 @@ def zero(source: Source, keys: Keys) -> None:
     deepspeed.staged(keys, stage, "zero_stage")
     keys.put_count("gradient_accumulation", "gradient_accumulation_steps")
     names = ("offload_optimizer_device", "offload_param_device")
-    states, weights = (keys.text(name).lower() in ("cpu", "nvme") for name in names)
-    if stage and (states or weights):
-        name = names[0] if states else names[1]
-        weights = weights and (stage == 3 or not states)
-        keys.put("parallelism.offload", deepspeed.away(states, weights), name)
+    sent = [name if keys.text(name).lower() in ("cpu", "nvme") else "" for name in names]
+    if stage and (name := deepspeed.away(keys, stage, *sent)):
         # utils/dataclasses.py, DeepSpeedPlugin: its configuration says no pin_memory
         keys.put("parallelism.pin_memory", False, name)
     if stage == 3:

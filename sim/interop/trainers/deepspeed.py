@@ -98,11 +98,18 @@ def offloaded(stage: int) -> str:
     return "all" if stage == 3 else "optimizer"
 
 
-def away(states: bool, weights: bool) -> str:
-    """What goes to the host, by whether states and weights do; one of them does."""
-    if states:
-        return "all" if weights else "optimizer"
-    return "parameters"
+def away(zero: Keys, stage: int, states: str, weights: str) -> str:
+    """Take what goes to the host by the keys that send states and weights there, "" for none.
+
+    Weights go where stage 3 shards them; the key that says what goes is returned, "" for none.
+    """
+    if weights and stage != 3:
+        zero.leave("stage 3 alone has it", weights)
+        weights = ""
+    if name := states or weights:
+        what = ("all" if weights else "optimizer") if states else "parameters"
+        zero.job.take("parallelism.offload", what, zero.place(name), zero.named(name))
+    return name
 
 
 def staged(zero: Keys, stage: int, name: str) -> None:
@@ -237,14 +244,11 @@ def _offload(zero: Keys, stage: int) -> None:
     devices = [zero.inner(name).text("device").lower() for name in tables]
     states, weights = (d in ("cpu", "nvme") for d in devices)
     states = bool(zero.flag("cpu_offload")) or states
-    if weights and stage != 3:
-        weights = False
-        zero.leave("stage 3 alone has it", "offload_param")
-    if not (states or weights):
+    name = away(zero, stage, tables[0] if states else "", tables[1] if weights else "")
+    if not name:
         return
-    name = tables[0] if states else tables[1]
+    weights = weights and stage == 3
     place, said = zero.place(name), zero.named(name)
-    zero.job.take("parallelism.offload", away(states, weights), place, said)
     optimizer = zero.inner("offload_optimizer")
     if (optimizer.number("ratio") or 1.0) != 1.0:
         optimizer.matters("a part of the states on the GPU is not modelled: all are away", "ratio")

@@ -126,12 +126,11 @@ def _deepspeed(source: Source, given: Keys, by: Mapping[str, ScriptCall]) -> Non
     if given.has("config"):
         deepspeed.named(source, given, "config")
     else:
-        stage = given.count("stage")
-        deepspeed.staged(given, 2 if stage is None else stage, "stage")
-        states, weights = given.flag("offload_optimizer"), given.flag("offload_parameters")
-        if states or weights:
-            name = "offload_optimizer" if states else "offload_parameters"
-            given.put("parallelism.offload", deepspeed.away(bool(states), bool(weights)), name)
+        said = given.count("stage")
+        stage = 2 if said is None else said
+        deepspeed.staged(given, stage, "stage")
+        names = ("offload_optimizer", "offload_parameters")
+        deepspeed.away(given, stage, *(name if given.flag(name) else "" for name in names))
     given.rest("DeepSpeed")
 
 

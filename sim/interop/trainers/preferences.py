@@ -15,6 +15,12 @@ _HEAD = (
     "a score is no vocabulary: the head's products are counted all the same (a few per cent), its "
     "logits are not"
 )
+_ROLLOUTS = (
+    "rollouts are not read: an update alone, of the longest rows; posttrain has the rest, of a "
+    "workload with post_training"
+)
+#: trainers that generate what they learn from
+ROLLED = ("grpo", "rloo", "ppo", "online", "nash", "xpo")
 
 
 class _Step(NamedTuple):
@@ -33,6 +39,7 @@ _STEPS = {
     "orpo": _Step(2), "cpo": _Step(2), "simpo": _Step(2),
     "rm": _Step(2, _HEAD, scores=True), "reward": _Step(2, _HEAD, scores=True),
     "scores": _Step(1, _HEAD, scores=True),
+    **dict.fromkeys(ROLLED, _Step(1, _ROLLOUTS)),
     "embeddings": _Step(
         2, "an anchor and a positive are taken as two rows of a sample, and the head's products "
         "are counted though there is none", scores=True,

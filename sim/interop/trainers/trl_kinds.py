@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sim.inputs.translation import Begun, Translation
+from sim.inputs.translation import Aside, Begun, Translation
 from sim.inputs.tree import Place
 from sim.interop.trainers import preferences
 from sim.interop.trainers.keys import Keys
@@ -13,9 +13,7 @@ _STARTED = re.compile(
     r"(?:\btrl +|-m +trl\.scripts\.)(?P<command>\w+)"
     r"|(?<![\w./-])(?:[\w.-]*/)*(?P<script>[\w-]+)\.py\b"
 )
-#: trainers that generate what they learn from
-_ROLLED = ("grpo", "rloo", "ppo", "online", "nash", "xpo")
-_KINDS = frozenset({"sft", "dpo", "orpo", "cpo", "kto", "reward", "rm", "gkd", *_ROLLED})
+_KINDS = frozenset({"sft", "dpo", "orpo", "cpo", "kto", "reward", "rm", "gkd", *preferences.ROLLED})
 #: keys that one trainer alone has (TRL 1.16's configurations, and those before it)
 _OF_ONE = {
     "kto": ("desirable_weight", "undesirable_weight"),
@@ -30,10 +28,6 @@ _OF_SEVERAL = ("beta", "precompute_ref_log_probs", "max_prompt_length", "max_com
 _UNDECIDED = (
     "DPO, ORPO, CPO, KTO, GRPO and GKD have it, and nothing says which this is: taken as a plain "
     "step of a row a sample; name the command beside it (trl dpo --config FILE)"
-)
-_ROLLOUTS = (
-    "rollouts are not read: an update alone, of the longest rows; posttrain has the rest, of a "
-    "workload with post_training"
 )
 
 
@@ -78,7 +72,7 @@ def of_keys(keys: Keys) -> Begun | None:
 
 def rolls(begun: Begun | None) -> bool:
     """Whether a trainer's rows are prompts and completions that it generates."""
-    return begun is not None and begun.kind in _ROLLED
+    return begun is not None and begun.kind in preferences.ROLLED
 
 
 def tell(keys: Keys, begun: Begun | None) -> None:
@@ -93,19 +87,18 @@ def tell(keys: Keys, begun: Begun | None) -> None:
     """
     if begun is None:
         if keys.has(*_OF_SEVERAL):
-            keys.matters(_UNDECIDED, *_OF_SEVERAL)
-    elif rolls(begun):
-        if all(aside.why != _ROLLOUTS for aside in keys.job.aside):
-            keys.job.skip(begun.place, begun.theirs, _ROLLOUTS, True)
+            keys.seen.update(_OF_SEVERAL)
+            keys.job.undecided = Aside(
+                keys.place(*_OF_SEVERAL), keys.named(*_OF_SEVERAL), _UNDECIDED, True
+            )
     else:
         preferences.of_kind(keys, begun.kind, begun.place, begun.theirs)
-        why = "a part of max_length"
-        keys.leave(why, "max_prompt_length max_completion_length")
+        if not rolls(begun):
+            keys.leave("a part of max_length", "max_prompt_length max_completion_length")
 
 
 def told_by_command(keys: Keys) -> None:
     """As `tell`, of what a command started, once its files are read: they may have left it open."""
     job: Translation = keys.job
     if job.begun is not None and job.text_at("trainer") == "huggingface":
-        job.aside = [aside for aside in job.aside if aside.why != _UNDECIDED]
         tell(keys, job.begun)
