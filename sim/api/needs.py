@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
     from sim.memory.bound import Bound
-    from sim.step.variation import Progress
-    from sim.study.inverse import BandwidthNeeded, GpusNeeded, PriceNeeded
+    from sim.step.variation import Progress, Stop
+    from sim.study.needed import BandwidthNeeded, GpusNeeded, PriceNeeded
 
 
 def need_bandwidth(
@@ -25,6 +25,7 @@ def need_bandwidth(
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> BandwidthNeeded:
     """The NIC rate at which a job scales with a given efficiency.
 
@@ -36,16 +37,20 @@ def need_bandwidth(
         Throughput over nodes x that of one node.
     progress : callable, optional
         Called with steps simulated and all there will be.
+    stop : callable, optional
+        Asked before each once a rate that does is known: once true, the answer is `stopped`, a rate
+        that does with one that does not.
 
     Raises
     ------
     InfeasibleError
         No network does.
     """
+    from sim.step.variation import never
     from sim.study.inverse import bandwidth_for
 
     sets = settings(overrides, calibration)
-    return bandwidth_for(topology, workload, share_of(efficiency), sets, progress)
+    return bandwidth_for(topology, workload, share_of(efficiency), sets, progress, stop or never)
 
 
 def need_gpus(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sim.files import File
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
-    from sim.step.variation import Progress
+    from sim.step.variation import Progress, Stop
     from sim.study.planned import PlanComparison, PlanReport
     from sim.study.question.answers import Answers
     from sim.study.question.reading import Studies
@@ -31,6 +31,7 @@ def plan(
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> PlanReport:
     """Serve several jobs on one cluster: queueing, deadlines and their odds, cost.
 
@@ -50,7 +51,10 @@ def plan(
         Times to play failures, for the odds of deadlines; 0: none.
     progress : callable, optional
         Called with jobs served and all there are.
+    stop : callable, optional
+        Asked between plans: once true, the report is `stopped` and has what is known by then.
     """
+    from sim.step.variation import never
     from sim.study.plan import fewest, plan
 
     sets = settings(overrides, calibration)
@@ -58,9 +62,12 @@ def plan(
     if smallest:
         return fewest(
             cluster, listed, policy=policy, share=share_of(on_time), sets=sets, replicas=replicas,
-            progress=progress,
+            progress=progress, stop=stop or never,
         )  # fmt: skip
-    return plan(cluster, listed, policy=policy, sets=sets, replicas=replicas, progress=progress)
+    return plan(
+        cluster, listed, policy=policy, sets=sets, replicas=replicas, progress=progress,
+        stop=stop or never,
+    )  # fmt: skip
 
 
 def compare_plans(
@@ -75,6 +82,7 @@ def compare_plans(
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> PlanComparison:
     """The same jobs on several clusters, under several policies and growths, and which to take.
 
@@ -92,17 +100,23 @@ def compare_plans(
         Times as many jobs in the same time.
     progress : callable, optional
         Called with scenarios played and all there are, first with none.
+    stop : callable, optional
+        Asked before each but the first: once true, the answer is `stopped` and has those so far.
     """
+    from sim.step.variation import never
     from sim.study.scenarios import compare_plans, try_growth
 
     return compare_plans(
         several(clusters), Path(jobs), policies=policies, vary=axes(vary),
         growths=try_growth(growth) if isinstance(growth, str) else growth, fewest=smallest,
         share=share_of(on_time), sets=settings(overrides, calibration), progress=progress,
+        stop=stop or never,
     )  # fmt: skip
 
 
-def run_study(study: File, *, progress: Progress | None = None) -> Answers:
+def run_study(
+    study: File, *, progress: Progress | None = None, stop: Stop | None = None
+) -> Answers:
     """A question answered claim by claim, rerun from its inputs.
 
     Parameters
@@ -111,12 +125,15 @@ def run_study(study: File, *, progress: Progress | None = None) -> Answers:
         A YAML file, or such as ``h100-vs-a100``.
     progress : callable, optional
         Called with the cases done and their number.
+    stop : callable, optional
+        Asked before each: once true, the answer is `stopped` and has the claims that can be judged.
     """
+    from sim.step.variation import never
     from sim.study.question.answers import run_study
     from sim.study.question.reading import find_study, read_study
 
     path = find_study(str(study))
-    return run_study(read_study(path), path.name, progress)
+    return run_study(read_study(path), path.name, progress, stop or never)
 
 
 def studies() -> Studies:

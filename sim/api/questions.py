@@ -48,6 +48,7 @@ def compare(
     prices: File | None = None,
     engine: EngineName = "auto",
     progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> Comparison:
     """Machines, jobs and changes side by side, and why each differs from the first.
 
@@ -64,18 +65,21 @@ def compare(
         empty, a machine that names no price gets the cheapest of the catalogue, and a note.
     progress : callable, optional
         Called with variants simulated and all there are.
+    stop : callable, optional
+        Asked before each but the first: once true, the answer is `stopped` and has those so far.
 
     Raises
     ------
     InputError
         Faults of any variant, or fewer than two variants.
     """
+    from sim.step.variation import never
     from sim.study.compare import compare
 
     return compare(
         several(topologies), several(workloads), vary=axes(vary),
         overrides=settings(overrides, calibration), offer=offer, prices=path(prices),
-        engine=engine, progress=progress,
+        engine=engine, progress=progress, stop=stop or never,
     )  # fmt: skip
 
 

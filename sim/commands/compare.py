@@ -13,7 +13,7 @@ from sim.api.questions import compare
 from sim.commands.asked import asks
 from sim.commands.complete import INPUTS, JOBS
 from sim.commands.options import Answer, answered, priced, quieted, sets
-from sim.commands.output import quiet
+from sim.commands.output import quiet, stopped_softly
 
 if TYPE_CHECKING:
     from sim.page.asked import Asked
@@ -39,6 +39,7 @@ def command(
 
     Examples: compare dgx-a100 dgx-h100 --workload mistral-7b-lora;
     compare dgx-h100 llama3-8b-sft --vary precision=bf16,fp8 --vary nodes=1,2.
+    Ctrl-C and SIGTERM show the variants so far (exit 130, 143); again, they end at once.
     """
     from sim.inputs.arguments import split_inputs
     from sim.report.compare import view
@@ -46,10 +47,10 @@ def command(
 
     machines, jobs = split_inputs(inputs)
     jobs = [*jobs, *workloads]
-    with progress_bar("variants", quiet()) as progress:
+    with progress_bar("variants", quiet()) as progress, stopped_softly() as stop:
         found = sim.compare(
             machines, jobs, vary=vary, overrides=overrides, offer=offer or "", prices=prices,
-            progress=progress,
+            progress=progress, stop=stop,
         )  # fmt: skip
     return view(found), _asked(found, machines, jobs, overrides)
 

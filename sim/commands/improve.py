@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -11,7 +10,7 @@ import sim
 from sim.api.jobs import improve
 from sim.commands.asked import asks
 from sim.commands.options import FORMS, pair, printed
-from sim.commands.output import emit, show, stopped_softly, tell
+from sim.commands.output import emit, end_as_asked, show, stopped_softly, tell
 
 
 @click.command("improve")
@@ -35,7 +34,7 @@ def command(
     with progress_bar("changes") as progress, stopped_softly() as stop:
         found = sim.improve(
             topology, workload, overrides=overrides, same_numerics=same_numerics,
-            progress=progress, stop=lambda: stop() > 0,
+            progress=progress, stop=stop,
         )  # fmt: skip
     show(view(found), form, output)
     if applied is not None:
@@ -43,5 +42,4 @@ def command(
 
         emit(workload_yaml(found.after.workload).rstrip("\n"), applied)
         tell(f"wrote {applied}")
-    if found.stopped:
-        sys.exit(128 + stop())
+    end_as_asked(found)

@@ -9,6 +9,7 @@ from sim.api.needs import need_bandwidth
 from sim.commands.asked import asks
 from sim.commands.complete import JOBS, MACHINES
 from sim.commands.options import Answer, answered, pair_of_files, sets
+from sim.commands.output import stopped_softly
 
 
 @click.group("need")
@@ -23,14 +24,18 @@ def command() -> None:
 def bandwidth(
     topology: str, workload: str, overrides: tuple[str, ...], efficiency: float
 ) -> Answer:
-    """Print the NIC rate at which WORKLOAD scales on TOPOLOGY with a given efficiency."""
+    """Print the NIC rate at which WORKLOAD scales on TOPOLOGY with a given efficiency.
+
+    Ctrl-C and SIGTERM show between which rates it is (exit 130, 143); again, they end at once.
+    """
     from sim.report.need import bandwidth_view
     from sim.report.progress import progress_bar
 
-    with progress_bar("steps") as progress:
+    with progress_bar("steps") as progress, stopped_softly() as stop:
         found = sim.need_bandwidth(
-            topology, workload, efficiency=efficiency, overrides=overrides, progress=progress
-        )
+            topology, workload, efficiency=efficiency, overrides=overrides, progress=progress,
+            stop=stop,
+        )  # fmt: skip
     return bandwidth_view(found)
 
 

@@ -13,7 +13,7 @@ import click
 from sim.api.jobs import simulate
 from sim.commands.asked import asks
 from sim.commands.complete import JOBS, MACHINES, settings
-from sim.commands.output import QUIET, SHOWN, show, tell, write_page
+from sim.commands.output import QUIET, SHOWN, end_as_asked, show, tell, write_page
 from sim.report.formats import FORMATS
 from sim.report.progress import hushed
 
@@ -233,6 +233,7 @@ def answered(*forms: str, page: bool = False) -> Callable[[Callable[..., Answer]
             view, asked = (answer, ()) if isinstance(answer, View) else answer
             show(view, form, output)
             write_page(report, view, asked)
+            end_as_asked(view.document)
 
         return printed(*(forms or FORMS))(reported(said) if page else said)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SHOWN = "sim.shown"
 #: where ``-q`` is kept
 QUIET = "sim.quiet"
+_ENDED = "sim.ended"  # the signal on which a verb ended with what it had
 _STDOUT = "standard output"
 
 
@@ -150,25 +151,28 @@ def unheard(error: OSError) -> None:
 
 
 @contextmanager
-def stopped_softly() -> Iterator[Callable[[], int]]:
-    """The signal that asked the verb to end, Ctrl-C or SIGTERM; asked again it ends at once.
+def stopped_softly() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or SIGTERM asked the verb to end; asked again it ends at once.
 
-    It is told of by who asks for it: what a signal finds may be printing itself.
+    It is told of by who asks for it: what a signal finds may be printing itself. `end_as_asked`
+    ends the process once what was found is shown.
     """
     asked, told = 0, False
+    meta = click.get_current_context().meta
 
     def ask(number: int, frame: object) -> None:
         nonlocal asked
         asked = number
         signal.signal(number, before[number])
 
-    def stop() -> int:
+    def stop() -> bool:
         nonlocal told
         if asked and not told:
             told = True
+            meta[_ENDED] = asked
             again = "Ctrl-C" if asked == signal.SIGINT else "SIGTERM"
             tell(f"ending with what was found; {again} again ends at once")
-        return asked
+        return told
 
     before: dict[int, Any] = {
         number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
@@ -182,6 +186,12 @@ def stopped_softly() -> Iterator[Callable[[], int]]:
         with suppress(ValueError):
             for number, old in before.items():
                 signal.signal(number, old)
+
+
+def end_as_asked(document: object) -> None:
+    """End with 128 + the signal where a document says that it was `stopped` before its end."""
+    if getattr(document, "stopped", False):
+        sys.exit(128 + click.get_current_context().meta[_ENDED])
 
 
 def tell(text: str) -> None:

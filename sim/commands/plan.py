@@ -15,6 +15,7 @@ from sim.choices import CHOICES
 from sim.commands.asked import asks
 from sim.commands.complete import MACHINES
 from sim.commands.options import Answer, answered, sets
+from sim.commands.output import stopped_softly
 
 if TYPE_CHECKING:
     from sim.choices import Policy
@@ -49,7 +50,10 @@ def command(
     smallest: bool, on_time: float, others: tuple[str, ...], vary: tuple[str, ...],
     growth: str | None, replicas: int, gantt: bool,
 ) -> Answer:  # fmt: skip
-    """Serve JOBS (.yaml, or a trace .csv) on CLUSTER: queueing, deadlines and their odds, cost."""
+    """Serve JOBS (.yaml, or a trace .csv) on CLUSTER: queueing, deadlines and their odds, cost.
+
+    Ctrl-C and SIGTERM show what is known so far (exit 130, 143); again, they end at once.
+    """
     from sim.report import plan, plans
     from sim.report.progress import progress_bar
 
@@ -58,15 +62,16 @@ def command(
         asked = click.get_current_context().get_parameter_source("replicas")
         if gantt or asked is not ParameterSource.DEFAULT:
             raise click.UsageError(_ONE_PLAN)
-        with progress_bar("scenarios") as progress:
+        with progress_bar("scenarios") as progress, stopped_softly() as stop:
             found = sim.compare_plans(
                 [cluster, *others], jobs, policies=chosen, vary=vary, growth=growth or "1",
                 smallest=smallest, on_time=on_time, overrides=overrides, progress=progress,
+                stop=stop,
             )  # fmt: skip
         return plans.view(found)
-    with progress_bar("jobs") as progress:
+    with progress_bar("jobs") as progress, stopped_softly() as stop:
         planned = sim.plan(
             cluster, jobs, policy=chosen[0], smallest=smallest, on_time=on_time,
-            replicas=replicas, overrides=overrides, progress=progress,
+            replicas=replicas, overrides=overrides, progress=progress, stop=stop,
         )  # fmt: skip
     return plan.view(planned, on_time if smallest else None, gantt)

@@ -13,7 +13,7 @@ from sim.api.questions import size
 from sim.commands.asked import asks
 from sim.commands.complete import GPUS, MACHINES
 from sim.commands.options import EMITTED, FORMS, formed, job, quieted, reported, sets
-from sim.commands.output import quiet, show, stopped_softly, tell, write_page
+from sim.commands.output import end_as_asked, quiet, show, stopped_softly, tell, write_page
 from sim.page.asked import Asked
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def command(
             topologies=topologies, prices=prices, spot=spot, max_gpus=max_gpus,
             gpus=gpus, global_batch=global_batch, vary=vary, risk=risk, slack=slack,
             setup=setup, as_written=as_written, exhaustive=exhaustive, overrides=overrides,
-            progress=progress, stop=lambda: stop() > 0,
+            progress=progress, stop=stop,
         )  # fmt: skip
     show(view(found), form, None if emitted else output)
     best = found.winner.candidate if found.winner else None
@@ -95,5 +95,4 @@ def command(
         folder = output or Path("plan")
         for path in write_plan(best.topology, best.workload, emitted, folder):
             tell(f"wrote {path}")
-    if found.stopped:
-        sys.exit(128 + stop())
+    end_as_asked(found)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from sim.commands.options import FORMS, printed, reported
-from sim.commands.output import plots_written, show, write_page
+from sim.commands.output import end_as_asked, plots_written, show, stopped_softly, write_page
 
 
 @click.command("study")
@@ -21,7 +21,10 @@ def command(
     study: str | None, listing: bool, plots: Path | None, form: str, output: Path | None,
     report: Path | None,
 ) -> None:  # fmt: skip
-    """Rerun STUDY, a YAML file or a shipped name (h100-vs-a100), and print its answers."""
+    """Rerun STUDY, a YAML file or a shipped name (h100-vs-a100), and print its answers.
+
+    Ctrl-C and SIGTERM show the claims that can be judged (exit 130, 143); again, they end at once.
+    """
     import sim
     from sim.report.progress import progress_bar
     from sim.report.study import listed, view
@@ -33,9 +36,10 @@ def command(
     if study is None:
         message = "name a study, or --list them"
         raise click.UsageError(message)
-    with progress_bar("cases") as progress:
-        answers = sim.run_study(study, progress=progress)
+    with progress_bar("cases") as progress, stopped_softly() as stop:
+        answers = sim.run_study(study, progress=progress, stop=stop)
     drawn = plots_of(answers)
     said = view(answers, drawn, plots_written(drawn, plots, output))
     show(said, form, output)
     write_page(report, said)
+    end_as_asked(answers)

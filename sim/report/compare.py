@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sim.quantities import count, duration, gib, percent, usd
-from sim.report.view import Cell, Column, Lines, Remarks, Row, Table, View, ViewPart, borrowed
+from sim.report.view import (
+    Cell,
+    Column,
+    Lines,
+    Remarks,
+    Row,
+    Table,
+    View,
+    ViewPart,
+    borrowed,
+    so_far,
+)
 from sim.result.result import Result
 from sim.study.compared import PARTS, Comparison, part_times
 
@@ -27,10 +38,13 @@ def view(comparison: Comparison) -> View:
         Lines(d.reasons, f"Why {d.label} differs from {first}", indent=4, list=True)
         for d in comparison.deltas
     ]
+    ended = []
+    if comparison.stopped:
+        ended = [so_far(len(comparison.variants), comparison.asked, "variant")]
     said = dict.fromkeys(text for v in comparison.variants for text in v.result.borrowed)
     parts: list[ViewPart] = [
         _table(comparison), *why, Lines(comparison.summary),
-        Remarks([*comparison.notes, *borrowed(said).lines], apart=not comparison.summary),
+        Remarks([*ended, *comparison.notes, *borrowed(said).lines], apart=not comparison.summary),
     ]  # fmt: skip
     return View("", parts, comparison)
 

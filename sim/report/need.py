@@ -7,7 +7,7 @@ from sim.job.estimate import JobEstimate
 from sim.memory.bound import Bound
 from sim.quantities import counted, duration, gib, percent, usd
 from sim.report.view import Lines, View
-from sim.study.inverse import BandwidthNeeded, GpusNeeded, PriceNeeded
+from sim.study.needed import BandwidthNeeded, GpusNeeded, PriceNeeded
 
 
 def bandwidth_view(found: BandwidthNeeded) -> View:
@@ -21,7 +21,12 @@ def bandwidth_view(found: BandwidthNeeded) -> View:
         f"now {_gigabits(found.now_bytes_per_s)} each: {percent(found.now_efficiency)}; "
         f"the best any network gives: {percent(found.best_efficiency)}"
     )
-    return View(title, [Lines([now], indent=0, apart=False)], found)
+    lines = [now]
+    if found.stopped:
+        short = found.short_bytes_per_s
+        told = f", {_gigabits(short)} or less does not" if short else ""
+        lines.append(f"Stopped: less may do as well{told}")
+    return View(title, [Lines(lines, indent=0, apart=False)], found)
 
 
 def gpus_view(found: GpusNeeded) -> View:

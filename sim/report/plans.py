@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.quantities import counted, duration, percent, usd
-from sim.report.view import Cell, Column, Lines, Row, Table, View, left
+from sim.report.view import Cell, Column, Lines, Row, Table, View, left, so_far
 from sim.study.planned import PlanComparison, Scenario
 
 
@@ -17,6 +17,8 @@ def view(found: PlanComparison) -> View:
     ]  # fmt: skip
     rows = [_cells(s, i in found.best, len(growths) > 1) for i, s in enumerate(found.scenarios)]
     lines = [_said(found, i, g) for i, g in zip(found.best, growths, strict=True)]
+    if found.stopped:
+        lines.append(so_far(len(found.scenarios), found.asked, "scenario"))
     return View(
         lines[0], [Lines(lines[1:], indent=0, apart=False), Table(heads, rows, indent=0)], found
     )

@@ -19,6 +19,7 @@ from sim.report.view import (
     View,
     ViewPart,
     left,
+    so_far,
     text_of,
 )
 from sim.study.question.answers import Answers, Cells, ClaimVerdict
@@ -59,6 +60,8 @@ def view(answers: Answers, plots: Mapping[str, str] | None = None, folder: str =
     """
     study = answers.study
     parts: list[ViewPart] = [Lines([_one_line(study.question)] if study.question else [], indent=0)]
+    if answers.stopped:
+        parts.append(Lines([so_far(len(answers.results), answers.asked, "case")], indent=0))
     at = f"{folder}/{{}}.svg" if folder else ""
     drawn = {
         p.name: Picture([p.title], at.format(p.name), plots[p.name])

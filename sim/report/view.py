@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sim.documents import Document, plain
-from sim.quantities import whole_percents
+from sim.quantities import counted, whole_percents
 from sim.records import NamedTuple
 
 if TYPE_CHECKING:
@@ -202,6 +202,11 @@ def _body(section: ViewPart) -> Any:
 def borrowed(texts: Iterable[str], indent: int = 2, apart: bool = True) -> Remarks:
     """Says which constants are those of other hardware."""
     return Remarks([f"borrowed: {text}" for text in texts], indent, apart)
+
+
+def so_far(done: int, asked: int, noun: str) -> str:
+    """How far a verb had come that was stopped."""
+    return f"Stopped after {done} of {counted(asked, noun)}; the others are missing here"
 
 
 def heading_of(part: ViewPart) -> tuple[int, str]:

@@ -16,7 +16,7 @@ from sim.inputs.offers import newest
 from sim.quantities import count, usd
 from sim.result.predict import predict
 from sim.result.result import CostSection
-from sim.step.variation import Progress, silent
+from sim.step.variation import Progress, Stop, never, silent
 from sim.study.axes import Grid, from_options
 from sim.study.compared import Comparison, Delta, Variant, as_long
 from sim.study.deltas import delta_of, variant_of
@@ -36,6 +36,7 @@ def compare(
     prices: Path | None = None,
     engine: str = "auto",
     progress: Progress | None = None,
+    stop: Stop = never,
 ) -> Comparison:
     """Simulate every machine with every workload and every combination of varied keys.
 
@@ -74,6 +75,8 @@ def compare(
     labels = _labels(loaded, [changes for _, _, changes in cases])
     variants: list[Variant] = []
     for one, (_, _, changes), label in zip(loaded, cases, labels, strict=True):
+        if variants and stop():
+            break
         result = predict(*one, engine=engine, scaling=False, fixes=False)
         variants.append(variant_of(one, result, label, changes))
         told(len(variants), len(cases))
@@ -84,10 +87,12 @@ def compare(
                 (loaded[0].topology, one.topology), (variants[0].result, variant.result), rows
             ),
         )
-        for variant, one in zip(variants[1:], loaded[1:], strict=True)
+        for variant, one in zip(variants[1:], loaded[1:], strict=False)  # fewer where stopped
     )
     summary = _summary(variants, deltas)
-    found = Comparison(tuple(variants), deltas, summary, tuple(dict.fromkeys(notes)))
+    found = Comparison(
+        tuple(variants), deltas, summary, tuple(dict.fromkeys(notes)), asked=len(cases)
+    )
     return found if found.as_long else replace(found, notes=(_unlike(variants), *found.notes))
 
 

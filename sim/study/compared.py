@@ -114,6 +114,22 @@ class Comparison(Document):
     deltas: tuple[Delta, ...]
     summary: tuple[str, ...]
     notes: tuple[str, ...] = ()  # prices that no file named
+    asked: int = 0  # variants; there are fewer where it was stopped
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it ended before all variants were simulated."""
+        return len(self.variants) < self.asked
+
+    def content(self) -> dict[str, Any]:
+        """Its variants, why they differ, what to choose."""
+        return {
+            "variants": self.variants,
+            "deltas": self.deltas,
+            "summary": self.summary,
+            "notes": self.notes,
+            "stopped": self.stopped,
+        }
 
     @property
     def as_long(self) -> bool:

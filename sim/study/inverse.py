@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
-from sim.documents import SCHEMAS, Document
 from sim.errors import InfeasibleError, InputError
 from sim.inputs.arguments import Argument
 from sim.inputs.loader import Loaded, load
@@ -23,10 +21,11 @@ from sim.job.estimate import JobEstimate, estimate_job
 from sim.memory.bound import Bound, solve
 from sim.quantities import counted, duration, gib, percent
 from sim.step.step import memory_of, step
-from sim.step.variation import Progress, silent
+from sim.step.variation import Progress, Stop, never, silent
 from sim.study.candidates import NODES
 from sim.study.machine_offers import A_PRICE, like_for_like, list_price
 from sim.study.machines import rented
+from sim.study.needed import BandwidthNeeded, GpusNeeded, PriceNeeded
 
 #: bandwidths are answered to this relative width
 _WIDTH = 0.005
@@ -34,94 +33,9 @@ _SLOWEST, _FASTEST = 1e8, 1e12  # [B/s] of one NIC: 0.8 Gb/s to 8 Tb/s
 _NO_NICS = "it has no NICs; add --set 'node.nics={count: 8, rate: 400 Gb/s}'"
 
 
-@dataclass(frozen=True, slots=True)
-class BandwidthNeeded(Document):
-    """NIC rate for a scaling efficiency.
-
-    Attributes
-    ----------
-    rate_bytes_per_s : float
-        Of each NIC, the least that does. [B/s]
-    nics : int
-        A node.
-    efficiency : float
-        There: throughput over nodes x throughput of one node.
-    now_bytes_per_s, now_efficiency : float
-        As the machine is. [B/s]
-    best_efficiency : float
-        With the fastest network tried.
-    asked_efficiency : float
-        What was wanted.
-    """
-
-    schema: ClassVar[str] = SCHEMAS["need"]
-
-    rate_bytes_per_s: float
-    nics: int
-    efficiency: float
-    now_bytes_per_s: float
-    now_efficiency: float
-    best_efficiency: float
-    asked_efficiency: float
-
-
-@dataclass(frozen=True, slots=True)
-class GpusNeeded(Document):
-    """Nodes for a deadline [s]: the fewest, with the job there and one size below."""
-
-    schema: ClassVar[str] = SCHEMAS["need"]
-
-    nodes: int
-    gpus: int
-    job: JobEstimate
-    below: tuple[int, JobEstimate | None] | None  # next smaller size; None: does not fit
-    deadline_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class PriceNeeded(Document):
-    """Price at which one machine costs the same as another for a job.
-
-    Attributes
-    ----------
-    first, other : str
-        Names of the machines.
-    first_job, other_job : JobEstimate
-        The job on each.
-    break_even_usd : float or None
-        Price per GPU-hour of the first at which both cost the same; None if no price does. [USD/h]
-    now_usd : float or None
-        What the first asks. [USD/h]
-    speed_ratio : float
-        Wall-clock of the other over the first's, per GPU.
-    first_place, other_place : str
-        Provider and region of the prices; "" where none is stated.
-    like_for_like : PriceNeeded or None
-        Where those differ and some provider has both machines: the same at its prices.
-    """
-
-    schema: ClassVar[str] = SCHEMAS["need"]
-
-    first: str
-    other: str
-    first_job: JobEstimate
-    other_job: JobEstimate
-    break_even_usd: float | None
-    now_usd: float | None
-    speed_ratio: float
-    first_place: str = ""
-    other_place: str = ""
-    like_for_like: PriceNeeded | None = None
-
-    @property
-    def alike(self) -> bool:
-        """Whether both are one provider's, in one region."""
-        return self.first_place == self.other_place
-
-
 def bandwidth_for(
     topology: Argument, workload: Argument, efficiency: float, sets: Iterable[str] = (),
-    progress: Progress | None = None,
+    progress: Progress | None = None, stop: Stop = never,
 ) -> BandwidthNeeded:  # fmt: skip
     """The NIC rate at which a job scales with a given efficiency: `sim.need_bandwidth`.
 
@@ -175,14 +89,17 @@ def bandwidth_for(
     else:
         low = now
     done = 3
-    while high / low > 1.0 + _WIDTH:
+    while high / low > 1.0 + _WIDTH and not stop():
         told(done, done + _halvings(low, high) + 1)
         middle, done = math.sqrt(low * high), done + 1
         if at(middle) >= efficiency:
             high = middle
         else:
             low = middle
-    found = BandwidthNeeded(high, node.nics.count, at(high), now, present, best, efficiency)
+    found = BandwidthNeeded(
+        high, node.nics.count, at(high), now, present, best, efficiency,
+        None if low == _SLOWEST else low, stopped=high / low > 1.0 + _WIDTH,
+    )  # fmt: skip
     told(done + 1, done + 1)
     return found
 

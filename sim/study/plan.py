@@ -15,7 +15,7 @@ from sim.job.basis import terms_of
 from sim.job.run import simulate_run
 from sim.quantities import counted, duration, percent
 from sim.records import NamedTuple
-from sim.step.variation import Progress
+from sim.step.variation import Progress, Stop, never
 from sim.study.burst import capacity_of
 from sim.study.cluster import Cluster, Request
 from sim.study.jobs import JobList, Jobs, cluster_of, read_jobs, requests
@@ -47,6 +47,7 @@ def plan(
     sets: Iterable[str] = (),
     replicas: int = REPLICAS,
     progress: Progress | None = None,
+    stop: Stop = never,
 ) -> PlanReport:
     """Serve the jobs of a file on a cluster.
 
@@ -68,7 +69,7 @@ def plan(
         )  # fmt: skip
     told = teller(3 * len(wanted.jobs), progress)
     report = serve(wanted.cluster, wanted.jobs, nodes, policy, told)
-    return finished(wanted, report, replicas, told)
+    return finished(wanted, report, replicas, told, stop)
 
 
 def teller(jobs: int, progress: Progress | None) -> Callable[[], None] | None:
@@ -99,12 +100,17 @@ def read_plan(topology: Argument, jobs: Jobs, sets: Iterable[str] = ()) -> Timed
 
 
 def finished(
-    wanted: TimedJobs, report: PlanReport, replicas: int, told: Callable[[], None] | None = None
-) -> PlanReport:
-    """A report with odds, neighbours in size, and what to keep or rent."""
-    report = replace(report, notes=wanted.notes)
+    wanted: TimedJobs, report: PlanReport, replicas: int, told: Callable[[], None] | None = None,
+    stop: Stop = never,
+) -> PlanReport:  # fmt: skip
+    """A report with odds, neighbours in size, and what to keep or rent; less where stopped."""
+    report = replace(report, notes=(*report.notes, *wanted.notes))
+    report = with_odds(report, wanted, replicas, stop)
+    if report.stopped or stop():
+        without = f"stopped after {report.replicas} of {counted(replicas, 'replica')}"
+        return replace(report, stopped=True, notes=(*report.notes, without))
     return replace(
-        with_odds(report, wanted, replicas),
+        report,
         marginal=_marginal(wanted, report, told),
         capacity=capacity_of(report, wanted.cluster.topology),
     )
@@ -155,11 +161,14 @@ def _within(request: Request, nodes: int) -> Request:
     return replace(first, others=tuple(replace(f, others=()) for f in others))
 
 
-def with_odds(report: PlanReport, wanted: TimedJobs, replicas: int) -> PlanReport:
+def with_odds(
+    report: PlanReport, wanted: TimedJobs, replicas: int, stop: Stop = never
+) -> PlanReport:
     """The probability that each job meets its deadline, failures and paces as they fall.
 
     In each replica every job takes as long as a simulated run of it does, and the others wait for
-    it as they must. The model's own error is not in it.
+    it as they must. The model's own error is not in it. Stopped, there are as many replicas as were
+    played.
     """
     replicas = min(replicas, MOST_PLAYED // len(report.logs))
     if not report.bound or replicas < 2 or all(r.spec is None for r in wanted.jobs):
@@ -167,6 +176,9 @@ def with_odds(report: PlanReport, wanted: TimedJobs, replicas: int) -> PlanRepor
     met = [0] * len(report.logs)
     able = [_within(r, report.nodes) for r in wanted.jobs]
     for replica in range(replicas):
+        if stop():
+            replicas, report = replica, replace(report, stopped=True)
+            break
 
         def stretch(i: int, seed: int = replica * 1_000_003) -> float:
             request = able[i]
@@ -178,6 +190,8 @@ def with_odds(report: PlanReport, wanted: TimedJobs, replicas: int) -> PlanRepor
 
         logs = schedule(wanted.cluster, able, report.nodes, report.policy, stretch)
         met = [count + log.on_time for count, log in zip(met, logs, strict=True)]
+    if not replicas:
+        return report
     for log, count in zip(report.logs, met, strict=True):
         if log.request.deadline_s is not None:
             log.odds = count / replicas
@@ -202,7 +216,7 @@ def _marginal(
 
 def smallest(
     cluster: Cluster, jobs: Sequence[Request], policy: Policy, share: float = 0.95,
-    progress: Progress | None = None,
+    progress: Progress | None = None, stop: Stop = never,
 ) -> tuple[PlanReport | None, PlanReport]:  # fmt: skip
     """The fewest nodes on which enough jobs meet their deadlines.
 
@@ -216,6 +230,8 @@ def smallest(
         Of the jobs with a deadline.
     progress : callable, optional
         Called now and then with jobs served and all there are, on every size.
+    stop : callable, optional
+        Asked before each size: once true, the report is `stopped`, of nodes that are enough.
 
     Returns
     -------
@@ -235,6 +251,9 @@ def smallest(
     if ample.on_time < share:
         return None, ample
     for nodes in range(least, enough):
+        if stop():
+            note = f"{counted(nodes - 1, 'node')} and fewer are too few, some more may be enough"
+            return replace(ample, stopped=True, notes=(note,) if nodes > least else ()), ample
         report = serve(cluster, jobs, nodes, policy, told)
         if report.on_time >= share:
             return report, ample
@@ -262,6 +281,7 @@ def fewest(
     sets: Iterable[str] = (),
     replicas: int = REPLICAS,
     progress: Progress | None = None,
+    stop: Stop = never,
 ) -> PlanReport:
     """The smallest cluster that serves the jobs of a file.
 
@@ -273,9 +293,9 @@ def fewest(
         Jobs that miss their deadline on any number of nodes, with how long they take alone.
     """
     wanted = read_plan(topology, jobs, sets)
-    found, ample = smallest(wanted.cluster, wanted.jobs, policy, share, progress)
+    found, ample = smallest(wanted.cluster, wanted.jobs, policy, share, progress, stop)
     if found is not None:
-        return finished(wanted, found, replicas)
+        return finished(wanted, found, replicas, stop=stop)
     raise InfeasibleError(too_slow(ample, share))
 
 

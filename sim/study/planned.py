@@ -103,6 +103,8 @@ class PlanReport(Document):
         What to keep and what to rent; None where one price is known alone.
     notes : tuple of str
         What of the jobs' file was left out.
+    stopped : bool
+        It was stopped: without odds of all replicas, or other sizes.
     """
 
     schema: ClassVar[str] = SCHEMAS["plan"]
@@ -125,6 +127,7 @@ class PlanReport(Document):
     marginal: tuple[Marginal, ...] = ()
     capacity: Capacity | None = None
     notes: tuple[str, ...] = ()
+    stopped: bool = False
 
     @property
     def bound(self) -> tuple[JobLog, ...]:
@@ -147,7 +150,10 @@ class PlanReport(Document):
 
     def content(self) -> dict[str, Any]:
         """The cluster's figures, and its jobs."""
-        more = {"marginal": self.marginal, "capacity": self.capacity, "notes": self.notes}
+        more = {
+            "marginal": self.marginal, "capacity": self.capacity, "notes": self.notes,
+            "stopped": self.stopped,
+        }  # fmt: skip
         return {"cluster": self.name, **self.figures(), **more, "jobs": self.logs}
 
     def records(self) -> Sequence[Mapping[str, Any]]:
@@ -202,12 +208,20 @@ class PlanComparison(Document):
         In the order asked for.
     share : float
         Of deadlines that must be met.
+    asked : int
+        Scenarios; there are fewer where it was stopped.
     """
 
     schema: ClassVar[str] = SCHEMAS["plan-comparison"]
 
     scenarios: tuple[Scenario, ...]
     share: float
+    asked: int
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it ended before all scenarios were played."""
+        return len(self.scenarios) < self.asked
 
     def able(self, growth: float) -> list[tuple[int, PlanReport]]:
         """Scenarios of a growth that meet enough deadlines, by their index."""
@@ -243,7 +257,12 @@ class PlanComparison(Document):
 
     def content(self) -> dict[str, Any]:
         """The scenarios, and which to take."""
-        return {"on_time_share": self.share, "best": self.best, "scenarios": self.scenarios}
+        return {
+            "on_time_share": self.share,
+            "best": self.best,
+            "scenarios": self.scenarios,
+            "stopped": self.stopped,
+        }
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         """A row a scenario."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from sim.choices import Policy
 from sim.errors import InputError
 from sim.inputs.arguments import Argument
-from sim.step.variation import Progress, silent
+from sim.step.variation import Progress, Stop, never, silent
 from sim.study.axes import Grid, from_options
 from sim.study.cluster import Request
 from sim.study.plan import TimedJobs, read_plan, serve, smallest, too_slow
@@ -61,6 +61,7 @@ def compare_plans(
     share: float = 0.95,
     sets: Iterable[str] = (),
     progress: Progress | None = None,
+    stop: Stop = never,
 ) -> PlanComparison:
     """The jobs of a file on every cluster, under every policy and growth.
 
@@ -97,13 +98,15 @@ def compare_plans(
             continue
         name = wanted.cluster.topology.name
         for policy, growth in itertools.product(policies, growths):
+            if scenarios and stop():
+                return PlanComparison(tuple(scenarios), share, number)
             report, reason = _played(wanted, policy, growth, share if fewest else None)
             met = report is not None and report.on_time >= share
             scenarios.append(Scenario(name, label, policy, growth, report, reason, met))
             told(len(scenarios), number)
     if len(failures) == len(topologies) * len(combinations):
         raise failures[0]
-    return PlanComparison(tuple(scenarios), share)
+    return PlanComparison(tuple(scenarios), share, number)
 
 
 def _check(number: int, policies: Sequence[Policy], growths: Sequence[float]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +14,8 @@ from sim.published.lookup import find_row
 from sim.result.likeness import Residual
 from sim.result.predict import predict
 from sim.result.result import Result
+from sim.step.variation import Progress, Stop, never, silent
+from sim.study.question.answerable import answerable
 from sim.study.question.contrast import Contrasts
 from sim.study.question.prices import Tie, tie_of
 from sim.study.question.reading import PLACE
@@ -96,11 +98,18 @@ class Answers(Document):
     results: dict[str, Result]
     said: tuple[tuple[Answer, str], ...]  # what it comes to, by persona
     voices: tuple[tuple[Voice, MeasuredLine | None, str], ...]  # with our row and reading
+    asked: int  # cases; fewer results where it was stopped: `study` is what they answer of it
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it ended before all its cases had run."""
+        return len(self.results) < self.asked
 
     def content(self) -> dict[str, Any]:
         """Title, what it comes to, claims, who says otherwise."""
         return {
             "title": self.study.title,
+            "stopped": self.stopped,
             "answers": [{"persona": a.persona, "says": text} for a, text in self.said],
             "claims": self.answers,
             "voices": [
@@ -120,7 +129,7 @@ class Answers(Document):
 
 
 def run_study(
-    study: Study, source: str = "", progress: Callable[[int, int], None] | None = None
+    study: Study, source: str = "", progress: Progress | None = None, stop: Stop = never
 ) -> Answers:
     """Simulate the cases and answer the claims.
 
@@ -128,11 +137,14 @@ def run_study(
     """
     loaded = _loaded(study.all_cases())
     ran: dict[str, RanCase] = {}
-    for index, (name, (measured, one)) in enumerate(loaded.items()):
+    told = progress or silent
+    for name, (measured, one) in loaded.items():
+        if stop():
+            study = answerable(study, ran)
+            break
         result = predict(one.topology, one.workload, scaling=False, fixes=False)
         ran[name] = RanCase(one, result, measured)
-        if progress is not None:
-            progress(index + 1, len(loaded))
+        told(len(ran), len(loaded))
     published = [_residual(r) for r in ran.values() if r.measured]
     contrasts = Contrasts(published, _compared(study, {r.id for r in published}))
     judged = [_judge(claim, study, ran, contrasts) for claim in study.claims]
@@ -148,7 +160,7 @@ def run_study(
     return Answers(
         study, source, tuple(answers), {name: r.result for name, r in ran.items()},
         tuple((answer, filled(answer.says)) for answer in study.answers),
-        tuple((v, rows.get(v.line), filled(v.reading)) for v in study.voices),
+        tuple((v, rows.get(v.line), filled(v.reading)) for v in study.voices), len(loaded),
     )  # fmt: skip
 
 
