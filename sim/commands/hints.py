@@ -13,15 +13,25 @@ def hint(error: click.ClickException) -> str:
 
 
 def _without_machine(error: click.MissingParameter) -> str:
-    """The only name there is may be a job's."""
+    """The only name there is may be a job's; or a machine's, which does nothing by itself."""
     from sim.inputs import catalogue
+    from sim.inputs.counted import machine
 
     context = error.ctx
     name = context.params.get("topology") if context is not None else None
-    if context is None or not isinstance(name, str) or catalogue.find("workloads", name) is None:
+    if context is None or not isinstance(name, str):
         return ""
-    machine = f"{context.info_name} dgx-h100 {name}"
-    return f"{name} is a job; name the machine that it runs on first, as in {machine}"
+    if catalogue.find("workloads", name) is not None:
+        both = f"{context.info_name} dgx-h100 {name}"
+        return f"{name} is a job; name the machine that it runs on first, as in {both}"
+    if catalogue.find("topologies", name) is not None or machine(name) is not None:
+        quoted = f'"{name}"' if " " in name else name
+        both = f"{context.command_path} {quoted} llama3-8b-sft"
+        return (
+            f"{quoted} is a machine; name a job too, as in {both} (list workloads has all, "
+            "--set model=NAME puts another model in, a trainer's file is a job as well)"
+        )
+    return ""
 
 
 def _key(error: click.NoSuchOption) -> str:

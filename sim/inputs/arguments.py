@@ -15,6 +15,7 @@ from sim.errors import Fault, InputError
 from sim.files import File, is_file, is_folder, is_there
 from sim.inputs import catalogue, foreign
 from sim.inputs.base import Spec
+from sim.inputs.counted import machine
 from sim.inputs.fields import plan_of
 from sim.inputs.finding import Side
 from sim.inputs.mistaken import instead, shape_instead
@@ -37,6 +38,7 @@ class Given(NamedTuple):
     folder: Path | None = None
     translation: Translation | None = None
     name: str = ""  # to call it by where it has none of its own
+    told: str = ""  # of what it was taken as
 
 
 def given(side: Side, argument: Argument, faults: list[Fault]) -> Given:
@@ -81,6 +83,8 @@ def _named(found: Given) -> Given:
 
 
 def _files(side: Side, files: Sequence[File], faults: list[Fault]) -> Given:
+    if len(files) == 1 and (counted := _counted(files[0])) is not None:
+        return counted
     sources = []
     for file in files:
         if file == "-":
@@ -98,6 +102,16 @@ def _files(side: Side, files: Sequence[File], faults: list[Fault]) -> Given:
     job = foreign.translate(sources)
     faults.extend(job.faults)
     return Given(job.tree, folder, job, name)
+
+
+def _counted(name: File) -> Given | None:
+    """The machine that a number of GPUs means; None where a file or a name of ours is given."""
+    if not isinstance(name, str) or is_there(Path(name)):
+        return None
+    if any(catalogue.find(kind, name) is not None for kind in _FOLDERS.values()):
+        return None
+    found = machine(name)
+    return found and Given(found[0], None, None, name, f'"{name}" is {found[1]}')
 
 
 def kind_of(found: Given) -> Side | None:

@@ -17,7 +17,7 @@ from sim.inputs.arguments import CLASSES
 from sim.inputs.base import Spec
 from sim.inputs.bind import Assumption
 from sim.inputs.check_translation import check_translation
-from sim.inputs.finding import Side
+from sim.inputs.finding import Side, warning
 from sim.inputs.reader import Reader
 from sim.inputs.topology import Topology
 from sim.inputs.translation import Translation
@@ -59,15 +59,17 @@ class Half:
     assumed: dict[str, tuple[Assumption, ...]] = field(default_factory=dict)  # by top-level key
     given: dict[str, Place] = field(default_factory=dict)
     translation: Translation | None = None  # of another tool's files
+    told: str = ""  # of what a name was taken as
     _rereads: Rereads = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_rereads", Rereads())
 
     def said(self, machine: Topology) -> tuple[checks.Finding, ...]:
-        """What another tool's files give rise to say on a machine."""
+        """What a name or another tool's files give rise to say on a machine."""
         job = self.translation
-        return () if job is None else check_translation(job, machine, self.given)
+        found = () if job is None else check_translation(job, machine, self.given)
+        return (warning("counted", self.side, "", self.told), *found) if self.told else found
 
     def varied(self, settings: tuple[overrides.Override, ...], faults: list[Fault]) -> Half:
         """The half with keys changed; itself where there are faults, which are added.
@@ -130,7 +132,7 @@ class Half:
         changed = self.spec.model_copy(update=values)
         spec = checks.finish(changed)
         said = assumed | (by_name if spec is changed else by_key(inferred(read, spec)))
-        return Half(self.side, tree, spec, self.folder, said, places, self.translation)
+        return Half(self.side, tree, spec, self.folder, said, places, self.translation, self.told)
 
     def _untouched(self, touched: frozenset[str]) -> _Said:
         """What is assumed and where things are written, but for some top-level keys."""

@@ -181,6 +181,7 @@ def _checked(topology: Half, workload: Half) -> Prepared:
             workload.given,
             translated=whole or workload.translation is not None,
         ),
+        *topology.said(machine),
         *workload.said(machine),
     )
     faults = _faults_of(findings, {"topology": topology, "workload": workload})
@@ -289,7 +290,7 @@ def _read_half(
         assumed = [*(Assumption(s.key, s.value) for s in found.translation.supposed), *assumed]
     kept = {k: v for k, v in by_key(assumed).items() if k not in gone}
     places = {p: v for p, v in reader.given.items() if p.partition(".")[0] not in gone}
-    return Half(side, tree, spec, found.folder, kept, places, found.translation)
+    return Half(side, tree, spec, found.folder, kept, places, found.translation, found.told)
 
 
 def _completed(faults: list[Fault], found: Given) -> list[Fault]:

@@ -6,11 +6,9 @@ import re
 from collections.abc import Collection
 
 from sim.inputs import catalogue
+from sim.inputs.counted import counted, machines_with
 from sim.inputs.spoken import gpu_named
 
-#: "8x A100", "A100 x 8"; the x of "RTX 4090" counts nothing
-_COUNT = re.compile(r"^\s*(\d+)\s*[x*]\s*|\s*(?<![a-z])[x*]\s*(\d+)\s*$", re.IGNORECASE)
-_GPUS = re.compile(r"^ +gpus: (\d+)\s*$", re.M)
 _MOST = 6
 #: tools whose files are not read, and top-level keys that tell them
 _UNREAD = (
@@ -37,17 +35,14 @@ def instead(side: str, name: str) -> str:
         ``H100``, ``8 x A100 80GB``; ``Qwen/Qwen2.5-7B``.
     """
     if side == "topology":
-        gpu = gpu_named(_COUNT.sub("", name), catalogue.gpu_names())
-        if gpu is None:
+        meant = counted(name)
+        if meant is None:
             return ""
-        names = _machines(gpu)
-        said = f"is the GPU {gpu}, not a machine; "
+        names, told = list(machines_with(meant.gpu)), f"is the GPU {meant.gpu}, not a machine; "
         if not names:
-            return f"{said}write a machine of it with scaling-sim init, node.gpu: {gpu}"
-        many = _COUNT.search(name)
-        count = int(many[1] or many[2]) if many else 0
-        names.sort(key=lambda name: _gpus(name) != count if count else False)  # as many first
-        return f"{said}machines with it are {_some(names)}{_cut_to(count, names)}"
+            return f'{told}write how many of it there are: "8x {name}"'
+        count = f'; write how many of it, "8x {name}", or one of them' if not meant.gpus else ""
+        return f"{told}machines with it are {_some(names)}{count}"
     model = _model(name)
     if model is None:
         return ""
@@ -60,11 +55,7 @@ def instead(side: str, name: str) -> str:
 def shipped_with(gpu: str) -> list[str]:
     """Shipped machines with a GPU as people name it; none where no GPU is meant."""
     name = gpu_named(gpu, catalogue.gpu_names())
-    return [] if name is None else _machines(name)
-
-
-def _machines(gpu: str) -> list[str]:
-    return _shipped("topologies", rf"^\s*(?:- )?gpu: {re.escape(gpu)}\s*$")
+    return [] if name is None else list(machines_with(name))
 
 
 def shape_instead(name: str, keys: Collection[str]) -> str:
@@ -92,22 +83,6 @@ def unread(keys: Collection[str]) -> str:
 def _some(names: list[str]) -> str:
     rest = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
     return ", ".join(names[:_MOST]) + rest
-
-
-def _cut_to(count: int, names: list[str]) -> str:
-    """How to have a number of GPUs of which no machine is shipped; "" where one is, or none can."""
-    sizes = {name: _gpus(name) for name in names}
-    larger = {name: size for name, size in sizes.items() if size > count}
-    if not count or count in sizes.values() or not larger:
-        return ""
-    return f"; with {count} of them: {min(larger, key=larger.__getitem__)} --set node.gpus={count}"
-
-
-def _gpus(machine: str) -> int:
-    """GPUs of a shipped machine's node; 0 where its nodes differ."""
-    path = catalogue.find("topologies", machine)
-    found = _GPUS.findall(path.read_text(encoding="utf-8")) if path is not None else []
-    return int(found[0]) if len(found) == 1 else 0
 
 
 def _model(name: str) -> str | None:

@@ -108,6 +108,10 @@ def test_a_collective_is_called_as_people_call_it(call, spoken):
         (("rnu", *PAIR), 'no verb "rnu"; did you mean "run"?'),
         (("frobnicate",), "verbs are run, "),
         (("run", "dgx-h100"), "Missing argument 'WORKLOAD...'"),
+        (
+            ("need", "context", "1x A100 80GB"),
+            'name a job too, as in scaling-sim need context "1x A100 80GB" llama3-8b-sft',
+        ),
         (("run", "mistral-7b-lora"), "as in run dgx-h100 mistral-7b-lora"),
         (("run", "dgx-h100", "dgx-a100"), "is a topology, not a workload"),
         (("run", *PAIR, "nodes=2"), "a key is set by --set nodes=2"),

@@ -10,7 +10,7 @@ from sim.errors import InputError
 from sim.inputs import catalogue
 from sim.inputs.arguments import split_inputs
 from sim.inputs.catalogue import gpu_names
-from sim.inputs.loader import load, load_topology, load_workload
+from sim.inputs.loader import load, load_topology, load_workload, prepare
 from sim.inputs.models import catalogue_model, model_names, shape_named
 from sim.inputs.spoken import gpu_named
 from sim.interop.emit_yaml import topology_yaml
@@ -222,14 +222,11 @@ def test_global_batch_can_be_set_on_a_job_that_says_its_accumulation():
 
 
 @pytest.mark.parametrize(("machine", "job", "told"), [
-    ("H100", "llama3-8b-sft", r"is the GPU h100-sxm-80gb, not a machine; machines with it are .*"
-     r"dgx-h100.* and \d more$"),
-    ("8x A100 80GB", "llama3-8b-sft", "is the GPU a100-sxm-80gb, .*a100-x1"),
-    ("2x RTX 4090", "llama3-8b-lora", "is the GPU rtx-4090-24gb, .*; with 2 of them: "
-     "workstation-4x4090 --set node.gpus=2$"),
-    ("RTX 4090 x4", "llama3-8b-lora", "with it are workstation-4x4090, rtx-4090-x1$"),
-    ("h100-sxm-x1", "llama3-8b-sft", "machines with it are h100-x1, "),
-    ("MI300X", "llama3-8b-sft", "write a machine of it with scaling-sim init, node.gpu: mi300x"),
+    ("H100", "llama3-8b-sft", r"is the GPU h100-sxm-80gb, not a machine; machines with it are "
+     r'dgx-h100.* and \d more; write how many of it, "8x H100", or one of them$'),
+    ("12x H100", "llama3-8b-sft", r"is the GPU h100-sxm-80gb, .* and \d more$"),
+    ("16x RTX 5090", "llama3-8b-sft", "is the GPU rtx-5090-32gb, .* are rtx-5090-x1$"),
+    ("MI300X", "llama3-8b-sft", 'not a machine; write how many of it there are: "8x MI300X"$'),
     ("dgx-h100", "Qwen/Qwen2.5-7B-Instruct", "is the model qwen2.5-7b, not a job; jobs that train "
      "it are qwen2.5-7b-grpo; any other job takes it with --set model=qwen2.5-7b$"),
     ("dgx-h100", "qwen3-8b", "not a job; any other job takes it with --set model=qwen3-8b$"),
@@ -283,3 +280,25 @@ def test_a_gpu_that_the_catalogue_lacks(gpu, says):
     machine = {"name": "m", "node": {"gpu": gpu, "pcie": {"generation": 4}}}
     with pytest.raises(InputError, match=re.escape(says)):
         load(machine, "llama3-8b-lora")
+
+
+@pytest.mark.parametrize(("name", "taken", "nodes", "gpus"), [
+    ("8x H100", "dgx-h100; aws-p5, ", 1, 8), ("8x A100 40GB", "aws-p4d; gcp-", 1, 8),
+    ("1x A100 80GB", "a100-x1", 1, 1), ("h100-sxm-x1", "h100-x1", 1, 1),
+    ("RTX 4090 x4", "workstation-4x4090", 1, 4),
+    ("2x RTX 4090", "workstation-4x4090 with 2 of its 4 GPUs", 1, 2),
+    ("4090 x2", "workstation-4x4090 with 2", 1, 2), ("8 A100 80GB", "dgx-a100; ", 1, 8),
+    ("16x H100", "2 nodes of dgx-h100", 2, 8), ("2x8 H100", "dgx-h100; ", 2, 8),
+    ("16x A100 40GB", "gcp-a2-megagpu-16g", 1, 16), ("3x A6000", "a plain node", 1, 3),
+    ("2x RTX 5090", "a plain node", 1, 2), ("8x MI300X", "a plain node", 1, 8),
+])  # fmt: skip
+def test_gpus_by_their_number_are_a_machine(name, taken, nodes, gpus):
+    """They led to names of machines; which one is taken is said."""
+    job = ["stack={torch: 2.10, cuda: 12.9, nccl: 2.27}"]
+    for pair in ((name, "llama3-8b-lora"), ("llama3-8b-lora", name)):
+        machine, _, notes = load(*pair, job)
+        assert (machine.node_count, machine.gpus_per_node) == (nodes, gpus)
+        told = {note.code: note.message for note in notes.warnings}
+        assert told["counted"].startswith(f'"{name}" is taken as {taken}')
+    varied = prepare(name, "llama3-8b-lora", job).vary({"node.cpu.cores": 64}).loaded()
+    assert "counted" in [note.code for note in varied.notes.warnings]
