@@ -17,6 +17,7 @@ from sim.inputs.modelling import (
     compute_dtype,
     experts,
     fp32_logits,
+    fused_kernels,
     gptq_kernels,
     keeps_fp8,
     mixer_kernels,
@@ -351,10 +352,10 @@ def _read(workload: Workload) -> Setting:
         complex_rope=modelling_of(workload).complex_rope,
         fuses_softmax=modelling_of(workload).fuses_softmax,
         copies_heads=modelling_of(workload).copies_heads,
-        fused_rope=workload.compile or workload.fused_kernels in ("norm+rope", "all"),
-        fused_gate=workload.compile or workload.fused_kernels == "all",
+        fused_rope=workload.compile or fused_kernels(workload) in ("norm+rope", "all"),
+        fused_gate=workload.compile or fused_kernels(workload) == "all",
         fused_norms=workload.compile
-        or workload.fused_kernels != "none"
+        or fused_kernels(workload) != "none"
         or not older(stack.torch, "2.9"),
         adapters=workload.method.adapters,
         adapter_dtype=adapter_dtype(workload),

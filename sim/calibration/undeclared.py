@@ -13,6 +13,7 @@ from sim.calibration.cause import (
     miscounted,
     silent,
 )
+from sim.inputs.modelling import fused_kernels
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Precision, Workload
@@ -47,7 +48,7 @@ UNDECLARED: tuple[Cause, ...] = (
     ),
     Cause(
         "no-fused-kernels", "hand-fused kernels (Liger and the like) are not in effect", 0.3,
-        job_with(lambda t, w: w.fused_kernels != "none", checked=True, fused_kernels="none"),
+        job_with(lambda t, w: fused_kernels(w) != "none", checked=True, fused_kernels="none"),
         ONCE, silent, "kernel names: no rms_norm, rope or swiglu of Triton; was the model patched "
         "before it was made?",
     ),
@@ -59,7 +60,7 @@ UNDECLARED: tuple[Cause, ...] = (
     ),
     Cause(
         "fused-kernels", "faster than declared: hand-fused kernels are in effect", 0.15,
-        job_with(lambda t, w: w.fused_kernels == "none", checked=True, fused_kernels="all"),
+        job_with(lambda t, w: fused_kernels(w) == "none", checked=True, fused_kernels="all"),
         ONCE, silent, "kernel names: rms_norm, rope, swiglu of Triton", faster=True,
     ),
     Cause(

@@ -11,14 +11,20 @@ from sim.inputs.versions import sdpa_flash, sdpa_on_cudnn
 from sim.records import dataclass
 
 SDPA = "sdpa"  # PyTorch's own; "sdpa-2.11": as it is since that release
+TE = "te"  # Transformer Engine's choice
 CUDNN_HEAD = 128  # columns of a head up to which cuDNN has a backward
+CUDNN_SINCE = 9.0  # compute capability from which Transformer Engine takes cuDNN first
 
 
 def family(kind: str, gpu: Gpu, dtype: str, head_dim: int) -> str:
     """The family whose constants an implementation has on a GPU.
 
     PyTorch's `scaled_dot_product_attention` is FlashAttention 2, but where its release carries the
-    first one or prefers cuDNN (``data/versions.toml``), and where it does not run.
+    first one or prefers cuDNN (``data/versions.toml``), and where it does not run. Transformer
+    Engine takes cuDNN's from Hopper on, before it FlashAttention 2.
+
+    Source: Transformer Engine 2.8, pytorch/attention/dot_product_attention/utils.py,
+    ``get_attention_backend``, where both are installed, as in NVIDIA's containers.
 
     Notes
     -----
@@ -28,6 +34,9 @@ def family(kind: str, gpu: Gpu, dtype: str, head_dim: int) -> str:
     sim/data/measured/attention_kernels.csv). In FP32 it has the second's share, assumed: of a peak
     that is a sixteenth, softmax leaves more.
     """
+    if kind == TE:
+        newer = gpu.compute_capability >= CUDNN_SINCE and nvidia(gpu)
+        return "cudnn" if newer and head_dim <= CUDNN_HEAD else "flash2"
     name, _, since = kind.partition("-")
     if name != SDPA:
         return kind

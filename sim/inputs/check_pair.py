@@ -84,7 +84,7 @@ def _recipe(gpu: Gpu, w: Workload) -> Findings:
 
 
 def _attention(gpu: Gpu, w: Workload) -> Findings:
-    if w.precision.kind == "fp32" and w.attention in ("flash1", "flash2", "flash3", "cudnn"):
+    if w.precision.kind == "fp32" and w.attention in ("flash1", "flash2", "flash3", "cudnn", "te"):
         message = f"{w.attention} has no FP32"
         yield fault("attention-fp32", "workload", "attention", message, "write sdpa, or eager")
     if w.attention == "flash3" and "flash3" not in facts_of(gpu).attention:
@@ -93,7 +93,7 @@ def _attention(gpu: Gpu, w: Workload) -> Findings:
     if w.attention == "flash1" and gpu.compute_capability < FLASH1_SINCE:
         message = f"FlashAttention-1 needs Turing or newer, not {gpu.name}"
         yield fault("flash1", "workload", "attention", message, "write sdpa")
-    if w.attention == "flash2" and gpu.compute_capability < FLASH_SINCE:
+    if w.attention in ("flash2", "te") and gpu.compute_capability < FLASH_SINCE:
         message = f"FlashAttention-2 needs Ampere or newer, not {gpu.name}"
         yield fault("flash2", "workload", "attention", message, "write sdpa")
     if w.attention == "cudnn" and not (gpu.compute_capability >= 8.0 and nvidia(gpu)):

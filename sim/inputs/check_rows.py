@@ -9,7 +9,7 @@ from sim.inputs.workload import SampleLengths, Workload
 from sim.quantities import percent
 
 #: attention that takes rows of unequal length
-VARIED = ("flash1", "flash2", "flash3")
+VARIED = ("flash1", "flash2", "flash3", "te")
 WORTH = 0.05  # share of padding that is worth a word
 
 

@@ -287,7 +287,7 @@ def _fp8(w: Workload) -> Findings:
 def _features(w: Workload) -> Findings:
     """Software too old for what the workload asks for."""
     used: list[tuple[str, str]] = (
-        [("attention", w.attention)] if w.attention not in ("eager", "triton") else []
+        [("attention", w.attention)] if w.attention not in ("eager", "triton", "te") else []
     )
     strategy = strategy_of(w)
     if strategy.feature:

@@ -11,7 +11,7 @@ from sim.inputs.base import Spec
 from sim.inputs.finding import Finding
 from sim.inputs.gpu import Gpu
 from sim.inputs.model import LINEARS
-from sim.inputs.modelling import FLASH_SINCE
+from sim.inputs.modelling import FLASH_SINCE, modelling_of
 from sim.inputs.recipes import RECIPES
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
@@ -68,8 +68,8 @@ def finish_pair(
     On one GPU nothing is sharded unless the file says so, and DDP is the plain
     loop. The gradient accumulation follows from a
     global batch, where only that is written; FlashAttention has no FP32 and no GPUs before Ampere,
-    PyTorch's kernels have. Software that is left out is as new as the GPUs and a recipe of
-    FP8 or FP4 need.
+    PyTorch's kernels have; which fused one runs the modelling code says. Software that is left
+    out is as new as the GPUs and a recipe of FP8 or FP4 need.
 
     Parameters
     ----------
@@ -103,8 +103,11 @@ def _exchanges_alone(knobs: Parallelism) -> bool:
 def _as_new_as(gpus: Sequence[Gpu], workload: Workload, given: Collection[str]) -> Workload:
     """A job whose kernels and software, where nobody wrote them, are what some GPUs can run."""
     early = any(gpu.compute_capability < FLASH_SINCE for gpu in gpus)
-    if "attention" not in given and (early or workload.precision.kind == "fp32"):
-        workload = workload.model_copy(update={"attention": "sdpa"})
+    if "attention" not in given:
+        plain = early or workload.precision.kind == "fp32"
+        kernel = "sdpa" if plain else modelling_of(workload).attention
+        if kernel != workload.attention:
+            workload = workload.model_copy(update={"attention": kernel})
     newer: dict[str, str] = {}
     recipe = RECIPES.get(workload.precision.recipe)
     asked = [versions()["feature"][recipe.feature]] if recipe else []

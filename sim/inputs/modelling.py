@@ -45,6 +45,10 @@ class Modelling:
         Its stages are of equal work, not of as many layers.
     padding : str
         What its flash attention does under a padding mask: ``attention_padding`` as it runs.
+    fused : str
+        Its kernels by hand: ``fused_kernels`` where nobody says other.
+    attention : str
+        Its fused attention, where nobody says other.
     own_loop : bool
         Its layers run in the trainer of its name alone, whose groups of ranks they ask for.
     """
@@ -58,6 +62,8 @@ class Modelling:
     fuses_softmax: bool = False
     cuts_by_work: bool = False
     padding: Literal["none", "unpad", "unpad-each"] = "none"
+    fused: Literal["none", "norm", "norm+rope", "all"] = "none"
+    attention: Literal["flash2", "te"] = "flash2"
     own_loop: bool = False
 
 
@@ -71,7 +77,10 @@ class Modelling:
 #: transformers 4.54, integrations/sdpa_attention.py (4.55 came out with PyTorch 2.8); torchtitan,
 #: models/attention.py, ``enable_gqa`` (end of 2025). Padding: transformers 4.45,
 #: modeling_flash_attention_utils.py, `_upad_input`; llm-foundry, models/layers/attention.py,
-#: `flash_attn_fn`
+#: `flash_attn_fn`. Kernels by hand: Megatron-LM, training/arguments.py (``--no-rope-fusion``,
+#: ``--no-bias-swiglu-fusion``) and core/extensions/transformer_engine.py (``TENorm``); nanotron,
+#: nn/layer_norm.py (`TritonRMSNorm`) and flash-attn's rotary embedding, its gate is PyTorch's.
+#: Attention: Megatron-LM, training/arguments.py (``--attention-backend auto``)
 MODELLING = {
     "huggingface": Modelling(groups_since="2.8", padding="unpad"),
     "torchtitan": Modelling(complex_rope=True, loops_experts=False, groups_since="2.10"),
@@ -82,6 +91,8 @@ MODELLING = {
         fuses_matrices=True,
         keeps_fp8=True,
         fuses_softmax=True,
+        fused="all",
+        attention="te",
         own_loop=True,
     ),
     "nanotron": Modelling(
@@ -89,11 +100,12 @@ MODELLING = {
         copies_heads="apart",
         fuses_matrices=True,
         cuts_by_work=True,
+        fused="norm+rope",
         own_loop=True,
     ),
 }
 #: attention kernels that read key and value heads without repeating them
-NATIVE_GROUPS = ("flash2", "flash3", "cudnn")
+NATIVE_GROUPS = ("flash2", "flash3", "cudnn", "te")
 
 
 def modelling_name(workload: Workload) -> str:
@@ -130,6 +142,11 @@ def keeps_fp8(workload: Workload) -> bool:
     ``grad_output_preprocess``), layernorm_linear.py, fp8.py (``reduce_and_update_fp8_tensors``).
     """
     return workload.precision.recipe == "te-delayed" and modelling_of(workload).keeps_fp8
+
+
+def fused_kernels(workload: Workload) -> str:
+    """Kernels by hand: as asked, or as the code has them."""
+    return workload.fused_kernels or modelling_of(workload).fused
 
 
 def compute_dtype(workload: Workload) -> str:
@@ -307,6 +324,8 @@ def taken(workload: Workload) -> dict[str, str]:
     """Choices left open and what was taken, by the path of the key."""
     method = workload.method
     found = {} if workload.modelling else {"modelling": modelling_name(workload)}
+    if workload.fused_kernels is None and (kernels := fused_kernels(workload)) != "none":
+        found["fused_kernels"] = kernels
     if method.frozen and method.adapter_dtype is None:
         found["method.adapter_dtype"] = adapter_dtype(workload)
     if method.gptq_kernels is None and (kernels := gptq_kernels(workload)):

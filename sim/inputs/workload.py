@@ -320,7 +320,10 @@ class Workload(Spec):
     optimizer_in_backward: bool = False
     parallelism: Parallelism = Parallelism.model_construct()
     activation_checkpointing: Checkpointing = Checkpointing.model_construct()
-    attention: Literal["eager", "sdpa", "flash1", "flash2", "flash3", "triton", "cudnn"] = "flash2"
+    # te: Transformer Engine's choice by the GPU, which Megatron-LM leaves it, if nobody else does
+    attention: Literal[
+        "eager", "sdpa", "flash1", "flash2", "flash3", "triton", "cudnn", "te"
+    ] = "flash2"  # fmt: skip
     # padding taken out of q, k and v in each layer: found once a layer (Hugging Face), or for each
     # of them (llm-foundry)
     attention_padding: Literal["none", "unpad", "unpad-each"] = "none"
@@ -338,8 +341,9 @@ class Workload(Spec):
     # None: those by hand
     mixer_kernels: Literal["fused", "torch"] | None = None
     routing: Routing = Routing.model_construct()
-    # hand-fused: RMSNorm alone, RoPE too (fms), or the gate as well (Liger)
-    fused_kernels: Literal["none", "norm", "norm+rope", "all"] = "none"
+    # hand-fused: RMSNorm alone, RoPE too (fms), or the gate as well (Liger); None: as the modelling
+    # code has it
+    fused_kernels: Literal["none", "norm", "norm+rope", "all"] | None = None
     loss: Literal[
         "eager", "huggingface", "huggingface-fused", "compiled", "fused", "chunked", "fused-linear"
     ] = "eager"

@@ -12,7 +12,7 @@ from typing import Any
 
 from sim.errors import InputError
 from sim.inputs.model import Model
-from sim.inputs.modelling import experts
+from sim.inputs.modelling import experts, fused_kernels
 from sim.inputs.pipeline import less_layers, shape_of
 from sim.inputs.shares import batch_of, mesh_of
 from sim.inputs.topology import Topology
@@ -145,6 +145,12 @@ def _training(topology: Topology, w: Workload) -> Iterator[tuple[str, Any]]:
     yield "optimizer", words.MEGATRON_OPTIMIZERS[w.optimizer]
     yield "clip-grad", 1.0 if w.parallelism.clip_gradients else 0.0
     yield "attention-backend", words.MEGATRON_ATTENTION[w.attention]
+    kernels = fused_kernels(w)
+    yield "no-rope-fusion", kernels in ("none", "norm") and w.model.positions == "rope"
+    yield "no-bias-swiglu-fusion", kernels != "all" and w.model.ffn == "swiglu"
+    yield "no-gradient-accumulation-fusion", not w.parallelism.gradient_accumulation_fusion
+    yield "cross-entropy-loss-fusion", w.loss == "fused"
+    yield "cross-entropy-fusion-impl", "te" if w.loss == "fused" else None
     full = w.activation_checkpointing.kind == "full"
     yield "recompute-granularity", "full" if full else None
     yield "recompute-method", "uniform" if full else None

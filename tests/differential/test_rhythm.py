@@ -22,6 +22,7 @@ def job(micro, sequence=2048, **knobs):
     workload = {
         "name": "t", "model": MODEL, "sequence_length": sequence, "micro_batch": 1, "steps": 10,
         "gradient_accumulation": micro, "parallelism": ENDS | knobs,
+        "attention": "flash2", "fused_kernels": "none",  # whichever strategy
     }  # fmt: skip
     return load("dgx-h100", workload, ["nodes=2"])[:2]
 

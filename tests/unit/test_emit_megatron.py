@@ -58,7 +58,8 @@ def test_what_megatrons_arguments_cannot_say_is_refused(sets, said, tmp_path):
 
 def test_which_flash_attention_runs_is_told_and_not_said(tmp_path):
     """Two words of ours are one of Megatron-LM's, which reads as the first."""
-    assert inverted(MEGATRON_ATTENTION) == {"flash": "flash2", "fused": "cudnn", "unfused": "eager"}
+    kinds = {"auto": "te", "flash": "flash2", "fused": "cudnn", "unfused": "eager"}
+    assert inverted(MEGATRON_ATTENTION) == kinds
     sets = ["parallelism=megatron", "attention=flash3", "optimizer_implementation=foreach"]
     done = sim.export(
         "dgx-h100", "llama3-8b-sft", emit=["megatron"], folder=tmp_path, overrides=sets

@@ -10,7 +10,7 @@ from sim.interop.trainers.megatron_stages import spelt, written
 
 #: as deep as DeepSeek-V3
 DEEP = ["model={base: llama-3.2-1b, layers: 61, tied_embeddings: false}", "micro_batch=1",
-        "global_batch=16", "activation_checkpointing=full"]  # fmt: skip
+        "global_batch=16", "activation_checkpointing=full", "fused_kernels=none"]  # fmt: skip
 
 
 def job(knobs, *sets):

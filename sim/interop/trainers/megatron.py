@@ -70,6 +70,7 @@ def read(source: Source, job: Translation) -> None:
     _pipeline(keys)
     _context(keys)
     _numbers(keys)
+    _kernels(keys)
     _recompute(keys)
     job.suppose("method.kind", "full", "Megatron trains in full")
     job.suppose("data.packing", True, "Megatron's data sets fill rows")
@@ -186,10 +187,32 @@ def _numbers(keys: Keys) -> None:
     else:
         _put(keys, "precision.kind", kind, kind)
     words.optimizer(keys, "optimizer")
+
+
+def _kernels(keys: Keys) -> None:
+    """Attention and kernels by hand; what no argument says is as its layers have it."""
     backend = words.inverted(words.MEGATRON_ATTENTION).get(keys.text("attention-backend").lower())
     if backend:
         keys.put("attention", backend, "attention-backend")
-    keys.job.suppose("attention", "flash2", "Transformer Engine's choice is made at run time")
+    elif keys.text("transformer-impl").lower() == "local":  # layers without Transformer Engine
+        flash = keys.flag("use-flash-attn")
+        keys.put("attention", "flash2" if flash else "eager", "transformer-impl", "use-flash-attn")
+    if keys.flag("no-rope-fusion"):
+        keys.put("fused_kernels", "norm", "no-rope-fusion")
+        if keys.flag("swiglu") and not keys.flag("no-bias-swiglu-fusion"):
+            keys.matters("without it the gate is taken as plain kernels too", "no-rope-fusion")
+    else:
+        keys.put_on("fused_kernels", "no-bias-swiglu-fusion", value="norm+rope")
+    keys.leave("said above", "no-bias-swiglu-fusion")
+    fused = "parallelism.gradient_accumulation_fusion"
+    keys.put_on(fused, "no-gradient-accumulation-fusion", value=False)
+    if keys.flag("cross-entropy-loss-fusion"):
+        if keys.text("cross-entropy-fusion-impl").lower() == "te":
+            keys.put("loss", "fused", "cross-entropy-loss-fusion")
+        else:
+            why = "Megatron-LM's own fewer kernels of the loss are not modelled, taken as plain"
+            keys.matters(why, "cross-entropy-loss-fusion")
+        keys.leave("said above", "cross-entropy-fusion-impl")
 
 
 def _fp8_recipe(keys: Keys) -> None:

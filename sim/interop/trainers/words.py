@@ -105,7 +105,9 @@ WRITTEN_ATTENTION = {
 
 #: Megatron-LM's, ours first; which FlashAttention runs is Transformer Engine's choice
 MEGATRON_OPTIMIZERS = {"adamw": "adam", "sgd": "sgd"}
-MEGATRON_ATTENTION = {"flash2": "flash", "flash3": "flash", "cudnn": "fused", "eager": "unfused"}
+MEGATRON_ATTENTION = {
+    "te": "auto", "flash2": "flash", "flash3": "flash", "cudnn": "fused", "eager": "unfused",
+}  # fmt: skip
 MEGATRON_EXCHANGE = {"ring": "p2p", "all-gather": "all_gather", "ulysses": "a2a"}
 
 
