@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
@@ -22,6 +23,7 @@ from sim.blocks.modules import OpRole
 from sim.blocks.ops import Op, recomputed
 from sim.blocks.setting import Setting, early_stop
 from sim.inputs.model import Model
+from sim.inputs.reference import reference_of
 from sim.inputs.rows import as_counted
 from sim.inputs.workload import Checkpointing, Workload
 from sim.records import dataclass
@@ -41,12 +43,15 @@ class TokenFlops:
         Repeated in backward by activation checkpointing. [FLOP]
     attention : float
         Attention's share of ``forward + backward``. [FLOP]
+    reference : float
+        Forwards of a frozen model beside them. [FLOP]
     """
 
     forward: float
     backward: float
     recompute: float
     attention: float
+    reference: float = 0.0
 
     @property
     def model(self) -> float:
@@ -56,7 +61,7 @@ class TokenFlops:
     @property
     def hardware(self) -> float:
         """Numerator of HFU. [FLOP]"""
-        return self.forward + self.backward + self.recompute
+        return self.forward + self.backward + self.recompute + self.reference
 
 
 @lru_cache(maxsize=1024)
@@ -79,7 +84,11 @@ def token_flops(workload: Workload, attention: Counting = "full") -> TokenFlops:
     masked = attention == "causal" or (attention == "run" and workload.attention != "eager")
     setting = Setting.of(as_counted(workload)).whole
     policy, early = workload.activation_checkpointing, early_stop(workload)
-    return _token_flops(setting, workload.model, policy, early, masked)
+    found = _token_flops(setting, workload.model, policy, early, masked)
+    if workload.reference == "none":
+        return found
+    frozen = token_flops(reference_of(workload), attention)
+    return replace(found, reference=workload.reference_passes * frozen.forward)
 
 
 @lru_cache(maxsize=512)

@@ -26,6 +26,7 @@ from sim.inputs.modelling import (
     repeats_heads,
     tensor_style,
 )
+from sim.inputs.reference import REFERENCE
 from sim.inputs.rows import Computed
 from sim.inputs.shares import batch_on
 from sim.inputs.trainer import trainer_of
@@ -312,7 +313,7 @@ def _load(workload: Workload) -> float:
 _JOB = frozenset({
     "name", "model", "global_batch", "gradient_accumulation", "tokens", "steps", "samples",
     "epochs", "optimizer", "optimizer_implementation", "optimizer_paged", "checkpoint",
-    "evaluation", "phases", "deadline", "sources",
+    "evaluation", "phases", "deadline", "sources", *REFERENCE,
 })  # fmt: skip
 _settings: dict[tuple[object, ...], Setting] = {}
 _SETTINGS = 512  # that are kept

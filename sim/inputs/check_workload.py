@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from sim.inputs import check_job, check_mesh, check_model, check_optimizer
+from sim.inputs import check_job, check_mesh, check_model, check_optimizer, reference
 from sim.inputs.check_rows import check_rows
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.modelling import ASYNC, tensor_style
@@ -42,6 +42,7 @@ def findings(workload: Workload) -> Findings:
     yield from _features(workload)
     yield from _loss(workload)
     yield from check_rows(workload)
+    yield from reference.findings(workload)
     yield from _absurd(workload)
 
 

@@ -23,7 +23,7 @@ from sim.inputs.python_calls import from_calls
 from sim.inputs.registry import FORMATS
 from sim.inputs.topology import Topology
 from sim.inputs.trainer import trainer_named
-from sim.inputs.translation import Source, Translation
+from sim.inputs.translation import Sample, Source, Translation
 from sim.inputs.tree import (
     DEEPER,
     MAX_DEPTH,
@@ -269,6 +269,8 @@ def _finish(job: Translation, path: Path | None) -> None:
     )
     if strategy == "fsdp1" and adapted and apart:
         job.suppose("parallelism.wrap", "peft", "PEFT's wrap policy keeps adapters apart")
+    if job.sample is not None and job.sample.passes:
+        _reference(job, job.sample, strategy, adapted)
     model = job.text_at("model")
     if job.marks_leaves and strategy == "zero3" and model and _experts(model, path):
         why = f"{job.marks_leaves} marks mixtures as leaves of ZeRO-3"
@@ -281,6 +283,24 @@ def _count_rows(job: Translation, rows: int) -> None:
         found = job.at(key)
         if isinstance(found, Leaf) and isinstance(found.value, int):
             job.replace(key, rows * found.value, f"of {rows} rows a sample")
+
+
+def _reference(job: Translation, sample: Sample, strategy: str, adapted: bool) -> None:
+    """The frozen model that a trainer of preferences runs beside: the base, or a copy of it."""
+    kind, (_, place, theirs, passes) = "adapters-off" if adapted else "copy", sample
+    offload = job.text_at("parallelism.offload")
+    if strategy == "megatron" or (kind == "copy" and offload not in ("", "none")):
+        where = strategy if strategy == "megatron" else f"offload: {offload}"
+        why = f"the reference's pass and its copy are not modelled with {where}: not counted"
+        job.skip(place, theirs, why, True)
+        return
+    job.take("reference", kind, place, theirs)
+    if passes > 1:
+        job.take("reference_passes", passes, place, theirs)
+    narrow = job.text_at("precision.kind") in ("", "fp32")
+    whole = strategy in ("ddp", "single") and job.text_at("precision.master") != "bf16"
+    if kind == "copy" and whole and not narrow:
+        job.suppose("reference_dtype", "fp32", "a reference is loaded as the model is")
 
 
 def _loaded(job: Translation, strategy: str, adapted: bool) -> None:

@@ -120,6 +120,8 @@ class Strategy:
     gathers_fp8: ClassVar[str] = ""
     #: checkpointed inputs of blocks can go to host memory
     offloads_inputs = False
+    #: its jobs may run a frozen model beside the one that is trained (``reference``)
+    takes_reference = True
     #: a hook may step each parameter as soon as backward has its gradient
     steps_in_backward = False
     #: DeepSpeed runs it: flat fp32 partitions of the optimizer, a ds_config.json

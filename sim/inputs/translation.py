@@ -62,11 +62,15 @@ class Begun(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """How many rows of a batch a trainer makes of a sample, and what says so."""
+    """How many rows of a batch a trainer makes of a sample, and what says so.
+
+    `passes` are forwards without gradients beside them, of a frozen reference.
+    """
 
     rows: int
     place: Place
     theirs: str
+    passes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

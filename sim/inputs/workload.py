@@ -349,6 +349,12 @@ class Workload(Spec):
     ] = "eager"
     loss_chunks: Positive = 8  # of a chunked loss
     train_metrics: NotNegative = 0  # times a trainer takes the loss once more, without gradient
+    # a frozen model's forward in each micro-step (DPO, KTO): of a copy of the model before
+    # training, or of this one with its adapters off
+    reference: Literal["none", "copy", "adapters-off"] = "none"
+    # of the copy's weights; None: the compute dtype, as trainers load it
+    reference_dtype: Literal["bf16", "fp32"] | None = None
+    reference_passes: Positive = 1  # of such forwards in a micro-step
     # the loop around forward, backward and step; None: what the strategy mostly runs under
     trainer: (
         Literal[

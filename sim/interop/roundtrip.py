@@ -92,7 +92,7 @@ def lost(texts: Mapping[str, str], workload: Workload) -> tuple[list[Lost], list
     read, job = _as_run(texts, workload)
     said = {t.key for t in job.took} | {s.key for s in job.supposed}
     known = {key for a in job.aside for keys in a.answers for key in keys}  # said, not followed
-    wrong = [*_differing(read, workload, [f"parallelism.{a}" for a in _AXES])]
+    wrong = [*_differing(read, workload, [*(f"parallelism.{a}" for a in _AXES), "reference"])]
     wrong += [d for d in _differing(read, workload, _ALSO) if d.path in said - known]
     unsaid = [p for p in _paths(workload) if p not in known]
     return wrong, [d for d in _differing(read, workload, unsaid) if d not in wrong]

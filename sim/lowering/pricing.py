@@ -33,6 +33,7 @@ from sim.fabric.fabric import Fabric
 from sim.fabric.held import goes_with_machines
 from sim.fabric.role import Role
 from sim.inputs.base import fields_but
+from sim.inputs.reference import REFERENCE
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
 from sim.lowering.classes import Compiled
@@ -59,7 +60,7 @@ _SHAPES = frozenset({
     "name", "model", "sequence_length", "micro_batch", "global_batch", "gradient_accumulation",
     "tokens", "steps", "samples", "epochs", "optimizer", "optimizer_implementation", "attention",
     "attention_padding", "loss", "activation_checkpointing", "data", "checkpoint", "evaluation",
-    "phases", "deadline", "sources",
+    "phases", "deadline", "sources", *REFERENCE,
 })  # fmt: skip
 
 

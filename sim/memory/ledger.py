@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from sim.strategies.allocations import Allocations
 from sim.strategies.columns import columns_of, edges_of
 from sim.strategies.pipeline_play import received_bytes
 from sim.strategies.plan import Plan
-from sim.strategies.terms import MOMENTS, POOLS, TERMS
+from sim.strategies.terms import MOMENTS, POOLS, TERMS, Term
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -82,6 +82,15 @@ class Ledger:
             peaks, each(self.pools, before.pools), each(self.host, before.host),
             on(self.step_pooled, before.step_pooled),
         )  # fmt: skip
+
+    def beside(self, term: Term, size: float) -> Ledger:
+        """The same with so many bytes more all the time."""
+        peaks = {
+            moment: Peak(peak.total + size, {**peak.terms, term.name: size})
+            for moment, peak in self.peaks.items()
+        }
+        pools = {**self.pools, term.pool: self.pools[term.pool] + size}
+        return replace(self, peaks=peaks, pools=pools, step_pooled=self.step_pooled + size)
 
     @property
     def highest(self) -> str:

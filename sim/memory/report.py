@@ -18,6 +18,7 @@ from sim.inputs.topology import Node, Topology
 from sim.inputs.workload import Workload
 from sim.memory.band import kind_of, memory_half_width
 from sim.memory.ledger import Ledger, read
+from sim.memory.reference import with_reference
 from sim.memory.states import constants, fragmentation, in_flight_bytes
 from sim.memory.verdict import Verdict
 from sim.mesh import Mesh
@@ -210,7 +211,7 @@ def memory(
     world = world or gpus
     workload = longest_on(topology, workload, world)
     mesh = mesh_on(workload, world, topology.gpus_per_node)
-    ledger = walk(workload, tree, mesh)
+    ledger = with_reference(walk(workload, tree, mesh), workload, mesh, walk)
     moment = ledger.highest
     peak = ledger.peaks[moment]
     c = constants()

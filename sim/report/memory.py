@@ -20,6 +20,7 @@ TITLES = {
     "optimizer_states": "optimizer states",
     "activations": "activations, logits",
     "pipeline_messages": "messages of the pipeline",
+    "reference_model": "reference model",
     "temporaries": "temporaries",
     "all_gather_buffers": "all-gather buffers",
     "reduce_scatter_buffers": "reduce-scatter buffers",

@@ -35,6 +35,7 @@ from sim.result.sections import (
 from sim.result.threads import thread_warnings
 from sim.result.trials import ranked
 from sim.step.pressure import paging_warnings, retry_warnings
+from sim.step.reference import reference_notes
 from sim.step.step import StepReport, step
 from sim.step.variation import Progress, Spread, Variation, spread, usual_spread
 
@@ -114,6 +115,7 @@ def predict(
         assumptions=(
             *(notes.assumptions() if notes else ()),
             *(f"workload.{key} = {value}" for key, value in taken(workload).items()),
+            *reference_notes(topology, workload),
         ),
         provenance={
             "attention_flops": "counted in full (not halved for the causal mask)",

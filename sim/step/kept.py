@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from sim.inputs.base import fields_but
+from sim.inputs.reference import REFERENCE
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering import pricing
-from sim.step.measures import AskedOf, StepMeasures, simulated, weighted
+from sim.step.measures import AskedOf, StepMeasures, WindowMeasures, simulated, weighted
+from sim.step.reference import reference_passes
 from sim.step.rhythm import MICRO_STEPS
 from sim.step.variation import Progress
 
@@ -22,7 +24,7 @@ _JOB = frozenset({
     "deadline", "sources",
 })  # fmt: skip
 _MACHINE = frozenset(("name", "offer", "reliability", "sources"))
-_STEP = _JOB | {"checkpoint", "gradient_accumulation"}
+_STEP = _JOB | REFERENCE | {"checkpoint", "gradient_accumulation"}  # measured beside it
 MEMORY = _JOB | {"gradient_accumulation"}
 SHARED = MICRO_STEPS + 1  # micro-steps from which on jobs differ by their middle one alone
 
@@ -71,11 +73,23 @@ def measures_kept(
     apart = [_key_of(*jobs[i], jobs[i][1].gradient_accumulation) for i in late]
     for i, one in zip(late, _kept(apart, asked, progress), strict=True):
         found[i], counts[i] = one, 0
-    return [
+    found = [
         one if not more or one.middle is None
         else one._replace(whole=weighted((one.whole, 1.0), (one.middle, more)))
         for one, more in zip(found, counts, strict=True)
     ]  # fmt: skip
+    return [_with_reference(one, *job) for one, job in zip(found, jobs, strict=True)]
+
+
+def _with_reference(one: StepMeasures, topology: Topology, workload: Workload) -> StepMeasures:
+    """A step with the passes of a frozen model in each of its micro-steps."""
+    beside = reference_passes(topology, workload)
+    if beside is None:
+        return one
+    each = WindowMeasures(beside, ())
+    middle = None if one.middle is None else weighted((one.middle, 1.0), (each, 1.0))
+    whole = weighted((one.whole, 1.0), (each, workload.gradient_accumulation))
+    return one._replace(whole=whole, middle=middle)
 
 
 def _key_of(topology: Topology, workload: Workload, steps: int) -> StepKey:

@@ -110,12 +110,12 @@ def measured(
     views = lowered.views if lowered.program.stack else (view or lowered.slowest(timeline),)
     further = more or [()] * len(windows)
     inside = Windows.of([each + (m or ()) for each, m in zip(windows, further, strict=True)])
-    found = _of_windows(ready, lowered, timeline, views, inside, causes)
+    found = of_windows(ready, lowered, timeline, views, inside, causes)
     # beside a rank's, those of one on each other kind of GPU
     kinds = {} if lowered.program.stack else {v.role.gpu.name: v for v in reversed(lowered.views)}
     if len(kinds) > 1:
         for name, its_view in kinds.items():
-            [one] = _of_windows(ready, lowered, timeline, [its_view], inside)
+            [one] = of_windows(ready, lowered, timeline, [its_view], inside)
             for window, its in zip(found[0], one, strict=True):
                 window.by_gpu[name] = its.parts
     priced = [each.priced for each in ready]
@@ -125,7 +125,7 @@ def measured(
     return Ran(places, lowered, timeline, priced, wholes, middles, repeats, windows)
 
 
-def _of_windows(
+def of_windows(
     ready: Sequence[Ready], lowered: Lowered, timeline: Timeline, views: Sequence[RankView],
     windows: Windows, causes: bool = False,
 ) -> list[list[Breakdown]]:  # fmt: skip

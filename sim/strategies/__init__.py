@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sim.errors import InputError
 from sim.inputs.base import fields_but
 from sim.inputs.pipeline import shape_of
+from sim.inputs.reference import REFERENCE
 from sim.inputs.strategy import not_modelled, strategy_of
 from sim.inputs.trainer import reduces_each, trainer_of
 from sim.pipeline.schedules import SCHEDULES
@@ -33,7 +34,7 @@ _NO_MATTER = frozenset((
     "name", "sequence_length", "micro_batch", "global_batch", "tokens", "steps", "samples",
     "epochs", "optimizer", "optimizer_implementation", "optimizer_paged", "attention",
     "attention_padding", "compile", "cuda_graphs", "fused_kernels", "loss", "data", "checkpoint",
-    "evaluation", "deadline", "sources",
+    "evaluation", "deadline", "sources", *REFERENCE,
 ))  # fmt: skip
 
 # of the stack: libraries below torch, and what ranks spend on each collective

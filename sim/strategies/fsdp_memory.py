@@ -151,6 +151,11 @@ class FsdpMemory(StepMemory):
         self.at_rest(shards, parameters_on_host=self.offload, states_on_host=self.offload)
         self.to.put(t.LOGITS, 1.0, t.HELD)  # the last step's, until forward returns
 
+    @property
+    def left_gathered(self) -> float:
+        """Parameters that a forward leaves gathered for the backward to come. [B]"""
+        return sum(unit.kept for unit in (*self.layers, *self._outer()))
+
     def _outer(self) -> list[UnitBytes]:
         return [u for u in (self.root, self.embedding, self.head) if u is not None]
 

@@ -31,6 +31,7 @@ class Megatron(Strategy):
     }
     context_parallel = tensor_parallel = pipeline_parallel = expert_parallel = True
     casts_model = True
+    takes_reference = False
     gathers_fp8 = "te-delayed"  # --fp8-param-gather
     ties_stages = short_pipelines = True
     ends_as_layers = 0  # --account-for-embedding-in-pipeline-split is off

@@ -135,7 +135,8 @@ def lengthen(
         lift = 0 if step > 0 else extra
         _copy(ops, at, end, moved, (low, inserted), (lift, extra, head), names, out)
         period = end - start
-        out += _copies(out[-period:], extra, step, names)
+        if period:  # backward ends before it gets there where nothing is trained
+            out += _copies(out[-period:], extra, step, names)
         at, inserted, low = end, extra * period, end - edge * period
     _copy(ops, at, len(ops), moved, (low, inserted), (0, extra, head), names, out)
     return out

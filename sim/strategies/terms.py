@@ -48,6 +48,7 @@ TERMS = (
     Term("checkpoint staging", "temporaries"),
     Term("inputs", "inputs"),
     Term("buffers of pipeline messages", "pipeline_messages"),
+    Term("reference model", "reference_model"),
 )
 #: words for the same where each GPU holds all of it
 WHOLE = {
@@ -61,7 +62,7 @@ POOL_OF = tuple(POOLS.index(term.pool) for term in TERMS)
 (
     SHARDED, SCALES, UNSHARDED, GRADIENTS, FULL_GRADIENTS, STATES, SAVED, KEPT, LOGITS, GATHERS,
     SCATTERS, LOGIT_GRADIENTS, RECOMPUTED, WAITING, LAST_SCATTER, SCRATCH, STAGING, INPUTS,
-    MESSAGES,
+    MESSAGES, REFERENCE,
 ) = range(len(TERMS))  # fmt: skip
 
 #: quantities of the job, then those of the head and its loss (`HeadFootprint`), then what a stage

@@ -148,7 +148,7 @@ class _PhaseJob:
         return w.model_copy(
             update={
                 "data": data, "gradient_accumulation": max(1, steps), "global_batch": None,
-                "post_training": None,
+                "post_training": None, "reference": "none",
             }
         )  # fmt: skip
 

@@ -1,21 +1,134 @@
-"""The references of keys and options say all that the code has (`write_reference.py --check`)."""
+"""A frozen model beside the one that is trained: its passes, its copy, files that ask for it."""
 
-from scripts.write_reference import cli_page, keys_page
-from sim.cli import VERBS
-from sim.inputs.fields import plan_of
-from sim.inputs.schema import SIDES
+import pytest
+
+import sim
+from sim.blocks.flops import token_flops
+from sim.blocks.parameters import count_parameters
+from sim.inputs.loader import load
+from sim.step.step import quick
+from sim.study.generation import forward_s
+
+H100 = load("dgx-h100", "llama3-8b-sft").topology.first_gpu
+SFT, LORA = "llama3-8b-sft", "llama3-8b-lora"
+DPO = """\
+model = AutoModelForCausalLM.from_pretrained("Qwen/Qwen2.5-7B", torch_dtype=torch.bfloat16)
+args = DPOConfig(per_device_train_batch_size=2, max_length=2048, bf16=True{})
+DPOTrainer(model=model, args=args{}).train()
+"""
+KTO = """\
+model_name_or_path: Qwen/Qwen2.5-7B
+stage: kto
+finetuning_type: {}
+cutoff_len: 2048
+bf16: true
+"""
 
 
-def test_every_verb_and_every_key_stands_there():
-    page = cli_page()
-    assert [verb for verb in VERBS if f"\n## {verb}" not in page] == []
-    keys = keys_page()
-    for spec in SIDES.values():
-        assert [name for name in plan_of(spec) if f"| `{name}` |" not in keys] == []
-    # what stands beside a key in the code is what is told of it
-    told = "peer-to-peer over PCIe allowed (false on GeForce)"
-    assert f"| `p2p` | boolean | `true` | {told} |" in keys
-    assert "asked for often" not in keys
-    # left out, a node's links are those of its GPU's board: null is what one writes for none
-    assert "| `nvlink` | null \\| NvLink | its GPU's | " in keys
-    assert "| `pcie` | Pcie | its GPU's | " in keys
+def stepped(job, *sets):
+    loaded = load("dgx-h100", job, sets)
+    return quick(loaded.topology, loaded.workload), loaded.workload
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "fsdp1", "ddp", "zero2", "zero3"])
+@pytest.mark.parametrize(("job", "kind"), [(SFT, "copy"), (LORA, "copy"), (LORA, "adapters-off")])
+def test_a_pass_is_a_forward_of_each_micro_step(strategy, job, kind):
+    """A quarter of a step that recomputes: forward 1, backward 2 and recompute 1 more.
+
+    Of frozen weights' 1, 1 and 1 somewhat less than a third: adapters take a fifth of the rest.
+    """
+    own = (f"parallelism.strategy={strategy}", "stack.nccl=2.21")
+    plain, workload = stepped(job, *own)
+    passes = [stepped(job, *own, f"reference={kind}", f"reference_passes={n}")[0] for n in (1, 3)]
+    one, three = (found.time_s - plain.time_s for found in passes)
+    assert three == pytest.approx(3 * one)
+    share = one / plain.time_s
+    assert (0.24 if job == SFT else 0.2) < share < 0.26
+    # its kernels alone, where nothing is gathered for them, and little beside
+    kernels = workload.gradient_accumulation * forward_s(workload, H100)
+    if job == SFT and strategy in ("ddp", "zero2"):
+        assert kernels < one < 1.1 * kernels
+
+
+def test_flops_of_a_pass():
+    """Forward's, of the base alone: 2 a weight that multiplies, and attention's half of 12."""
+    _, plain = stepped(LORA)
+    _, off = stepped(LORA, "reference=adapters-off", "reference_passes=2")
+    m = plain.model
+    weights = count_parameters(m).total - m.vocab_size * m.hidden_size - (2 * m.layers + 1) * 4096
+    attention = 4 * m.layers * m.heads * m.head_dim * plain.sequence_length
+    found = token_flops(off)
+    assert found.reference == 2 * (2 * weights + attention)
+    assert found.hardware == token_flops(plain).hardware + found.reference
+    assert found.model == token_flops(plain).model
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        # a shard of 8.03e9 bf16 weights, and the root that FSDP leaves gathered: two tables, a norm
+        (["parallelism.strategy=fsdp2"], 2 * 8030261248 / 8 + 2 * (2 * 128256 * 4096 + 4096)),
+        (["parallelism.strategy=fsdp1"], 2 * 8030261248 / 8 + 2 * (2 * 128256 * 4096 + 4096)),
+        (["parallelism.strategy=fsdp2", "parallelism.reshard_after_forward=false"],
+         2 * 8030261248 / 8 + 2 * 8030261248),
+        (["parallelism.strategy=zero3"], 2 * 8030261248 / 8),
+        (["parallelism.strategy=zero2"], 2 * 8030261248),
+        (["parallelism.strategy=ddp"], 2 * 8030261248),
+        (["parallelism.strategy=ddp", "reference_dtype=fp32"], 4 * 8030261248),
+    ],
+)  # fmt: skip
+def test_memory_of_a_copy(settings, expected):
+    plain, _ = stepped(LORA, *settings)
+    found, _ = stepped(LORA, *settings, "reference=copy")
+    more = found.memory.terms["reference model"]
+    assert more == pytest.approx(expected, rel=1e-3)
+    rise = found.memory.peak_allocated_bytes - plain.memory.peak_allocated_bytes
+    assert rise == pytest.approx(more)
+    assert all(
+        found.memory.by_moment[m] - plain.memory.by_moment[m] == pytest.approx(more)
+        for m in ("init", "forward", "save")
+    )
+
+
+def test_adapters_off_take_no_memory():
+    assert (
+        stepped(LORA, "reference=adapters-off")[0].memory.needed_bytes
+        == stepped(LORA)[0].memory.needed_bytes
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "sets", "code"),
+    [
+        (SFT, ["reference=adapters-off"], "reference-adapters"),
+        (SFT, ["reference=copy", "parallelism.offload=all"], "reference-offload"),
+        (SFT, ["reference=copy", "parallelism.pipeline_parallel=2"], "reference-strategy"),
+        (SFT, ["reference=copy", "parallelism.strategy=megatron"], "reference-strategy"),
+    ],
+)
+def test_what_is_not_modelled_is_refused(job, sets, code):
+    with pytest.raises(sim.InputError, match=code):
+        load("dgx-h100", job, sets)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reference", "passes", "told"),
+    [
+        ("run.py", DPO.format("", ""), "copy", 1, ""),
+        ("run.py", DPO.format("", ", peft_config=LoraConfig(r=16)"), "adapters-off", 1, ""),
+        ("run.py", DPO.format(", precompute_ref_log_probs=True", ""), "none", 1, "before training"),
+        ("kto.yaml", KTO.format("lora"), "adapters-off", 3, ""),
+        ("kto.yaml", KTO.format("full"), "copy", 3, ""),
+        ("orpo.yaml", KTO.format("lora").replace("kto", "dpo\npref_loss: orpo"), "none", 1, ""),
+        ("dpo.yaml", KTO.format("full").replace("kto", "dpo\nref_model: Qwen/Qwen2.5-0.5B"),
+         "copy", 1, "another model"),
+    ],
+)  # fmt: skip
+def test_files_of_trainers(tmp_path, name, text, reference, passes, told):
+    """DPO's frozen model was left out of a step, and said to be."""
+    path = tmp_path / name
+    path.write_text(text)
+    job = load("dgx-h100", path).workload
+    assert (job.reference, job.reference_passes) == (reference, passes)
+    said = [row["why"] for row in sim.import_job(path).aside if row["matters"]]
+    assert any(told in why for why in said) if told else said == []

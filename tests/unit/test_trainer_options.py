@@ -44,7 +44,7 @@ def test_openrlhf(tmp_path):
     assert (job.attention, job.activation_checkpointing.kind, told) == ("flash2", "full", {})
     job, told = read(tmp_path, OPENRLHF.format("dpo", 2, "--lora_rank 16"))
     assert (job.method.kind, job.method.rank, job.micro_batch) == ("lora", 16, 4)
-    assert "reference" in told["module"]
+    assert (job.reference, told) == ("adapters-off", {})
     _, told = read(tmp_path, OPENRLHF.format("ppo_ray", 2, ""))
     assert "a plain step" in told["module"]
 

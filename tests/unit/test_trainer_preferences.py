@@ -54,21 +54,21 @@ def script(kind, head="CausalLM"):
     ("name", "text", "rows", "scores", "said"),
     [
         (*script("SFT"), 2, False, ""),
-        (*script("DPO"), 4, False, "reference"),
+        (*script("DPO"), 4, False, ""),
         (*script("ORPO"), 4, False, ""),
         (*script("CPO"), 4, False, ""),
-        (*script("KTO"), 2, False, "KL term"),
+        (*script("KTO"), 2, False, ""),
         (*script("Reward", "SequenceClassification"), 4, True, "no vocabulary"),
         ("run.py", PLAIN, 2, True, "no vocabulary"),
         ("run.py", EMBEDDINGS, 4, True, "anchor"),
-        ("dpo.yaml", FACTORY.format("dpo"), 4, False, "reference"),
+        ("dpo.yaml", FACTORY.format("dpo"), 4, False, ""),
         ("dpo.yaml", FACTORY.format("dpo\npref_loss: simpo"), 4, False, ""),
         ("rm.yaml", FACTORY.format("rm"), 4, True, "no vocabulary"),
         ("ppo.yaml", FACTORY.format("ppo"), 2, False, "rollouts are not read"),
-        ("dpo.yaml", AXOLOTL.format("rl: ipo"), 4, False, "reference"),
+        ("dpo.yaml", AXOLOTL.format("rl: ipo"), 4, False, ""),
         ("rm.yaml", AXOLOTL.format("reward_model: true"), 4, True, "no vocabulary"),
         ("rl.yaml", AXOLOTL.format("rl: grpo"), 2, False, "rollouts are not read"),
-        ("run.sh", SWIFT.format("dpo"), 4, False, "reference"),
+        ("run.sh", SWIFT.format("dpo"), 4, False, ""),
         ("run.sh", SWIFT.format("grpo"), 2, False, "rollouts are not read"),
     ],
 )
@@ -96,9 +96,9 @@ dtype: bf16
 @pytest.mark.parametrize(
     ("loss", "data", "rows", "said"),
     [
-        ("torchtune.rlhf.loss.DPOLoss", "stack_exchange_paired_dataset", 4, "reference"),
-        ("torchtune.rlhf.loss.RSOLoss", "my_dataset", 4, "reference"),
-        ("my.loss.Pairwise", "preference_dataset", 4, "reference"),
+        ("torchtune.rlhf.loss.DPOLoss", "stack_exchange_paired_dataset", 4, ""),
+        ("torchtune.rlhf.loss.RSOLoss", "my_dataset", 4, ""),
+        ("my.loss.Pairwise", "preference_dataset", 4, ""),
         ("torchtune.rlhf.loss.PPOLoss", "text_completion_dataset", 2, "rollouts"),
         ("torchtune.modules.loss.CEWithChunkedOutputLoss", "alpaca_dataset", 2, ""),
     ],
@@ -129,13 +129,13 @@ ARGS = "--model_name_or_path Qwen/Qwen2.5-7B --per_device_train_batch_size 2 --m
     ("command", "rows", "said"),
     [
         ("trl sft", 2, ""),
-        ("trl dpo", 4, "reference"),
-        ("trl kto --beta 0.1", 2, "KL term"),
+        ("trl dpo", 4, ""),
+        ("trl kto --beta 0.1", 2, ""),
         ("trl grpo --beta 0.04", 2, "rollouts"),
         ("trl reward", 4, "no vocabulary"),
-        ("python -m trl.scripts.dpo", 4, "reference"),
-        ("accelerate launch -m trl.scripts.kto", 2, "KL term"),
-        ("accelerate launch examples/scripts/dpo.py", 4, "reference"),
+        ("python -m trl.scripts.dpo", 4, ""),
+        ("accelerate launch -m trl.scripts.kto", 2, ""),
+        ("accelerate launch examples/scripts/dpo.py", 4, ""),
         ("accelerate launch scripts/run_orpo.py --beta 0.1", 4, ""),
         ("accelerate launch examples/scripts/cpo.py", 4, ""),
         ("accelerate launch examples/scripts/dpo_online.py", 2, "rollouts"),
@@ -155,11 +155,11 @@ def test_what_is_started_says_the_kind(tmp_path, command, rows, said):
     [
         ("beta: 0.1", 2, "nothing says which"),
         ("beta: 0.1\nmax_prompt_length: 512\nmax_completion_length: 1024", 2, "nothing says which"),
-        ("beta: 0.1\ndesirable_weight: 1.0", 2, "KL term"),
+        ("beta: 0.1\ndesirable_weight: 1.0", 2, ""),
         ("beta: 0.1\nreward_funcs: [accuracy]", 2, "rollouts"),
         ("beta: 0.1\nnum_generations: 8", 2, "rollouts"),
         ("beta: 0.1\nlmbda: 0.5\nteacher_model_name_or_path: Qwen/Qwen2.5-32B", 2, "teacher"),
-        ("beta: 0.1\nrpo_alpha: 1.0", 4, "reference"),
+        ("beta: 0.1\nrpo_alpha: 1.0", 4, ""),
         ("beta: 0.1\ncpo_alpha: 1.0", 4, ""),
     ],
 )
@@ -185,7 +185,8 @@ def test_a_command_decides_what_its_file_leaves_open(tmp_path):
     for files in ([script], [tmp_path / "job.yaml", script]):
         found = sim.import_job(*files)
         assert "micro_batch: 4" in found.yaml
-        assert [row["theirs"] for row in found.aside if row["matters"]] == ["trl dpo"]
+        assert "reference: copy" in found.yaml
+        assert not [row for row in found.aside if row["matters"]]
 
 
 LONG = FACTORY + "gradient_accumulation_steps: 1\nnum_train_epochs: 2\n"

@@ -7,10 +7,11 @@ from sim.inputs.tree import Place
 from sim.interop.trainers.keys import Keys
 from sim.records import NamedTuple
 
-_REFERENCE = (
-    "the frozen reference's pass and, without adapters, its copy are not counted; posttrain has "
-    "them, of a workload with post_training: {algorithm: dpo}"
+_FREE = "no reference is run"
+_BEFORE = (
+    "the reference is run before training, a forward of every sample once, which is not counted"
 )
+_ANOTHER = "a reference of another model is not modelled: taken as a copy of what is trained"
 _HEAD = (
     "a score is no vocabulary: the head's products are counted all the same (a few per cent), its "
     "logits are not"
@@ -29,12 +30,15 @@ class _Step(NamedTuple):
     rows: int  # with a gradient
     left: str = ""  # what is not modelled
     scores: bool = False  # a head of one or a few columns
+    passes: int = 0  # forwards without gradients, of a frozen reference or as long as its
 
 
 #: TRL's collators, LLaMA-Factory's `PairwiseDataCollatorWithPadding`: a pair is two rows of a batch
 _STEPS = {
-    "dpo": _Step(2, _REFERENCE), "ipo": _Step(2, _REFERENCE),
-    "kto": _Step(1, "the passes of its KL term and of the reference are not counted"),
+    "dpo": _Step(2, passes=1), "ipo": _Step(2, passes=1),
+    # of the reference, and of both models for its KL term: TRL 1.16, `forward` and
+    # `compute_ref_log_probs` of trainer/kto_trainer.py
+    "kto": _Step(1, passes=3),
     "gkd": _Step(1, "the teacher's pass and its copy, and what is generated, are not counted"),
     "orpo": _Step(2), "cpo": _Step(2), "simpo": _Step(2),
     "rm": _Step(2, _HEAD, scores=True), "reward": _Step(2, _HEAD, scores=True),
@@ -79,9 +83,22 @@ def of_kind(keys: Keys, kind: str, place: Place, theirs: str) -> bool:
         return False
     if job.sample is not None:
         return True
-    job.sample = Sample(step.rows, place, theirs)
+    job.sample = Sample(step.rows, place, theirs, _passes(keys, step.passes))
     if step.scores:
         job.take("loss", "fused-linear", place, theirs)
     if step.left:
         job.skip(place, theirs, step.left, True)
     return True
+
+
+def _passes(keys: Keys, usual: int) -> int:
+    """Forwards of a reference in a micro-step, which a file may have made before or do without."""
+    if keys.flag("reference_free") and usual:
+        keys.leave(_FREE, "reference_free")
+        return 0
+    if keys.flag("precompute_ref_log_probs") and usual:
+        keys.matters(_BEFORE, "precompute_ref_log_probs")
+        return 0
+    if usual and keys.has("ref_model"):
+        keys.matters(_ANOTHER, "ref_model")
+    return usual
