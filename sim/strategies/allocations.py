@@ -10,7 +10,7 @@ since the last one lives from here on, what `mark` is given lives for this insta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sim.records import NamedTuple
@@ -19,7 +19,7 @@ from sim.strategies.terms import BYTES, INIT
 Amount = tuple[int, float] | tuple[int, float, int] | tuple[int, float, int, int]
 """Term, coefficient, quantity (default bytes), and the layer it is one of (0: of the job)."""
 
-ADD, PUT, MARK = range(3)
+ADD, PUT, MARK, AGAIN = range(4)
 
 
 class Style(NamedTuple):
@@ -72,6 +72,24 @@ class Allocations:
     def mark(self, *amounts: Amount) -> None:
         """An instant, with what lives only now."""
         self.log.append((MARK, self.moment, len(self._ops), amounts))
+
+    def again(self, start: int, stop: int, ops: int) -> None:
+        """Entries once more, so many ops later."""
+        self.log.append((AGAIN, start, stop, ops))
+
+    def entries(self, start: int, stop: int) -> Iterator[tuple[Any, ...]]:
+        """Those of the log from one on, up to another; what stands there again is written out."""
+        for entry in self.log[start:stop]:
+            if entry[0] != AGAIN:
+                yield entry
+                continue
+            _, first, end, ops = entry
+            for again in self.log[first:end]:
+                if again[0] == MARK:
+                    kind, moment, before, amounts = again
+                    yield kind, moment, before + ops, amounts
+                else:
+                    yield again
 
     def keep_on_host(self, name: str, size: float, quantity: int = BYTES, layer: int = 0) -> None:
         """Host memory that this rank holds from the first step on."""

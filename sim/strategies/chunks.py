@@ -9,13 +9,16 @@ before an earlier chunk, its ops, its allocations and what it leaves behind are 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from sim.records import NamedTuple
-from sim.strategies.allocations import MARK
 from sim.strategies.copied import Copy
 from sim.strategies.plan import Calls
 from sim.strategies.recorder import Recorder, StreamState
+
+#: ops that a stream on which nothing is issued may wait for, before the latest ones are looked for
+_LONG = 64
+_new_copy = tuple.__new__
 
 
 class Copied(Protocol):
@@ -47,10 +50,24 @@ class _After(NamedTuple):
     pending: Sequence[tuple[StreamState, Sequence[int]]]  # of streams that it uses, all
     added: Sequence[tuple[StreamState, Sequence[int]]]  # to what others wait for
     tail: Sequence[tuple[StreamState, int]]
-    seen: Sequence[tuple[StreamState, Sequence[tuple[str, int]]]]  # where it changed
+    seen: Sequence[tuple[dict[str, int], str, int]]  # where it changed: whose, of which stream
     calls: Calls
     host_after: int
     moment: int
+
+
+class _Met(NamedTuple):
+    """What streams have before them.
+
+    Two chunks that meet the same wait for the same: the ops of the second answer differ, but each
+    has its place there.
+    """
+
+    waits: tuple[int, ...]  # for how many ops each stream waits
+    streams: tuple[str, ...]  # of the ops: streams' last ones, what they wait for, the host
+    same: tuple[int, ...]  # places where each of them stands first; none if all differ
+    #: of each stream: another one, an op of it, by place, and whether it has waited for that
+    ahead: tuple[tuple[tuple[str, int, bool], ...], ...]
 
 
 class _Chunk(NamedTuple):
@@ -58,11 +75,34 @@ class _Chunk(NamedTuple):
 
     first: int
     size: int
-    log: Sequence[tuple[Any, ...]]
+    log: tuple[int, int]  # its first entry, and the one behind its last
     uses: Sequence[StreamState]  # streams on which it issues
     met: _Met  # what these waited for before
     old: tuple[int, ...]  # ops before it that it may refer to
     after: _After
+
+    def meets(self, r: Recorder) -> tuple[int, ...] | None:
+        """Ops that stand where `old` did, if its streams have before them what it met."""
+        waits, streams, same, all_ahead = self.met
+        every = [lane.tail for lane in self.uses]
+        for lane, length in zip(self.uses, waits, strict=True):
+            if len(lane.pending) > 1:
+                _shorten(r, lane)
+            if len(lane.pending) != length:
+                return None
+            every += lane.pending
+        every.append(r.host_after)
+        ops = r.ops
+        for op, stream in zip(every, streams, strict=True):
+            if (ops[op][1] if op >= 0 else "") != stream:
+                return None
+        if same != _places(every):
+            return None
+        for lane, ahead in zip(self.uses, all_ahead, strict=True):
+            for stream, place, waited in ahead:
+                if (lane.seen.get(stream, -1) >= every[place]) is not waited:
+                    return None
+        return tuple(every)
 
 
 class Chunks:
@@ -96,11 +136,8 @@ class Chunks:
         key = (number, kind, condition, r.calls)
         known = self._known.get(key, ()) if condition is not None else ()
         for chunk in known:
-            for lane in chunk.uses:
-                if len(lane.pending) > 1:
-                    _shorten(r, lane)
-            met, new = _met_now(r, chunk.uses)
-            if met == chunk.met:
+            new = chunk.meets(r)
+            if new is not None:
                 self._copy(chunk, new)
                 stage.skip(kind)
                 return
@@ -114,24 +151,20 @@ class Chunks:
     def _copy(self, chunk: _Chunk, new: tuple[int, ...]) -> None:
         r, after = self.recorder, chunk.after
         at = len(r.ops)
-        r.again(Copy(at, chunk.first, chunk.size, r.micro_step, chunk.old, new))
-        shift = at - chunk.first
-        r.memory.log += [
-            (MARK, entry[1], entry[2] + shift, entry[3]) if entry[0] == MARK else entry
-            for entry in chunk.log
-        ]
+        r.again(_new_copy(Copy, (at, chunk.first, chunk.size, r.micro_step, chunk.old, new)))
+        r.memory.again(*chunk.log, at - chunk.first)
         r.memory.moment = after.moment
         ops = [at + ref if ref >= 0 else new[~ref] for ref in after.refers]
         for lane, pending in after.pending:
             lane.pending = [ops[i] for i in pending]
         for lane, added in after.added:
             lane.pending += [ops[i] for i in added]
-            _shorten(r, lane)
+            if len(lane.pending) > _LONG:
+                _shorten(r, lane)
         for lane, tail in after.tail:
             lane.tail = ops[tail]
-        for lane, seen in after.seen:
-            for other, i in seen:
-                lane.seen[other] = ops[i]
+        for seen, other, i in after.seen:
+            seen[other] = ops[i]
         r.calls = after.calls
         r.host_after = -1 if after.host_after < 0 else ops[after.host_after]
 
@@ -157,37 +190,28 @@ def _before(r: Recorder) -> _Before:
     )
 
 
-#: streams of ops that are met, which are the same, how many each waits for, and what it has seen
-_Met = tuple[list[str], list[int], list[int], list[list[bool]]]
+def _places(every: Sequence[int]) -> tuple[int, ...]:
+    """Where each stands first; nothing if all differ."""
+    return () if len(set(every)) == len(every) else tuple(map(every.index, every))
 
 
-def _met_now(r: Recorder, lanes: Sequence[StreamState]) -> tuple[_Met, tuple[int, ...]]:
-    """What streams have before them, and the ops that it speaks of.
-
-    Two chunks that meet the same wait for the same: the ops of the second answer differ, but each
-    has its place there.
-    """
-    return _met(
-        r, [lane.tail for lane in lanes], [lane.pending for lane in lanes],
-        [lane.seen for lane in lanes], r.host_after,
-    )  # fmt: skip
-
-
-def _met(
-    r: Recorder, tails: Sequence[int], waits: Sequence[Sequence[int]],
-    seen: Sequence[Mapping[str, int]], host_after: int,
-) -> tuple[_Met, tuple[int, ...]]:  # fmt: skip
-    every = list(tails)
+def _met(r: Recorder, uses: Sequence[str], before: _Before) -> tuple[_Met, tuple[int, ...]]:
+    """What streams had before them, and the ops that it speaks of."""
+    every = [before.tail.get(name, -1) for name in uses]
+    waits = [before.pending.get(name, ()) for name in uses]
     for pending in waits:
         every += pending
-    every.append(host_after)
-    ops = r.ops
-    streams = [ops[op][1] if op >= 0 else "" for op in every]
-    ahead = [
-        [each.get(stream, -1) >= op for op, stream in zip(every, streams, strict=True)]
-        for each in seen
-    ]
-    return (streams, list(map(every.index, every)), list(map(len, waits)), ahead), tuple(every)
+    every.append(before.host_after)
+    streams = [r.ops[op].stream if op >= 0 else "" for op in every]
+    ahead = []
+    for name in uses:
+        seen = before.seen.get(name, {})
+        ahead.append(tuple([  # of its own ops none, of no op all is waited for
+            (stream, place, seen.get(stream, -1) >= every[place])
+            for place, stream in enumerate(streams) if stream and stream != name
+        ]))  # fmt: skip
+    met = _Met(tuple(map(len, waits)), tuple(streams), _places(every), tuple(ahead))
+    return met, tuple(every)
 
 
 def _chunk(r: Recorder, before: _Before) -> _Chunk | None:
@@ -195,11 +219,7 @@ def _chunk(r: Recorder, before: _Before) -> _Chunk | None:
     first = before.ops
     ops = r.ops[first:]
     uses = tuple(dict.fromkeys(op.stream for op in ops))
-    met, old = _met(
-        r, [before.tail.get(name, -1) for name in uses],
-        [before.pending.get(name, ()) for name in uses],
-        [before.seen.get(name, {}) for name in uses], before.host_after,
-    )  # fmt: skip
+    met, old = _met(r, uses, before)
     refers: dict[int, int] = {}  # ops that it leaves behind, and their places
 
     def places(left: Iterable[int]) -> list[int]:
@@ -220,7 +240,8 @@ def _chunk(r: Recorder, before: _Before) -> _Chunk | None:
         known_seen = before.seen.get(name, {})
         changed = {o: op for o, op in lane.seen.items() if known_seen.get(o, -1) != op}
         if changed:
-            seen.append((lane, list(zip(changed, places(changed.values()), strict=True))))
+            at = places(changed.values())
+            seen += [(lane.seen, other, i) for other, i in zip(changed, at, strict=True)]
     host_after = places([r.host_after])[0] if r.host_after >= 0 else -1
     all_refers = {*refers, *(dep for op in ops for dep in op.deps), *(op.host_after for op in ops)}
     if any(-1 < op < first and op not in old for op in all_refers):
@@ -229,4 +250,4 @@ def _chunk(r: Recorder, before: _Before) -> _Chunk | None:
         tuple([op - first if op >= first else ~old.index(op) for op in refers]),
         pending, added, tails, seen, r.calls, host_after, r.memory.moment,
     )  # fmt: skip
-    return _Chunk(first, len(ops), r.memory.log[before.log :], lanes, met, old, after)
+    return _Chunk(first, len(ops), (before.log, len(r.memory.log)), lanes, met, old, after)

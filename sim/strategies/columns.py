@@ -138,7 +138,7 @@ class _LogReader:
         self._read(at, len(a.log))
 
     def _read(self, start: int, stop: int) -> None:
-        for kind, term, size, *rest in self.a.log[start:stop]:
+        for kind, term, size, *rest in self.a.entries(start, stop):
             if kind == MARK:
                 self._instant(term, size, rest[0])
             elif kind == ADD:

@@ -35,6 +35,7 @@ from sim.pipeline.actions import (
 from sim.pipeline.schedules import SCHEDULES
 from sim.records import NamedTuple
 from sim.strategies.chunks import Chunks, Copied
+from sim.strategies.plan import COLLECTIVE
 from sim.strategies.recorder import Event, Recorder
 from sim.strategies.units import dtypes
 
@@ -116,7 +117,8 @@ class PipelineRank:
         self.shape = shape_of(workload)
         self.rank_of = self.schedule.rank_of(self.shape)
         self.dtype, self.size = dtypes(workload).compute, message_bytes(workload)
-        self.arrived: dict[Action, Event] = {}  # receives, until what needs them
+        # receives, until what needs them: of a forward or a backward, stage and micro-batch
+        self.arrived: dict[tuple[bool, int, int], Event] = {}
         self.sent: list[Event] = []
         self.ways: dict[tuple[int, bool, bool], tuple[str, str, str]] = {}  # that messages take
         self.chunks = Chunks(recorder)
@@ -149,27 +151,26 @@ class PipelineRank:
             return
         self.recorder.micro_step = max(0, micro)
         stage = self.stages[index]
-        if kind == UNSHARD:
+        if kind in (SEND_F, SEND_B):
+            self.sent.append(self._send([self._message(index, micro, kind == SEND_F)]))
+        elif kind in (RECV_F, RECV_B):
+            forward = kind == RECV_F
+            event = self._send([self._message(index - (1 if forward else -1), micro, forward)])
+            self.arrived[forward, index, micro] = event
+        elif kind == UNSHARD:
             stage.gather()
         elif kind == RESHARD:
             stage.drop()
         elif kind == REDUCE:
             stage.reduce_all()
-        elif kind in (SEND_F, SEND_B):
-            self.sent.append(self._send([self._message(index, micro, kind == SEND_F)]))
-        elif kind in (RECV_F, RECV_B):
-            forward = kind == RECV_F
-            event = self._send([self._message(index - (1 if forward else -1), micro, forward)])
-            self.arrived[Action(FORWARD if forward else BACKWARD, index, micro)] = event
         else:
             self._compute(stage, kind, index, micro)
 
     def _compute(self, stage: Stage, kind: str, index: int, micro: int) -> None:
-        needed = Action(FORWARD if kind == FORWARD else BACKWARD, index, micro)
         if kind == FORWARD and micro and index in self.read:
             self.recorder.await_batch()
         if kind != WEIGHT:
-            event = self.arrived.pop(needed, ())
+            event = self.arrived.pop((kind == FORWARD, index, micro), ())
             self.recorder.wait("compute", event)
             self.recorder.await_message(event)
         run: Callable[[], None]
@@ -195,9 +196,10 @@ class PipelineRank:
             way = self.ways[first.source, first.forward, more] = self._way(first, more)
         stream, what, group = way
         r.wait_stream(stream, "compute")
-        r.collective(
-            stream, what, "forward" if first.forward else "backward", group, self.size, self.size,
-            self.dtype, " ".join(sorted(map(str, messages))) if more else str(first), comm=stream,
+        r.issue(
+            COLLECTIVE, stream, what, "forward" if first.forward else "backward", -1, "", what,
+            group, self.size, self.size, self.dtype,
+            " ".join(sorted(map(str, messages))) if more else str(first), 0.0, stream,
         )  # fmt: skip
         return r.record(stream)
 

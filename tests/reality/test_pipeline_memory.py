@@ -75,7 +75,7 @@ def kept_after(plan, workload, tree):
         if op.kind == SEGMENT and op.block >= 0:
             ends[f"{stage_of[op.block]}{KINDS[op.name]}{op.micro_step}"] = i
     waiting, live, found = list(ends.items()), 0.0, {}
-    for kind, *rest in plan.memory.log:
+    for kind, *rest in plan.memory.entries(0, len(plan.memory.log)):
         if kind == MARK:
             while waiting and rest[1] > waiting[0][1]:
                 found[waiting.pop(0)[0]] = live
