@@ -62,15 +62,17 @@ def standing(spec: JobSpec, busy_s: float) -> Standing:
     if spec.spares is None:
         return Standing()
     losses = [loss for loss in _losses(spec) if loss.rate > 0.0 and loss.away_s > 0.0]
-    found = _mean_standing(spec, losses, busy_s)
+    found = _mean_standing(spec, losses, busy_s, busy_s)
     # fewer nodes and waiting make it longer, so that more of it has nodes away
-    return _mean_standing(spec, losses, busy_s / found.pace / found.running)
+    return _mean_standing(spec, losses, busy_s, busy_s / found.pace / found.running)
 
 
-def _mean_standing(spec: JobSpec, losses: Sequence[_Loss], busy_s: float) -> Standing:
-    """The mean over so long a time from the start, of which waits are no part. [s]"""
+def _mean_standing(
+    spec: JobSpec, losses: Sequence[_Loss], busy_s: float, wall_s: float
+) -> Standing:
+    """The mean over a time from the start, with so much work in it on all nodes. [s]"""
     waits = pace = stood_by = regains_hz = 0.0
-    for share, at_s in _moments(losses, busy_s):
+    for share, at_s in _moments(losses, busy_s, wall_s):
         found = _standing_at(spec, losses, at_s)
         waits += share * (1.0 / found.running - 1.0)
         pace += share * found.pace
@@ -79,17 +81,20 @@ def _mean_standing(spec: JobSpec, losses: Sequence[_Loss], busy_s: float) -> Sta
     return Standing(1.0 / (1.0 + waits), pace, stood_by, regains_hz)
 
 
-def _moments(losses: Sequence[_Loss], busy_s: float) -> Iterator[tuple[float, float]]:
+def _moments(
+    losses: Sequence[_Loss], busy_s: float, wall_s: float
+) -> Iterator[tuple[float, float]]:
     """Shares of a job, and when in it: as long as the slowest repair from its start, and after. [s]
 
-    Two points of Gauss's rule where ever more nodes are away, one of what stays as it is.
+    Two points of Gauss's rule where ever more nodes are away, one of what stays as it is. Until a
+    repair ends nodes go with the work that is done: what waits or is slow loses none.
     """
     longest_s = max((loss.away_s for loss in losses), default=0.0)
-    early = min(1.0, longest_s / busy_s) if busy_s else 1.0
+    early = min(1.0, longest_s / wall_s) if wall_s else 1.0
     for place in (0.5 - math.sqrt(1.0 / 12.0), 0.5 + math.sqrt(1.0 / 12.0)):
         yield early / 2.0, place * early * busy_s
     if early < 1.0:
-        yield 1.0 - early, (1.0 + early) / 2.0 * busy_s
+        yield 1.0 - early, (1.0 + early) / 2.0 * wall_s
 
 
 def _standing_at(spec: JobSpec, losses: Sequence[_Loss], at_s: float) -> Standing:
@@ -97,7 +102,13 @@ def _standing_at(spec: JobSpec, losses: Sequence[_Loss], at_s: float) -> Standin
     spares = spec.spares or 0
     most = spares + spec.nodes - (spec.least_nodes or spec.nodes)  # away while it runs
     kinds = [(loss, _mean_away(loss, at_s)) for loss in losses]
-    away = _away(kinds, most)
+    any_kind = away = _away(kinds, most)
+    if most > spares:  # on fewer nodes a job is longer in a state that ends with its work alone
+        gone = _ends_with_the_job(kinds, at_s)
+        away = [
+            weight * (1.0 + gone * max(0, n - spares) / (spec.nodes - max(0, n - spares)))
+            for n, weight in enumerate(away)
+        ]
     total = sum(away)
     singles = _repaired_and_reclaimed(losses, at_s)
     alone = _away([(one.loss, one.mean) for one in singles], most)
@@ -108,7 +119,7 @@ def _standing_at(spec: JobSpec, losses: Sequence[_Loss], at_s: float) -> Standin
     for loss in losses:
         if loss.nodes > 1:
             for n in range(max(0, most - loss.nodes + 1), most + 1):
-                odds = min(1.0, alone[n] / away[n]) if away[n] else 1.0
+                odds = min(1.0, alone[n] / any_kind[n]) if any_kind[n] else 1.0
                 waits += loss.rate * away[n] * _room_s(loss, n, most, odds, singles, at_s)
     slowed = sum((n - spares) * away[n] for n in range(spares + 1, most + 1))
     regains_hz = sum(
@@ -122,6 +133,12 @@ def _standing_at(spec: JobSpec, losses: Sequence[_Loss], at_s: float) -> Standin
         stood_by=sum(away[:spares]) / total,
         regains_hz=regains_hz / total,
     )
+
+
+def _ends_with_the_job(kinds: Sequence[tuple[_Loss, float]], at_s: float) -> float:
+    """Share of the nodes away, at a moment, that no repair can have brought back yet."""
+    gone = [(loss.nodes * mean, at_s < loss.away_s and not loss.drawn) for loss, mean in kinds]
+    return sum(nodes for nodes, new in gone if new) / (sum(nodes for nodes, _ in gone) or 1.0)
 
 
 def _losses(spec: JobSpec) -> Iterator[_Loss]:
@@ -194,11 +211,12 @@ def _room_s(
 
     Notes
     -----
-    Of n that are back at even distances the k-th is back after k / (n + 1) of a repair. What went
-    together before is back after the rest of its own, of which half is over in the mean.
+    Of n that are back at even distances the k-th is back after k / (n + 1) of a repair. Of r that
+    went together before the first to go is the first to be back: r / (r + 1) of its time is over.
     """
     missing = away + loss.nodes - most
-    together_s = loss.away_s - (min(at_s, loss.away_s) / 2.0 if away >= loss.nodes else 0.0)
+    racks = away // loss.nodes
+    together_s = loss.away_s - min(at_s, loss.away_s) * racks / (racks + 1)
     if missing > away or not singles:
         return together_s
     lost = sum(single.mean for single in singles)

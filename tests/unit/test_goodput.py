@@ -59,6 +59,19 @@ def test_the_closed_form_is_the_mean_of_what_is_played(spec, within):
     assert mean_goodput(spec).useful == pytest.approx(simulate_job(spec, 48).goodput, rel=within)
 
 
+@pytest.mark.parametrize(("least", "nodes", "spares"), [(0, 2, 2), (4, 2, 0), (4, 4, 0), (4, 4, 4)])
+@pytest.mark.parametrize(("often", "longer"), [(0.4, 1.0), (0.4, 2.0), (0.1, 2.0)])
+def test_racks_that_are_away_for_longer_than_the_job(least, nodes, spares, often, longer):
+    """`often`: racks lost in the time it takes on all nodes, `longer`: a repair over that time."""
+    work_s = 200_000.0
+    rack = Domain("rack", nodes, work_s / often, longer * work_s)
+    spec = replace(
+        LONG, steps=20_000, blocking_s=1.0, durable_s=1.0, mtbf_s=math.inf, spares=spares,
+        least_nodes=least, domains=(rack,),
+    )  # fmt: skip
+    assert mean_goodput(spec).useful == pytest.approx(simulate_job(spec, 3_000).goodput, rel=0.035)
+
+
 def test_a_job_that_saves_nothing_starts_over():
     short = replace(LONG, interval_s=math.inf, steps=1_500)
     assert mean_goodput(short).useful == pytest.approx(simulate_job(short, 2_000).goodput, rel=0.03)
