@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,6 +30,7 @@ SHOWN = "sim.shown"
 QUIET = "sim.quiet"
 _ENDED = "sim.ended"  # the signal on which a verb ended with what it had
 _STDOUT = "standard output"
+_NARROWEST = 60  # characters of a line of a terminal; one that is narrower breaks them itself
 
 
 def write_page(report: Path | None, view: View, asked: Iterable[Asked] = ()) -> None:
@@ -77,7 +79,17 @@ def show(view: View, form: str, output: Path | None, parts: Iterable[str] | None
     if quiet():
         view = view.brief
     with progress_bar("rows") as told:
-        emit(in_parts(view._replace(told=told), form) if parts is None else parts, output)
+        view = view._replace(told=told, width=_width(output))
+        emit(in_parts(view, form) if parts is None else parts, output)
+
+
+def _width(output: Path | None) -> int:
+    """Characters of a line: as ever, or what a narrower terminal has, down to `_NARROWEST`."""
+    from sim.report.view import WIDTH
+
+    if output is not None or sys.stdout is None or not sys.stdout.isatty():
+        return WIDTH
+    return max(_NARROWEST, min(WIDTH, get_terminal_size((WIDTH, 0)).columns))
 
 
 def quiet() -> bool:

@@ -1,4 +1,4 @@
-"""Sentences and tables in lines of 100 characters, for a terminal."""
+"""Sentences and tables in lines of so many characters, for a terminal."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
-from sim.report.view import Table, text_of
+from sim.report.view import WIDTH, Table, text_of
 
-WIDTH = 100
 _UNIT = re.compile(r"(?<=\d) (?=%|(?:[GMkT]?i?B|[mu]?s|h|min|days|[BMkT])\b)")
 _JOINT = re.compile(r"(?<=[/_:-])|(?<=[a-z]\.)(?=[a-z])")
 _OPTION = "--"
@@ -32,7 +31,7 @@ def wrapped(text: str, margin: str, hanging: int = 0, width: int = WIDTH) -> Ite
     yield from (line.replace("\N{NO-BREAK SPACE}", " ") for line in found or [margin.rstrip()])
 
 
-def table_lines(table: Table) -> Iterator[str]:
+def table_lines(table: Table, width: int = WIDTH) -> Iterator[str]:
     """A table: in columns as wide as their cells where that fits, else with words broken.
 
     Where even that is too wide it is set in parts, each with the first column again.
@@ -40,19 +39,19 @@ def table_lines(table: Table) -> Iterator[str]:
     rows = [[text_of(cell) for cell in row] for row in table.rows]
     groups = [[i for i, column in enumerate(table.columns) if not column.below]]
     widths = _natural(table, rows)
-    if _total(table, groups[0], widths) > WIDTH:
+    if _total(table, groups[0], widths) > width:
         for most in _LONG:
             least = _least(table, rows, widths, *most)
-            if _total(table, groups[0], least) <= WIDTH:
+            if _total(table, groups[0], least) <= width:
                 break
         else:
-            groups = _groups(table, least)
+            groups = _groups(table, least, width)
         for group in groups:
-            _narrow(table, group, widths, least, rows)
+            _narrow(table, group, widths, least, rows, width)
     for number, group in enumerate(groups):
         if number:
             yield ""
-        yield from _part(table, group, widths, rows)
+        yield from _part(table, group, widths, rows, width, below=not number)
 
 
 def _cut(text: str, width: int) -> str:
@@ -69,16 +68,19 @@ def _cut(text: str, width: int) -> str:
 
 
 def _part(
-    table: Table, group: Sequence[int], widths: Sequence[int], rows: Sequence[Sequence[str]]
-) -> Iterator[str]:
+    table: Table, group: Sequence[int], widths: Sequence[int], rows: Sequence[Sequence[str]],
+    width: int, below: bool,
+) -> Iterator[str]:  # fmt: skip
     heads = [column.head for column in table.columns]
     if table.headed:
-        yield from _row(table, group, widths, heads, head=True)
+        yield from _row(table, group, widths, heads, width, head=True)
     for row in rows:
-        yield from _row(table, group, widths, row)
+        yield from _row(table, group, widths, row, width)
         for i, column in enumerate(table.columns):
-            if column.below and row[i:] and row[i]:
-                yield from wrapped(f"{column.head}: {row[i]}", " " * (table.indent + _BELOW), 2)
+            if below and column.below and row[i:] and row[i]:
+                yield from wrapped(
+                    f"{column.head}: {row[i]}", " " * (table.indent + _BELOW), 2, width
+                )
 
 
 def _row(
@@ -86,9 +88,10 @@ def _row(
     group: Sequence[int],
     widths: Sequence[int],
     row: Sequence[str],
+    end: int,
     head: bool = False,
 ) -> Iterator[str]:
-    """A row in as many lines as its longest cell takes."""
+    """A row in as many lines as its longest cell takes, to the `end` of the line."""
     cells: list[tuple[int, list[str]]] = []  # where it starts, its lines
     at = table.indent
     option = ""
@@ -100,8 +103,8 @@ def _row(
         at += len(before)
         last = i == len(row) - 1 and not column.right
         early = len(row) < len(table.columns)  # such a row reaches over the columns that it lacks
-        width = WIDTH - at if last or early else widths[i]
-        if at + len(text) > WIDTH and text.startswith(_OPTION):
+        width = end - at if last or early else widths[i]
+        if at + len(text) > end and text.startswith(_OPTION):
             option = text  # options are copied: whole, on a line of their own
             break
         lines = [text] if len(text) <= width else [*wrapped(_cut(text, width), "", width=width)]
@@ -163,13 +166,13 @@ def _total(table: Table, group: Sequence[int], widths: Sequence[int]) -> int:
     return table.indent + gaps + sum(widths[i] for i in group)
 
 
-def _groups(table: Table, least: Sequence[int]) -> list[list[int]]:
+def _groups(table: Table, least: Sequence[int], width: int) -> list[list[int]]:
     """Columns in as few parts as they fit into, each with the first column."""
     found = [[0]]
     for i, column in enumerate(table.columns):
         if not i or column.below:
             continue
-        if len(found[-1]) > 1 and _total(table, [*found[-1], i], least) > WIDTH:
+        if len(found[-1]) > 1 and _total(table, [*found[-1], i], least) > width:
             found.append([0])
         found[-1].append(i)
     return found
@@ -177,15 +180,15 @@ def _groups(table: Table, least: Sequence[int]) -> list[list[int]]:
 
 def _narrow(
     table: Table, group: Sequence[int], widths: list[int], least: Sequence[int],
-    rows: Sequence[Sequence[str]],
+    rows: Sequence[Sequence[str]], width: int,
 ) -> None:  # fmt: skip
     """Take from the last column of words first, then where it costs fewest lines, until it fits."""
     last = group[-1]
     floor = {i: least[i] for i in group}
     if not table.columns[last].right:
-        over = max(_total(table, group, widths) - WIDTH, 0)
+        over = max(_total(table, group, widths) - width, 0)
         widths[last] = max(min(widths[last], _LAST), floor[last], widths[last] - over)
-    while _total(table, group, widths) > WIDTH:
+    while _total(table, group, widths) > width:
         free = [i for i in group if widths[i] > floor[i]]
         if not free:
             return

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sim.step.variation import Progress
 
 _NOTES = "notes"
+#: characters of a line where no narrower terminal shows it
+WIDTH = 100
 _MANY = 1000  # rows: so often it is told how many were written
 
 
@@ -156,6 +158,7 @@ class View(NamedTuple):
     document: Document
     told: Progress | None = None  # of formats that write rows: those written, and all
     lead: int = 1
+    width: int = WIDTH  # characters of a line, of formats that break lines
 
     @property
     def brief(self) -> View:

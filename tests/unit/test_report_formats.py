@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import sys
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cache
@@ -269,9 +270,31 @@ def test_every_verb_is_looked_at():
 @pytest.mark.parametrize("name", [*VERBS, *SHOWN])
 def test_what_a_verb_says_is_100_columns_wide(name, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    text = rendered(view_of((VERBS | SHOWN)[name]), "table")
+    view = view_of((VERBS | SHOWN)[name])
+    text = rendered(view, "table")
     assert [line for line in text.splitlines() if len(line) > 100] == []
     assert UNSAID.findall(text) == []
+    drawn = {line.strip() for s in view.sections if isinstance(s, Lines) and s.literal
+             for line in s.lines}  # fmt: skip
+    narrow = rendered(view._replace(width=80), "table").splitlines()
+    wide = [line.strip() for line in narrow if len(line) > 80]
+    assert [x for x in wide if x not in drawn and not x.startswith("--") and " " in x] == []
+
+
+def test_lines_are_as_wide_as_the_terminal(monkeypatch):
+    assert output._width(None) == 100  # a pipe
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    for columns, width in ((200, 100), (100, 100), (83, 83), (20, 60)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert output._width(None) == width
+        assert output._width(Path("report.txt")) == 100
+
+
+def test_what_stands_below_a_row_is_said_once():
+    columns = [left("name"), left("how", below=True), *(Column(f"figure {i}") for i in range(9))]
+    table = Table(columns, [["first", "by hand", *[f"{i}.00" for i in range(9)]]])
+    text = rendered(View("", [table], Document.__new__(Document), width=60), "table")
+    assert (text.count("first"), text.count("by hand")) == (2, 1)
 
 
 WIDE = Table(
