@@ -169,7 +169,7 @@ class StepCollectives:
                 if name in costs:
                     continue
                 where = Sisters.among(plan.groups[op.group], plan.stage, plan.stages)
-                by = _COPIES if op.group == COPYING else nccl
+                by = moved_by(op.group, nccl)
                 cost = costs[name] = cost_of(self.fabric, op.collective, where, name.total, by)
                 if cost.limit_resource >= 0:
                     key = key_of(name, cost)
@@ -203,6 +203,11 @@ class StepCollectives:
         )
         self._n_lanes = max(self._n_lanes, lane + team.n_wires)
         return Wire(op.comm, team, lane, cost.latency_s, cost.work, cost.bound_bytes_per_s)
+
+
+def moved_by(group: str, nccl: Nccl) -> Nccl:
+    """What moves the messages of a plan's group: NCCL, or copy engines."""
+    return _COPIES if group == COPYING else nccl
 
 
 @lru_cache(maxsize=16384)

@@ -51,14 +51,16 @@ SEGMENT, WAIT, COLLECTIVE = range(3)
 #: phases that `play` is told: of a block's compute, and of what comes after a recompute
 WHERE, AHEAD = "(where)", "(ahead)"
 
-_Act = tuple[int, str, str, str, float, float, str]
+Act = tuple[int, str, str, str, float, float, str]
+"""`SEGMENT` (name, module), `WAIT` (stream, on what) or `COLLECTIVE` (group, what, phase, bytes
+sent and received, dtype)."""
 
 
 class _Script:
     """A recorder of a block whose number, unit and phase are still open."""
 
     def __init__(self) -> None:
-        self.acts: list[_Act] = []
+        self.acts: list[Act] = []
 
     def segment(self, name: str, module: str) -> None:
         self.acts.append((SEGMENT, name, module, "", 0.0, 0.0, ""))
@@ -87,7 +89,7 @@ class Exchanging:
         self.workload = workload
         self.dtype = dtypes(workload).compute
         self._inside: dict[str, bool] = {}  # by kind of block
-        self._scripts: dict[tuple[str, str, bool, str], tuple[_Act, ...]] = {}
+        self._scripts: dict[tuple[str, str, bool, str], tuple[Act, ...]] = {}
         # groups that an axis's exchanges run in, and the share of their bytes in each
         self.ways: dict[str, tuple[tuple[str, float], ...]]
         self.ways = {axis: ((name, 1.0),) for axis, name in GROUPS.items()}
@@ -137,12 +139,7 @@ class Exchanging:
         """
         if r.quiet:  # nothing of it allocates
             return
-        key = (block.kind, name, again, only)
-        script = self._scripts.get(key)
-        if script is None:
-            written = _Script()
-            self._write(written, *key)
-            script = self._scripts[key] = tuple(written.acts)
+        script = self.script(block.kind, name, again=again, only=only)
         phases = {AHEAD: phase, WHERE: "recompute" if name == "recompute" else phase}
         for what, one, two, when, sent, received, dtype in script:
             if what == SEGMENT:
@@ -153,8 +150,20 @@ class Exchanging:
                 when = phases.get(when, when)
                 r.collective(one, two, when, one, sent, received, dtype, unit, number)
 
+    def script(
+        self, kind: str, name: str, *, again: bool = False, only: str = ""
+    ) -> tuple[Act, ...]:  # fmt: skip
+        """What `play` does with a kind of block, in order; some phases are left open."""
+        key = (kind, name, again, only)
+        found = self._scripts.get(key)
+        if found is None:
+            written = _Script()
+            self._write(written, *key)
+            found = self._scripts[key] = tuple(written.acts)
+        return found
+
     def _write(self, r: _Script, kind: str, name: str, again: bool, only: str) -> None:
-        """What `play` does with a kind of block, in order."""
+        """Write `script`."""
         backward = name in REVERSED
         every = exchanges(self.workload, kind, "backward" if name == "input" else name)
         order = order_of(self.workload, kind, only)

@@ -4,7 +4,8 @@
 2. Its matrix products, attention and norms as the cost model times them alone, cut as the plan cuts
    them: the same kernels run whatever the number of nodes or the sharding, and collectives can only
    slow them. Exchanges inside blocks lie between, as on one node (or on as many as share a
-   sequence or a block's experts), where a micro-step is simulated for them.
+   sequence or a block's experts): what kernels wait for is added up, and a micro-step is simulated
+   where some run beside.
 3. A rank of a pipeline runs its share of m micro-batches, after the first one has come down to it
    and before the last one has gone back from it through the stages before its own: m w_r + sum of
    w_s, s < r. Of equal ranks with v stages each the last one is bound most: m + (p - 1) / v shares.
@@ -36,6 +37,7 @@ from sim.result.peak import peak_of
 from sim.step.kept import machine_key
 from sim.step.step import micro_steps
 from sim.study.candidates import Candidate
+from sim.study.exchange_bounds import outside_s, waited_within
 from sim.study.micro_bounds import (
     SAFETY,
     Micro,
@@ -50,7 +52,7 @@ from sim.study.micro_bounds import (
     within_of,
 )
 from sim.study.parameter_bounds import Copies, ParameterBounds, UnderWay
-from sim.study.pipeline_bounds import busiest, filling, hops, outside_s, played, stage_times
+from sim.study.pipeline_bounds import busiest, filling, hops, played, stage_times
 from sim.study.update_bounds import UpdateBounds
 
 #: a rank of a pipeline has less than the mean of all by so much
@@ -101,7 +103,7 @@ class Bounds:
         candidate : Candidate
             The plan.
         exchanges : bool
-            Those within blocks, too; where there are any, a micro-step is simulated for them.
+            Those within blocks, too; a micro-step may have to be simulated for them.
         parameters : bool
             The sixth, too; it takes longest.
         to_play : bool
@@ -145,15 +147,21 @@ class Bounds:
         return LeastTime(gpu + update.update_s, kernels)
 
     def known(self, candidate: Candidate) -> bool:
-        """Whether it needs no simulation, or that of its micro-step is known already."""
+        """Whether nothing has to be asked: nothing is exchanged, or what that takes is known."""
         return not exchanging(candidate) or self._key(candidate, True) in self._within
 
     def ask(self, candidates: Iterable[Candidate]) -> None:
-        """Simulate together the micro-steps that candidates need and that are not known."""
-        asked = {self._key(c, True): c for c in candidates if exchanging(c)}
-        missing = {key: c for key, c in asked.items() if key not in self._within}
-        found = micro_steps([alone(c) for c in missing.values()])
-        for key, one in zip(missing, found, strict=True):
+        """Learn what exchanges of candidates take; what is not clear is simulated together."""
+        unclear: dict[Hashable, Candidate] = {}
+        for candidate in candidates:
+            if not self.known(candidate):
+                key, waited = self._key(candidate, True), waited_within(candidate)
+                if waited is None:
+                    unclear[key] = candidate
+                else:
+                    self._within[key] = waited
+        found = micro_steps([alone(c) for c in unclear.values()])
+        for key, one in zip(unclear, found, strict=True):
             self._within[key] = within_of(one.breakdown)
 
     def _within_of(self, candidate: Candidate) -> Within:

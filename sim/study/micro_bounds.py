@@ -144,9 +144,14 @@ def within_of(step: Breakdown) -> Within:
     for label, seconds in step.exposed.items():
         what, phase = label.split()[0], label.split()[-1]
         if what in WITHIN:
-            key = what, phase not in ("backward", "recompute")
+            key = what, in_forward(phase)
             found[key] = found.get(key, 0.0) + SAFETY * seconds
     return found
+
+
+def in_forward(phase: str) -> bool:
+    """Whether a collective of a phase is one of forward or of the loss."""
+    return phase not in ("backward", "recompute")
 
 
 def paced_of(candidate: Candidate, micro: Micro, within: Within) -> Paced:

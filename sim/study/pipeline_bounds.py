@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from sim.blocks.layer import EMBEDDING, HEAD, layer_kinds
-from sim.blocks.unroll import exchanges
 from sim.cost.nccl.communicator import Nccl
 from sim.fabric import compile_fabric
 from sim.inputs.pipeline import shape_of, stage_layers
@@ -22,10 +21,8 @@ from sim.mesh import Pairs, Sisters
 from sim.pipeline.actions import BACKWARD, FORWARD, WEIGHT
 from sim.pipeline.schedules import SCHEDULES, PipelineShape
 from sim.records import NamedTuple
-from sim.strategies.exchanges import GROUPS, groups_within
 from sim.strategies.pipeline_play import message_bytes
-from sim.study.candidates import Candidate
-from sim.study.micro_bounds import Micro, Paced, alone
+from sim.study.micro_bounds import Micro, Paced
 from sim.study.parameter_bounds import Copies
 
 
@@ -106,22 +103,6 @@ def busiest(workload: Workload, stages: Sequence[StageTime], copies: Sequence[Co
         found = max(found, shape.micro * busy + once + waits)
         # the stages of ranks before it come before its own
         waits += stages[rank].forward_s if schedule.splits else stages[rank].whole_s
-    return found
-
-
-def outside_s(candidate: Candidate) -> dict[bool, float]:
-    """Exchanges of embedding and head in forward (True) and backward, as they take alone. [s]"""
-    topology, workload = alone(candidate)
-    mesh, nccl = mesh_of(topology, workload), Nccl.of(workload.stack)
-    groups, fabric = groups_within(workload, mesh), compile_fabric(topology)
-    found = {True: 0.0, False: 0.0}
-    for kind in (EMBEDDING, HEAD):
-        for ahead, phase in ((True, "forward"), (False, "backward")):
-            for asked in exchanges(workload, kind.key, phase).values():
-                for x in (x for x in asked if x.collective):
-                    where = Sisters(groups[GROUPS[x.over]], 0, 1)
-                    size = max(x.sent, x.received)
-                    found[ahead] += cost_of(fabric, x.collective, where, size, nccl).time_s
     return found
 
 

@@ -9,14 +9,16 @@ import pytest
 
 from sim.errors import InputError
 from sim.inputs.loader import load, prepare
-from sim.step.step import memory_of, step, steps
+from sim.step.step import memory_of, micro_steps, step, steps
 from sim.step.straggle import Ranks, deviation, lost_to_slowest
 from sim.study.axes import Grid
 from sim.study.bounds import Bounds
 from sim.study.candidates import CHECKPOINTING, OFFLOAD, Candidate, Space, family, plans, variants
+from sim.study.exchange_bounds import waited_within
 from sim.study.layouts import least_form
 from sim.study.machines import Machine, MachineFilter, machines
 from sim.study.memory_bounds import MemoryBounds
+from sim.study.micro_bounds import alone, exchanging, within_of
 from sim.study.search import Searcher
 
 LENGTH = {"tokens": "1e8", "parallelism": "fsdp2"}
@@ -59,6 +61,46 @@ def test_no_step_is_quicker_than_its_bounds(topology, nodes, job):
         assert bounds.peak_s(candidate) <= exact.time_s
         assert 0.0 < kernels <= alone, candidate.workload.parallelism
         assert alone <= bounds.of(candidate).step_s <= exact.time_s, candidate.workload.parallelism
+
+
+SPLIT = [("aws-p4d", 16, "dense"), ("gcp-a3-mega", 4, "long"), ("l40s-8", 2, "mixture"),
+         ("dgx-h100", 8, "mixture")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("topology", "nodes", "job"), SPLIT)
+def test_exchanges_that_kernels_wait_for_take_what_a_simulation_says(topology, nodes, job):
+    """Of a gap between kernels a simulation blames the last exchange, so that sums are compared."""
+    compared = 0
+    for candidate in filter(exchanging, drawn(topology, nodes, job, 24)):
+        waited = waited_within(candidate)
+        if waited is not None:
+            exact = within_of(micro_steps([alone(candidate)])[0].breakdown)
+            for axis in {axis for axis, _ in exact}:
+                found, known = (
+                    sum(of.get((axis, ahead), 0.0) for ahead in (True, False))
+                    for of in (waited, exact)
+                )
+                assert found == pytest.approx(known, rel=1e-9)
+                compared += 1
+    assert compared >= 2
+
+
+@pytest.mark.parametrize(
+    ("cut", "kept"),
+    [
+        ("tensor_parallel: 2", "full"),  # a block's gradient is gathered beside its recompute
+        ("context_parallel: 2", "none"),  # parts of a sequence beside attention
+        ("tensor_parallel: 2, tensor_parallel_style: dtensor-async", "none"),  # by copy engines
+        ("expert_parallel: 16, expert_dispatch: deepep", "none"),  # two ways at once
+    ],
+)
+def test_exchanges_beside_kernels_are_left_to_a_simulation(cut, kept):
+    job = "mixture" if "expert" in cut else "dense"
+    sets = ["nodes=2", f"parallelism={{{cut}}}", f"activation_checkpointing={kept}",
+            "compile=true"]  # fmt: skip
+    loaded = load("dgx-h100", {"name": job, **LENGTH, **JOBS[job]}, sets)
+    [machine], _ = machines(MachineFilter(), ["dgx-h100"])
+    assert waited_within(Candidate(machine, loaded.topology, loaded.workload)) is None
 
 
 @pytest.mark.parametrize(("topology", "nodes", "job"), CASES)
@@ -144,6 +186,16 @@ def test_schedules_are_played(schedule, near):
     least = bounds.of(candidate).step_s
     assert near * simulated < least <= simulated
     assert bounds.of(candidate, to_play=False).step_s < least
+
+
+def test_a_pipeline_whose_tensor_ranks_copy_has_a_bound():
+    cut = "pipeline_parallel: 2, tensor_parallel: 2, tensor_parallel_style: dtensor-async"
+    sets = ["nodes=2", f"parallelism={{{cut}}}", "gradient_accumulation=8", "compile=true"]
+    job = load("dgx-h100", {"name": "dense", **LENGTH, **JOBS["dense"]}, sets)
+    [machine], _ = machines(MachineFilter(), ["dgx-h100"])
+    exact = step(job.topology, job.workload)
+    least = Bounds().of(Candidate(machine, job.topology, job.workload)).step_s
+    assert 0.9 * exact.time_s < least <= exact.time_s - exact.retries_s
 
 
 def test_blocks_wait_for_the_reduction_of_their_experts():
