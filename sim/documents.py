@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from sim.errors import InputError
 from sim.records import NamedTuple
@@ -28,6 +29,8 @@ SCHEMAS = {
 }  # fmt: skip
 _T = TypeVar("_T")
 _FRAME = "to_frame"
+_WRITTEN = "__repr__"
+_SHORT = 60  # characters of a field that `repr` has in full
 _CELLS = 60  # rows of a document that a notebook shows
 
 
@@ -60,6 +63,15 @@ class Document(Section):
 
     __slots__ = ()
     schema: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        """Documents are written briefly, whatever `dataclass` would write."""
+        setattr(cls, _WRITTEN, Document.__repr__)
+
+    def __repr__(self) -> str:
+        """Its fields: figures in full, of what has fields or items of its own what it is."""
+        each = (f"{f.name}={_briefly(getattr(self, f.name))}" for f in fields(cast("Any", self)))
+        return f"{type(self).__qualname__}({', '.join(each)})"
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         """Its rows; a document that is no table is one row of dotted keys."""
@@ -134,6 +146,18 @@ class Document(Section):
             for tag, row in zip(tags, cells, strict=True)
         )
         return f"<table><caption>{escape(self.schema)}</caption>{''.join(lines)}</table>"
+
+
+def _briefly(value: Any) -> str:
+    """A field as `repr` has it, or what it is where that would fill lines."""
+    if isinstance(value, str | bytes):
+        return reprlib.repr(value)
+    if isinstance(value, Mapping | Sequence):
+        plain_items = all(isinstance(x, str | int | float | None) for x in value)
+        if isinstance(value, Sequence) and plain_items and len(repr(value)) <= _SHORT:
+            return repr(value)
+        return f"<{type(value).__name__} of {len(value)}>"
+    return f"{type(value).__name__}(...)" if hasattr(value, "__dataclass_fields__") else repr(value)
 
 
 def _card(sentence: str, figures: Sequence[Headline]) -> str:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
+
+from sim.errors import InputError
+from sim.files import is_there
 
 
 def hint(error: click.ClickException) -> str:
@@ -31,7 +36,27 @@ def _without_machine(error: click.MissingParameter) -> str:
             f"{quoted} is a machine; name a job too, as in {both} (list workloads has all, "
             "--set model=NAME puts another model in, a trainer's file is a job as well)"
         )
-    return ""
+    return _of_a_file(context, name)
+
+
+def _of_a_file(context: click.Context, name: str) -> str:
+    """What goes with the only file there is; "" where there is no such file, or it has faults."""
+    from sim.inputs.arguments import split_inputs
+
+    try:
+        _, jobs = split_inputs([name])
+    except InputError:
+        return ""
+    path, verb = Path(name), context.info_name
+    if not is_there(path):
+        return ""
+    if jobs:
+        return (
+            f"{name} is a job; name the machine that it runs on first, as in {verb} dgx-h100 "
+            f"{name} (list machines has all; any is written as well, as in {verb} "
+            f'"8x A100 80GB" {name})'
+        )
+    return f"{name} is a machine; name a job too, as in {verb} {name} llama3-8b-sft"
 
 
 def _key(error: click.NoSuchOption) -> str:

@@ -24,7 +24,7 @@ def command() -> None:
 def bandwidth(
     topology: str, workload: str, overrides: tuple[str, ...], efficiency: float
 ) -> Answer:
-    """Print the NIC rate at which WORKLOAD scales on TOPOLOGY with a given efficiency.
+    """Print the NIC rate at which WORKLOAD scales with an efficiency.
 
     Ctrl-C and SIGTERM show between which rates it is (exit 130, 143); again, they end at once.
     """
@@ -44,7 +44,7 @@ def bandwidth(
 @click.option("--deadline", required=True, metavar="48h", help="Wall-clock of the whole job.")
 @answered()
 def gpus(topology: str, workload: str, overrides: tuple[str, ...], deadline: str) -> Answer:
-    """Print the fewest nodes of TOPOLOGY on which WORKLOAD ends in time."""
+    """Print the fewest nodes on which WORKLOAD ends in time."""
     from sim.report.need import gpus_view
     from sim.report.progress import progress_bar
 
@@ -75,7 +75,10 @@ def context(topology: str, workload: str, overrides: tuple[str, ...]) -> Answer:
 @sets
 @answered()
 def price(first: str, other: str, workload: str, overrides: tuple[str, ...]) -> Answer:
-    """Print the price at which machine FIRST costs as much as OTHER for WORKLOAD."""
+    """Print the price at which FIRST costs as much as OTHER.
+
+    Both are machines, for WORKLOAD.
+    """
     from sim.report.need import price_view
     from sim.report.progress import progress_bar
 

@@ -85,7 +85,7 @@ def import_(
     file: Path, provider: str, as_of: str | None, residency: str, currency: str,
     output: Path | None,
 ) -> None:  # fmt: skip
-    """Write a price file from a SkyPilot catalogue (vms.csv), for --prices."""
+    """Write a file for --prices from a SkyPilot catalogue (vms.csv)."""
     from sim.inputs.price_files import to_csv
 
     found = sim.prices_import(
@@ -113,7 +113,10 @@ def job(
     provider: tuple[str, ...], region: tuple[str, ...], residency: tuple[str, ...], currency: str,
     overrides: tuple[str, ...], prices: Path | None,
 ) -> Answer:  # fmt: skip
-    """Price WORKLOAD on each TOPOLOGY at every offer of its GPU, cheapest first."""
+    """Price WORKLOAD on each TOPOLOGY at every offer of its GPU.
+
+    Cheapest first, prices that nobody checked after those that are.
+    """
     from sim.inputs.arguments import split_inputs
     from sim.inputs.price import currency_of, today
     from sim.report.prices import priced_view

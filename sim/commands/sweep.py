@@ -54,7 +54,7 @@ def command(
     """Compute every configuration of a grid once: what is stored already is not repeated."""
     from sim.report.progress import progress_bar
     from sim.report.sweep import summary, view
-    from sim.study.export import write_parquet
+    from sim.study.export import needs_pyarrow, write_parquet
 
     grid = sim.sweep_grid(
         *arguments, vary=vary, zipped=zipped, where=where, require=require, pareto=pareto,
@@ -67,6 +67,8 @@ def command(
     if binary and output is None:
         message = "parquet is binary; name a file with -o FILE.parquet"
         raise InputError.single(_FORMAT, message)
+    if binary and output is not None:
+        needs_pyarrow(output)
     path = store or grid.store
     with progress_bar(visible(grid.name), quiet) as progress:
         outcome = sim.sweep(

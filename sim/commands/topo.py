@@ -26,8 +26,9 @@ def command() -> None:
 @sets
 @printed(*FORMS, "graph", "yaml")
 def show_(topology: str, overrides: tuple[str, ...], form: str, output: Path | None) -> None:
-    """Tree, path classes as nvidia-smi topo -m, links, bisection and rank classes of TOPOLOGY.
+    """Show the tree of TOPOLOGY, its links and its bisection.
 
+    Paths between GPUs and NICs as nvidia-smi topo -m has them, and which ranks are alike.
     --format graph: networkx node-link JSON; yaml: an explicit graph, to edit (break a link).
     """
     from sim.fabric.describe import shown
@@ -61,7 +62,7 @@ def import_(
     file: Path, gpu: str | None, matrix: bool, nic: str | None, name: str | None,
     all_nics: bool, output: Path | None, force: bool,
 ) -> None:  # fmt: skip
-    """Write topology YAML from `nvidia-smi topo -m` output or an NCCL topology XML."""
+    """Write topology YAML from nvidia-smi topo -m, or NCCL's XML."""
     found = sim.topo_import(file, gpu=gpu, nic=nic, name=name, all_nics=all_nics, matrix=matrix)
     if output is None:
         emit(found.yaml.rstrip("\n"), None)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sim.inputs import catalogue
 from sim.inputs.gpu import GPUS_A_NODE
-from sim.inputs.spoken import gpu_named
+from sim.inputs.spoken import folded, gpu_named
 from sim.inputs.tree import Branch, Leaf, Place, Tree, from_python, read_file
 from sim.inputs.yaml import from_yaml
 from sim.records import NamedTuple
@@ -51,6 +51,13 @@ def counted(name: str) -> Counted | None:
         if found and gpu is not None:
             return Counted(gpu, int(found["gpus"]), int(found.groupdict().get("nodes") or 1))
     return None
+
+
+def begun(name: str) -> tuple[str, ...]:
+    """GPUs of the catalogue that a name only begins, as `a100` does, or "8x A100"."""
+    bare = folded(next((p.sub("", name) for p in _COUNTS if p.search(name)), name))
+    found = tuple(gpu for gpu in catalogue.gpu_names() if folded(gpu).startswith(bare))
+    return found if len(bare) > 2 else ()
 
 
 def machines_with(gpu: str) -> dict[str, int]:

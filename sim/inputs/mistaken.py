@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 
 from sim.inputs import catalogue
-from sim.inputs.counted import counted, machines_with
+from sim.inputs.counted import begun, counted, machines_with
 from sim.inputs.spoken import gpu_named
 
 _MOST = 6
@@ -37,7 +37,9 @@ def instead(side: str, name: str) -> str:
     if side == "topology":
         meant = counted(name)
         if meant is None:
-            return ""
+            gpus = begun(name)
+            which = f"may be any of {len(gpus)} GPUs, {_some([*gpus])}; write which, and how many: "
+            return f'{which}"8x {gpus[-1]}"' if len(gpus) > 1 else ""
         names, told = list(machines_with(meant.gpu)), f"is the GPU {meant.gpu}, not a machine; "
         if not names:
             return f'{told}write how many of it there are: "8x {name}"'

@@ -8,6 +8,7 @@ tell apart, `sim/data/evidence.toml` says what they were held to.
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ FEATURES = {
 }  # fmt: skip
 RANGES = {"gpus": "GPUs", "parameters": "parameters", "tokens": "tokens of a micro-step"}
 #: warnings about what was read and is not followed
+_LINE = re.compile(r":\d+$")  # where in a file
 _UNFOLLOWED = ("not-followed", "model-notes", "architecture", "idle-key", "no-effect")
 
 
@@ -202,5 +204,12 @@ def _unfollowed(result: Result) -> Iterator[Aspect]:
     """What was written and changes nothing, or is taken as something else."""
     for warning in result.warnings:
         if warning.code in _UNFOLLOWED:
-            path = warning.path.partition(".")[2] or "the files"
+            path = warning.path.partition(".")[2] or _theirs(warning.message)
             yield Aspect(path, "", "not modelled", 0, 0, None, warning.message)
+
+
+def _theirs(message: str) -> str:
+    """The key of another tool's file that a message begins with, after the file's line."""
+    words = message.split(": ")
+    keys = (word for word in words[:-1] if " " not in word and not _LINE.search(word))
+    return next(keys, "the files")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 
@@ -12,6 +13,21 @@ from sim.study.sweep import SweepOutcome
 _TOGETHER = 10_000  # rows of Python's; as columns they take a tenth
 
 
+def needs_pyarrow(path: Path) -> None:
+    """Refuse a file before anything is computed for it that cannot be written.
+
+    Raises
+    ------
+    InputError
+        pyarrow is not installed.
+    """
+    try:
+        import_module("pyarrow")
+    except ImportError:
+        message = "Parquet needs pyarrow: pip install pyarrow (or write .csv or .jsonl)"
+        raise InputError.single(str(path), message) from None
+
+
 def write_parquet(outcome: SweepOutcome, path: Path) -> None:
     """Write the rows as a Parquet file.
 
@@ -20,12 +36,10 @@ def write_parquet(outcome: SweepOutcome, path: Path) -> None:
     InputError
         pyarrow is not installed, or the file cannot be written.
     """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        message = "Parquet needs pyarrow: pip install pyarrow (or write .csv or .jsonl)"
-        raise InputError.single(str(path), message) from None
+    needs_pyarrow(path)
+    import pyarrow
+    from pyarrow import parquet
+
     rows = outcome.records()
     tables = [
         pyarrow.Table.from_pylist(rows[begin : begin + _TOGETHER])

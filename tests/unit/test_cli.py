@@ -214,6 +214,25 @@ def test_every_verb_has_help(call):
         assert out.startswith(f"Usage: scaling-sim {verb}")
 
 
+def test_no_verb_of_a_group_is_described_halfway(call):
+    for verb in ("need", "prices", "topo"):
+        _, out, _ = call(verb, "--help")
+        listed = out.partition("Commands:")[2]
+        assert len(listed.splitlines()) > 2
+        assert "..." not in listed
+
+
+def test_the_only_file_there_is_leads_to_what_goes_with_it(call, tmp_path):
+    job, machine = tmp_path / "job.yaml", tmp_path / "mine.yaml"
+    job.write_text("base_model: meta-llama/Llama-3.1-8B\nsequence_len: 4096\nadapter: lora\n")
+    machine.write_text("nodes: 2\nnode: {gpu: H100, gpus: 8}\n")
+    code, _, told = call("run", job)
+    assert code == 2
+    assert "job.yaml is a job; name the machine that it runs on first, as in run dgx" in told
+    assert "mine.yaml is a machine; name a job too, as in run" in call("run", machine)[2]
+    assert "is a" not in call("run", tmp_path / "none.yaml")[2].partition("Error")[2]
+
+
 def test_a_folder_with_a_sim_of_its_own_is_no_trap(tmp_path):
     (tmp_path / "sim").mkdir()
     (tmp_path / "sim" / "__init__.py").write_text("raise ImportError('the wrong sim')\n")

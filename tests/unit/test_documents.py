@@ -1,5 +1,7 @@
 """Documents: one rounding, one writing of JSON, one list of schema ids."""
 
+import copy
+import dataclasses
 import json
 import math
 import re
@@ -7,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+import sim
 from sim.documents import SCHEMAS, Document, Listing, plain
 
 
@@ -66,3 +69,19 @@ def test_schemas_rounding_and_json_of_documents_have_one_home():
     assert [name for name, text in found.items() if ids.search(text)] == ["documents.py"]
     writes = {name.split("/")[0] for name, text in found.items() if "json.dumps" in text}
     assert writes.isdisjoint({"report", "commands", "api", "job", "memory", "calibration"})
+
+
+def test_a_document_is_written_briefly_and_its_figures_in_full():
+    for found in (
+        sim.size("mistral-7b-lora", topologies="dgx-h100", max_gpus=16),
+        sim.simulate("dgx-h100", "mistral-7b-lora"),
+        sim.compare(["dgx-a100", "dgx-h100"], "mistral-7b-lora"),
+    ):
+        told = repr(found)
+        assert told.startswith(f"{type(found).__name__}(")
+        assert len(told) < 1000
+        assert all(f"{field.name}=" in told for field in dataclasses.fields(found))
+        assert copy.deepcopy(found) == found  # it is as it was otherwise
+    bound = sim.need_context("dgx-h100", "mistral-7b-lora")
+    figures = f"quantity='sequence_length', value={bound.value}, report=MemoryReport(...)"
+    assert figures in repr(bound)

@@ -134,6 +134,11 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError, match="pip install pyarrow"):
         write_parquet(outcome, tmp_path / "a.parquet")
+    monkeypatch.chdir(tmp_path)
+    asked = ["dgx-h100", "mistral-7b-lora", "--vary", "nodes=1,2", "-o", "b.parquet"]
+    ran = CliRunner().invoke(group, ["sweep", *asked])
+    assert isinstance(ran.exception, InputError)
+    assert [p.name for p in tmp_path.glob("*.sqlite")] == ["s.sqlite"]  # nothing was computed
 
 
 def test_parquet_holds_the_rows(tmp_path):
