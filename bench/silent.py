@@ -18,12 +18,12 @@ from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 from sim import simulate
 from sim.errors import InputError
 from sim.inputs.base import Spec
+from sim.inputs.method import Method
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.workload import (
     Checkpointing,
     CheckpointSave,
     Data,
-    Method,
     Parallelism,
     Precision,
     Stack,

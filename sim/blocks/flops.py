@@ -96,12 +96,14 @@ def _token_flops(
     setting: Setting, model: Model, policy: Checkpointing, early: bool, masked: bool
 ) -> TokenFlops:
     """Of jobs that differ in their length, batch or optimizer alone."""
-    kinds = layer_kinds(model)
+    kinds = layer_kinds(model, setting.method)
     again = checkpointed_layers(policy, len(kinds))
     forward = backward = recompute = scores = 0.0
     for (kind, repeats), times in Counter(zip(kinds, again, strict=True)).items():
         ops = describe(setting, kind).ops
         f, b, a = _counted(ops, setting, kind, masked)
+        if kind.state == "passive":
+            f, b, a, repeats = f, 0.0, a / 3, False
         forward, backward, scores = forward + times * f, backward + times * b, scores + times * a
         if repeats:
             twice = recomputed(ops, policy.kind == "selective-op", early)

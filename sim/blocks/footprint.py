@@ -7,6 +7,7 @@ saved tensors and working sets. Checked tensor by tensor against PyTorch's own r
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 from sim.blocks.autograd import Footprint, footprint
@@ -57,7 +58,7 @@ def layer_footprint(workload: Workload, kind: str, checkpoint: str = "none") -> 
     """Footprint of one layer of a kind under a checkpoint policy (see `autograd.footprint`)."""
     setting, model, strategy = Setting.of(workload), workload.model, strategy_of(workload)
     constant = 0.0
-    block = block_kinds(model)[kind]
+    block = block_kinds(model, workload.method)[kind]
     if model.positions == "rope" and strategy.casts_inputs and block.attends:
         # FSDP2 casts each block's floating inputs, so every block keeps its own cos and sin
         constant = float(setting.length * (model.rope_head_dim or model.head_dim) * setting.element)
@@ -70,6 +71,9 @@ def layer_footprint(workload: Workload, kind: str, checkpoint: str = "none") -> 
 def _footprint(
     setting: Setting, kind: BlockKind, checkpoint: str, constant: float, passing: bool
 ) -> Footprint:
+    if kind.state == "passive":  # no graph is made: outputs live until they have been read
+        ahead = footprint(describe(setting, kind), "full", 0.0, passing)
+        return replace(ahead, saved=0.0, backward_saved=0.0, backward_working=0.0, tensors=())
     return footprint(describe(setting, kind), checkpoint, constant, passing)
 
 
@@ -77,7 +81,7 @@ def _footprint(
 def head_footprint(workload: Workload) -> HeadFootprint:
     """Footprint of the final norm, the head and the loss (see `sim.blocks.head.loss_memory`)."""
     setting = Setting.of(workload)
-    described, loss = describe(setting, HEAD), loss_memory(setting)
+    described, loss = describe(setting, HEAD), loss_memory(setting.trains("head"))
     norm, hidden = described.saved_bytes, described.sizes[0]
     return HeadFootprint(
         norm=norm,

@@ -20,9 +20,15 @@ CHUNKS = 8  # of the kernels of a fused linear loss
 
 def head(t: Tape, x: int) -> int:
     """From the last hidden state to the loss."""
+    with t.training("norm"):
+        hidden = norm(t, "norm", x, t.setting.model.hidden_size)
+    with t.training("head"):
+        return _loss(t, hidden)
+
+
+def _loss(t: Tape, hidden: int) -> int:
     s, model = t.setting, t.setting.model
     d, v = model.hidden_size, s.split(model.vocab_size)
-    hidden = norm(t, "norm", x, d)
     if s.loss == "chunked":
         return _chunked(t, whole_stream(t, hidden), d, v)
     multiplied = () if s.loss == "fused-linear" else ("head",)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 from sim.blocks import ffn, moe
@@ -18,9 +17,10 @@ from sim.blocks.mla import LATENT
 from sim.blocks.modules import Position
 from sim.blocks.norm import norm
 from sim.blocks.ops import Description
-from sim.blocks.setting import Setting
+from sim.blocks.setting import FULL, Setting
 from sim.blocks.short_conv import CONV
 from sim.blocks.tape import Tape
+from sim.inputs.method import Method
 from sim.inputs.model import Model
 from sim.records import NamedTuple
 
@@ -40,6 +40,9 @@ class BlockKind(NamedTuple):
         What mixes its tokens (`sim.inputs.model.Mixer`).
     network : bool
         It has an FFN.
+    state : str
+        Of a partly frozen model: ``frozen``, nothing of it is trained, or ``passive``, nor is
+        anything below it, so that no gradient passes through it; "" where it is trained.
     """
 
     key: str
@@ -47,6 +50,7 @@ class BlockKind(NamedTuple):
     window: int | None = None
     mixer: str = "attention"
     network: bool = True
+    state: str = ""
 
     @property
     def attends(self) -> bool:
@@ -72,7 +76,8 @@ def _mix(t: Tape, x: int, kind: BlockKind) -> int:
     """What mixes the tokens of a kind of layer: one, or two side by side."""
     model = t.setting.model
     mixers = (MIXERS.get(word) or attention_of(model) for word in kind.mixer.split("+"))
-    made = [mixer.play(t, x, kind.window) for mixer in mixers]
+    with t.training("attention"):
+        made = [mixer.play(t, x, kind.window) for mixer in mixers]
     return made[0] if len(made) == 1 else t.add("mixer.add", *made)
 
 
@@ -82,8 +87,19 @@ def mixers_of(model: Model) -> tuple[AttentionType, ...]:
 
 
 @lru_cache(maxsize=256)
-def layer_kinds(model: Model) -> tuple[BlockKind, ...]:
-    """The kind of each layer: dense ones of a mixture, sliding ones and mixers are of their own."""
+def layer_kinds(model: Model, method: Method = FULL) -> tuple[BlockKind, ...]:
+    """The kind of each layer: dense ones of a mixture, sliding ones and mixers are of their own.
+
+    So are those that a method freezes, and below which nothing is trained.
+    """
+    if method.kind == "freeze":
+        trained, kinds = method.trained_layers(model.layers), []
+        flows = "embedding" in method.extra or bool(method.input_require_grads)
+        for index, kind in enumerate(layer_kinds(model)):
+            flows = flows or index in trained
+            state = "" if index in trained else "frozen" if flows else "passive"
+            kinds.append(kind._replace(key=f"{kind.key}{'.' * bool(state)}{state}", state=state))
+        return tuple(kinds)
     kinds = []
     for index in range(model.layers):
         mixture = model.mixes(index)
@@ -103,18 +119,19 @@ def layer_kinds(model: Model) -> tuple[BlockKind, ...]:
 
 
 @lru_cache(maxsize=256)
-def block_kinds(model: Model) -> dict[str, BlockKind]:
-    """All kinds of a model's blocks by key."""
-    return {kind.key: kind for kind in (*layer_kinds(model), EMBEDDING, HEAD)}
+def block_kinds(model: Model, method: Method = FULL) -> dict[str, BlockKind]:
+    """All kinds of a model's blocks under a method by key."""
+    return {kind.key: kind for kind in (*layer_kinds(model, method), EMBEDDING, HEAD)}
 
 
 @lru_cache(maxsize=2048)
 def describe(setting: Setting, kind: BlockKind) -> Description:
     """The description of one kind of block, played once for all that read it."""
-    t = Tape(setting, setting.compiled)
+    t = Tape(setting, setting.compiled, learns=not kind.state)
     x = t.tensor(t.stream(setting.model.hidden_size))
     if kind is EMBEDDING:
-        embedding(t, x)
+        with t.training("embedding"):
+            embedding(t, x)
     elif kind is HEAD:
         head(t, x)
     else:
@@ -128,28 +145,39 @@ def decoder_layer(t: Tape, x: int, kind: BlockKind) -> int:
     d, four = model.hidden_size, model.norms_per_layer == 4
     if model.one_branch:
         return _one_branch(t, x, kind)
-    network: Callable[[Tape, int], int] = moe.mixture if kind.mixture else ffn.feed_forward
-    n = norm(t, "attention_norm", x, d)
+    n = _norm(t, "attention_norm", x, d)
     a = _mix(t, n, kind)
     if model.parallel_block:
-        m = norm(t, "ffn_norm", x, d) if model.norms_per_layer >= 2 else n
-        both = t.add("ffn.add", a, network(t, m))
+        m = _norm(t, "ffn_norm", x, d) if model.norms_per_layer >= 2 else n
+        both = t.add("ffn.add", a, _network(t, m, kind))
         return t.add("attention.add", x, both)
     if four:
-        a = norm(t, "post_attention_norm", a, d, Position.POST)
+        a = _norm(t, "post_attention_norm", a, d, Position.POST)
     x = t.add("attention.add", x, a)
-    f = network(t, norm(t, "ffn_norm", x, d))
+    f = _network(t, _norm(t, "ffn_norm", x, d), kind)
     if four:
-        f = norm(t, "post_ffn_norm", f, d, Position.POST)
+        f = _norm(t, "post_ffn_norm", f, d, Position.POST)
     return t.add("ffn.add", x, f)
+
+
+def _network(t: Tape, x: int, kind: BlockKind) -> int:
+    """An FFN, or experts."""
+    with t.training("ffn"):
+        return (moe.mixture if kind.mixture else ffn.feed_forward)(t, x)
+
+
+def _norm(t: Tape, name: str, x: int, width: int, place: Position = Position.STREAM) -> int:
+    """A norm of the layer's own, that is of none of its parts."""
+    with t.training("norms"):
+        return norm(t, name, x, width, place)
 
 
 def _one_branch(t: Tape, x: int, kind: BlockKind) -> int:
     """A mixer alone, or an FFN."""
     model = t.setting.model
-    n = norm(t, "attention_norm", x, model.hidden_size)
+    n = _norm(t, "attention_norm", x, model.hidden_size)
     if kind.network:
-        return t.add("ffn.add", x, (moe.mixture if kind.mixture else ffn.feed_forward)(t, n))
+        return t.add("ffn.add", x, _network(t, n, kind))
     return t.add("attention.add", x, _mix(t, n, kind))
 
 

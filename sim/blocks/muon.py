@@ -12,8 +12,8 @@ from functools import lru_cache
 
 from sim.blocks.kernels import Kernel
 from sim.blocks.parameters import build_tree
+from sim.inputs.method import Method
 from sim.inputs.model import Model
-from sim.inputs.workload import Method
 from sim.records import NamedTuple
 from sim.units import DTYPE_BYTES
 

@@ -13,9 +13,10 @@ from functools import lru_cache
 from sim.blocks.layer import EMBEDDING, HEAD, BlockKind, describe, layer_kinds, registered
 from sim.blocks.modules import Block, ModelTree, Module, OpRole
 from sim.blocks.setting import FULL, Setting, one_layer
+from sim.inputs.method import Method
 from sim.inputs.model import Model
 from sim.inputs.modelling import model_of, stacks_experts
-from sim.inputs.workload import Method, Workload
+from sim.inputs.workload import Workload
 from sim.records import NamedTuple, dataclass
 
 
@@ -103,7 +104,7 @@ def build_tree(
         modules = tuple(sorted(run, key=lambda m: places.get(m.base or m.name, 0)))
         return Block(kind.key, kind.key, modules, run)
 
-    kinds = layer_kinds(model)
+    kinds = layer_kinds(model, setting.method)
     templates = {kind: block(kind) for kind in dict.fromkeys(kinds)}
     layers = (
         Block(f"layers.{i}", k.key, templates[k].modules, templates[k].forward)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from sim.inputs.base import fields_but
+from sim.inputs.method import Method
 from sim.inputs.model import Model
 from sim.inputs.modelling import (
     ASYNC,
@@ -31,7 +32,7 @@ from sim.inputs.rows import Computed
 from sim.inputs.shares import batch_on
 from sim.inputs.trainer import trainer_of
 from sim.inputs.versions import older, sdpa_since
-from sim.inputs.workload import Method, Workload
+from sim.inputs.workload import Workload
 from sim.mesh.routing import busiest_load
 from sim.records import dataclass
 from sim.units import DTYPE_BYTES
@@ -186,6 +187,13 @@ class Setting:
     expert: int = 1
     load: float = 1.0
     dispatch: str = "all-to-all"
+
+    def trains(self, part: str) -> Setting:
+        """The same, where the method trains a part of a model that it freezes otherwise."""
+        method = self.method
+        if method.kind != "freeze" or part not in (*method.modules, *method.extra):
+            return self
+        return replace(self, method=FULL)
 
     @property
     def regathers(self) -> bool:

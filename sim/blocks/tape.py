@@ -42,6 +42,7 @@ class Tape:
     cut: dict[str, int] = field(default_factory=dict)
     apart: int = 1  # products of a batch, and kernels between them, run so many times on a part
     singly: bool = False  # products of a batch run one after another, nothing else does
+    learns: bool = True  # parts that a partly frozen model trains are trained in this block
     column: float = field(init=False)  # bytes of an activation a column, all tokens
     stream_column: float = field(init=False)  # the same in the residual stream
 
@@ -60,6 +61,15 @@ class Tape:
         self.column = self.stream_column
         yield
         self.setting, self.column = whole, column
+
+    @contextmanager
+    def training(self, part: str) -> Iterator[None]:
+        """Inside, parameters have gradients where the method trains this part of the block."""
+        whole = self.setting
+        if self.learns:
+            self.setting = whole.trains(part)
+        yield
+        self.setting = whole
 
     def size(self, width: float) -> float:
         """Bytes of an activation of so many columns."""

@@ -90,7 +90,7 @@ def unroll(workload: Workload) -> Templates:
 
 @lru_cache(maxsize=256)
 def _unrolled(setting: Setting, model: Model, policy: Checkpointing, early: bool) -> Templates:
-    kinds = layer_kinds(model)
+    kinds = layer_kinds(model, setting.method)
     layer = (policy.kind, early)
     kernels: dict[tuple[str, str], tuple[Kernel, ...]] = {}
     for kind in dict.fromkeys(kinds):
@@ -107,8 +107,9 @@ def _block(
 ) -> Mapping[tuple[str, str], tuple[Kernel, ...]]:
     """Templates of one kind of block, shared by all jobs that run it alike."""
     ops, dtype = describe(setting, kind).ops, setting.dtype
+    back = () if kind.state == "passive" else ops
     repeated: list[Kernel] = []
-    if policy != "none":
+    if policy != "none" and back:
         for op, kept in recomputed(ops, policy == "selective-op", early):
             if kept and op.role is OpRole.ATTENTION and not op.product:
                 continue  # one call, with all that it runs
@@ -119,7 +120,7 @@ def _block(
         (kind.key, "forward"): tuple(k for op in ops for k in op.kernels("forward", dtype)),
         (kind.key, "recompute"): tuple(repeated),
         (kind.key, "backward"): tuple(
-            k for op in reversed(ops) for k in op.kernels("backward", dtype)
+            k for op in reversed(back) for k in op.kernels("backward", dtype)
         ),
     }
 
@@ -145,7 +146,7 @@ def exchanges(workload: Workload, kind: str, phase: str) -> Mapping[str, tuple[E
     """
     if phase == "weight":
         return {}
-    ops = describe(Setting.of(workload), block_kinds(workload.model)[kind]).ops
+    ops = describe(Setting.of(workload), block_kinds(workload.model, workload.method)[kind]).ops
     backward = phase == "backward"
     if phase == "recompute":
         per_op = workload.activation_checkpointing.kind == "selective-op"
@@ -170,7 +171,7 @@ def order_of(workload: Workload, kind: str, module: str = "") -> tuple[str, ...]
     module : str
         This one alone, with the parts that follow it; "" for all.
     """
-    block = describe(Setting.of(workload), block_kinds(workload.model)[kind])
+    block = describe(Setting.of(workload), block_kinds(workload.model, workload.method)[kind])
     if not module:
         return block.order
     first, modules = block.order.index(module), {m.name for m in block.modules}

@@ -9,12 +9,13 @@ from typing import Any
 from sim.inputs import check_job, check_mesh, check_model, check_optimizer, reference
 from sim.inputs.check_rows import check_rows
 from sim.inputs.finding import Findings, fault, warning
+from sim.inputs.method import OF_FREEZE, Method
 from sim.inputs.modelling import ASYNC, tensor_style
 from sim.inputs.recipes import RECIPES, USUAL
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.strategy import COMMON, having, strategy_named, strategy_of
 from sim.inputs.versions import SOFTWARE, older, versions
-from sim.inputs.workload import Method, Parallelism, Workload
+from sim.inputs.workload import Parallelism, Workload
 
 _DEFAULTS = Parallelism.model_construct()
 #: what may be written of strategies that do not ask: they do so, or it was said of all once
@@ -73,8 +74,12 @@ def _silent(
     out = {f"parallelism.{knob}" for knob in Parallelism.model_fields if knob not in own}
     if method != "qlora":
         out |= {"method.quantization", "method.double_quantization"}
-    if method == "full":
+    if method in ("full", "freeze"):
         out |= {f"method.{key}" for key in Method.model_fields if key != "kind"}
+    if method == "freeze":
+        out -= {f"method.{key}" for key in (*OF_FREEZE, "frozen_dtype", "input_require_grads")}
+    else:
+        out |= {f"method.{key}" for key in OF_FREEZE}
     if precision != "fp8":
         out |= {"precision.all_gather"}
     if precision not in USUAL:
@@ -151,6 +156,9 @@ def _method(w: Workload) -> Findings:
     m = w.method
     if m.kind == "full":
         return
+    if m.kind == "freeze":
+        yield from _partly_frozen(w)
+        return
     if m.rank < 1:
         yield fault(
             "lora-rank", "workload", "method.rank", "a rank of 0 trains nothing", "write 8 to 64"
@@ -188,6 +196,30 @@ def _method(w: Workload) -> Findings:
         kind = w.precision.kind.upper()
         message = f"a 4-bit base is dequantised to bf16; no library multiplies it in {kind} on top"
         yield warning("qlora-fp8", "workload", "precision", message, "write bf16")
+
+
+def _partly_frozen(w: Workload) -> Findings:
+    m, model = w.method, w.model
+    trained, path = m.trained_layers(model.layers), "method.layers"
+    beyond = [n for n in m.layers if n >= model.layers]
+    if beyond:
+        message = f"{model.name} has layers 0 to {model.layers - 1}, not {beyond[0]}"
+        yield fault("freeze-layers", "workload", path, message, f"write {model.layers - 1} or less")
+    elif not m.extra and not (trained and m.modules):
+        message = "nothing is trained"
+        yield fault("freeze-layers", "workload", path, message, "write method: {freeze: {last: 2}}")
+    ends = {"embedding", "head"} & set(m.extra)
+    if model.tied_embeddings and len(ends) == 1:
+        message = f"embedding and head of {model.name} are one table"
+        hint = "write both, or neither"
+        yield fault("freeze-tied", "workload", "method.extra", message, hint)
+    if w.parallelism.wrap == "peft":
+        message = "adapters are wrapped apart, and there are none"
+        path = "parallelism.wrap"
+        yield fault("freeze-wrap", "workload", path, message, "write block+root")
+    if w.precision.low:
+        message = f"{w.precision.kind.upper()} is not modelled of a partly frozen model"
+        yield fault("freeze-precision", "workload", "precision", message, "write bf16")
 
 
 def _int8(w: Workload) -> Findings:

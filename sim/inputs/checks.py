@@ -10,6 +10,7 @@ from sim.inputs import check_pair, check_topology, check_workload
 from sim.inputs.base import Spec
 from sim.inputs.finding import Finding
 from sim.inputs.gpu import Gpu
+from sim.inputs.method import Method
 from sim.inputs.model import LINEARS
 from sim.inputs.modelling import FLASH_SINCE, modelling_of
 from sim.inputs.recipes import RECIPES
@@ -47,7 +48,18 @@ def finish(spec: S) -> S:
         return spec.model_copy(
             update={"method": spec.method.model_copy(update={"targets": targets})}
         )
+    if isinstance(spec, Workload) and spec.method.kind == "freeze":
+        return spec.model_copy(update={"method": _flowing(spec)})
     return spec
+
+
+def _flowing(spec: Workload) -> Method:
+    """A gradient reaches the embedding where a reentrant checkpoint would pass none else."""
+    if spec.method.input_require_grads is not None:
+        return spec.method
+    policy = spec.activation_checkpointing
+    asks = policy.kind != "none" and policy.reentrant
+    return spec.method.model_copy(update={"input_require_grads": asks})
 
 
 def _lacking(spec: Workload) -> set[str]:

@@ -14,6 +14,7 @@ from sim.inputs.bind import Binder, Form
 from sim.inputs.form_machine import gpu, offer
 from sim.inputs.form_model import model
 from sim.inputs.form_node import node
+from sim.inputs.method import OF_FREEZE
 from sim.inputs.model import IN_PROJECTIONS, LINEARS
 from sim.inputs.nearest import did_you_mean
 from sim.inputs.recipes import RECIPES, SPOKEN, USUAL
@@ -90,15 +91,23 @@ def _details(
     return Branch({**out.entries, **detail.entries}, detail.place, {**out.keys, **detail.keys})
 
 
+#: keys of a method that are of whatever is frozen
+_OF_FROZEN = frozenset(("kind", "frozen_dtype", "input_require_grads"))
+
+
 def method(reader: Binder, tree: Tree, path: str) -> Branch | None:
-    """``full | {lora: {rank: 16, targets: all-linear}} | {qlora: {...}}``."""
-    chosen = _choice(reader, tree, path, ("full", "lora", "qlora"))
+    """``full | {lora: {rank: 16, targets: all-linear}} | {qlora: {...}} | {freeze: {last: 2}}``."""
+    chosen = _choice(reader, tree, path, ("full", "freeze", "lora", "qlora"))
     table = None if chosen is None else _details(reader, path, *chosen)
     if chosen is None or table is None:
         return None
     kind, place = chosen[0], tree.place
     if kind == "full":
         others = [key for key in table.entries if key not in ("kind", "frozen_dtype")]
+        return _without_meaning(reader, table, path, kind, others)
+    others = [key for key in table.entries if (key in OF_FREEZE) != (kind == "freeze")]
+    others = [key for key in others if key not in _OF_FROZEN]
+    if kind == "freeze" or others:
         return _without_meaning(reader, table, path, kind, others)
     if "rank" not in table.entries:
         table = table.with_entry("rank", Leaf(16, place))

@@ -326,7 +326,7 @@ def taken(workload: Workload) -> dict[str, str]:
     found = {} if workload.modelling else {"modelling": modelling_name(workload)}
     if workload.fused_kernels is None and (kernels := fused_kernels(workload)) != "none":
         found["fused_kernels"] = kernels
-    if method.frozen and method.adapter_dtype is None:
+    if method.adapted and method.adapter_dtype is None:
         found["method.adapter_dtype"] = adapter_dtype(workload)
     if method.gptq_kernels is None and (kernels := gptq_kernels(workload)):
         found["method.gptq_kernels"] = kernels

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from sim.inputs.finding import Findings, fault, warning
+from sim.inputs.method import Method
 from sim.inputs.strategy import strategy_of
-from sim.inputs.workload import Checkpointing, Method, Precision, Workload
+from sim.inputs.workload import Checkpointing, Precision, Workload
 
 #: keys of a workload that say so
 REFERENCE = frozenset(("reference", "reference_dtype", "reference_passes"))
@@ -53,7 +54,7 @@ def findings(w: Workload) -> Findings:
             yield warning("no-reference", "workload", key, message, "add reference: copy")
         return
     p, strategy = w.parallelism, strategy_of(w)
-    if w.reference == "adapters-off" and not w.method.frozen:
+    if w.reference == "adapters-off" and not w.method.adapted:
         message = "a model without adapters has none to switch off"
         yield fault("reference-adapters", "workload", "reference", message, "write copy")
     if not strategy.takes_reference or p.pipeline_parallel > 1:

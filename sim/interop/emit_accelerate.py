@@ -124,7 +124,7 @@ def comment(workload: Workload) -> str:
         f"activation checkpointing: {ac}; attention: {workload.attention}; "
         f"optimizer: {workload.optimizer}; torch.compile: {str(workload.compile).lower()}",
     ]
-    if workload.method.frozen:
+    if workload.method.adapted:
         lines.append(
             f"{workload.method.kind}: rank {workload.method.rank}, "
             f"targets {', '.join(workload.method.targets)}"

@@ -36,7 +36,7 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
     if precision == "fp8":
         config["fp8"] = True
         config["fp8_enable_fsdp_float8_all_gather"] = workload.precision.all_gather == "fp8"
-    if method.frozen:
+    if method.adapted:
         config |= {"adapter": method.kind, **adapters(workload, "peft_use_dora")}
         if method.kind == "qlora":
             config["load_in_4bit"] = True

@@ -6,6 +6,7 @@ LLaMA-Factory's own, so that accelerate's wrapper has none.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sim.errors import InputError
@@ -14,10 +15,15 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_common import accumulation, length_said, tf32
+from sim.interop.trainers.llamafactory import ENDS, PARTS
 from sim.interop.trainers.words import written_optimizer, written_targets
 from sim.interop.yaml_text import blocks
 
 _ATTENTION = {"flash2": "fa2", "flash3": "fa3", "sdpa": "sdpa", "eager": "disabled"}
+
+
+def _named(names: Mapping[str, str], parts: Sequence[str]) -> str:
+    return ",".join(theirs for theirs, ours in names.items() if ours in parts)
 
 
 def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
@@ -36,9 +42,15 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
         "model_name_or_path": repository(workload.model),
         "stage": "sft",
         "do_train": True,
-        "finetuning_type": "lora" if method.frozen else "full",
+        "finetuning_type": "lora" if method.adapted else method.kind,
     }
-    if method.frozen:
+    if method.kind == "freeze":
+        config["freeze_trainable_layers"] = method.last or -method.first
+        if set(method.modules) != set(PARTS.values()):
+            config["freeze_trainable_modules"] = _named(PARTS, method.modules)
+        if method.extra:
+            config["freeze_extra_modules"] = _named(ENDS, method.extra)
+    if method.adapted:
         config |= {
             "lora_rank": method.rank,
             "lora_dropout": method.dropout,

@@ -38,7 +38,7 @@ def torchtitan_toml(topology: Topology, workload: Workload) -> str:
         model is what it trains.
     """
     p, option = workload.parallelism, "--emit torchtitan"
-    if workload.method.frozen:
+    if workload.method.adapted:
         kind = workload.method.kind
         message = f"torchtitan trains in full, it cannot run {kind}; emit accelerate instead"
         raise InputError.single(option, message)

@@ -34,7 +34,7 @@ def trl_yaml(topology: Topology, workload: Workload) -> str:
     stored = dtypes(workload).frozen
     if stored != "fp32":  # the script's default
         config["dtype"] = {"bf16": "bfloat16", "fp16": "float16"}[stored]
-    if method.frozen:
+    if method.adapted:
         config |= {"use_peft": True, **adapters(workload, "use_dora")}
     if method.quantization == "int8":
         config["load_in_8bit"] = True

@@ -77,7 +77,8 @@ def links_of(topology: Topology) -> Links:
 def checkpoint_bytes(workload: Workload) -> float:
     """What a resumable checkpoint holds: master weights and optimizer state. [B]
 
-    LoRA and QLoRA save adapters only; the base comes from its own file.
+    LoRA and QLoRA save adapters only; the base comes from its own file. A partly frozen model is
+    saved whole, with states of what is trained.
     """
     master = DTYPE_BYTES[workload.precision.master]
     one = workload.parallelism.model_copy(update={"tensor_parallel": 1, "expert_parallel": 1})
@@ -87,7 +88,7 @@ def checkpoint_bytes(workload: Workload) -> float:
 
 def _trained(workload: Workload) -> int:
     counts = count_parameters(workload.model, workload.method)
-    return counts.trainable if workload.method.frozen else counts.total
+    return counts.trainable if workload.method.adapted else counts.total
 
 
 def export_bytes(workload: Workload) -> float:
@@ -152,7 +153,7 @@ def save_of(topology: Topology, workload: Workload, links: Links) -> CheckpointC
         storage_read_bytes_per_s=storage.read,
         gather_bytes_per_s=links.network,
     )  # fmt: skip
-    if not workload.method.frozen:
+    if not workload.method.adapted:
         return save
     # the frozen base is in no checkpoint: every node reads its file again
     counts = count_parameters(workload.model, workload.method)

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim.inputs.checks import check
+from sim.inputs.method import Method
 from sim.inputs.rows import varied
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.versions import sdpa_flash, sdpa_since
-from sim.inputs.workload import Checkpointing, Method, Precision, Workload
+from sim.inputs.workload import Checkpointing, Precision, Workload
 from sim.result.change import Aim, Change, Maker
 from sim.result.spread import spread
 from sim.strategies.fsdp1_checkpoints import keeps_inputs
@@ -141,7 +142,7 @@ def _checkpointing(topology: Topology, workload: Workload) -> Iterator[Change]:
 def _training(topology: Topology, workload: Workload) -> Iterator[Change]:
     make = Maker(topology, workload)
     method, precision = workload.method, workload.precision
-    if not method.frozen:
+    if not method.adapted:
         targets = workload.model.linears
         lora = Method.model_construct(kind="lora", rank=16, targets=targets)
         yield make.spelt(

@@ -16,10 +16,11 @@ from sim.blocks.parameters import count_parameters, tree_of
 from sim.blocks.unroll import PHASES, Templates, unroll
 from sim.cost.kernel_cost import cost_model
 from sim.documents import SCHEMAS, Document
+from sim.inputs.method import Method
 from sim.inputs.rows import run_on
 from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
-from sim.inputs.workload import Method, Workload
+from sim.inputs.workload import Workload
 from sim.result.sections import title_of
 from sim.step.step import StepReport, step
 from sim.strategies import build_plan
@@ -100,9 +101,10 @@ def explain(topology: Topology, workload: Workload) -> MethodComparison:
         Full first.
     """
     method = workload.method
-    if not method.frozen:
+    if not method.adapted:
         targets = workload.model.linears
         kinds = [method, Method(kind="lora", rank=16, targets=targets)]
+        kinds = [Method(), *kinds] if method.frozen else kinds
     else:
         kinds = [Method(), method]
         if method.kind == "qlora":

@@ -73,7 +73,7 @@ def workload_section(workload: Workload, world: int, parameters: int) -> Workloa
     """Name, method, batch arithmetic of a job on `world` GPUs."""
     batch = batch_on(workload, world)
     method = workload.method
-    how = f"{method.kind} r{method.rank}" if method.frozen else "full"
+    how = f"{method.kind} r{method.rank}" if method.adapted else method.kind
     return WorkloadSection(
         name=workload.name,
         title=f"{workload.model.name} {how}",

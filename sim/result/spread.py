@@ -58,7 +58,7 @@ def _communication(topology: Topology, workload: Workload) -> Iterator[Change]:
         text = "adapters in the unit of their block"
         one: dict[str, Any] = {} if p.use_orig_params else {"use_orig_params": True}
         yield make.parallel("faster", text, wrap="block+root", **one)
-    elif "peft" in strategy.wraps and workload.method.frozen:
+    elif "peft" in strategy.wraps and workload.method.adapted:
         text = "adapters in units of their own: frozen weights have no gradients"
         yield make.parallel("both", text, wrap="peft")
     if "reshard_after_forward" in strategy.knobs and not staged:

@@ -33,7 +33,9 @@ def repeats(topology: Topology, workload: Workload) -> bool:
     """
     model, p, strategy = workload.model, workload.parallelism, strategy_of(workload)
     alone = strategy.blocks_alike_alone and topology.world_size == 1
-    alike = len(set(layer_kinds(model))) == 1 and (strategy.blocks_alike or alone)
+    kinds = set(layer_kinds(model, workload.method))
+    alike = len(kinds) == 1 and (strategy.blocks_alike or alone)
+    alike = alike and not any(kind.state == "passive" for kind in kinds)  # backward runs none
     near = p.forward_prefetch <= NEAR and strategy.counts_missing(p)
     policy = workload.activation_checkpointing.kind
     deep = p.pipeline_parallel == 1 and model.layers > 2 * DEEP

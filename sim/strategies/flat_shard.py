@@ -143,7 +143,7 @@ class Fsdp1(Strategy):
             hint = "set use_orig_params: true or wrap: peft"
             path = "parallelism.use_orig_params"
             yield fault("flat-mixes", "workload", path, message, hint)
-        if workload.method.frozen and blocks and trainer.wraps_adapters:
+        if workload.method.adapted and blocks and trainer.wraps_adapters:
             message = f"{trainer.title} makes a unit of each adapter weight (PEFT's wrap policy)"
             hint = "write wrap: peft, or trainer: none if you wrap blocks yourself"
             yield warning("peft-wrap", "workload", "parallelism.wrap", message, hint)

@@ -138,7 +138,9 @@ class FsdpMemory(StepMemory):
     def _unit(self, modules: Sequence[Module], ranks: int) -> Unit:
         types = self.types
         method = self.workload.method
-        if self.mixed and not types.quantised and method.frozen_dtype == "as-compute":
+        learns = method.adapted or any(p.trainable for m in modules for p in m.parameters)
+        plain = not types.quantised and method.frozen_dtype == "as-compute"
+        if self.mixed and learns and plain:
             # a flat parameter has one dtype, so frozen weights are stored in the adapters'
             types = types._replace(frozen=types.master)
         return fsdp2_unit("", 0, modules, 1 if self.flat else ranks, types)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from sim.blocks.parameters import build_tree
+from sim.inputs.method import Method
 from sim.inputs.model import Model
 from sim.inputs.shares import mesh_on
-from sim.inputs.workload import Checkpointing, Method, Parallelism, Workload
+from sim.inputs.workload import Checkpointing, Parallelism, Workload
 from sim.strategies import build_plan
 from sim.strategies.plan import COLLECTIVE
 from sim.strategies.zero3 import play

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from sim.blocks.parameters import build_tree
+from sim.inputs.method import Method
 from sim.inputs.model import Model
 from sim.inputs.models import resolve_model
 from sim.inputs.shares import mesh_on
-from sim.inputs.workload import Checkpointing, Method, Parallelism, Precision, Stack, Workload
+from sim.inputs.workload import Checkpointing, Parallelism, Precision, Stack, Workload
 from sim.memory.ledger import live_bytes
 from sim.memory.report import walk
 from sim.strategies import build_plan

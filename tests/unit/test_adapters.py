@@ -12,9 +12,9 @@ from sim.blocks.setting import Setting
 from sim.blocks.unroll import unroll
 from sim.errors import InputError
 from sim.inputs.loader import load
+from sim.inputs.method import Method
 from sim.inputs.modelling import casts_frozen, taken
 from sim.inputs.shares import mesh_of
-from sim.inputs.workload import Method
 from sim.memory.report import memory
 from sim.step.step import step
 from sim.strategies import build_plan

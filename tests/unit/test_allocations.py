@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.blocks.parameters import build_tree
+from sim.inputs.method import Method
 from sim.inputs.model import Model
 from sim.inputs.shares import mesh_on
-from sim.inputs.workload import Checkpointing, CheckpointSave, Method, Parallelism, Workload
+from sim.inputs.workload import Checkpointing, CheckpointSave, Parallelism, Workload
 from sim.memory.ledger import live_bytes, quantities, read
 from sim.strategies import allocations_of, build_plan
 from sim.strategies import terms as t

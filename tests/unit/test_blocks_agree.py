@@ -18,8 +18,9 @@ from sim.blocks.modules import OpRole, Position
 from sim.blocks.parameters import build_tree, count_parameters, numel
 from sim.blocks.setting import Setting
 from sim.blocks.unroll import unroll
+from sim.inputs.method import Method
 from sim.inputs.models import model_names, resolve_model
-from sim.inputs.workload import Checkpointing, Method, Stack, Workload
+from sim.inputs.workload import Checkpointing, Stack, Workload
 
 #: losses whose backward runs in forward, chunk by chunk
 IN_FORWARD = ("fused-linear", "chunked")

@@ -12,7 +12,7 @@ from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
 from sim.errors import InputError
 from sim.inputs.loader import load
-from sim.inputs.workload import Method
+from sim.inputs.method import Method
 from sim.interop.emit_axolotl import axolotl_yaml
 from sim.interop.emit_llamafactory import llamafactory_yaml
 from sim.interop.emit_trl import trl_yaml

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from sim.blocks.unroll import unroll
+from sim.inputs.method import Method
 from sim.inputs.models import resolve_model
-from sim.inputs.workload import Checkpointing, Method, Workload
+from sim.inputs.workload import Checkpointing, Workload
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "early_stop.json").read_text())
 KINDS = {

@@ -5,8 +5,9 @@ import pytest
 from sim import simulate
 from sim.blocks.flops import checkpointed_layers, token_flops
 from sim.blocks.parameters import count_parameters
+from sim.inputs.method import Method
 from sim.inputs.models import resolve_model
-from sim.inputs.workload import Checkpointing, Method, Workload
+from sim.inputs.workload import Checkpointing, Workload
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 

@@ -9,8 +9,9 @@ from sim.blocks.autograd import footprint
 from sim.blocks.footprint import head_footprint, layer_footprint
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
+from sim.inputs.method import Method
 from sim.inputs.models import resolve_model
-from sim.inputs.workload import Method, Stack, Workload
+from sim.inputs.workload import Stack, Workload
 
 RECORDS = json.loads((Path(__file__).parents[1] / "data" / "saved_tensors.json").read_text())
 NAMES = {"8b": "llama-3.1-8b", "70b": "llama-3.1-70b"}

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.blocks.parameters import build_tree
+from sim.inputs.method import Method
 from sim.inputs.model import Model
 from sim.inputs.shares import mesh_on
-from sim.inputs.workload import Checkpointing, Method, Parallelism, Workload
+from sim.inputs.workload import Checkpointing, Parallelism, Workload
 from sim.strategies import build_plan
 from sim.strategies.columns import columns_of
 from sim.strategies.recorder import Quiet

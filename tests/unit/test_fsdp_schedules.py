@@ -6,8 +6,9 @@ import pytest
 
 from sim.blocks.flops import checkpointed_layers
 from sim.errors import InputError
+from sim.inputs.method import Method
 from sim.inputs.model import Model
-from sim.inputs.workload import Checkpointing, Method, Precision, Workload
+from sim.inputs.workload import Checkpointing, Precision, Workload
 from sim.strategies.fsdp1_layout import flat_numel
 from sim.strategies.plan import COLLECTIVE
 from sim.strategies.units import padded_numel

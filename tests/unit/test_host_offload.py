@@ -9,6 +9,7 @@ from sim.blocks.update import host_update_bytes, optimizer_kernels, shard_of
 from sim.cost.host_update import host_rate, threads_of, update_s, update_slowdown
 from sim.inputs.gpu import Gpu
 from sim.inputs.loader import load
+from sim.inputs.method import Method
 from sim.inputs.models import resolve_model
 from sim.inputs.shares import mesh_on
 from sim.inputs.topology import Cpu, Node, Pcie, Topology
@@ -16,7 +17,6 @@ from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import (
     Checkpointing,
     CheckpointSave,
-    Method,
     Parallelism,
     Precision,
     Stack,

@@ -11,7 +11,7 @@ from sim.errors import InputError
 from sim.inputs import catalogue
 from sim.inputs.check_workload import silent_keys
 from sim.inputs.loader import load
-from sim.inputs.workload import Method
+from sim.inputs.method import Method
 from sim.interop.emit_axolotl import axolotl_yaml
 from sim.interop.emit_llamafactory import llamafactory_yaml
 from sim.interop.emit_trl import trl_yaml

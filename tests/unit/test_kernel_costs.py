@@ -18,8 +18,9 @@ from sim.cost.power import BoardPower, board_power
 from sim.inputs import catalogue
 from sim.inputs.gpu import Gpu
 from sim.inputs.loader import load
+from sim.inputs.method import Method
 from sim.inputs.versions import sdpa_since
-from sim.inputs.workload import Checkpointing, Method, Precision, Workload
+from sim.inputs.workload import Checkpointing, Precision, Workload
 from sim.job.energy import gpu_states
 from sim.step.step import step
 from tests.unit.decoders import LLAMA

@@ -6,8 +6,9 @@ from sim import memory_of, simulate
 from sim.blocks.footprint import head_footprint
 from sim.blocks.parameters import tree_of
 from sim.inputs.loader import load
+from sim.inputs.method import Method
 from sim.inputs.shares import mesh_of
-from sim.inputs.workload import Checkpointing, CheckpointSave, Method, Parallelism, Stack
+from sim.inputs.workload import Checkpointing, CheckpointSave, Parallelism, Stack
 from sim.memory.report import memory, walk
 from sim.memory.states import constants
 from sim.report.memory import view

@@ -20,10 +20,10 @@ from sim.cost.scan import RESIDENT, scan_compute_s
 from sim.errors import InputError
 from sim.inputs.hf import model_from_config
 from sim.inputs.loader import load, load_workload
+from sim.inputs.method import Method
 from sim.inputs.model import Model
 from sim.inputs.modelling import taken
 from sim.inputs.models import resolve_model
-from sim.inputs.workload import Method
 
 SMALL = {
     "name": "small", "layers": 4, "hidden_size": 64, "heads": 4, "kv_heads": 2, "head_dim": 16,

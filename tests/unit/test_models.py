@@ -10,8 +10,8 @@ from sim.errors import InputError
 from sim.inputs.entries import entry
 from sim.inputs.hf import model_from_config
 from sim.inputs.loader import load_workload
+from sim.inputs.method import Method
 from sim.inputs.models import catalogue_model, model_names, resolve_model
-from sim.inputs.workload import Method
 
 DATA = Path(__file__).parents[1] / "data"
 CATALOGUE = json.loads((DATA / "model_params.json").read_text())

@@ -9,8 +9,8 @@ from sim.blocks.parameters import count_parameters
 from sim.blocks.update import optimizer_kernels, shard_of
 from sim.errors import InputError
 from sim.inputs.loader import load, load_workload
+from sim.inputs.method import Method
 from sim.inputs.models import resolve_model
-from sim.inputs.workload import Method
 from sim.memory.states import optimizer_bytes
 
 MODEL = resolve_model("qwen2.5-0.5b")

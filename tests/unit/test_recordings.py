@@ -4,9 +4,10 @@ import pytest
 
 from sim.blocks.unroll import unroll
 from sim.data import recording
+from sim.inputs.method import Method
 from sim.inputs.model import Model
 from sim.inputs.models import catalogue_model
-from sim.inputs.workload import Checkpointing, Method, Workload
+from sim.inputs.workload import Checkpointing, Workload
 
 ROWS = recording("modelling")["rows"]
 PHASES = ("forward", "recompute", "backward")

@@ -5,7 +5,8 @@ import pytest
 from sim.blocks.parameters import build_tree
 from sim.blocks.unroll import unroll
 from sim.blocks.update import Shard, clip_kernels, optimizer_kernels
-from sim.inputs.workload import Checkpointing, Method, Parallelism, Precision, Stack, Workload
+from sim.inputs.method import Method
+from sim.inputs.workload import Checkpointing, Parallelism, Precision, Stack, Workload
 from tests.unit.decoders import LLAMA, MIXTRAL, MPT
 
 ALL = ("q", "k", "v", "o", "gate", "up", "down")

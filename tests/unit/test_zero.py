@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from sim.blocks.parameters import build_tree, count_parameters
 from sim.blocks.unroll import unroll
+from sim.inputs.method import Method
 from sim.inputs.model import Model
 from sim.inputs.shares import mesh_on
-from sim.inputs.workload import Checkpointing, Method, Parallelism, Precision
+from sim.inputs.workload import Checkpointing, Parallelism, Precision
 from sim.mesh import Mesh
 from sim.strategies import build_plan
 from sim.strategies.plan import COLLECTIVE, SEGMENT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
+from sim.inputs.tree import Items, Leaf
 from sim.interop.trainers import common, huggingface, preferences, words
 from sim.interop.trainers.common import LoraKeys, TrainerFormat
 from sim.interop.trainers.keys import Keys
@@ -101,13 +102,50 @@ def _samples(keys: Keys) -> None:
         keys.job.skip(keys.place("max_samples"), "max_samples", why)
 
 
+#: parts of a layer by what transformers' models call them; norms go with nothing else
+PARTS = {"self_attn": "attention", "mlp": "ffn",
+         "input_layernorm": "norms", "post_attention_layernorm": "norms"}  # fmt: skip
+ENDS = {"embed_tokens": "embedding", "norm": "norm", "lm_head": "head"}
+
+
+def _frozen(keys: Keys) -> None:
+    """Layers, and parts of the model, that freeze tuning trains.
+
+    Source: model/adapter.py, `_setup_freeze_tuning`; model/model_utils/checkpointing.py,
+    `get_custom_gradient_checkpointing_func`, by which no gradient passes below them.
+    """
+    count = int(keys.number("freeze_trainable_layers") or 0) or 2
+    keys.put("method.last" if count > 0 else "method.first", abs(count), "freeze_trainable_layers")
+    keys.job.suppose("method.input_require_grads", False, "checkpoints ask of their input alone")
+    if keys.flag("use_llama_pro"):
+        why = "layers spread over the model are taken as the last as many; write method.layers"
+        keys.matters(why, "use_llama_pro")
+    for theirs, ours, names in (
+        ("freeze_trainable_modules", "method.modules", PARTS),
+        ("freeze_extra_modules", "method.extra", ENDS),
+    ):
+        words = [word.strip() for word in keys.text(theirs).split(",") if word.strip()]
+        if not words or "all" in words:
+            keys.leave("all of a layer", theirs)
+            continue
+        if strange := [word for word in words if word.split(".")[0] not in names]:
+            keys.matters(f"{strange[0]} is no part that is known here: not trained", theirs)
+        heads = {word.split(".")[0] for word in words}
+        found = dict.fromkeys(ours for word, ours in names.items() if word in heads)
+        if any("." in word for word in words):
+            keys.matters("parts of attention or of an FFN are taken as the whole", theirs)
+        if found:
+            place = keys.place(theirs)
+            keys.put(ours, Items([Leaf(word, place) for word in found], place), theirs)
+
+
 def _method(keys: Keys) -> None:
     kind = keys.text("finetuning_type") or "lora"
     bits = keys.count("quantization_bit")
     if kind not in ("lora", "oft"):
+        keys.put("method.kind", "freeze" if kind == "freeze" else "full", "finetuning_type")
         if kind == "freeze":
-            keys.matters(common.PARTLY_FROZEN, "finetuning_type")
-        keys.put("method.kind", "full", "finetuning_type")
+            _frozen(keys)
         return
     if kind == "oft":
         keys.matters("OFT is not modelled: taken as LoRA", "finetuning_type")
