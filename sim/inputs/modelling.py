@@ -324,8 +324,8 @@ def taken(workload: Workload) -> dict[str, str]:
     """Choices left open and what was taken, by the path of the key."""
     method = workload.method
     found = {} if workload.modelling else {"modelling": modelling_name(workload)}
-    if workload.fused_kernels is None and (kernels := fused_kernels(workload)) != "none":
-        found["fused_kernels"] = kernels
+    if workload.fused_kernels is None:
+        found["fused_kernels"] = fused_kernels(workload)
     if method.adapted and method.adapter_dtype is None:
         found["method.adapter_dtype"] = adapter_dtype(workload)
     if method.gptq_kernels is None and (kernels := gptq_kernels(workload)):
