@@ -262,6 +262,7 @@ WANTED = {
         "parallelism.pipeline_schedule": "interleaved-1f1b", "parallelism.virtual_stages": 4,
         "parallelism.use_distributed_optimizer": True, "parallelism.overlap_grad_reduce": True,
         "parallelism.overlap_param_gather": False, "parallelism.sequence_parallel": True,
+        "parallelism.tp_comm_overlap": True,
         "activation_checkpointing.kind": "full",
     },
     "torchtune": {

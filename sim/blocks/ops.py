@@ -42,7 +42,7 @@ class Exchange(NamedTuple):
     collective : str
         ``all_gather | reduce_scatter | all_reduce | all_to_all | send_recv``
     over : str
-        Mesh axis, or `COPIES` from and to ranks along one.
+        Mesh axis, or `COPIES` or `BUFFERS` of ranks along one.
     sent, received : float
         Per rank. [B]
     when : When
@@ -70,6 +70,8 @@ class Exchange(NamedTuple):
 
 #: of tensor-parallel ranks, into each other's memory by copy engines, as no collective
 COPIES = "tp copies"
+#: of tensor-parallel ranks, by kernels that read and write each other's buffers, as no collective
+BUFFERS = "tp buffers"
 
 
 def joined(over: str, when: When = When.BEFORE, backward: bool = True) -> Exchange:

@@ -129,6 +129,8 @@ class Setting:
         They compute the loss on their own columns of the logits.
     tensor_style : str
         How they exchange it (`sim.blocks.tensor`), "" where nothing is shared.
+    tensor_overlap : bool
+        Transformer Engine exchanges it beside products.
     expert : int
         Ranks that experts are spread over.
     load : float
@@ -184,6 +186,7 @@ class Setting:
     sequence_parallel: bool = False
     loss_parallel: bool = False
     tensor_style: str = ""
+    tensor_overlap: bool = False
     expert: int = 1
     load: float = 1.0
     dispatch: str = "all-to-all"
@@ -240,6 +243,7 @@ class Setting:
             sequence_parallel=False,
             loss_parallel=False,
             tensor_style="",
+            tensor_overlap=False,
             expert=1,
             load=1.0,
         )
@@ -397,6 +401,7 @@ def _read(workload: Workload) -> Setting:
         sequence_parallel=p.tensor_parallel > 1 and p.sequence_parallel,
         loss_parallel=p.tensor_parallel > 1 and p.loss_parallel,
         tensor_style=tensor_style(workload),
+        tensor_overlap=p.tensor_parallel > 1 and p.tp_comm_overlap,
         expert=p.expert_parallel,
         load=_load(workload),
         dispatch=p.expert_dispatch,

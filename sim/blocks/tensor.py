@@ -18,10 +18,21 @@ memory of its rank; what a reduction brings is added up at the end. The first pi
 the rank's own, the last of a reduction too. The sum of gradients of several matrices that read one
 input is no product, and is reduced as ever.
 
+``megatron`` with `Setting.tensor_overlap` is Transformer Engine's `userbuffers` as it is set up if
+nobody says other. A gather before matrices, and that of the gradient of what a branch made, pass
+parts round a ring by copy engines, beside the products of parts that are there. A sum that leaves a
+branch is reduced in four runs of columns, each beside the product of the next, the last behind
+them. What backward gathers again, and the sum of gradients of inputs, are in whole beside a
+product, as ``megatron`` has them anyway, but by kernels on the buffers of all ranks. Products of
+parts run on several streams, so that one fills the SMs that another leaves: their waves are those
+of the whole. Limits: a product slower than its exchange starts with it, not a part before; SMs that
+are set aside all along (16 of products beside kernels) are lost while these run.
+
 Source: torchtitan's `parallelize_module` plan; Megatron-LM, core/tensor_parallel/layers.py,
 `LinearWithGradAccumulationAndAsyncCommunication`; nanotron, parallel/tensor_parallel/functional.py,
 `_ColumnLinearAsyncCommunication`; arXiv 2105.04473 and 2205.05198; PyTorch, torch/_inductor/
-fx_passes/micro_pipeline_tp.py and torch/distributed/_symmetric_memory.
+fx_passes/micro_pipeline_tp.py and torch/distributed/_symmetric_memory; Transformer Engine 2.8,
+pytorch/module/base.py (`initialize_ub`), layernorm_linear.py, linear.py; common/comm_gemm_overlap.
 """
 
 from __future__ import annotations
@@ -29,12 +40,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sim.blocks.lowprec import reads_part
-from sim.blocks.modules import OpRole
-from sim.blocks.ops import COPIES, Exchange, Map, When, joined
+from sim.blocks.modules import OpRole, Position
+from sim.blocks.ops import BUFFERS, COPIES, Exchange, Map, When, joined
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
+from sim.units import DTYPE_BYTES
 
 AXIS = "tp"
+SPLITS = 4  # runs of columns of a sum that is reduced beside the product
 
 
 def enter(
@@ -60,7 +73,8 @@ def enter(
     products : tuple of str
         The matrices, if all that is done with what they read is to multiply it.
     low : bool
-        They are FP8's, where the job has any: what is gathered for them may be.
+        They are a library's for FP8, if the job has any: what is gathered for them may be FP8, and
+        the exchange may run beside them.
     """
     s = t.setting
     if s.tensor == 1:
@@ -75,17 +89,23 @@ def enter(
         return x
     part, whole = t.sizes[x], t.sizes[x] * s.tensor
     gather = _gather(t, part, whole, When.BEFORE, low and s.keeps_fp8)
+    over = AXIS
+    if low and s.tensor_overlap:
+        over = BUFFERS
+        gather = gather._replace(over=COPIES, when=When.ALONG if last else When.BESIDE)
     # a gather along the sequence is put in order by a copy, so are chunks before a reduction
     gathered = t.op(
         "tp.gather", (x,), whole, (), _copies(t, whole), _copies(t, whole), module=module,
         exchanges=(
             gather,
-            Exchange("reduce_scatter", AXIS, whole, part, reduces, True),
+            Exchange("reduce_scatter", over, whole, part, reduces, True),
         ),
     )  # fmt: skip
+    if gather.when is When.ALONG:
+        t.unseen("tp.joined", module=last, exchanges=(joined(COPIES, When.AFTER, backward=False),))
     if s.regathers:
         t.kept[gathered] = x
-        again = gather._replace(when=When.BESIDE_INPUTS, backward=True)
+        again = gather._replace(over=over, when=When.BESIDE_INPUTS, backward=True)
         t.unseen("tp.again", module=last or module, exchanges=(again,))
     return gathered
 
@@ -196,12 +216,18 @@ def leave(t: Tape, y: int) -> int:
             exchanges=(Exchange("all_reduce", AXIS, whole, whole, When.AFTER),),
         )  # fmt: skip
     part = whole / s.tensor
+    summed = Exchange("reduce_scatter", AXIS, whole, part, When.AFTER)
+    sums = [summed]
+    gather = _gather(t, part, whole, When.BEFORE, reads_part(t))._replace(backward=True)
+    if s.tensor_overlap and t.modules[-1].place is Position.OUTPUT:
+        sums = [
+            summed._replace(over=BUFFERS, sent=share * whole, received=share * part, when=when)
+            for share, when in ((1 - 1 / SPLITS, When.BESIDE), (1 / SPLITS, When.AFTER))
+        ]
+        gather = gather._replace(over=COPIES, when=When.BESIDE_INPUTS)
     return t.op(
         "tp.scatter", (y,), part, (), _copies(t, whole), _copies(t, whole), kept_by_policy=True,
-        exchanges=(
-            Exchange("reduce_scatter", AXIS, whole, part, When.AFTER),
-            _gather(t, part, whole, When.BEFORE, reads_part(t))._replace(backward=True),
-        ),
+        exchanges=(*sums, gather),
     )  # fmt: skip
 
 
@@ -249,12 +275,17 @@ def _sums(size: float) -> tuple[Exchange, ...]:
 
 
 def workspace_bytes(setting: Setting) -> float:
-    """Memory that ranks show each other for copies, beside PyTorch's allocator. [B]
+    """Memory that ranks show each other for exchanges, beside PyTorch's allocator. [B]
 
-    Two pieces of a reduction; a gather shows one.
+    Of pieces two of a reduction, a gather shows one. Userbuffers are of all positions, for each of
+    six gathers (two before matrices, again in backward, and of a branch's gradient) and four sums.
     """
-    shown = 2.0 * setting.stream_tokens * setting.model.hidden_size * setting.product
-    return shown if setting.pieces > 1 else 0.0
+    s = setting
+    if s.tensor_overlap:
+        gathered = DTYPE_BYTES["fp8"] if s.keeps_fp8 else s.product
+        return (6.0 * gathered + 4.0 * s.product) * s.tokens * s.model.hidden_size
+    shown = 2.0 * s.stream_tokens * s.model.hidden_size * s.product
+    return shown if s.pieces > 1 else 0.0
 
 
 def _added(part: float, parts: int) -> Map:

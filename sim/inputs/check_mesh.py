@@ -43,10 +43,14 @@ def pair_findings(topology: Topology, workload: Workload) -> Findings:
         hint = f"write {topology.gpus_per_node} or fewer"
         yield warning("tensor-network", "workload", "parallelism.tensor_parallel", message, hint)
     if tensor_style(workload) == ASYNC:
-        yield from _copied(topology, p.tensor_parallel)
+        where = "parallelism.tensor_parallel_style"
+        yield from _copied(topology, p.tensor_parallel, where, "write dtensor")
+    elif p.tp_comm_overlap and p.tensor_parallel > 1:
+        where = "parallelism.tp_comm_overlap"
+        yield from _copied(topology, p.tensor_parallel, where, "leave it out")
 
 
-def _copied(topology: Topology, ranks: int) -> Findings:
+def _copied(topology: Topology, ranks: int, where: str, hint: str) -> Findings:
     """Copies into the memory of other GPUs need a node of them, joined by NVLink."""
     nodes = [group.node for group in topology.groups]
     joined = all(node.nvlink is not None for node in nodes)
@@ -54,8 +58,7 @@ def _copied(topology: Topology, ranks: int) -> Findings:
         return
     lacks = f"{ranks} of them are in no node" if joined else f"{topology.name} has none"
     message = f"pieces are copied between GPUs of a node over NVLink, and {lacks}"
-    where = "parallelism.tensor_parallel_style"
-    yield fault("tensor-copies", "workload", where, message, "write dtensor")
+    yield fault("tensor-copies", "workload", where, message, hint)
 
 
 def _mixers(w: Workload) -> Findings:
@@ -148,6 +151,8 @@ def _tensor(w: Workload) -> Findings:
         yield fault("tensor-style", "workload", where, message, "write dtensor")
     if style == ASYNC:
         yield from _pieces(w)
+    if p.tp_comm_overlap:
+        yield from _userbuffers(w)
     if split and style not in ("dtensor", PER_LINEAR):
         message = f"linear layers of style {style} make the gradients of inputs and of "
         message += "weights in one call"
@@ -178,6 +183,20 @@ def _pieces(w: Workload) -> Findings:
     if m.hidden_size < WIDE:
         message = f"a compiler cuts nothing of {m.hidden_size} columns; it does from {WIDE} on"
         yield warning("tensor-narrow", "workload", path, message, "write dtensor")
+
+
+def _userbuffers(w: Workload) -> Findings:
+    """What Transformer Engine needs to exchange beside products, and of what that is modelled."""
+    p, m, path = w.parallelism, w.model, "parallelism.tp_comm_overlap"
+    style, lacks = tensor_style(w), ""
+    if not p.sequence_parallel:
+        lacks = "Megatron-LM asks for sequence_parallel beside it"
+    elif style != strategy_of(w).tensor_style:
+        lacks = f"it is of Transformer Engine's linear layers, not of style {style}"
+    elif m.kv_lora_rank or m.experts:
+        lacks = f"exchanges beside products are modelled of dense blocks, not {m.name}"
+    if lacks:
+        yield fault("tensor-style", "workload", path, lacks, "leave it out")
 
 
 def _experts(w: Workload) -> Findings:

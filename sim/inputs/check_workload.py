@@ -90,7 +90,7 @@ def _silent(
         out |= {"loss_chunks"}
     if not tensor:
         out |= {"parallelism.sequence_parallel", "parallelism.loss_parallel"}
-        out |= {"parallelism.tensor_parallel_style"}
+        out |= {"parallelism.tensor_parallel_style", "parallelism.tp_comm_overlap"}
     if not piped:
         out |= {f"parallelism.{k}" for k in Parallelism.model_fields if k.startswith("pipeline_")}
         out -= {"parallelism.pipeline_parallel"}

@@ -98,6 +98,8 @@ class Parallelism(Spec):
     tensor_parallel_style: (
         Literal["dtensor", "dtensor-per-linear", "dtensor-async", "megatron", "nanotron"] | None
     ) = None
+    # of the `megatron` style: exchanges beside products, by Transformer Engine's userbuffers
+    tp_comm_overlap: bool = False
     # of gradients that FSDP and DDP reduce; null: as computed; auto: as computed where the trainer
     # that is named has it so under this strategy, else fp32
     reduce_dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = "auto"

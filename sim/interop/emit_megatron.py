@@ -163,6 +163,7 @@ def _layout(topology: Topology, w: Workload) -> Iterator[tuple[str, Any]]:
     p, mesh = w.parallelism, mesh_of(topology, w)
     yield "tensor-model-parallel-size", mesh.tp
     yield "sequence-parallel", mesh.tp > 1 and p.sequence_parallel
+    yield "tp-comm-overlap", mesh.tp > 1 and p.tp_comm_overlap
     yield "pipeline-model-parallel-size", mesh.pp
     if mesh.pp > 1 and p.pipeline_layers:
         yield megatron_stages.LAYOUT, f"'{megatron_stages.written(p.pipeline_layers)}'"

@@ -10,7 +10,7 @@ import numpy as np
 
 from sim.cost.collectives import CollectiveCost, plan_collective
 from sim.cost.demands import demands_of_sisters
-from sim.cost.nccl.communicator import ASKED, LATEST, Nccl
+from sim.cost.nccl.communicator import LATEST, Nccl
 from sim.fabric.fabric import Fabric
 from sim.fabric.held import goes_with_machines
 from sim.fabric.sisters import never_full
@@ -22,12 +22,12 @@ from sim.lowering.table import Distinct, total_bytes
 from sim.lowering.teams import Draws
 from sim.mesh import Sisters
 from sim.records import NamedTuple
-from sim.strategies.exchanges import COPYING
+from sim.strategies.exchanges import DIRECT
 from sim.strategies.plan import COLLECTIVE, Plan, PlanOp
 from sim.units import show
 
-#: copies between GPUs of a node without NCCL, as its copy engines' path has them
-_COPIES = Nccl(".".join(map(str, LATEST)), ASKED[-1])
+#: what GPUs of a node move without NCCL, as its own ways that a program must ask for have it
+_DIRECT = {name: Nccl(".".join(map(str, LATEST)), way) for name, way in DIRECT.items()}
 #: whose share of a link nobody sees: one packet [B]. InfiniBand Architecture Specification 1.3,
 #: volume 1, section 7.7.8: payloads of at most 4,096 bytes
 PACKET_BYTES = 4096
@@ -206,8 +206,8 @@ class StepCollectives:
 
 
 def moved_by(group: str, nccl: Nccl) -> Nccl:
-    """What moves the messages of a plan's group: NCCL, or copy engines."""
-    return _COPIES if group == COPYING else nccl
+    """What moves the messages of a plan's group: NCCL, or ranks that reach for each other's."""
+    return _DIRECT.get(group, nccl)
 
 
 @lru_cache(maxsize=16384)

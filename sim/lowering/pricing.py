@@ -43,7 +43,7 @@ from sim.lowering.rows import CATEGORY, RowBlock, RowTable, joined, runs_of
 from sim.lowering.table import Distinct
 from sim.lowering.templates import Segment, Segments, segments_of, template_rows
 from sim.records import NamedTuple
-from sim.strategies.exchanges import COPYING
+from sim.strategies.exchanges import DIRECT
 from sim.strategies.pipeline_play import messages_in
 from sim.strategies.plan import COLLECTIVE, HOST, OWNED, SEGMENT, Calls, Plan, PlanOp
 from sim.strategies.tail import ALONE
@@ -293,7 +293,7 @@ class Pricing:
         messages = messages_in(op.unit)
         if op.name in _MESSAGES:
             host_s += messages * stack.message_time
-        elif stack.distributed_debug == "detail" and op.group != COPYING:
+        elif stack.distributed_debug == "detail" and op.group not in DIRECT:
             host_s += self.host.pace * agreement_s(cost.ranks, cost.nodes)
         spins = messages and cost.link == "nvlink"  # those of ring attention move all the time
         hold = (sms_spun if spins else sms_taken)(self.model, cost)

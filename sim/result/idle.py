@@ -29,6 +29,7 @@ _OF_AXIS = {
     "pipeline_": "pipeline_parallel", "virtual_stages": "pipeline_parallel",
     "context_parallel_": "context_parallel", "sequence_parallel": "tensor_parallel",
     "loss_parallel": "tensor_parallel", "tensor_parallel_": "tensor_parallel",
+    "tp_comm_overlap": "tensor_parallel",
     "expert_dispatch": "expert_parallel",
 }  # fmt: skip
 #: keys that say what runs and how much of it: none is idle

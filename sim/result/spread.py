@@ -54,6 +54,9 @@ def _communication(topology: Topology, workload: Workload) -> Iterator[Change]:
     if tensor_style(workload) == "dtensor" and workload.model.hidden_size >= WIDE:
         text = "products in pieces beside their exchanges"
         yield make.parallel("faster", text, "waits", tensor_parallel_style=ASYNC)
+    if tensor_style(workload) and "tp_comm_overlap" in strategy.knobs and not p.tp_comm_overlap:
+        text = "exchanges of tensor-parallel ranks beside products (userbuffers)"
+        yield make.parallel("faster", text, "waits", tp_comm_overlap=True)
     if "peft" in strategy.wraps and p.wrap == "peft":
         text = "adapters in the unit of their block"
         one: dict[str, Any] = {} if p.use_orig_params else {"use_orig_params": True}

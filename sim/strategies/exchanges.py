@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from sim.blocks.modules import Block
-from sim.blocks.ops import COPIES, Exchange, When
+from sim.blocks.ops import BUFFERS, COPIES, Exchange, When
 from sim.blocks.unroll import exchanges, order_of
 from sim.inputs.modelling import ASYNC, tensor_style
 from sim.inputs.workload import Workload
@@ -25,8 +25,10 @@ from sim.strategies.units import dtypes
 GROUPS = {"cp": "context", "tp": "tensor", "ep": "expert"}
 
 
-#: the group of tensor-parallel ranks that copy from each other's memory
-COPYING = "tensor copies"
+#: groups of tensor-parallel ranks that reach into each other's memory, and the way of NCCL's that
+#: moves bytes as they do (`Stack.nccl_path`)
+COPYING, BUFFERED = "tensor copies", "tensor buffers"
+DIRECT = {COPYING: "copy-engine", BUFFERED: "symmetric"}
 
 
 def groups_within(workload: Workload, mesh: Mesh) -> dict[str, Groups]:
@@ -34,6 +36,8 @@ def groups_within(workload: Workload, mesh: Mesh) -> dict[str, Groups]:
     found = {name: mesh.groups(axis) for axis, name in GROUPS.items() if mesh.size(axis) > 1}
     if tensor_style(workload) == ASYNC:
         found[COPYING] = found[GROUPS["tp"]]
+    if mesh.tp > 1 and workload.parallelism.tp_comm_overlap:
+        found |= dict.fromkeys(DIRECT, found[GROUPS["tp"]])
     if near := by_node(workload, mesh):
         found["expert-nodes"] = mesh.groups("ep").outer(near)
         found["expert-node"] = mesh.groups("ep").inner(near)
@@ -93,7 +97,7 @@ class Exchanging:
         # groups that an axis's exchanges run in, and the share of their bytes in each
         self.ways: dict[str, tuple[tuple[str, float], ...]]
         self.ways = {axis: ((name, 1.0),) for axis, name in GROUPS.items()}
-        self.ways[COPIES] = ((COPYING, 1.0),)
+        self.ways |= {COPIES: ((COPYING, 1.0),), BUFFERS: ((BUFFERED, 1.0),)}
         if by_node(workload, mesh):
             self.ways["ep"] = _by_node(workload, mesh)
 

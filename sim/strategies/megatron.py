@@ -24,6 +24,7 @@ class Megatron(Strategy):
     knobs = frozenset((
         "reduce_dtype", "use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather",
         "gradient_accumulation_fusion", "grad_bucket_size", "reduce_scatter",
+        "tp_comm_overlap",
     ))  # fmt: skip
     instead: ClassVar = {
         "bucket_cap_mb": "megatron says grad_bucket_size, in elements",

@@ -65,6 +65,7 @@ def read(source: Source, job: Translation) -> None:
     job.take("parallelism.strategy", "megatron", keys.branch.place, "pretrain script")
     for ours, theirs in _FLAGS:
         keys.put_flag(ours, theirs, default=False if ours.startswith("parallelism.") else None)
+    _overlap(keys)
     _model(keys)
     _experts(keys)
     _pipeline(keys)
@@ -83,6 +84,24 @@ def read(source: Source, job: Translation) -> None:
         ):
             keys.matters("this reader of Megatron's arguments does not follow it", name)
     keys.rest("Megatron")
+
+
+def _overlap(keys: Keys) -> None:
+    """Exchanges of tensor-parallel ranks beside products, all of them or none."""
+    if not keys.flag("tp-comm-overlap"):
+        return
+    if (keys.count("tensor-model-parallel-size") or 1) == 1:
+        keys.leave("no ranks share matrices", "tp-comm-overlap")
+        return
+    keys.put("parallelism.tp_comm_overlap", True, "tp-comm-overlap")
+    why = "of its exchanges all are overlapped as Transformer Engine does if nobody says other"
+    for name in (
+        "tp-comm-overlap-cfg", "tp-comm-overlap-rs-dgrad", "disable-tp-comm-overlap-ag",
+        "disable-tp-comm-overlap-rs", "disable-tp-comm-split-ag", "disable-tp-comm-split-rs",
+        "disable-tp-comm-bulk-dgrad", "disable-tp-comm-bulk-wgrad",
+    ):  # fmt: skip
+        if keys.has(name):
+            keys.matters(why, name)
 
 
 def _put(keys: Keys, key: str, value: Any, *names: str) -> None:
