@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from sim.blocks.projected import Projection
 from sim.inputs.workload import Workload
 from sim.records import dataclass
 from sim.units import DTYPE_BYTES
@@ -32,7 +33,12 @@ class Optimizer:
         Tensors are updated many at a time, by multi-tensor kernels.
     orthogonal : bool
         All this is of the layers' matrices, of which Newton and Schulz's iteration makes the step
-        (`sim.blocks.muon`); all else is AdamW's.
+        (`sim.blocks.muon`); all else is stepped by `rest`.
+    projected : str
+        So it is of those whose gradients are projected (`sim.blocks.projected`), onto directions of
+        an ``svd`` or ``random`` ones.
+    rest : str
+        Another optimizer.
     """
 
     moment_bytes: float | None = None
@@ -42,6 +48,13 @@ class Optimizer:
     passes: int = 0
     listed: bool = True
     orthogonal: bool = False
+    projected: str = ""
+    rest: str = "adamw"
+
+    @property
+    def by_matrix(self) -> bool:
+        """Whether it steps the layers' matrices one after another, and `rest` all else."""
+        return self.orthogonal or bool(self.projected)
 
     def one_kernel(self, implementation: str) -> bool:
         """Whether a step is one kernel; nobody fuses Adafactor."""
@@ -117,7 +130,18 @@ OPTIMIZERS = {
     "lion": Optimizer(FP32, 1, listed=False),
     "lion-8bit": Optimizer(1.0 + FP32 / 256, 1, listed=False),
     "muon": Optimizer(None, 1, orthogonal=True),
+    "galore": Optimizer(None, 2, projected="svd"),
+    "galore-8bit": Optimizer(1.0 + FP32 / 256, 2, projected="svd", rest="adamw-8bit"),
+    "apollo": Optimizer(None, 2, projected="random"),
 }
+
+
+def projection_of(workload: Workload, parameter: float, gradient: float) -> Projection:
+    """How GaLore or APOLLO steps a job's matrices, whose elements have these sizes. [B]"""
+    kind = optimizer_of(workload)
+    back = kind.projected == "svd"
+    size = kind.moment(parameter)
+    return Projection(workload.optimizer_rank, back, parameter, gradient, size)
 
 
 def optimizer_of(workload: Workload) -> Optimizer:

@@ -324,8 +324,8 @@ def _load(workload: Workload) -> float:
 #: no block depends on these
 _JOB = frozenset({
     "name", "model", "global_batch", "gradient_accumulation", "tokens", "steps", "samples",
-    "epochs", "optimizer", "optimizer_implementation", "optimizer_paged", "checkpoint",
-    "evaluation", "phases", "deadline", "sources", *REFERENCE,
+    "epochs", "optimizer", "optimizer_rank", "optimizer_implementation", "optimizer_paged",
+    "checkpoint", "evaluation", "phases", "deadline", "sources", *REFERENCE,
 })  # fmt: skip
 _settings: dict[tuple[object, ...], Setting] = {}
 _SETTINGS = 512  # that are kept

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from sim.blocks.kernels import Kernel
 from sim.blocks.muon import muon_kernels, trained
-from sim.blocks.optimizer import optimizer_of
+from sim.blocks.optimizer import optimizer_of, projection_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.records import dataclass
+from sim.units import DTYPE_BYTES
 
 FOREACH_TENSORS = 48  # tensors one multi-tensor kernel takes, about: its argument space is 4 KB
 
@@ -86,7 +87,7 @@ def optimizer_kernels(workload: Workload, shard: Shard) -> tuple[Kernel, ...]:
     """The optimizer's step; foreach runs each pass over lists of tensors, for-loop over one."""
     p, g, how = shard.parameter_bytes, shard.gradient_bytes, workload.optimizer_implementation
     kind = optimizer_of(workload)
-    if kind.orthogonal:
+    if kind.by_matrix:
         return _with_matrices(workload, shard)
     fused = kind.one_kernel(how)
     each = kind.step_bytes(p, g) if fused or kind.factored else kind.unfused_bytes(p, g)
@@ -100,17 +101,23 @@ def optimizer_kernels(workload: Workload, shard: Shard) -> tuple[Kernel, ...]:
 
 
 def _with_matrices(workload: Workload, shard: Shard) -> tuple[Kernel, ...]:
-    """Muon's step of the layers' matrices, then AdamW's of all else."""
+    """Muon's (GaLore's, APOLLO's) step of the layers' matrices, then AdamW's of all else."""
     p, g = shard.parameter_bytes, shard.gradient_bytes
     found = trained(workload.model, workload.method)
     times = found.layers_over(shard.numel)
+    if optimizer_of(workload).projected:
+        wide = "tf32" if workload.precision.tf32 else "fp32"
+        dtype = wide if g == DTYPE_BYTES["fp32"] else workload.precision.activations
+        matrices = projection_of(workload, p, g).kernels(found, times, dtype)
+    else:
+        matrices = muon_kernels(found, times, p, g)
     beside = Shard(
         times * found.vectors + found.ends,
         round(times * found.vector_tensors) + found.end_tensors, p, g,
     )  # fmt: skip
-    rest = workload.model_copy(update={"optimizer": "adamw"})
+    rest = workload.model_copy(update={"optimizer": optimizer_of(workload).rest})
     return (
-        *muon_kernels(found, times, p, g),
+        *matrices,
         *(optimizer_kernels(rest, beside) if beside.tensors else ()),
     )
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from sim.inputs.finding import Findings, fault
+from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
+
+#: AdamW of projected gradients
+PROJECTED = ("galore", "galore-8bit", "apollo")
 
 
 def findings(workload: Workload) -> Findings:
     """Every finding about a workload's optimizer."""
     yield from _paged(workload)
     yield from _on_host(workload)
-    yield from _muon(workload)
+    yield from _by_matrix(workload)
+    yield from _projected(workload)
     yield from _in_backward(workload)
 
 
@@ -40,24 +44,46 @@ def _on_host(w: Workload) -> Findings:
         )
 
 
-def _muon(w: Workload) -> Findings:
-    """Muon steps whole matrices, one after another, once all of a gradient is there."""
-    if w.optimizer != "muon":
+def _by_matrix(w: Workload) -> Findings:
+    """Who steps whole matrices, one after another, does so once all of a gradient is there."""
+    if w.optimizer not in ("muon", *PROJECTED):
         return
-    p, message = w.parallelism, ""
+    p, message, name = w.parallelism, "", w.optimizer
     hint = "write strategy: ddp, or optimizer: adamw"
     if p.strategy not in ("single", "ddp") or max(p.tensor_parallel, p.pipeline_parallel) > 1:
         message = (
-            f"muon needs whole matrices, of which a rank of {p.strategy} has parts: how those are"
+            f"{name} needs whole matrices, of which a rank of {p.strategy} has parts: how those are"
             " gathered differs by library and is not modelled"
         )
     elif w.optimizer_in_backward:
-        message, hint = "muon is not stepped within backward", "leave optimizer_in_backward out"
+        message, hint = f"{name} is not stepped within backward", "leave optimizer_in_backward out"
+        if name != "muon":
+            message = f"{name} layer by layer, within backward, is not modelled"
     elif w.model.experts and w.experts == "grouped":
-        message = "muon takes matrices; grouped experts are one parameter of three axes"
+        message = f"{name} takes matrices; grouped experts are one parameter of three axes"
         hint = "write experts: eager, or optimizer: adamw"
     if message:
-        yield fault("muon", "workload", "optimizer", message, hint)
+        code = "muon" if name == "muon" else "projected"
+        yield fault(code, "workload", "optimizer", message, hint)
+
+
+def _projected(w: Workload) -> Findings:
+    """What GaLore and APOLLO are not for, and what of GaLore's step is not counted."""
+    if w.optimizer not in PROJECTED:
+        if w.optimizer_rank != Workload.model_fields["optimizer_rank"].default:
+            message = f"{w.optimizer} projects nothing"
+            hint = "write optimizer: galore, or leave it out"
+            yield warning("optimizer-rank", "workload", "optimizer_rank", message, hint)
+        return
+    if w.method.adapted:
+        message = f"{w.optimizer} projects gradients of whole matrices; adapters are of low rank"
+        yield fault("projected", "workload", "optimizer", message, "write adamw")
+    if w.optimizer != "apollo":
+        message = (
+            "the SVD of every matrix each 200 steps or so is not counted (of 7B some ten minutes,"
+            " by Q-GaLore's authors: seconds a step)"
+        )
+        yield warning("galore-svd", "workload", "optimizer", message, "apollo makes none")
 
 
 def _in_backward(w: Workload) -> Findings:

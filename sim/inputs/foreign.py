@@ -257,8 +257,9 @@ def _finish(job: Translation, path: Path | None) -> None:
             job.take("parallelism.gradient_sync", "every", place, theirs, "true")
         else:
             job.skip(place, theirs, f"{strategy} accumulates without no_sync()")
-    if job.text_at("optimizer") == "muon" and strategy not in ("single", "ddp"):
-        why = f"how {strategy}'s parts of matrices are gathered for Muon is not modelled: AdamW"
+    whole = {"muon": "Muon", "galore": "GaLore", "galore-8bit": "GaLore", "apollo": "APOLLO"}
+    if (name := whole.get(job.text_at("optimizer"))) and strategy not in ("single", "ddp"):
+        why = f"how {strategy}'s parts of matrices are gathered for {name} is not modelled: AdamW"
         job.instead("optimizer", "adamw", why)
     elsewhere = {took.key: took.place for took in job.took}
     job.aside = [aside for aside in job.aside if not aside.answered(elsewhere)]

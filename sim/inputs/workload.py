@@ -270,10 +270,21 @@ class Workload(Spec):
     epochs: Factor = 1.0
     deadline: Duration | None = None  # [s] from the start; `run` says how likely it is met
     precision: Precision = Precision.model_construct()
-    # muon: of the layers' matrices, AdamW of all else
+    # muon, galore and apollo: of the layers' matrices, AdamW of all else
     optimizer: Literal[
-        "adamw", "adamw-bf16", "adamw-8bit", "adafactor", "sgd", "lion", "lion-8bit", "muon"
+        "adamw",
+        "adamw-bf16",
+        "adamw-8bit",
+        "adafactor",
+        "sgd",
+        "lion",
+        "lion-8bit",
+        "muon",
+        "galore",
+        "galore-8bit",
+        "apollo",
     ] = "adamw"
+    optimizer_rank: Positive = 128  # directions that galore and apollo project gradients onto
     optimizer_implementation: Literal["foreach", "fused", "for-loop"] = "fused"
     # states in managed memory (bitsandbytes' paged AdamW, Lion): on the GPU while there is room for
     # all beside the allocator's pools, else paged in and out each step

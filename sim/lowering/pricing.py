@@ -58,9 +58,10 @@ LAUNCH_S = 6e-6  # one launch from C++; facts: event 5.96 us (superbenchmark bas
 #: no op depends on these but through its bytes, its calls or the kernels of its template
 _SHAPES = frozenset({
     "name", "model", "sequence_length", "micro_batch", "global_batch", "gradient_accumulation",
-    "tokens", "steps", "samples", "epochs", "optimizer", "optimizer_implementation", "attention",
-    "attention_padding", "loss", "activation_checkpointing", "data", "checkpoint", "evaluation",
-    "phases", "deadline", "sources", *REFERENCE,
+    "tokens", "steps", "samples", "epochs", "optimizer", "optimizer_rank",
+    "optimizer_implementation", "attention", "attention_padding", "loss",
+    "activation_checkpointing", "data", "checkpoint", "evaluation", "phases", "deadline", "sources",
+    *REFERENCE,
 })  # fmt: skip
 
 
@@ -163,8 +164,8 @@ class Pricing:
         owned: tuple[Hashable, ...] = (
             plan.owned_numel, plan.owned_tensors, w.optimizer, w.optimizer_implementation,
         )  # fmt: skip
-        if optimizer_of(w).orthogonal:  # a step of matrices is as long as their shapes make it
-            owned = (*owned, trained(w.model, w.method))
+        if optimizer_of(w).by_matrix:  # a step of matrices is as long as their shapes make it
+            owned = (*owned, w.optimizer_rank, trained(w.model, w.method))
         key = (id(same), owned)
         found = self._fixed.get(key)
         if found is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sim.blocks.modules import ModelTree
 from sim.blocks.muon import trained
-from sim.blocks.optimizer import OPTIMIZERS, optimizer_of
+from sim.blocks.optimizer import OPTIMIZERS, optimizer_of, projection_of
 from sim.blocks.update import updated_bytes
 from sim.data import table
 from sim.inputs.strategy import strategy_of
@@ -26,10 +26,12 @@ def optimizer_bytes(workload: Workload, ranks: int) -> float:
     elements, tensors, _, factors = trainable_elements(workload, ranks)
     kind, how = optimizer_of(workload), workload.optimizer_implementation
     size = updated_bytes(workload)
-    if kind.orthogonal:
+    if kind.by_matrix:
         beside = trained(workload.model, workload.method)
         counted = beside.vector_tensors + beside.end_tensors
-        rest = OPTIMIZERS["adamw"].state_bytes(how, size, beside.beside, counted, 0.0)
+        rest = OPTIMIZERS[kind.rest].state_bytes(how, size, beside.beside, counted, 0.0)
+        if kind.projected:
+            return projection_of(workload, size, size).state_bytes(beside) + rest
         return kind.state_bytes(how, size, elements - beside.beside, 0, 0.0) + rest
     return kind.state_bytes(how, size, elements, tensors, factors)
 
@@ -41,9 +43,11 @@ def optimizer_temporaries(workload: Workload, ranks: int) -> float:
         elements = largest
     how = workload.optimizer_implementation
     kind, size = optimizer_of(workload), updated_bytes(workload)
-    if kind.orthogonal:
+    if kind.by_matrix:
         found = trained(workload.model, workload.method)
-        rest = OPTIMIZERS["adamw"].scratch_bytes(how, size, found.beside, found.largest_beside)
+        rest = OPTIMIZERS[kind.rest].scratch_bytes(how, size, found.beside, found.largest_beside)
+        if kind.projected:
+            return max(projection_of(workload, size, size).scratch_bytes(found), rest)
         return max(found.scratch_bytes(size), rest)
     return kind.scratch_bytes(how, size, elements, largest)
 

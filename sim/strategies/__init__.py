@@ -32,9 +32,9 @@ __all__ = [
 _SOURCE = "workload"
 _NO_MATTER = frozenset((
     "name", "sequence_length", "micro_batch", "global_batch", "tokens", "steps", "samples",
-    "epochs", "optimizer", "optimizer_implementation", "optimizer_paged", "attention",
-    "attention_padding", "compile", "cuda_graphs", "fused_kernels", "loss", "data", "checkpoint",
-    "evaluation", "deadline", "sources", *REFERENCE,
+    "epochs", "optimizer", "optimizer_rank", "optimizer_implementation", "optimizer_paged",
+    "attention", "attention_padding", "compile", "cuda_graphs", "fused_kernels", "loss", "data",
+    "checkpoint", "evaluation", "deadline", "sources", *REFERENCE,
 ))  # fmt: skip
 
 # of the stack: libraries below torch, and what ranks spend on each collective

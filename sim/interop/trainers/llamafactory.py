@@ -12,8 +12,6 @@ from sim.interop.trainers.keys import Keys
 _MARKS = {"finetuning_type", "cutoff_len", "stage", "lora_target", "quantization_bit"}
 _NOT_MODELLED = {
     "use_badam": "BAdam is not modelled: taken as AdamW",
-    "use_galore": "GaLore is not modelled: taken as AdamW",
-    "use_apollo": "APOLLO is not modelled: taken as AdamW",
     "use_adam_mini": "Adam-mini is not modelled: taken as AdamW",
     "use_kt": "KTransformers' experts in host memory are not modelled: all are on the GPU",
     "shift_attn": "shifted sparse attention is not modelled: taken as full",
@@ -45,6 +43,7 @@ def read(source: Source, job: Translation) -> None:
     if keys.flag("use_muon"):
         keys.put("optimizer", "muon", "use_muon")
         keys.leave("use_muon decides", "optim")
+    _projected(keys)
     huggingface.training(
         source, keys, micro_batch=8, precision="fp32", checkpointing=not off,
         reentrant=keys.flag("use_reentrant_gc") is not False,
@@ -100,6 +99,22 @@ def _samples(keys: Keys) -> None:
         keys.put("samples", most * len(sets), "max_samples")
         why = "at most so many of each data set; a smaller one ends sooner"
         keys.job.skip(keys.place("max_samples"), "max_samples", why)
+
+
+def _projected(keys: Keys) -> None:
+    """GaLore and APOLLO, of rank 16 unless said: hparams/finetuning_args.py."""
+    for name in ("galore", "apollo"):
+        if not keys.flag(f"use_{name}"):
+            continue
+        eight = name == "galore" and "8bit" in keys.text("optim").replace("_", "")
+        keys.put("optimizer", f"{name}-8bit" if eight else name, f"use_{name}")
+        keys.put_count("optimizer_rank", f"{name}_rank", default=16)
+        keys.leave(f"use_{name} decides", "optim")
+        if keys.flag(f"{name}_layerwise"):
+            keys.matters(words.LAYERWISE, f"{name}_layerwise")
+        if keys.text(f"{name}_target") not in ("", "all"):
+            keys.matters("all linear layers are taken to be projected", f"{name}_target")
+        keys.leave_matching("nothing of a step's time or memory", rf"{name}_\w+")
 
 
 #: parts of a layer by what transformers' models call them; norms go with nothing else

@@ -17,6 +17,7 @@ from sim.inputs.workload import Stack, Workload
 from sim.interop.trainers.keys import Keys
 
 #: ours, and the implementation where the name says it
+LAYERWISE = "a step layer by layer, within backward, is not modelled: all gradients are kept"
 _OPTIMIZERS: dict[str, tuple[str, str | None]] = {
     "adamw": ("adamw", None),
     "adam": ("adamw", None),
@@ -37,12 +38,19 @@ _OPTIMIZERS: dict[str, tuple[str, str | None]] = {
     "paged_lion_32bit": ("lion", None),
     "paged_lion_8bit": ("lion-8bit", None),
     "muon": ("muon", None),
+    "galore_adamw": ("galore", None),
+    "galore_adamw_8bit": ("galore-8bit", None),
+    "apollo_adamw": ("apollo", None),
 }
 _PAGED = ("paged_adamw_8bit", "paged_adamw_32bit", "paged_adamw", "paged_adam_8bit", "paged_adam")
 _OPTIMIZERS |= {word: ("adamw-8bit" if "8" in word else "adamw", None) for word in _PAGED}
 _LIKE = {
     "adamw_torch_4bit": ("adamw-8bit", "4-bit states are taken as 8-bit ones"),
     "ademamix": ("adamw", "its third state is not counted"),
+    "galore_adafactor": ("adafactor", "GaLore's projection of Adafactor is not modelled"),
+    "galore_adamw_layerwise": ("galore", LAYERWISE),
+    "galore_adamw_8bit_layerwise": ("galore-8bit", LAYERWISE),
+    "apollo_adamw_layerwise": ("apollo", LAYERWISE),
 }
 #: both by the name without underscores, as a class is called
 _OPTIMIZER_OF = {name.replace("_", ""): found for name, found in _OPTIMIZERS.items()}
@@ -138,6 +146,10 @@ def recipe(keys: Keys, ours: str, *names: str) -> None:
             keys.job.suppose(f"stack.{software}", need, f"{ours} needs it")
 
 
+#: of Hugging Face's ``optim_args``
+_RANK = re.compile(r"\brank\s*=\s*(\d+)")
+
+
 def optimizer(keys: Keys, *names: str) -> None:
     """Which optimizer runs."""
     optimizer_named(keys, keys.text(*names), *names)
@@ -170,6 +182,8 @@ def optimizer_named(keys: Keys, word: str, *names: str, adamw: str = "adamw") ->
         keys.put("optimizer_paged", True, *names)
     if bare not in _OPTIMIZER_OF:
         keys.matters(why, *names)
+    if rank := _RANK.search(keys.text("optim_args")):
+        keys.put("optimizer_rank", int(rank[1]), "optim_args")
 
 
 def written_optimizer(workload: Workload) -> str:
