@@ -8,7 +8,7 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.trainer import reduces_each, trainer_named
 from sim.inputs.workload import Workload
-from sim.interop.trainers.words import written_targets
+from sim.interop.trainers.linears import written_targets
 from sim.job.basis import job_steps
 
 

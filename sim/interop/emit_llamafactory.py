@@ -15,8 +15,9 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_common import accumulation, length_said, tf32
+from sim.interop.trainers.linears import written_targets
 from sim.interop.trainers.llamafactory import ENDS, PARTS
-from sim.interop.trainers.words import written_optimizer, written_targets
+from sim.interop.trainers.words import written_optimizer
 from sim.interop.yaml_text import blocks
 
 _ATTENTION = {"flash2": "fa2", "flash3": "fa3", "sdpa": "sdpa", "eager": "disabled"}

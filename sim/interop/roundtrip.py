@@ -19,6 +19,7 @@ from sim.inputs.translation import Translation
 from sim.inputs.tree import Branch, Leaf, Place
 from sim.inputs.versions import SOFTWARE
 from sim.inputs.workload import Workload
+from sim.interop.trainers.linears import adapted
 from sim.records import NamedTuple
 
 #: what decides how the job is spread: a tool that cannot say it cannot run the plan
@@ -45,6 +46,7 @@ _RESOLVED: dict[str, Callable[[Workload], object]] = {
     "parallelism.reduce_dtype": reduce_dtype,
     "modelling": modelling_name,
     "experts": experts,
+    "method.targets": adapted,
 }
 
 

@@ -1,5 +1,7 @@
 """Adapters of mixers' projections in trainers' files: written by their names, and read back."""
 
+import re
+
 import pytest
 
 from sim.errors import InputError
@@ -24,6 +26,15 @@ def job(model):
         ("nemotron-h-8b", ["in_proj", "out_proj", "up_proj"]),
         ("lfm2-1.2b", ["in_proj", "out_proj", "w1", "w2", "w3"]),
         ("llama-3.1-8b", ["q_proj", "o_proj", "gate_proj"]),
+        ("phi-4", ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]),
+        ("glm-4-9b-0414", ["q_proj", "o_proj", "gate_up_proj", "down_proj"]),
+        ("granite-4.0-h-micro", ["q_proj", "in_proj", "input_linear", "output_linear"]),
+        ("granite-4.0-micro", ["q_proj", "input_linear", "output_linear"]),
+        ("pythia-6.9b", ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]),
+        ("falcon-7b", ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]),
+        ("gpt2-xl", ["c_attn", "c_proj", "c_fc"]),
+        ("mpt-7b", ["Wqkv", "out_proj", "up_proj", "down_proj"]),
+        ("internlm2-7b", ["wqkv", "wo", "w1", "w2", "w3"]),
     ],
 )
 @pytest.mark.parametrize("tool", ["llamafactory", "trl"])
@@ -32,9 +43,28 @@ def test_names_are_those_of_the_models_code_and_read_back(model, names, tool):
     topology, workload = job(model)
     texts = texts_of(topology, workload, tool)
     assert all(any(name in text for text in texts.values()) for name in names)
+    written = {name for text in texts.values() for name in re.findall(r"\w+", text)}
+    fused = workload.model.fused_qkv
+    assert not written & ({"q_proj", "k_proj"} if fused else {"qkv_proj", "Wqkv"})
     wrong, _ = lost(texts, workload)
     assert wrong == []
-    assert read_back(texts, workload)[0].method.targets == workload.method.targets
+    assert set(read_back(texts, workload)[0].method.targets) >= set(workload.method.targets)
+
+
+def test_a_part_of_a_fused_matrix_is_all_of_it():
+    """An adapter beside Phi-3's qkv_proj serves q, k and v, whichever the job names."""
+    topology, workload = load("dgx-h100", {"name": "j", "model": "phi-4", "sequence_length": 1024},
+                              ["parallelism=ddp", "attention=sdpa",
+                               "method={lora: {rank: 8, targets: [q, up]}}"])[:2]  # fmt: skip
+    text = texts_of(topology, workload, "llamafactory")["llamafactory.yaml"]
+    assert '"qkv_proj,gate_up_proj"' in text
+
+
+@pytest.mark.parametrize("model", ["qwen-7b", "ling-lite", "granite-4.0-h-tiny"])
+def test_models_whose_names_are_not_known_are_refused(model):
+    """They got names that PEFT does not find."""
+    with pytest.raises(InputError, match="linear layers in transformers' code are not written"):
+        texts_of(*job(model), "trl")
 
 
 def test_a_model_without_mixers_has_one_output_projection(tmp_path):

@@ -86,16 +86,14 @@ _PROJECTIONS: dict[str, tuple[str, ...]] = {
     "out_proj": ("o", "out_proj"), **dict.fromkeys(("in_proj", *IN_PROJECTIONS), ("in_proj",)),
     "output_proj": ("o",), "dense": ("o",),
     "qkv_proj": ("q", "k", "v"), "query_key_value": ("q", "k", "v"), "Wqkv": ("q", "k", "v"),
-    "c_attn": ("q", "k", "v"), "gate_up_proj": ("gate", "up"),
+    "wqkv": ("q", "k", "v"), "c_attn": ("q", "k", "v"), "c_proj": ("o", "down"), "wo": ("o",),
+    "gate_up_proj": ("gate", "up"), "input_linear": ("gate", "up"), "output_linear": ("down",),
     "dense_h_to_4h": ("up",), "dense_4h_to_h": ("down",),
     "fc1": ("up",), "fc2": ("down",), "c_fc": ("up",),
     "w1": ("gate",), "w2": ("down",), "w3": ("up",),
 }  # fmt: skip
 
 #: what our files for Hugging Face trainers write
-_MODULES = {ours: theirs for theirs, ours in _PROJ.items()}
-#: models of short convolutions (LFM2) have names of their own for all but q, k and v
-_MODULES_LFM2 = _MODULES | {"o": "out_proj", "gate": "w1", "down": "w2", "up": "w3"}
 WRITTEN_OPTIMIZERS = {
     "adamw": "adamw_torch_fused", "adamw-bf16": "adamw_torch_fused", "adamw-8bit": "adamw_bnb_8bit",
     "adafactor": "adafactor", "sgd": "sgd", "lion": "lion_32bit", "lion-8bit": "lion_8bit",
@@ -202,31 +200,6 @@ def written_optimizer(workload: Workload) -> str:
         return WRITTEN_PAGED[optimizer]
     how = (optimizer, workload.optimizer_implementation)
     return WRITTEN_IMPLEMENTATION.get(how, WRITTEN_OPTIMIZERS[optimizer])
-
-
-def written_targets(workload: Workload) -> list[str]:
-    """Names of the linear layers that a job adapts, as transformers' code has them.
-
-    Raises
-    ------
-    InputError
-        A mixer whose projections have other names.
-    """
-    model = workload.model
-    modules = _MODULES_LFM2 if "conv" in model.mixers else _MODULES
-    found: list[str] = []
-    for target in workload.method.targets:
-        if target in modules:
-            found.append(modules[target])
-        elif strange := {"kda", "lightning"} & set(model.mixers):
-            option = "--emit"
-            message = f"names of projections of {min(strange)} layers are not written"
-            raise InputError.single(option, f"{message}; adapt attention and the FFN alone")
-        elif target == "in_proj" and "delta" in model.mixers:
-            found += IN_PROJECTIONS[2:] if model.mixer_split else IN_PROJECTIONS[:2]
-        else:
-            found.append(target)
-    return list(dict.fromkeys(found))
 
 
 def attention(keys: Keys, *names: str) -> None:
