@@ -32,6 +32,7 @@ from sim.lowering.parts import B1, CATEGORIES, I4
 from sim.program import Timeline
 from sim.records import dataclass
 from sim.step.overlap import CAUSES, holders
+from sim.step.straggle import Ranks
 from sim.step.windows import Windows
 
 _COLLECTIVE = CATEGORIES.index("collective")
@@ -77,21 +78,6 @@ class Breakdown:
         """What is left of a sum; nothing where only its rounding is."""
         return 0.0 if -_ROUNDING * self.time_s < value < 0.0 else value
 
-    def split(self, slowdown: float, deviation: float) -> Breakdown:
-        """The same, kernels apart from what their rank waits for one that is slower.
-
-        Parameters
-        ----------
-        slowdown : float
-            Of the kernels that were measured, over a usual rank's.
-        deviation : float
-            Of a rank's kernel time, over its mean.
-        """
-        self.kernels = {kind: seconds / slowdown for kind, seconds in self.kernels.items()}
-        self.waiting_s = self.compute_s - self.compute_s / slowdown
-        self.deviation_s = deviation * (self.compute_s - self.waiting_s)
-        return self
-
     def level(self) -> None:
         """Gives back to the largest kind what a carried-on trend took from one beyond nothing."""
         for parts in (self.kernels, self.slowdown, self.transfers):
@@ -128,7 +114,7 @@ class Breakdown:
 
 def measure(
     lowered: Lowered, timeline: Timeline, views: Sequence[RankView], windows: Windows,
-    far: Sequence[B1],
+    far: Sequence[B1], blocks: B1, ranks: Sequence[Ranks | None],
 ) -> list[list[Breakdown]]:  # fmt: skip
     """Measures of a rank in its step, and in the middle of that if any, for each step of a stack.
 
@@ -144,6 +130,11 @@ def measure(
         Of each step.
     far : sequence of (P,) bool
         Which ops of each one's plan are collectives between nodes.
+    blocks : (P,) bool
+        Which are what blocks compute.
+    ranks : sequence of Ranks or None
+        Of which each step has the slowest, whose kernels are told apart from what others wait for
+        them; None: kernels are told as they ran.
     """
     view, program = views[0], lowered.program
     category = lowered.category[view.compute]
@@ -155,6 +146,7 @@ def measure(
     first, last = (_i4(np.append(each, view.copies)) for each in (view.comm_begin, view.comm_end))
     by = began[first].argsort(kind="stable")
     (labels, label), (sorts, sort) = _codes(view)
+    inside = blocks[lowered.plan_op[view.compute][own]]
     found = accounts(
         Watched(
             start=timeline.start,
@@ -166,8 +158,8 @@ def measure(
             units=int(program.hold_capacity[view.index]),
             ops=_i4(view.compute.start + own),
             n_ops=own.size,
-            kind=_i4(category[own]),
-            kinds=len(CATEGORIES),
+            kind=_i4(category[own] + len(CATEGORIES) * inside),
+            kinds=2 * len(CATEGORIES),
             begins=_i4(view.comm_begin),
             n_flights=len(view.comm_begin),
             ends=_i4(view.comm_end),
@@ -192,8 +184,10 @@ def measure(
     )
     lasts = (windows.finish - windows.begin)[..., None]
     return [
-        [_named(time_s, sums, labels, sorts) for time_s, *sums in each]
-        for each in windows.added(np.concatenate((lasts, found), axis=2))
+        [_named(time_s, sums, labels, sorts, mine) for time_s, *sums in each]
+        for each, mine in zip(
+            windows.added(np.concatenate((lasts, found), axis=2)), ranks, strict=True
+        )
     ]
 
 
@@ -202,8 +196,9 @@ def _i4(column: npt.NDArray[Any]) -> I4:
 
 
 def _named(
-    time_s: float, sums: Sequence[float], labels: Sequence[str], sorts: Sequence[str]
-) -> Breakdown:
+    time_s: float, sums: Sequence[float], labels: Sequence[str], sorts: Sequence[str],
+    ranks: Ranks | None,
+) -> Breakdown:  # fmt: skip
     """Measures by name."""
     out = Breakdown(
         time_s=time_s, communication_s=sums[BESIDE], compute_s=sums[BUSY], exposed_s=sums[HIDDEN],
@@ -213,8 +208,16 @@ def _named(
     out.host_s = out._rest(sums[IDLE] - out.exposed_s - out.copy_s)
     blamed = zip(CAUSES, sums[SHARED:FIXED], strict=True)
     out.slowdown = {cause: seconds for cause, seconds in blamed if seconds > 0.0}
-    end = FIXED + len(CATEGORIES)
-    busy = zip(CATEGORIES, sums[FIXED:end], strict=True)
+    end = FIXED + 2 * len(CATEGORIES)
+    others, inside = np.reshape(sums[FIXED:end], (2, -1))
+    if ranks is not None:
+        of_others, of_blocks = ranks.of_others, ranks.of_blocks
+        usual = others / of_others.slowdown, inside / of_blocks.slowdown
+        late = others - usual[0] + (inside - usual[1])
+        others, inside = usual
+        deviations = of_others.deviation * others + of_blocks.deviation * inside
+        out.waiting_s, out.deviation_s = float(late.sum()), float(deviations.sum())
+    busy = zip(CATEGORIES, (others + inside).tolist(), strict=True)
     out.kernels = {name: seconds for name, seconds in busy if seconds > 0.0}
     begin, end = end, end + len(labels)
     waits = zip(labels, sums[begin:end], strict=True)

@@ -15,6 +15,7 @@ from sim.step.breakdown import Breakdown, measure
 from sim.step.overlap import between_nodes
 from sim.step.ready import Ready
 from sim.step.rhythm import middle_of
+from sim.step.straggle import of_blocks
 from sim.step.transfers import shared
 from sim.step.windows import Window, Windows
 
@@ -131,12 +132,9 @@ def of_windows(
 ) -> list[list[Breakdown]]:  # fmt: skip
     """Measures of a rank, of each step and of its middle; waits for slower ranks are apart."""
     far = [between_nodes(r.priced, view.plan) for r, view in zip(ready, views, strict=True)]
-    found = measure(lowered, timeline, views, windows, far)
-    for each, view, mine in zip(ready, views, found, strict=True):
-        usual = each.ranks.get(view.role)
-        if usual is not None:
-            for window in mine:
-                window.split(usual.slowdown, usual.deviation)
+    usual = [each.ranks.get(view.role) for each, view in zip(ready, views, strict=True)]
+    blocks = of_blocks(views[0].plan, ready[0].layers)
+    found = measure(lowered, timeline, views, windows, far, blocks, usual)
     if causes:
         lost = shared(lowered, timeline, views[0], windows)
         for mine, theirs in zip(found, lost, strict=True):

@@ -29,6 +29,7 @@ class Ready(NamedTuple):
 
     priced: Priced
     ranks: Mapping[Role, Ranks]  # as the kernels of a role were slowed
+    layers: int  # blocks that are played
     repeats: int  # micro-steps that are left out
     cycle: int  # that stand for others together
     crowd: bool  # ranks that do the same share their columns
@@ -114,15 +115,22 @@ def ready_of(
         whole = workload if layers is None else of_layers(workload, layers)
         ranks = ranks_of(priced, simulated, variation.jitter, whole)
     if not variation.jitter:
-        priced = _as_the_slowest(priced, ranks)
+        priced = _as_the_slowest(priced, ranks, simulated.model.layers)
     by_role = {part.role: mine for part, mine in zip(priced.parts, ranks, strict=False)}
     repeats = workload.gradient_accumulation - simulated.gradient_accumulation
-    return Ready(priced, by_role, repeats, cycle_of(simulated) if repeats else 1, crowd)
+    return Ready(
+        priced,
+        by_role,
+        simulated.model.layers,
+        repeats,
+        cycle_of(simulated) if repeats else 1,
+        crowd,
+    )
 
 
-def _as_the_slowest(priced: Priced, ranks: Sequence[Ranks]) -> Priced:
-    """The same step where every rank is as slow as the slowest is in the mean."""
+def _as_the_slowest(priced: Priced, ranks: Sequence[Ranks], layers: int) -> Priced:
+    """The same step, of so many blocks, where all go as the slowest rank does in the mean."""
     if all(each.slowdown == 1.0 for each in ranks):
         return priced
-    parts = (slowed(part, mine.slowdown) for part, mine in zip(priced.parts, ranks, strict=True))
+    parts = (slowed(part, mine, layers) for part, mine in zip(priced.parts, ranks, strict=True))
     return priced._replace(parts=tuple(parts))

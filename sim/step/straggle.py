@@ -5,11 +5,12 @@ than others do, for as long as a step lasts: no schedule can hide that. (What di
 block only, it hides: a schedule that gathers one block ahead loses 0.3 % to noise of 3 % a block on
 64 ranks.) A rank's kernels take
 
-    f = 1 + c z,  c = board + p unit U / busy
+    f = 1 + c z,  c = board + p unit U / busy in gathered blocks, c = board elsewhere
 
 times their mean, z normal, U the units that ranks gather together in a step, busy what the kernels
-of its micro-steps take, copies between them included, p how much slower than the
-constants' host the ranks' own is. Where ranks
+of their blocks take in its micro-steps, p how much slower than the constants' host the ranks' own
+is. Copies in and out of what is sent, the head and the update wait for no unit: what a late host
+costs would be more of their time the quicker the blocks are. Where ranks
 wait for each other, all go as the slowest: in the mean with z = E_n, the expected largest of n
 normals, and with z = inverse CDF(q^(1/n)) at quantile q. `--jitter` draws z rank by rank instead.
 What 8 ranks lose on hosts of pace 1 kernel constants contain already.
@@ -17,6 +18,7 @@ What 8 ranks lose on hosts of pace 1 kernel constants contain already.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -76,9 +78,12 @@ def deviation(generation: str, busy_s: float, units: float, pace: float = 1.0) -
 
 def _law(generation: str) -> tuple[float, float]:
     """Deviation of a rank's kernel time over its mean [1], and of handing on a unit. [s]"""
-    law = table("constants/variation")
-    hosts: dict[str, float] = law["unit_s"]
-    return float(law["board"]["share"]), float(hosts.get(generation, hosts["h100"]))
+    hosts: dict[str, float] = table("constants/variation")["unit_s"]
+    return _board(), float(hosts.get(generation, hosts["h100"]))
+
+
+def _board() -> float:
+    return float(table("constants/variation")["board"]["share"])
 
 
 def lost_to_slowest(gpu: Gpu, pace: float, n: int) -> tuple[float, float]:
@@ -116,11 +121,26 @@ class Ranks(NamedTuple):
         Of a rank's kernel time, over its mean.
     usual : float
         What that is of ranks as kernel constants know them: of the same job on hosts of pace 1.
+    in_blocks : float
+        Share of the kernels' time in blocks, which all falls on that units add to `deviation`.
     """
 
     n: int
     deviation: float
     usual: float
+    in_blocks: float = 1.0
+
+    @property
+    def of_blocks(self) -> Ranks:
+        """The same of the kernels of blocks alone."""
+        board = _board()
+        late, known = ((c - board) / self.in_blocks for c in (self.deviation, self.usual))
+        return Ranks(self.n, board + late, board + known)
+
+    @property
+    def of_others(self) -> Ranks:
+        """The same of kernels that wait for no unit."""
+        return Ranks(self.n, _board(), _board())
 
     @property
     def slowdown(self) -> float:
@@ -175,13 +195,14 @@ def ranks_of(
         n, runs = alike[part.role.gpu], _runs_of(part, layers, cycle)
         generation, host = facts_of(part.role.gpu).constants, part.role.host
         # no BLAS: its threads would wait for more, on cores of others
-        times = np.einsum("aij,j->ai", runs.times, part.rows.alone_s)
-        played, again = (times @ (1.0, missing)).tolist()
-        busy_s = played + further / cycle * again
+        inside = part.rows.alone_s * runs.blocks
+        times = np.einsum("aij,kj->kai", runs.times, np.stack((part.rows.alone_s, inside)))
+        busy_s, blocks_s = (times @ (1.0, missing) @ (1.0, further / cycle)).tolist()
         units = runs.units[0] + further / cycle * runs.units[1]
         gathered = units * whole.model.layers / layers if handed_on and n > 1 else 0.0
         usual = deviation(generation, busy_s, gathered, pace_of(host.cpu, host.gpus))
-        found.append(Ranks(n, jitter or usual, deviation(generation, busy_s, gathered)))
+        known = deviation(generation, busy_s, gathered)
+        found.append(Ranks(n, jitter or usual, known, blocks_s / busy_s if gathered else 1.0))
     return tuple(found)
 
 
@@ -193,15 +214,24 @@ def hands_on(workload: Workload) -> bool:
     return strategy_of(workload).gathers_blocks and not workload.cuda_graphs
 
 
-def slowed(part: Part, slowdown: float) -> Part:
-    """The part whose kernels on the compute stream take so many times as long.
+def slowed(part: Part, ranks: Ranks, layers: int) -> Part:
+    """The part whose kernels on the compute stream take as long as the slowest rank's in the mean.
 
-    They are what ranks are behind with, as `deviation` and `--jitter` have it. Copies beside them
-    go on at their own pace: a wait that follows from the kernels is not one for the wires too.
-    A kernel asks as many bytes in all, at a lower rate.
+    Copies beside them go on at their own pace: a wait that follows from the kernels is not one for
+    the wires too. A kernel asks as many bytes in all, at a lower rate.
+
+    Parameters
+    ----------
+    part : Part
+        As the constants have it.
+    ranks : Ranks
+        Those that play it.
+    layers : int
+        Blocks of its plan.
     """
     rows = part.rows
-    factor = np.where(_on_compute(part), slowdown, 1.0)
+    factor = np.where(_on_compute(part), ranks.of_others.slowdown, 1.0)
+    factor = np.where(_in_blocks(part, layers), ranks.of_blocks.slowdown, factor)
     entry = np.repeat(factor, np.diff(rows.demand_ptr))
     return part._replace(
         rows=rows._replace(
@@ -213,19 +243,44 @@ def slowed(part: Part, slowdown: float) -> Part:
 
 def _on_compute(part: Part) -> B1:
     """Which rows are kernels that the compute stream runs, (n_rows,)."""
-    known = part.plan.first.derived.setdefault("rows on compute", {})
+    t = table_of(part.plan)
+    return _kernels(part, "rows on compute", lambda: t.stream_id == t.streams.index("compute"))
+
+
+def _in_blocks(part: Part, layers: int) -> B1:
+    """Which rows are kernels of blocks, copies in and out of what they send apart, (n_rows,)."""
+    return _kernels(part, "rows of blocks", lambda: of_blocks(part.plan, layers))
+
+
+def _kernels(part: Part, name: str, ops: Callable[[], B1]) -> B1:
+    """Which rows are kernels that some ops of the plan run, (n_rows,)."""
+    known = part.plan.first.derived.setdefault(name, {})
     key = part.runs, part.rows.kinds
     found: B1 | None = known.get(key)
     if found is None:
-        t = table_of(part.plan)
-        own = t.stream_id == t.streams.index("compute")
-        edge = np.zeros(part.rows.category.size + 1)
-        begin = part.row_start[own]
+        edge, mine = np.zeros(part.rows.category.size + 1), ops()
+        begin = part.row_start[mine]
         np.add.at(edge, begin, 1.0)
-        np.add.at(edge, begin + part.row_count[own], -1.0)
+        np.add.at(edge, begin + part.row_count[mine], -1.0)
         if len(known) >= MAX_RUNS:
             known.clear()
         found = known[key] = (np.cumsum(edge)[:-1] > 0.0) & _KERNELS[part.rows.category]
+    return found
+
+
+def of_blocks(plan: Plan, layers: int) -> B1:
+    """Which ops are what blocks compute, of a plan with so many: the kernels that hand units on.
+
+    Returns
+    -------
+    (P,) bool
+        For all plans of its structure.
+    """
+    found: B1 | None = plan.first.derived.get("ops of blocks")
+    if found is None:
+        of, ops, _ = each_of(plan.first)
+        mine = [op.kind == SEGMENT and 0 < op.block <= layers for op in ops]
+        found = plan.first.derived["ops of blocks"] = np.array(mine, dtype=np.bool_)[of]
     return found
 
 
@@ -237,6 +292,7 @@ class _KernelRuns(NamedTuple):
     """
 
     times: F8  # (2, 2, n_rows) whole, and a block in the middle
+    blocks: B1  # (n_rows,) which are of blocks
     units: tuple[int, int]
 
 
@@ -255,8 +311,8 @@ def _runs_of(part: Part, layers: int, cycle: int) -> _KernelRuns:
             np.add.at(row, begin + part.row_count[mine], -1.0)
         if len(known) >= MAX_RUNS:
             known.clear()
-        times = np.cumsum(times, axis=1)[:, :-1] * kernels
-        found = known[key] = _KernelRuns(times.reshape(2, 2, kernels.size), units)
+        whole = (np.cumsum(times, axis=1)[:, :-1] * kernels).reshape(2, 2, kernels.size)
+        found = known[key] = _KernelRuns(whole, _in_blocks(part, layers), units)
     return found
 
 

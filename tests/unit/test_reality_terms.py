@@ -103,7 +103,9 @@ def test_ranks_hand_on_units_where_blocks_are_gathered(strategy, waits):
     own = outcome.breakdown.compute_s - outcome.breakdown.waiting_s
     assert ranks.n == 64
     assert (ranks.deviation > 0.03) == waits
-    assert outcome.breakdown.deviation_s == pytest.approx(ranks.deviation * own)
+    # blocks, which units make differ more, lose more to what runs beside them than the update does
+    near = 0.05 if waits else 1e-6
+    assert outcome.breakdown.deviation_s == pytest.approx(ranks.deviation * own, rel=near)
     assert ranks_of(priced, w.model_copy(update={"cuda_graphs": True}))[0].deviation == 0.03
 
 

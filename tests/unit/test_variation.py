@@ -12,10 +12,11 @@ from sim.cost.host import pace_of
 from sim.errors import InputError
 from sim.fabric import compile_fabric
 from sim.inputs.loader import load
+from sim.lowering import frames
 from sim.report.ranks import waiting as facts
 from sim.step.ready import priced_of
 from sim.step.run import run_replicas, run_step
-from sim.step.straggle import expected_largest, lost_to_slowest, ranks_of, slowed
+from sim.step.straggle import Ranks, expected_largest, lost_to_slowest, ranks_of, slowed
 from sim.step.variation import (
     Variation,
     capacities,
@@ -25,6 +26,7 @@ from sim.step.variation import (
     usual_spread,
 )
 from sim.step.waiting import waiting
+from sim.strategies.plan import SEGMENT
 
 SMALL = ["gradient_accumulation=1", "model.layers=4"]
 
@@ -77,12 +79,11 @@ def test_the_law_and_its_simulation_agree(strategy, nodes):
 
 
 @pytest.mark.parametrize("peaks", [1.0, 2.0])
-def test_ranks_wait_so_long_for_a_unit_however_long_the_kernels_are_that_it_is_spread_over(peaks):
-    """What the pace takes more is a share of all kernels and a time a unit: nothing by copies.
+def test_blocks_wait_so_long_for_a_unit_however_long_they_take_and_nothing_else_does(peaks):
+    """Copies in and out of what is sent, the head and the update are as slow as boards differ.
 
-    Copies in and out of what is sent are a fourth of the kernels here. They go at that pace too
-    and were left out of the kernels that the time of a unit is spread over: counted again for
-    them, the more the faster other kernels are (24 % too much, 0.2 % of a step on a faster GPU).
+    They took some of the wait too, the more the less blocks take: half the sequence made 8B under
+    ZeRO-3 on 4 A100s with slow hosts 1.9 % slower, GEMMs twice as fast 1.0 %.
     """
     loaded = load("dgx-a100", {
         "name": "w", "model": "gpt2-xl", "sequence_length": 256, "gradient_accumulation": 2,
@@ -94,22 +95,24 @@ def test_ranks_wait_so_long_for_a_unit_however_long_the_kernels_are_that_it_is_s
     gpu = node.gpu.model_copy(update=faster)
     topology = loaded.topology.model_copy(update={"node": node.model_copy(update={"gpu": gpu})})
     outcome = run_step(topology, loaded.workload, engine="python")
-    (ranks,) = ranks_of(
-        priced_of(topology, loaded.workload, Variation(), "folded"), loaded.workload
-    )
     (view,) = outcome.lowered.views
-    share, unit_s = lost_to_slowest(gpu, pace_of(node.cpu, node.gpus), ranks.n)
+    share, unit_s = lost_to_slowest(gpu, pace_of(node.cpu, node.gpus), 32)
+    usual = frames.lowered(priced_of(topology, loaded.workload, Variation(), "folded"))
     kernels = outcome.lowered.kernels(view)
+    own_s = usual.alone_s[kernels]
+    lost_s = outcome.lowered.alone_s[kernels] - own_s
     ops = [view.plan.ops[i] for i in outcome.lowered.plan_op[kernels].tolist()]
-    inside = kernels[[op.phase not in ("clip", "optimizer") for op in ops]]
-    slowest_s = outcome.lowered.alone_s[inside].sum()
-    lost_s = slowest_s * (1.0 - 1.0 / ranks.slowdown)
-    assert lost_s == pytest.approx(share * slowest_s / ranks.slowdown + unit_s * 2 * 6)
+    inside = np.array([op.kind == SEGMENT and 1 <= op.block <= 6 for op in ops])
+    compute = np.array([op.stream == "compute" for op in ops])
+    assert lost_s[~inside & compute] == pytest.approx(share * own_s[~inside & compute])
+    assert lost_s[inside].sum() == pytest.approx(share * own_s[inside].sum() + unit_s * 2 * 6)
+    # what kernels lose beside collectives is so many times as long too
+    assert 1.0 <= outcome.breakdown.waiting_s / lost_s[compute].sum() < 1.3
 
 
 @pytest.mark.parametrize("nodes", [3, 4])
-def test_quicker_products_leave_waits_to_the_compute_stream_alone(nodes):
-    """Copies beside it took theirs too, 0.9 % of the step; kernels on it that share them 0.2 %."""
+def test_quicker_products_leave_waits_to_blocks_alone(nodes):
+    """Copies beside them took theirs too, 0.9 % of the step; kernels that are not theirs 0.2 %."""
     loaded = load("dgx-a100", {
         "name": "w", "model": "gpt2-xl", "sequence_length": 512, "gradient_accumulation": 2,
         "steps": 1, "parallelism": "zero3",
@@ -120,19 +123,22 @@ def test_quicker_products_leave_waits_to_the_compute_stream_alone(nodes):
     node = node.model_copy(update={"gpu": node.gpu.model_copy(update=twice)})
     faster = loaded.topology.model_copy(update={"node": node})
     before, after = (run_step(t, loaded.workload).breakdown for t in (loaded.topology, faster))
-    assert after.time_s <= before.time_s * 1.003
+    assert after.time_s <= before.time_s
     assert after.kernels["gemm"] < 0.8 * before.kernels["gemm"]
 
 
 def test_a_kernel_that_is_slowed_asks_as_many_bytes_and_copies_beside_it_are_not():
     topology, workload = small()
     (part,) = priced_of(topology, workload, Variation(), "folded").parts
-    rows, slow = part.rows, slowed(part, 2.0).rows
+    ranks = Ranks(64, 0.5, 0.0, 0.5)
+    rows, slow = part.rows, slowed(part, ranks, workload.model.layers).rows
     streams = {op.stream for op in part.plan.ops} - {"compute"}
     assert streams
     for op, begin, n in zip(part.plan.ops, part.row_start, part.row_count, strict=True):
         mine = slice(begin, begin + n)
-        factor = np.where(rows.curve[mine] >= 0, 2.0, 1.0) if op.stream == "compute" else 1.0
+        in_block = op.kind == SEGMENT and 1 <= op.block <= workload.model.layers
+        slower = (ranks.of_blocks if in_block else ranks.of_others).slowdown
+        factor = np.where(rows.curve[mine] >= 0, slower, 1.0) if op.stream == "compute" else 1.0
         assert slow.alone_s[mine] == pytest.approx(factor * rows.alone_s[mine])
     entry = np.repeat(np.arange(rows.work.size), np.diff(rows.demand_ptr))
     assert slow.demand_amount * slow.work[entry] == pytest.approx(
