@@ -22,6 +22,9 @@ OP_BYTES = 165
 CROWD_OP_BYTES = 24
 #: ops from which on they do: a second compiled engine is then worth its 12 s, once
 CROWD_OPS = 2_000_000
+#: of the plan of a pipeline, for each time that a rank plays one of its stages forwards or
+#: backwards, as measured: 2,200 to 3,700 [B]
+PLAY_BYTES = 3_700
 #: of memory for a program and its run [B]; less where the machine has less to spare
 MAX_BYTES = 4 * GIB
 #: what any machine has to spare, so that it is not asked [B]
@@ -48,7 +51,7 @@ def crowded(priced: Priced) -> bool:
 
 def check_size(
     priced: Priced, level: str, variation: Variation, times: float = 1.0, crowd: bool = False,
-    whole: bool = False,
+    whole: bool = False, plan_bytes: float = 0.0,
 ) -> None:  # fmt: skip
     """Refuse a step whose program would be absurd, before it is made.
 
@@ -66,6 +69,8 @@ def check_size(
         Ranks that do the same share their columns.
     whole : bool
         Every micro-step was asked for.
+    plan_bytes : float
+        Of plans that are not made yet. [B]
 
     Raises
     ------
@@ -80,12 +85,12 @@ def check_size(
     if variation.needs_every_rank and level != "folded":
         option, instead = JITTER if variation.jitter else SLOW, "take fewer nodes"
     if level == "folded":  # stages of a pipeline, and how many micro-batches they play
-        option, who = "gradient_accumulation", "micro-batches of a pipeline that has no rhythm are"
-        instead = "write fewer, or pipeline_schedule: 1f1b"
+        option, who = "gradient_accumulation", "all micro-batches of all stages one by one are"
+        instead = "write fewer of them, fewer virtual_stages, or pipeline_schedule: 1f1b"
     if whole:
         option, who = "gradient_accumulation", "all micro-steps one by one are"
         instead = "write fewer; a trace without --stages can be cut to those that differ (--cut)"
-    needed = ops * (CROWD_OP_BYTES if crowd else OP_BYTES)
+    needed = ops * (CROWD_OP_BYTES if crowd else OP_BYTES) + plan_bytes
     if needed > (most := most_bytes(needed)):
         message = (
             f"{who} {ops:.2g} ops, which need {gib(needed)} of memory, more than {gib(most)}; "

@@ -27,7 +27,7 @@ from sim.program import Timeline
 from sim.records import NamedTuple
 from sim.step.bounds import check_size
 from sim.step.outcome import Ran, measured
-from sim.step.ready import Ready, ready_of, reckoned
+from sim.step.ready import Ready, plan_bytes, ready_of, reckoned
 from sim.step.rhythm import SAME, cycle_of, of_steps
 from sim.step.variation import Progress, Variation
 from sim.step.windows import Window
@@ -92,7 +92,7 @@ def cycled(
     """
     alike = Variation()
     if ahead := reckoned(topology, few, alike, "folded"):
-        check_size(ahead[0], "folded", alike, ahead[1])
+        check_size(ahead[0], "folded", alike, ahead[1], plan_bytes=plan_bytes(few))
     ready = ready_of(topology, workload, few, alike, "folded", None)
     step, cycle = lowered(ready.priced), cycle_of(few)
     engine = choose(step.program) if engine == "auto" else engine

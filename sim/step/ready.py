@@ -16,7 +16,7 @@ from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced, price
 from sim.pipeline.schedules import SCHEDULES
 from sim.records import NamedTuple
-from sim.step.bounds import PROBED, check_size, crowded, ops_of
+from sim.step.bounds import PLAY_BYTES, PROBED, check_size, crowded, ops_of
 from sim.step.depth import of_layers
 from sim.step.rhythm import cycle_of, of_steps
 from sim.step.straggle import Ranks, ranks_of, slowed
@@ -67,6 +67,14 @@ def reckoned(
         priced_of(topology, of_steps(workload, n), variation, level) for n in (few, few + 1)
     )
     return one, 1.0 + max(0, shape.micro - few) * (ops_of(two) / ops_of(one) - 1.0)
+
+
+def plan_bytes(workload: Workload) -> float:
+    """Memory of a pipeline's plans, before they are made; 0 without stages. [B]"""
+    shape = shape_of(workload)
+    if shape.ranks == 1:
+        return 0.0
+    return 2.0 * shape.micro * shape.virtual * shape.ranks * PLAY_BYTES
 
 
 def told_slowest(topology: Topology, variation: Variation) -> bool:

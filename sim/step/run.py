@@ -21,7 +21,7 @@ from sim.step.bounds import LONG, MAX_DRAWN, check_size, ops_of
 from sim.step.intervals import F8
 from sim.step.micro_repeat import micro_steps_repeat
 from sim.step.outcome import CrowdRun, Ran, StepOutcome, measured, windows_of
-from sim.step.ready import Ready, ready_of, reckoned
+from sim.step.ready import Ready, plan_bytes, ready_of, reckoned
 from sim.step.rhythm import shortened, stretch_of
 from sim.step.variation import Progress, Variation, jittered, paces
 from sim.step.windows import Window
@@ -97,7 +97,10 @@ def run_replicas(
             ops = ahead[1] * ops_of(ahead[0])
             if even is not None and (ops > LONG or ops * variation.replicas > MAX_DRAWN):
                 return even[:2]
-            check_size(ahead[0], level, variation, ahead[1], whole=all_micro_steps)
+            check_size(
+                ahead[0], level, variation, ahead[1], whole=all_micro_steps,
+                plan_bytes=plan_bytes(simulated),
+            )  # fmt: skip
             _announce(*ahead, variation, progress)
         ready = ready_of(topology, workload, simulated, variation, level, layers, lean=lean)
         _announce(ready.priced, 1.0, variation, progress)

@@ -59,7 +59,7 @@ def test_a_machine_with_little_memory_is_not_filled(monkeypatch):
 def test_a_pipeline_that_only_fills_is_refused_before_it_is_recorded():
     sets = ["nodes=1", "parallelism={pipeline_parallel: 4, pipeline_schedule: gpipe}"]
     found = load("dgx-h100", "llama3-8b-sft", [*sets, "gradient_accumulation=65536"])
-    says = r"ops, which need .* write fewer, or pipeline_schedule"
+    says = r"ops, which need .* write fewer of them, fewer virtual_stages, or pipeline_schedule"
     with within(5.0), pytest.raises(InputError, match=says):
         run_step(found.topology, found.workload)
 
@@ -73,11 +73,31 @@ def test_a_step_is_counted_from_the_fewest_micro_batches(schedule):
     assert times * ops_of(few) == pytest.approx(ops_of(whole), rel=1e-12)
 
 
+def many_stages(micro):
+    """A job of 64 ranks, 16 stages each."""
+    sets = "nodes=8 model.layers=1024 parallelism.pipeline_parallel=64"
+    more = "parallelism.pipeline_schedule=interleaved-1f1b", "parallelism.virtual_stages=16"
+    return load(
+        "dgx-h100", "llama3-8b-sft", [*sets.split(), *more, f"gradient_accumulation={micro}"]
+    )
+
+
+def test_plans_are_counted_before_they_are_made(monkeypatch):
+    """Ops alone would have been few enough, and plans took 1.5 GiB of what there was for them."""
+    monkeypatch.setattr(bounds, "spare_bytes", lambda: 16.0 * 2.0**30)
+    found = many_stages(192)
+    few, times = reckoned(found.topology, found.workload, Variation(), "folded")
+    assert times * ops_of(few) * OP_BYTES < MAX_BYTES
+    with (
+        mock.patch("sim.step.run.ready_of", side_effect=AssertionError),
+        pytest.raises(InputError, match=r"all micro-batches of all stages .* need 4\.5 GiB"),
+    ):
+        run_step(found.topology, found.workload)
+
+
 def test_many_stages_a_rank_are_counted_before_they_are_recorded(monkeypatch):
     monkeypatch.setattr(bounds, "spare_bytes", lambda: 2.0**30)
-    sets = "nodes=8 model.layers=1024 parallelism.pipeline_parallel=64 gradient_accumulation=4096"
-    more = "parallelism.pipeline_schedule=interleaved-1f1b", "parallelism.virtual_stages=16"
-    found = load("dgx-h100", "llama3-8b-sft", [*sets.split(), *more])
+    found = many_stages(4096)
     few = few_of(found.workload)
     counted, _ = reckoned(found.topology, few, Variation(), "folded")
     with (
