@@ -22,6 +22,7 @@ from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.result.sections import title_of
+from sim.step.reference import reference_passes
 from sim.step.step import StepReport, step
 from sim.strategies import build_plan
 from sim.strategies.plan import COLLECTIVE
@@ -30,8 +31,8 @@ from sim.strategies.plan import COLLECTIVE
 PARTS = (
     "forward products", "recomputed products", "input gradients", "weight gradients",
     "adapters' products", "adapters' element-wise", "dequantisation", "attention",
-    "norms and the rest", "loss", "optimizer and clipping", "exposed communication",
-    "contention and host",
+    "norms and the rest", "loss", "reference's forwards", "optimizer and clipping",
+    "exposed communication", "contention and host",
 )  # fmt: skip
 
 
@@ -122,6 +123,9 @@ def _cost(topology: Topology, workload: Workload, report: StepReport) -> MethodC
     run = run_on(topology, workload)
     for name, seconds in _kernels(topology, unroll(run), run):
         parts[name] += steps * seconds
+    passes = reference_passes(topology, run)
+    if passes is not None:
+        parts["reference's forwards"] = steps * (passes.time_s - passes.exposed_s)
     whole = report.breakdown
     parts["optimizer and clipping"] = whole.kernels.get("optimizer", 0.0)
     parts["exposed communication"] = whole.exposed_s

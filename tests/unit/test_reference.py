@@ -6,6 +6,7 @@ import sim
 from sim.blocks.flops import token_flops
 from sim.blocks.parameters import count_parameters
 from sim.inputs.loader import load
+from sim.result.explain import explain
 from sim.step.step import quick
 from sim.study.generation import forward_s
 
@@ -88,6 +89,15 @@ def test_memory_of_a_copy(settings, expected):
         found.memory.by_moment[m] - plain.memory.by_moment[m] == pytest.approx(more)
         for m in ("init", "forward", "save")
     )
+
+
+def test_explain_tells_the_passes_apart():
+    """They were in contention and host: 2.9 of 13.1 s."""
+    found = load("dgx-h100", SFT, ["reference=copy"])
+    full = explain(found.topology, found.workload).methods[0]
+    assert full.parts["reference's forwards"] == pytest.approx(full.step_s / 5, rel=0.05)
+    assert full.parts["contention and host"] < 0.1 * full.step_s
+    assert sum(full.parts.values()) == pytest.approx(full.step_s)
 
 
 def test_adapters_off_take_no_memory():
