@@ -143,6 +143,8 @@ def matrix(
             # Transformer Engine keeps a copy of its own, of the part where it gathers again
             kept = DTYPE_BYTES[recipe.dtype] + recipe.scale
             saves, extra = (), kept * t.sizes[t.kept.get(x, x)] / wider
+    if recipe and s.copies_weights:  # by row and by column, both until backward has run
+        extra += recipe.weight_bytes * weights
     size = (wider if low and wide else e) * s.tokens * n_out * copies
     out = t.op(
         name, (x,), size, saves, forward, backward,

@@ -159,7 +159,7 @@ def quantise_forward(t: Tape, name: str, x: int, ins: float, w: float) -> list[M
         once = [_pass(f"{name}.input.cast", 3 if part != x else 4, t.sizes[part] / s.element)]
         return [] if t.by_norm(part) else once
     rows = _quantise(t, f"{name}.input", ins, recipe.copies)
-    if s.fp8_gather:
+    if s.fp8_gather or s.keeps_weights:
         return rows
     return rows + _quantise(t, f"{name}.weight", w, recipe.copies, weight=True)
 

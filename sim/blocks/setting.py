@@ -16,11 +16,13 @@ from sim.inputs.modelling import (
     autocast,
     casts_frozen,
     compute_dtype,
+    copies_weights,
     experts,
     fp32_logits,
     fused_kernels,
     gptq_kernels,
     keeps_fp8,
+    keeps_weights,
     mixer_kernels,
     model_of,
     modelling_of,
@@ -64,6 +66,10 @@ class Setting:
         Of linears in 8 or 4 bits (`sim.inputs.recipes`), "" without.
     fp8_gather : bool
         Weights arrive in FP8.
+    copies_weights : bool
+        Transformer Engine casts weights in each pass, and its copies last until backward.
+    keeps_weights : bool
+        It casts them once a step, outside the blocks.
     keeps_fp8 : bool
         FP8 linears are Megatron's (`sim.inputs.modelling.keeps_fp8`).
     compiled : bool
@@ -149,6 +155,8 @@ class Setting:
     tf32: bool = False
     recipe: str = ""
     fp8_gather: bool = False
+    copies_weights: bool = False
+    keeps_weights: bool = False
     keeps_fp8: bool = False
     compiled: bool = False
     complex_rope: bool = False
@@ -360,6 +368,8 @@ def _read(workload: Workload) -> Setting:
         tf32=precision.tf32,
         recipe=precision.recipe if precision.low else "",
         fp8_gather=precision.all_gather == "fp8",
+        copies_weights=copies_weights(workload),
+        keeps_weights=keeps_weights(workload),
         keeps_fp8=precision.low and keeps_fp8(workload),
         compiled=workload.compile,
         complex_rope=modelling_of(workload).complex_rope,

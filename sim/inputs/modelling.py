@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Literal
 
 from sim.inputs.model import Model
+from sim.inputs.recipes import RECIPES
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.trainer import reduces_each, trainer_named, trainer_of
@@ -142,6 +143,28 @@ def keeps_fp8(workload: Workload) -> bool:
     ``grad_output_preprocess``), layernorm_linear.py, fp8.py (``reduce_and_update_fp8_tensors``).
     """
     return workload.precision.recipe == "te-delayed" and modelling_of(workload).keeps_fp8
+
+
+def copies_weights(workload: Workload) -> bool:
+    """Whether Transformer Engine casts a weight anew in each pass and hands its copies to backward.
+
+    So where nobody says which micro-batch is the first: FSDP shards the weight again, and not its
+    copies. Weights that are 8-bit themselves have none.
+
+    Source: Transformer Engine 2.8, pytorch/module/linear.py (``cache_name``; ``weightmat`` among
+    what ``prepare_for_saving`` takes).
+    """
+    anew = workload.precision.all_gather != "fp8" and not modelling_of(workload).keeps_fp8
+    return anew and _of_te(workload)
+
+
+def keeps_weights(workload: Workload) -> bool:
+    """Whether Transformer Engine's copies of weights are cast once a step and stay (Megatron)."""
+    return modelling_of(workload).keeps_fp8 and _of_te(workload)
+
+
+def _of_te(workload: Workload) -> bool:
+    return workload.precision.low and RECIPES[workload.precision.recipe].library == "te"
 
 
 def fused_kernels(workload: Workload) -> str:

@@ -8,6 +8,7 @@ float8/config.py (``tensorwise``, ``rowwise``), prototype/mx_formats/mx_linear.p
 from __future__ import annotations
 
 from sim.records import NamedTuple
+from sim.units import DTYPE_BYTES
 
 
 class Recipe(NamedTuple):
@@ -61,6 +62,11 @@ class Recipe(NamedTuple):
     capability: tuple[float, float] = (0.0, 99.0)
     needs: str = ""
     timed: bool = True
+
+    @property
+    def weight_bytes(self) -> float:
+        """Of the copies of an element of a weight. [B]"""
+        return self.copies * (DTYPE_BYTES[self.dtype] + self.weight_scale)
 
     @property
     def compiles(self) -> bool:

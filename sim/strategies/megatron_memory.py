@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.blocks.modules import ModelTree
+from sim.inputs.recipes import RECIPES
 from sim.inputs.workload import Workload
 from sim.strategies import terms as t
 from sim.strategies.allocations import Allocations
@@ -61,7 +62,9 @@ class MegatronMemory(StepMemory):
         master = 4.0 * self.owned if self.types.compute != "fp32" else 0.0
         fp8 = DTYPE_BYTES["fp8"] * self.low
         stored = self.compute * total - (self.types.fp8_gather * (self.compute * self.low - fp8))
-        copies = fp8 if self.types.fp8_gather else 2.0 * fp8  # a transpose, and what it is of
+        copies = fp8  # a transpose of what is stored, or what products read by row and by column
+        if self.low and not self.types.fp8_gather:
+            copies = RECIPES[self.workload.precision.recipe].weight_bytes * self.low
         self.at_rest(
             stored, parameters_on_host=False, states_on_host=False, master=master,
             share=self.share,

@@ -17,8 +17,9 @@ from collections.abc import Hashable
 
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree, OpRole
-from sim.inputs.modelling import keeps_fp8
+from sim.inputs.modelling import keeps_weights
 from sim.inputs.pipeline import blocks_of, shape_of
+from sim.inputs.recipes import RECIPES
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
 from sim.mesh import Groups, Mesh, Pairs
@@ -93,7 +94,7 @@ class RankJob:
         plan.owned_numel = self.owned
         plan.owned_tensors = sum(len(m.parameters) for b in numel for m in self.blocks[b].modules)
         # of them, those that FP8 products read
-        cast = keeps_fp8(workload)
+        cast = keeps_weights(workload)
         self.low = {key: _elements(self.blocks[key[0]], key[1], True) * cast for key in self.held}
         self.memory = MegatronMemory(
             workload, tree, self.r.memory, numel, self.owned, sum(self.low.values())
@@ -193,8 +194,10 @@ class RankJob:
             r.wait_stream("compute", "all_gather")
             if self.trainer.gathered_part_s:
                 self._copy_parts(self.tensors(apart) * ranks, part * ranks)
-        if low := sum(self.low.values()):  # weights to FP8, and transposed
-            each = DTYPE_BYTES["fp8"] * 2 + (0.0 if self.types.fp8_gather else compute)
+        if low := sum(self.low.values()):  # weights to FP8 or FP4, by row and by column
+            recipe = RECIPES[self.workload.precision.recipe]
+            reads = 0 if self.types.fp8_gather else 1 + recipe.amax
+            each = recipe.weight_bytes + reads * compute
             r.kernel("compute", "quantise", "optimizer", each * low)
         r.kernel("compute", "zero", "optimizer", wide * self.numel)
 

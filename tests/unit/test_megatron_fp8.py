@@ -119,3 +119,25 @@ def test_fp8_weights_are_gathered_under_the_recipe_of_the_strategy():
         job(wrong)
     with pytest.raises(InputError, match="zero1 has no FP8 all-gather; fsdp2 and megatron have"):
         job(wrong, strategy="zero1", tensor_parallel=1, pipeline_parallel=1)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "copies", "reads"), [("te-current", 2, 4), ("te-blockwise", 2 + 8 / 128**2, 2)]
+)
+def test_other_recipes_cast_weights_once_a_step_too(recipe, copies, reads):
+    """`is_first_microbatch` is said whatever the recipe: no block casts a weight, copies stay.
+
+    A maximum of this step reads the weights once more.
+    """
+    precision = {"fp8": {"recipe": recipe}}
+    topology, workload, _ = job(precision, "stack={torch: 2.9, cuda: 12.9}")
+    names = {k.name for k in unroll(workload).of("layer", "forward")}
+    assert "wqkv.input.cast" in names
+    assert "wqkv.weight.cast" not in names
+    stays = memory_of(topology, workload).terms["unsharded parameters"]
+    d, f, kv = 8192, 28672, 1024
+    low = 10 * (2 * d * d + 2 * d * kv + 3 * d * f) / TENSOR
+    assert stays == pytest.approx(copies * low)
+    plan = plans_of(workload, tree_of(workload), mesh_of(topology, workload))[0]
+    (cast,) = [x for x in plan.ops if x.name == "quantise"]
+    assert cast.bytes == pytest.approx((copies + reads) * low)

@@ -1,10 +1,13 @@
 """Products in 8 and 4 bits: bytes of casts and copies by hand, GPUs that have them, their words."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 import sim
+from sim.blocks.footprint import layer_footprint
+from sim.blocks.layer import block_kinds, describe
 from sim.blocks.linear import linear
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
@@ -233,3 +236,30 @@ def test_a_recipe_that_a_tool_would_change_is_refused(tool, strategy, recipe, tm
     sets = [f"precision={{fp8: {{recipe: {recipe}}}}}", f"parallelism={strategy}", *BLACKWELL]
     with pytest.raises(InputError, match="recipe"):
         sim.export("dgx-h100", "llama3-8b-sft", emit=[tool], folder=tmp_path, overrides=sets)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sets", "each"),
+    [
+        ("te-delayed", [], 2), ("te-current", [], 2), ("te-blockwise", [], 2 * (1 + 1 / 4096)),
+        # whose weights are 8-bit under Megatron, or stay beside them; torchao casts them anew
+        ("te-delayed", ["parallelism=megatron"], 0), ("tensorwise", ["compile=true"], 0),
+    ],
+)  # fmt: skip
+def test_a_pass_keeps_its_copies_of_weights_until_backward(recipe, sets, each):
+    """By row and by column, of every block that is not checkpointed; 218.1 M weights of 8B's."""
+    job = {
+        "model": "llama3-8b", "sequence_length": 1024, "micro_batch": 1, "steps": 1,
+        "precision": {"fp8": {"recipe": recipe}}, "stack": {"torch": "2.9", "cuda": "12.9"},
+    }  # fmt: skip
+    workload = load("dgx-h100", job, sets).workload
+    setting = Setting.of(workload)
+    kind = block_kinds(setting.model)["layer"]
+    whole, plain = (
+        describe(replace(setting, copies_weights=copies), kind).saved_bytes
+        for copies in (setting.copies_weights, False)
+    )
+    weights = 2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14336
+    assert whole - plain == pytest.approx(each * weights, rel=1e-9)
+    kept = {name for name, _ in layer_footprint(workload, "layer", "full").tensors}
+    assert kept <= {"input", "positions"}
