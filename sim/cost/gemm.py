@@ -99,6 +99,7 @@ def gemm_times(
     sms: int,
     c: GemmConstants,
     in_bursts: bool = False,
+    across: npt.NDArray[np.bool_] | None = None,
 ) -> GemmTimes:
     """Stand-alone time of products on a GPU.
 
@@ -118,6 +119,9 @@ def gemm_times(
         Fitted constants.
     in_bursts : bool
         As a benchmark loop runs it, burst clocks and extra work included; else as training does.
+    across : (n,) bool, optional
+        Products whose operands lie along m and n in memory, not along k: of gradients of weights,
+        whose depth is tokens.
 
     Returns
     -------
@@ -130,7 +134,11 @@ def gemm_times(
     the tile's rate plus a fill; a split adds the traffic of its partial sums. The library takes the
     fastest. Total: launch + (compute^4 + memory^4)^(1/4).
 
-    Source: NVIDIA, "Matrix multiplication background", tile and wave quantisation; constants
+    Where what varies fastest in memory is no whole number of 16 bytes, k or n and of ``across`` m
+    or n, kernels are slower: half the rate.
+
+    Source: NVIDIA, "Matrix multiplication background", tile and wave quantisation, and that of
+    alignment "only the fastest varying dimensions in memory" count; constants
     fitted on sim/data/measured/gemm_efficiency.csv by bench/fit/gemm.py.
     """
     m, n, k, batch = (shapes[:, i, None, None] for i in range(4))
@@ -151,8 +159,8 @@ def gemm_times(
     memory_s = (element_bytes * batch * (m * k + k * n) + out_bytes * batch * m * n)[
         :, 0, 0
     ] / bandwidth
-    # products whose rows are not whole 16-byte units run on slower kernels
-    odd = ((shapes[:, 1] * element_bytes) % 16 > 0) | ((shapes[:, 2] * element_bytes) % 16 > 0)
+    inner = shapes[:, 2] if across is None else np.where(across, shapes[:, 0], shapes[:, 2])
+    odd = ((shapes[:, 1] * element_bytes) % 16 > 0) | ((inner * element_bytes) % 16 > 0)
     compute_s = np.where(odd, 2.0 * compute_s, compute_s)
     extra = np.zeros(len(shapes))
     if in_bursts:

@@ -24,6 +24,7 @@ F8 = npt.NDArray[np.float64]
 I4 = npt.NDArray[np.int32]
 
 #: dtype of what a product makes, where it is another than what it reads
+_EITHER_WAY = ("bf16", "fp16", "tf32")  # of which tensor cores take operands along any side
 _MADE = {"fp8": "bf16", "fp4": "bf16", "int8": "int32"}
 CURVE_QUANTISATION = 0.18  # loss of a last, partly filled wave; see `rate_by_units`
 
@@ -195,6 +196,8 @@ class CostModel:
             self._bandwidth,
             self.gpu.sms,
             c,
+            # of 8 bits and less tensor cores take operands along the depth alone: transposed first
+            across=np.array([k.direction == "wgrad" and dtype in _EITHER_WAY for k in kernels]),
         )
         for i, kernel in enumerate(kernels):
             yield KernelCost(
