@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, get_args
 
@@ -41,6 +42,13 @@ Policy = Literal["fifo", "sjf", "edf", "priority", "backfill"]
 LargestOf = Literal["micro_batch", "sequence_length"]
 FewestOf = Literal["nodes"]
 BoundQuantity = LargestOf | FewestOf
+#: what else people call them, as `quantity_named` reads it
+_QUANTITIES = {
+    "batch": "micro_batch", "batchsize": "micro_batch", "microbatchsize": "micro_batch",
+    "context": "sequence_length", "contextlength": "sequence_length", "length": "sequence_length",
+    "seq": "sequence_length", "seqlen": "sequence_length", "sequence": "sequence_length",
+    "gpus": "nodes",
+}  # fmt: skip
 #: published measurements; layouts on a mesh take minutes and are no part of "all"
 PublishedPart = Literal["all", "training", "finetune", "memory", "collectives", "mesh"]
 
@@ -108,6 +116,13 @@ def beyond(value: float, bounds: Field) -> str:
             if not holds(value, limit):
                 return f"{words} {limit:,}"
     return "" if abs(value) < math.inf else "finite"
+
+
+def quantity_named(said: str) -> str:
+    """What memory bounds by its name or what else it is called; as it is, where that is unknown."""
+    bare = re.sub(r"[-_. ]", "", said.lower())
+    names = {re.sub("_", "", name): name for name in CHOICES["BoundQuantity"]}
+    return names.get(bare) or _QUANTITIES.get(bare, said)
 
 
 def entry_kind(said: str) -> str | None:

@@ -57,19 +57,20 @@ def need_gpus(
     topology: Argument,
     workload: Argument,
     *,
-    deadline: str | float,
+    deadline: str | float | None = None,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     progress: Progress | None = None,
 ) -> GpusNeeded:
-    """The fewest nodes on which a job ends in time.
+    """The fewest nodes on which a job fits and ends in time.
 
     Parameters
     ----------
     topology, workload, overrides, calibration
         As for `simulate`.
-    deadline : str or float
-        Wall-clock of the whole job, such as ``48h``, or in seconds. [s]
+    deadline : str or float, optional
+        Wall-clock of the whole job, such as ``48h``, or in seconds; whatever it takes where it is
+        left out. [s]
     progress : callable, optional
         Called with sizes tried and all there are.
 
@@ -81,9 +82,10 @@ def need_gpus(
     from sim.study.inverse import gpus_for
     from sim.study.target import target_of
 
-    text = deadline if isinstance(deadline, str) else f"{deadline} s"
-    limit = target_of("cost", text, None, None).deadline_s
-    assert limit is not None
+    limit = None
+    if deadline is not None:
+        text = deadline if isinstance(deadline, str) else f"{deadline} s"
+        limit = target_of("cost", text, None, None).deadline_s
     sets = settings(overrides, calibration)
     return gpus_for(topology, workload, limit, sets, progress=progress)
 

@@ -12,7 +12,7 @@ from sim.files import is_there
 
 def hint(error: click.ClickException) -> str:
     """A sentence that says what to write instead; "" where nothing is known."""
-    if isinstance(error, click.MissingParameter):
+    if isinstance(error, click.MissingParameter) and isinstance(error.param, click.Argument):
         return _without_machine(error)
     return _key(error) if isinstance(error, click.NoSuchOption) else ""
 

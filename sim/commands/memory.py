@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from sim.choices import CHOICES
+from sim.choices import CHOICES, quantity_named
 from sim.commands.options import Answer, answered, pair, quieted
 from sim.page.asked import Asked
 
@@ -14,13 +14,20 @@ if TYPE_CHECKING:
     from sim.choices import BoundQuantity
 
 
+class _Quantity(click.Choice[str]):
+    """What is bounded, as people call it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert(quantity_named(str(value)), param, ctx)
+
+
 @click.command("memory")
 @pair
 @click.option(
-    "--max", "most", type=click.Choice(CHOICES["LargestOf"]), multiple=True,
+    "--max", "most", type=_Quantity(CHOICES["LargestOf"]), multiple=True,
     help="Also find the largest of it that fits. Repeatable.",
 )  # fmt: skip
-@click.option("--min", "least", type=click.Choice(CHOICES["FewestOf"]), multiple=True,
+@click.option("--min", "least", type=_Quantity(CHOICES["FewestOf"]), multiple=True,
               help="Also find the fewest that fit.")  # fmt: skip
 @answered(page=True)
 @quieted

@@ -41,10 +41,10 @@ def bandwidth(
 
 @command.command("gpus")
 @pair_of_files
-@click.option("--deadline", required=True, metavar="48h", help="Wall-clock of the whole job.")
+@click.option("--deadline", metavar="48h", help="Wall-clock of the whole job; any if open.")
 @answered()
-def gpus(topology: str, workload: str, overrides: tuple[str, ...], deadline: str) -> Answer:
-    """Print the fewest nodes on which WORKLOAD ends in time."""
+def gpus(topology: str, workload: str, overrides: tuple[str, ...], deadline: str | None) -> Answer:
+    """Print the fewest nodes on which WORKLOAD fits and ends in time."""
     from sim.report.need import gpus_view
     from sim.report.progress import progress_bar
 

@@ -30,11 +30,13 @@ def bandwidth_view(found: BandwidthNeeded) -> View:
 
 
 def gpus_view(found: GpusNeeded) -> View:
-    """Nodes for a deadline."""
-    title = (
-        f"{counted(found.nodes, 'node')} ({counted(found.gpus, 'GPU')}) "
-        f"{_verb(found.nodes, 'end')} in {_job(found.job)} (asked {duration(found.deadline_s)})"
-    )
+    """Nodes for a deadline, or to fit at all."""
+    size = f"{counted(found.nodes, 'node')} ({counted(found.gpus, 'GPU')})"
+    title = f"{size} {_verb(found.nodes, 'end')} in {_job(found.job)}"
+    if found.deadline_s is None:
+        title = f"{size} {_verb(found.nodes, 'hold')} it in memory: done in {_job(found.job)}"
+    else:
+        title += f" (asked {duration(found.deadline_s)})"
     if found.below is None:
         return View(f"{title}; it is the smallest size", [], found)
     nodes, job = found.below

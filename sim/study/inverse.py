@@ -113,12 +113,13 @@ def _halvings(low: float, high: float) -> int:
 def gpus_for(
     topology: Argument,
     workload: Argument,
-    deadline_s: float,
+    deadline_s: float | None,
     sets: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> GpusNeeded:
     """The fewest nodes of a machine on which a job ends in time, its batch per GPU unchanged.
 
+    Without a deadline the fewest on which it fits.
     A workload with a ``global_batch`` keeps it, and only sizes that divide it are tried.
     `progress` is called with sizes tried and all there are.
 
@@ -148,7 +149,7 @@ def gpus_for(
             before = nodes, None
             continue
         estimate = _estimate(*moved)
-        if estimate.wall_s <= deadline_s:
+        if deadline_s is None or estimate.wall_s <= deadline_s:
             told(len(sizes), len(sizes))  # larger ones need not be tried
             return GpusNeeded(nodes, moved[0].world_size, estimate, before, deadline_s)
         if fastest is None or estimate.wall_s < fastest[1].wall_s:
@@ -157,7 +158,7 @@ def gpus_for(
     where, why = f"no size of {machine.name} up to {most} nodes", ""
     if machine.node.nics is None:
         where, why = f"no size of {machine.name}, of which 1 node was tried,", f"; {_NO_NICS}"
-    if fastest is None:
+    if fastest is None or deadline_s is None:
         message = f"{where} has room for {job.name}{why}"
         raise InfeasibleError(message)
     message = (

@@ -56,7 +56,7 @@ class GpusNeeded(Document):
     gpus: int
     job: JobEstimate
     below: tuple[int, JobEstimate | None] | None  # next smaller size; None: does not fit
-    deadline_s: float
+    deadline_s: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,14 @@ def test_a_job_that_does_not_fit_is_an_answer(call):
     assert "unchanged, it fits on 3 nodes (24 GPUs)" in out
 
 
+def test_what_memory_bounds_has_names_that_people_use(call):
+    """`--max context` was refused."""
+    words = ("--max", "context", "--max", "batch_size", "--min", "gpus")
+    code, out, _ = call("memory", "dgx-a100", "mistral-7b-lora", *words)
+    asked = ("--max", "sequence_length", "--max", "micro_batch", "--min", "nodes")
+    assert (code, out) == (0, call("memory", "dgx-a100", "mistral-7b-lora", *asked)[1])
+
+
 def test_host_memory_that_does_not_suffice_is_named(call):
     _, out, _ = call("run", "h100-x1", "llama3-70b-full-offload", "--quiet")
     assert "of 186.3 GiB of host memory per node" in out

@@ -13,7 +13,7 @@ from sim.inputs.price import PriceRow
 from sim.inputs.shares import batch_of
 from sim.memory.report import memory
 from sim.report.formats.table import render
-from sim.report.need import price_view
+from sim.report.need import gpus_view, price_view
 from sim.result.predict import predict
 from sim.step.step import step
 from sim.study.inverse import bandwidth_for, context_for, gpus_for, price_for
@@ -226,3 +226,13 @@ def test_a_machine_without_a_price_is_taken_at_the_price_that_compare_takes():
     assert found.other_job.cost.price_per_gpu_hour_usd == costs[1].price_per_gpu_hour_usd
     [same, _] = compared.deltas[0].prices
     assert found.like_for_like.now_usd == same.first_rate_usd
+
+
+def test_fewest_nodes_without_a_deadline_are_those_that_hold_it():
+    """How many GPUs a job needs had to be asked with a deadline."""
+    found = sim.need_gpus("dgx-a100", "llama3-70b-full")
+    assert (found.nodes, found.gpus, found.deadline_s) == (3, 24, None)
+    assert found.below == (2, None)
+    assert gpus_view(found).title.startswith("3 nodes (24 GPUs) hold it in memory: done in ")
+    with pytest.raises(InfeasibleError, match="has room for"):
+        sim.need_gpus("l40s-x1", "llama3-70b-full")
