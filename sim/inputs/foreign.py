@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -45,12 +45,16 @@ LAUNCHES = (
     r"|swift +(?:sft|pt|rlhf)|trl +(?:sft|dpo|grpo|kto|rloo|reward)"
     r"|axolotl +train|llamafactory-cli +train)\b"
 )
-_SCRIPT = re.compile(rf"^(?:#!.*sh\b|#SBATCH\b)|{LAUNCHES}", re.M)
+#: a script in Python that is given options, as on one GPU
+PLAIN = r"^[ \t]*(?:\w+=\S+ +)*python3? +(?:-u +)?[\w./-]+\.py\b(?=(?:[ \t]+\S+)*?[ \t\\\n]+--\w)"
+_SCRIPT = re.compile(rf"^(?:#!.*sh\b|#SBATCH\b)|{LAUNCHES}|{PLAIN}", re.M)
 #: calls that Python alone has, by which it is known without a name (through a pipe)
 _PYTHON = re.compile(
     r"\w(?:TrainingArguments|Config)\(|\bTrainingArguments\(|\.backward\(|\bfully_shard\("
     r"|\bAccelerator\(|\bdeepspeed\.initialize\("
 )
+#: options that a script declares, and fields of its classes
+_DECLARED = re.compile(r"""["']--([\w-]+)["']|^[ \t]+(\w+) *:""", re.M)
 #: a dotted key of TOML of more parts than there may be levels
 _DEEP_KEY = re.compile(
     rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{MAX_DEPTH + 1}}}"""
@@ -88,7 +92,8 @@ def source_of(text: str, name: str, path: Path | None, faults: list[Fault]) -> S
     if name.endswith(".toml"):
         return Source(path, name, text, _from_toml(text, name))
     if _SCRIPT.search(text) and not _mapping(text):
-        return Source(path, name, text, None)
+        # a script in Python may say at its top how it is started
+        return Source(path, name, text, _as_python(text, name) if name.endswith(".py") else None)
     if name.endswith(".py") or is_notebook(text, name):
         return Source(path, name, text, _from_python(text, name))
     if _PYTHON.search(text) and (calls := _as_python(text, name)):
@@ -223,6 +228,7 @@ def translate(sources: Sequence[Source]) -> Translation:
         if found is None:
             raise InputError.single(source.name, f"is the file of no tool known here ({_known()})")
         formats.append(found)
+    sources = _handed(formats, sources, job)
     order = list(FORMATS)
     # what launches a job says least of it, and what it says is what others leave open
     for format_, source in sorted(
@@ -232,6 +238,41 @@ def translate(sources: Sequence[Source]) -> Translation:
         format_.read(source, job)
     _finish(job, sources[0].path)
     return job
+
+
+def _handed(formats: Sequence[Format], sources: Sequence[Source], job: Translation) -> list[Source]:
+    """Files, the scripts in Python among them with the options that launches give them."""
+    given: dict[str, Mapping[str, str]] = {}
+    for format_, source in zip(formats, sources, strict=True):
+        options = getattr(format_, "options", None)
+        given |= options(source) if options is not None else {}
+    return [as_started(source, given, job) for source in sources]
+
+
+def as_started(source: Source, given: Mapping[str, Mapping[str, str]], job: Translation) -> Source:
+    """A script in Python as a command line starts it; any other file as it is.
+
+    Parameters
+    ----------
+    source : Source
+        The file.
+    given : mapping of str to mapping
+        Options by the script's name, folders left out.
+    job : Translation
+        Takes which options the script declares, of argparse or as fields of a class.
+    """
+    options = given.get(source.name.rpartition("/")[2])
+    if not options or not source.name.endswith(".py"):
+        return source
+    declared = _DECLARED.findall(source.text)
+    own = {_bare(word) for pair in declared for word in pair if word}
+    job.handed.update(name for name in options if _bare(name) in own)
+    tree = from_calls(source.text, source.name, options)
+    return Source(source.path, source.name, source.text, tree)
+
+
+def _bare(option: str) -> str:
+    return option.replace("-", "_")
 
 
 def _finish(job: Translation, path: Path | None) -> None:

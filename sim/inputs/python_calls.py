@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from sim.errors import Fault, InputError
 from sim.inputs.notebooks import cells, is_notebook
@@ -27,7 +27,7 @@ _FREEZES = re.compile(r"\.requires_grad$")  # told as a call of ``requires_grad_
 LATER = "="  # how the key of an attribute ends that is set where it cannot be followed
 
 
-def from_calls(text: str, name: str) -> Branch:
+def from_calls(text: str, name: str, options: Mapping[str, str] | None = None) -> Branch:
     """The calls of a file, by what they call: of each the calls in order, as mappings of arguments.
 
     Parameters
@@ -36,6 +36,8 @@ def from_calls(text: str, name: str) -> Branch:
         Python, or a notebook of it.
     name : str
         The file, as faults call it.
+    options : mapping of str to str, optional
+        What a command line gives to it: ``{"batch-size": "2"}``.
 
     Returns
     -------
@@ -55,7 +57,7 @@ def from_calls(text: str, name: str) -> Branch:
     code, lines = cells(text, name) if is_notebook(text, name) else (text, None)
     try:
         module = ast.parse(code)
-        calls = _Calls(module, name, lines)
+        calls = _Calls(module, name, lines, options)
         calls.visit(module)
     except SyntaxError as error:
         line = _line(error.lineno or 1, lines)
@@ -80,8 +82,11 @@ def _line(line: int, lines: list[int] | None) -> int:
 class _Calls(ast.NodeVisitor):
     """Calls in the order of the file, less those that it says are not made."""
 
-    def __init__(self, module: ast.Module, name: str, lines: list[int] | None) -> None:
-        names = Names(module)
+    def __init__(
+        self, module: ast.Module, name: str, lines: list[int] | None,
+        options: Mapping[str, str] | None,
+    ) -> None:  # fmt: skip
+        names = Names(module, options)
         self.found: dict[str, Items] = {}
         self._names, self._values = names, Values(names)
         self._name, self._lines = name, lines

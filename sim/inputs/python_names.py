@@ -3,17 +3,20 @@
 A name has a value where every statement that binds it gives it the same: assignments, defaults of
 parameters and what calls in the file pass to them. Loops, `with`, `+=`, imports and whatever else
 binds a name leave it without one. Attributes (``args.batch``) are looked up among fields of the
-file's classes, options of argparse, and assignments to attributes.
+file's classes, options of argparse, and assignments to attributes; what a command line gives to an
+option or a field stands for its default.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 
 from sim.records import NamedTuple
 
 _CHANGES = {"update", "append", "extend", "insert", "remove", "clear", "setdefault", "pop"}
 _STORED = {"store_true": False, "store_false": True}
+_FLAGS = {"true": True, "false": False}
 
 
 class Value(NamedTuple):
@@ -49,9 +52,10 @@ def dotted(node: ast.expr) -> str:
 
 
 class Names(ast.NodeVisitor):
-    """Names and attributes of a module."""
+    """Names and attributes of a module, and what options a command line gives to it, as texts."""
 
-    def __init__(self, module: ast.Module) -> None:
+    def __init__(self, module: ast.Module, options: Mapping[str, str] | None = None) -> None:
+        self._options = {k.replace("-", "_"): v for k, v in (options or {}).items()}
         self._scopes: dict[ast.AST, Scope] = {}
         self._fields: dict[str, list[Value]] = {}
         self._imported: set[str] = set()
@@ -117,7 +121,11 @@ class Names(ast.NodeVisitor):
         """A field without a default has no value; a mere annotation elsewhere binds nothing."""
         if node.value is not None:
             self.visit(node.value)
-            self._target(node.target, _default(node.value) or node.value)
+            value: ast.expr | None = _default(node.value) or node.value
+            field = isinstance(node.target, ast.Name) and self._here.of_class
+            if isinstance(node.target, ast.Name) and field and node.target.id in self._options:
+                value = _given(self._options[node.target.id], node.annotation, value)
+            self._target(node.target, value)
         elif self._here.of_class:
             self._target(node.target, None)
 
@@ -194,7 +202,11 @@ class Names(ast.NodeVisitor):
         if value is None and isinstance(action, ast.Constant) and str(action.value) in _STORED:
             value = ast.Constant(_STORED[str(action.value)])
             ast.copy_location(value, node)
-        self._field(name.replace("-", "_"), value)
+        given = next((n for n in map(_dest, [*words, name]) if n in self._options), None)
+        if given is not None:
+            text = self._options[given]
+            value = None if "nargs" in said else _given(text, said.get("type"), value)
+        self._field(_dest(name), value)
 
     def _field(self, name: str, value: ast.expr | None) -> None:
         self._fields.setdefault(name, []).append(Value(value, self._here))
@@ -266,6 +278,31 @@ class Names(ast.NodeVisitor):
             values_ = scope.values(name)
             if values_ is not None:
                 values_.append(Value(None, scope))
+
+
+def _dest(word: str) -> str:
+    """Where argparse puts an option: ``--batch-size`` in ``batch_size``."""
+    return word.lstrip("-").replace("-", "_")
+
+
+def _given(text: str, kind: ast.expr | None, default: ast.expr | None) -> ast.expr | None:
+    """What a command line gives to an option; None where a shell knows it.
+
+    Of a flag it is true, and a number where its type, or its default, is one.
+    """
+    if "$" in text:
+        return None
+    number = isinstance(default, ast.Constant) and type(default.value) in (int, float)
+    value: str | float | bool = text
+    if number or dotted(kind or ast.Constant(None)) in ("int", "float"):
+        try:
+            value = float(text) if set(text) & set(".eE") else int(text)
+        except ValueError:
+            return None
+    elif dotted(kind or ast.Constant(None)) != "str":
+        value = _FLAGS.get(text.lower(), text)
+    found = ast.Constant(value)
+    return ast.copy_location(found, default) if default is not None else found
 
 
 def _agreed(values: list[Value]) -> Value | None:

@@ -123,6 +123,8 @@ class Translation:
         The key that keeps its trainer from no_sync(), where it is set.
     begun : Begun, optional
         The trainer of TRL's that a command starts by name.
+    handed : set of str
+        Options of a command line that a script in Python among the files declares itself.
     undecided : Aside, optional
         A key of several of TRL's trainers, told of where no file says which it is.
     sample : Sample, optional
@@ -144,6 +146,7 @@ class Translation:
     marks_leaves: str = ""
     launched: str = ""
     unsaid: dict[str, str] = field(default_factory=dict)
+    handed: set[str] = field(default_factory=set)
     syncs_each: tuple[str, Place] | None = None
     begun: Begun | None = None
     undecided: Aside | None = None

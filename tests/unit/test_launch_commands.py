@@ -75,3 +75,61 @@ def test_deepspeeds_own_way_to_name_its_configuration(tmp_path, options):
         told = [row for row in found.aside if row["matters"]]
         assert ("strategy: zero3" in found.yaml, "precision: bf16" in found.yaml) == (True, True)
         assert ("trainer: deepspeed" in found.yaml, told) == (True, [])
+
+
+OWN = """\
+{about}
+import argparse
+from dataclasses import dataclass
+parser = argparse.ArgumentParser()
+parser.add_argument("-m", "--model", default="Qwen/Qwen2.5-7B")
+parser.add_argument("--batch-size", type=int, default=8)
+parser.add_argument("--accumulate", default=1)
+parser.add_argument("--fp32", action="store_true")
+parser.add_argument("--targets", nargs="+", default=["q_proj"])
+args = parser.parse_args()
+@dataclass
+class Rows:
+    max_len: int = 1024
+rows = Rows()
+accelerator = Accelerator(mixed_precision="no" if args.fp32 else "bf16",
+                          gradient_accumulation_steps=args.accumulate)
+model = AutoModelForCausalLM.from_pretrained(args.model)
+batch = tokenizer(texts, max_length=rows.max_len)
+loader = DataLoader(train, batch_size=args.batch_size)
+accelerator.backward(loss)
+"""
+GIVEN = "train.py --model Qwen/Qwen2.5-1.5B \\\n  --batch-size 2 --accumulate=4 --max_len 512"
+
+
+@pytest.mark.parametrize("launch", ["accelerate launch --num_processes 8", "python"])
+@pytest.mark.parametrize("named", [False, True])
+def test_options_of_a_launch_stand_for_the_scripts_own_defaults(tmp_path, launch, named):
+    """Defaults were taken (micro-batch 8), and the options "not known here"; or refused."""
+    run, script = tmp_path / "run.sh", tmp_path / "train.py"
+    run.write_text(f"python prepare.py --batch-size 99\n{launch} {GIVEN} --fp32 --lr 1e-5\n"
+                   if launch != "python" else f"{launch} {GIVEN} --fp32 --lr 1e-5\n")  # fmt: skip
+    script.write_text(OWN.format(about=""))
+    files = (run, script) if named else (run,)
+    found = sim.import_job(*files)
+    job = load("dgx-h100", files if named else run).workload
+    assert (job.model.name, job.micro_batch, job.gradient_accumulation) == ("qwen2.5-1.5b", 2, 4)
+    assert (job.sequence_length, job.precision.kind) == (512, "fp32")
+    why = {row["theirs"]: row["why"] for row in found.aside}
+    assert why["batch-size"] == "read by the script that it is given to"
+    assert why["lr"] == "an argument of a script that is not known here"
+
+
+def test_an_option_that_only_a_shell_knows_is_no_default(tmp_path):
+    (tmp_path / "train.py").write_text(OWN.format(about=""))
+    path = tmp_path / "run.sh"
+    path.write_text("accelerate launch train.py --batch-size $1 --model Qwen/Qwen2.5-1.5B\n")
+    told = {row["theirs"]: row["why"] for row in sim.import_job(path).aside if row["matters"]}
+    assert "only at run time" in told["per_device_train_batch_size"]
+
+
+def test_a_script_that_says_how_it_is_started_is_the_script(tmp_path):
+    """By the example at its top it was a launch script, and nothing else of it was read."""
+    path = tmp_path / "train.py"
+    path.write_text(OWN.format(about=f'"""As in:\n\n    accelerate launch {GIVEN}\n"""'))
+    assert load("dgx-h100", path).workload.micro_batch == 8

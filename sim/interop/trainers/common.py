@@ -13,17 +13,21 @@ from sim.interop.trainers.keys import Keys
 from sim.records import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 
 @dataclass(frozen=True, slots=True)
 class TrainerFormat:
-    """A format by what tells it and what reads it (see `sim.inputs.foreign.Format`)."""
+    """A format by what tells it and what reads it (see `sim.inputs.foreign.Format`).
+
+    Of a launch, ``options`` are those that it gives to scripts, by the script's name.
+    """
 
     name: str
     title: str
     recognises: Callable[[Source], bool]
     read: Callable[[Source, Translation], None]
+    options: Callable[[Source], Mapping[str, Mapping[str, str]]] | None = None
 
 
 #: keys of any Hugging Face trainer that change neither the time nor the memory of a step

@@ -7,7 +7,7 @@ from contextlib import suppress
 from itertools import takewhile
 
 from sim.errors import InputError
-from sim.inputs.foreign import LAUNCHES, beside, format_of, format_of_keys
+from sim.inputs.foreign import LAUNCHES, PLAIN, as_started, beside, format_of, format_of_keys
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Leaf, Place
@@ -27,6 +27,7 @@ from sim.interop.trainers.words import put_dtype
 from sim.units import whole
 
 _LAUNCHER = re.compile(rf"{LAUNCHES}|\bdeepspeed\b")
+_PLAIN = re.compile(PLAIN, re.M)
 #: a trainer's file as the argument without a name
 _NAMED = re.compile(
     r"(?:axolotl(?: +|\.cli\.)train|llamafactory-cli +train|[\w./-]+\.py)[ \\\n]+"
@@ -57,7 +58,8 @@ _DIRECTIVE = re.compile(r"^#SBATCH\s+(--?[\w-]+)[=\s]?([^\s#]*)")
 
 def recognises(source: Source) -> bool:
     """A script, not a mapping."""
-    return source.tree is None and bool(_LAUNCHER.search(source.text) or "#SBATCH" in source.text)
+    starts = _LAUNCHER.search(source.text) or _PLAIN.search(source.text)
+    return source.tree is None and bool(starts or "#SBATCH" in source.text)
 
 
 def read(source: Source, job: Translation) -> None:
@@ -153,7 +155,9 @@ def _trained(
         huggingface.arguments(source, keys)
     else:
         _program(started, source, job)
-    keys.leave("an argument of a script that is not known here", rest.entries)
+    keys.leave("read by the script that it is given to", job.handed)
+    unknown = [name for name in rest.entries if name not in job.handed]
+    keys.leave("an argument of a script that is not known here", unknown)
 
 
 def _accelerate(launch: Keys, source: Source, job: Translation) -> None:
@@ -194,6 +198,8 @@ def _config(launch: Keys, source: Source, job: Translation) -> None:
 def _read(source: Source, name: str, job: Translation) -> bool:
     """Read a file that the script names; False where it is not here or no tool's."""
     other = common.refer(source, name, job)
+    if other is not None:
+        other = as_started(other, scripts(source), job)
     form = None if other is None else format_of(other)
     if other is None or form is None:
         return False
@@ -204,7 +210,8 @@ def _read(source: Source, name: str, job: Translation) -> bool:
 def _started(text: str) -> str:
     """The commands that start a training, each at its line; all, where none is known for one."""
     commands = [c for c in shell.commands(text) if not c.lstrip().startswith("#")]
-    ours = {c for c in commands if _LAUNCHER.search(c) and _PROGRAM.search(c)} or set(commands)
+    ours = {c for c in commands if _LAUNCHER.search(c) and _PROGRAM.search(c)}
+    ours = ours or {c for c in commands if _PLAIN.search(c)} or set(commands)
     return "\n".join(c if c in ours else "\n" * c.count("\n") for c in shell.commands(text))
 
 
@@ -224,6 +231,18 @@ def _program(text: str, source: Source, job: Translation) -> None:
         if not job.has_file(name) and beside(source, name) is not None:
             with suppress(InputError):  # no trainer's: the launch alone is read
                 _read(source, name, job)
+
+
+def scripts(source: Source) -> dict[str, dict[str, str]]:
+    """Options of each script in Python that a launch starts, by its name without folders."""
+    _, values = _directives(source)
+    found: dict[str, dict[str, str]] = {}
+    for command in shell.commands(_started("\n".join(source.text.splitlines()))):
+        if program := _PYTHON.search(command):
+            options = _options(command[program.end() :], source.name, values)
+            name = program[0].rpartition("/")[2]
+            found.setdefault(name, {key: str(leaf.value) for key, leaf in options.items()})
+    return found
 
 
 def _directives(source: Source) -> tuple[dict[str, Leaf], dict[str, str]]:
@@ -281,4 +300,4 @@ def _options(text: str, name: str, values: dict[str, str]) -> dict[str, Leaf]:
     return found
 
 
-FORMATS.register(TrainerFormat("launch", "a launch script", recognises, read))
+FORMATS.register(TrainerFormat("launch", "a launch script", recognises, read, scripts))
