@@ -16,7 +16,7 @@ from sim.inputs.modelling import FLASH_SINCE, modelling_of
 from sim.inputs.recipes import RECIPES
 from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
-from sim.inputs.versions import SOFTWARE, older, oldest_for, versions
+from sim.inputs.versions import SOFTWARE, deepspeed_of, older, oldest_for, versions
 from sim.inputs.workload import Parallelism, Workload
 
 __all__ = ["Finding", "check", "check_one", "finish", "finish_pair"]
@@ -81,7 +81,8 @@ def finish_pair(
     loop. The gradient accumulation follows from a
     global batch, where only that is written; FlashAttention has no FP32 and no GPUs before Ampere,
     PyTorch's kernels have; which fused one runs the modelling code says. Software that is left
-    out is as new as the GPUs and a recipe of FP8 or FP4 need.
+    out is as new as the GPUs and a recipe of FP8 or FP4 need, DeepSpeed as a PyTorch that is
+    written.
 
     Parameters
     ----------
@@ -93,7 +94,7 @@ def finish_pair(
         Whether it is a spec, which says everything.
     """
     if not whole:
-        workload = _as_new_as(tuple(topology.gpu_counts), workload, given)
+        workload = _of_its_time(_as_new_as(tuple(topology.gpu_counts), workload, given), given)
     open_ = "parallelism" not in given and not whole
     if topology.world_size == 1 and (open_ or _exchanges_alone(workload.parallelism)):
         clips = workload.parallelism.clip_gradients
@@ -132,6 +133,18 @@ def _as_new_as(gpus: Sequence[Gpu], workload: Workload, given: Collection[str]) 
     if not newer:
         return workload
     return workload.model_copy(update={"stack": workload.stack.model_copy(update=newer)})
+
+
+def _of_its_time(workload: Workload, given: Collection[str]) -> Workload:
+    """A job whose DeepSpeed, where only PyTorch's release is written, is one that ran beside it."""
+    knobs = workload.parallelism
+    if not knobs.strategy.startswith("zero") or "parallelism.deepspeed_version" in given:
+        return workload
+    release = deepspeed_of(workload.stack.torch) if "stack.torch" in given else None
+    if release is None:
+        return workload
+    knobs = knobs.model_copy(update={"deepspeed_version": release})
+    return workload.model_copy(update={"parallelism": knobs})
 
 
 def check(topology: Topology, workload: Workload) -> tuple[Finding, ...]:

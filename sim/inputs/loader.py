@@ -164,9 +164,12 @@ def _checked(topology: Half, workload: Half) -> Prepared:
     finished = checks.finish_pair(machine, job, given=given, whole=whole)
     if finished is not job:
         assumed = workload.assumed
-        if finished.parallelism is not job.parallelism:
+        if finished.parallelism.strategy != job.parallelism.strategy:
             strategy = Assumption("parallelism.strategy", finished.parallelism.strategy)
             assumed = assumed | {"parallelism": (strategy,)}
+        elif finished.parallelism is not job.parallelism:
+            knobs = anew(assumed.get("parallelism", ()), finished)
+            assumed = assumed | {"parallelism": knobs}
         if finished.attention != job.attention:
             assumed = assumed | {"attention": (Assumption("attention", finished.attention),)}
         if finished.stack is not job.stack:

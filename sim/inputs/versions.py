@@ -64,3 +64,10 @@ def sdpa_flash(since: str) -> str:
     """The FlashAttention that such a PyTorch carries."""
     found = (e.get("flash") for e in versions()["sdpa"] if e["since"] == since)
     return next((str(kind) for kind in found if kind), "flash2")
+
+
+@cache
+def deepspeed_of(torch: str) -> str | None:
+    """The DeepSpeed of a PyTorch's time; None of one as new as the newest that is known here."""
+    entries = versions()["deepspeed"]
+    return next((str(e["release"]) for e in entries if older(torch, e["before"])), None)

@@ -143,7 +143,7 @@ class Parallelism(Spec):
     zero_quantized_weights: bool = False
     zero_quantized_gradients: bool = False
     communication_data_type: Literal["fp32", "bf16", "fp16"] | None = None
-    deepspeed_version: str = "0.19.8"
+    deepspeed_version: str = "0.19.8"  # left out beside a written stack.torch: one of its time
     bucket_cap_mb: Count = 25.0  # DDP
     gradient_as_bucket_view: bool = False  # DDP
     use_distributed_optimizer: bool = True  # Megatron: ZeRO-1
