@@ -3,6 +3,7 @@
 import pytest
 
 import sim
+from sim.inputs.loader import load
 
 LOOP = """\
 import torch
@@ -77,3 +78,16 @@ def test_a_loop_without_an_optimizer_says_so(tmp_path):
     assert told(tmp_path, LOOP) == {}
     supposed = {row["key"]: row["why"] for row in sim.import_job(tmp_path / "train.py").assumed}
     assert supposed["optimizer"] == "no optimizer that is known is made here"
+
+
+def test_what_is_frozen_can_be_said_beside_a_script(tmp_path):
+    """`method={freeze: ...}` answers what the script leaves open: the warning is gone."""
+    path = tmp_path / "train.py"
+    frozen = "for p in model.model.layers[:-4].parameters():\n    p.requires_grad = False"
+    path.write_text(TRAINER + frozen)
+    sets = ["sequence_length=1024", "precision=bf16"]
+    open_ = load("dgx-h100", path, sets)
+    said = load("dgx-h100", path, [*sets, "method={freeze: {last: 4}}"])
+    assert (open_.workload.method.kind, said.workload.method.last) == ("full", 4)
+    codes = [[finding.code for finding in each.notes.warnings] for each in (open_, said)]
+    assert codes[0].count("not-followed") == codes[1].count("not-followed") + 1

@@ -44,7 +44,10 @@ NO_MATTER = (
     r"|lora_alpha|lora_fan_in_fan_out|peft_use_rslora|use_rslora|lora_model_dir"
     r"|ddp_find_unused_parameters|router_aux_loss_coef|neftune\w*|label_smoothing_factor"
 )
-PARTLY_FROZEN = "partly frozen models are not modelled: taken as trained in full (more states)"
+PARTLY_FROZEN = (
+    "what is frozen of a partly frozen model is not followed: taken as trained in full (more "
+    "states); add --set 'method={freeze: {last: N}}', or first, layers, extra"
+)
 WHY_NO_MATTER = "no effect on time or memory of a step"
 OF_PEFT = "PEFT's default"
 _EIGHT_BIT = "8-bit weights are not modelled where they are sharded: taken in the compute dtype"

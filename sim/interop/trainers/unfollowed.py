@@ -80,7 +80,7 @@ def _found(name: str, last: str, call: Branch, adapted: bool) -> tuple[str, str,
         return (f"{last}()", *_CALLS[last])
     if last in ("requires_grad", "requires_grad_") and not adapted:
         if given.get("0", given.get("requires_grad", True)) is not True:
-            return name, PARTLY_FROZEN, ""
+            return name, PARTLY_FROZEN, "method"
     elif last == "SGD" and given.get("momentum", given.get("2", 0)) != 0:
         return "SGD.momentum", _MOMENTUM, ""
     elif given.get("split_batches") is True:
