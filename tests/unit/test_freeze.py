@@ -151,7 +151,8 @@ bf16: true
          {"last": 2, "modules": ("attention", "ffn")}, 1),
         ("freeze_extra_modules: embed_tokens,lm_head",
          {"last": 2, "extra": ("embedding", "head")}, 0),
-        ("use_llama_pro: true", {"last": 2}, 1),
+        ("use_llama_pro: true", {"last": 0, "layers": (15, 31)}, 0),
+        ("use_llama_pro: true\nfreeze_trainable_layers: 5", {"last": 5}, 1),  # 5 do not divide 32
     ],
 )  # fmt: skip
 def test_files_of_llama_factory(tmp_path, keys, expected, told):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from sim.errors import InputError
+from sim.inputs.models import resolve_model
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Items, Leaf
@@ -123,6 +127,16 @@ PARTS = {"self_attn": "attention", "mlp": "ffn",
 ENDS = {"embed_tokens": "embedding", "norm": "norm", "lm_head": "head"}
 
 
+def _spread(keys: Keys, count: int) -> Sequence[int]:
+    """LLaMA Pro's blocks, each behind as many old ones; none of a model that is not known."""
+    try:
+        layers = resolve_model(keys.job.text_at("model")).layers
+    except InputError:
+        return ()
+    stride = layers // count
+    return () if layers % count else range(stride - 1, layers, stride)
+
+
 def _frozen(keys: Keys) -> None:
     """Layers, and parts of the model, that freeze tuning trains.
 
@@ -130,10 +144,17 @@ def _frozen(keys: Keys) -> None:
     `get_custom_gradient_checkpointing_func`, by which no gradient passes below them.
     """
     count = int(keys.number("freeze_trainable_layers") or 0) or 2
-    keys.put("method.last" if count > 0 else "method.first", abs(count), "freeze_trainable_layers")
+    spread = _spread(keys, abs(count)) if keys.flag("use_llama_pro") else ()
+    if spread:
+        place = keys.place("use_llama_pro")
+        keys.put("method.layers", Items([Leaf(n, place) for n in spread], place), "use_llama_pro")
+        keys.leave("so many of them", "freeze_trainable_layers")
+    else:
+        key = "method.last" if count > 0 else "method.first"
+        keys.put(key, abs(count), "freeze_trainable_layers")
     keys.job.suppose("method.input_require_grads", False, "checkpoints ask of their input alone")
-    if keys.flag("use_llama_pro"):
-        why = "layers spread over the model are taken as the last as many; write method.layers"
+    if keys.flag("use_llama_pro") and not spread:
+        why = "how its blocks are spread over the model is not known: the last as many are taken"
         keys.matters(why, "use_llama_pro")
     for theirs, ours, names in (
         ("freeze_trainable_modules", "method.modules", PARTS),
