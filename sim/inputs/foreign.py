@@ -54,7 +54,7 @@ _PYTHON = re.compile(
     r"|\bAccelerator\(|\bdeepspeed\.initialize\("
 )
 #: options that a script declares, and fields of its classes
-_DECLARED = re.compile(r"""["']--([\w-]+)["']|^[ \t]+(\w+) *:""", re.M)
+_DECLARED = re.compile(r"""["']--([\w-]+)["']|^[ \t]+(\w+) *[:=]|[(,] *(\w+) *[:=]""", re.M)
 #: a dotted key of TOML of more parts than there may be levels
 _DEEP_KEY = re.compile(
     rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{MAX_DEPTH + 1}}}"""

@@ -16,6 +16,8 @@ from sim.records import NamedTuple
 
 _CHANGES = {"update", "append", "extend", "insert", "remove", "clear", "setdefault", "pop"}
 _STORED = {"store_true": False, "store_false": True}
+#: what makes a command line of a function's parameters: ``fire.Fire(train)``
+_ENTRIES = ("Fire", "typer.run", "tyro.cli", "jsonargparse.CLI", "auto_cli")
 _FLAGS = {"true": True, "false": False}
 
 
@@ -56,6 +58,12 @@ class Names(ast.NodeVisitor):
 
     def __init__(self, module: ast.Module, options: Mapping[str, str] | None = None) -> None:
         self._options = {k.replace("-", "_"): v for k, v in (options or {}).items()}
+        self._started = {
+            node.args[0].id
+            for node in ast.walk(module)
+            if isinstance(node, ast.Call) and dotted(node.func).endswith(_ENTRIES)
+            and node.args and isinstance(node.args[0], ast.Name)
+        } if self._options else set()  # fmt: skip
         self._scopes: dict[ast.AST, Scope] = {}
         self._fields: dict[str, list[Value]] = {}
         self._imported: set[str] = set()
@@ -246,6 +254,8 @@ class Names(ast.NodeVisitor):
         for argument, value in zip(
             [*named, *args.kwonlyargs], [*none, *args.defaults, *args.kw_defaults], strict=True
         ):
+            if name in self._started and argument.arg in self._options:
+                value = _given(self._options[argument.arg], argument.annotation, value)
             inner.names[argument.arg] = [] if value is None else [Value(value, outer)]
             if value is not None:
                 self.visit(value)

@@ -133,3 +133,31 @@ def test_a_script_that_says_how_it_is_started_is_the_script(tmp_path):
     path = tmp_path / "train.py"
     path.write_text(OWN.format(about=f'"""As in:\n\n    accelerate launch {GIVEN}\n"""'))
     assert load("dgx-h100", path).workload.micro_batch == 8
+
+
+FIRED = """\
+def train(base_model: str = "", micro_batch_size: int = 4, batch_size: int = 128,
+          cutoff_len: int = 256, use_lora=True):
+    model = AutoModelForCausalLM.from_pretrained(base_model)
+    if use_lora:
+        model = get_peft_model(model, LoraConfig(r=8, target_modules=["q_proj", "v_proj"]))
+    tokenizer(texts, max_length=cutoff_len)
+    args = TrainingArguments("out", per_device_train_batch_size=micro_batch_size, fp16=True,
+                             gradient_accumulation_steps=batch_size // micro_batch_size)
+    Trainer(model=model, args=args).train()
+{start}(train)
+"""
+
+
+@pytest.mark.parametrize("start", ["fire.Fire", "Fire", "typer.run", "tyro.cli"])
+def test_parameters_of_a_function_that_is_the_command_line(tmp_path, start):
+    """alpaca-lora's form: `--micro_batch_size 8` was an option that is not known here."""
+    (tmp_path / "finetune.py").write_text(FIRED.format(start=start))
+    path = tmp_path / "run.sh"
+    path.write_text(
+        "python finetune.py \\\n    --base_model 'huggyllama/llama-7b' \\\n"
+        "    --micro_batch_size 8 --cutoff_len 512 --use_lora False\n"
+    )
+    job = load("dgx-h100", path).workload
+    assert (job.model.name, job.micro_batch, job.gradient_accumulation) == ("llama-7b", 8, 16)
+    assert (job.sequence_length, job.method.kind) == (512, "full")

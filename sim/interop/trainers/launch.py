@@ -147,14 +147,16 @@ def _trained(
     )
     inner = Source(source.path, source.name, "", rest)
     form = format_of_keys(inner)
-    if form is not None:
+    keys = Keys(job, rest)
+    # scripts of one's own share axolotl's names: --base_model, --micro_batch_size
+    own = form is not None and form.name == "axolotl" and "axolotl" not in started
+    theirs = {"per_device_train_batch_size", "model_name_or_path"} & inner.keys
+    said = (own or (form is None and not theirs)) and _program(started, source, job)
+    if form is not None and not said:
         form.read(inner, job)
         return
-    keys = Keys(job, rest)
-    if {"per_device_train_batch_size", "model_name_or_path"} & inner.keys:
+    if theirs and not said:
         huggingface.arguments(source, keys)
-    else:
-        _program(started, source, job)
     keys.leave("read by the script that it is given to", job.handed)
     unknown = [name for name in rest.entries if name not in job.handed]
     keys.leave("an argument of a script that is not known here", unknown)
@@ -225,12 +227,16 @@ def _positional(text: str, source: Source, job: Translation) -> None:
             job.skip(place, match[0], f"{match[1]} is not here, or no trainer's: name it too", True)
 
 
-def _program(text: str, source: Source, job: Translation) -> None:
-    """The Python that a line without a trainer's arguments starts, where it says them itself."""
+def _program(text: str, source: Source, job: Translation) -> bool:
+    """Read the Python that a line starts, which says a trainer's arguments; whether one does."""
+    found = False
     for name in dict.fromkeys(_PYTHON.findall(text)):
-        if not job.has_file(name) and beside(source, name) is not None:
+        if job.has_file(name):
+            found = True
+        elif beside(source, name) is not None:
             with suppress(InputError):  # no trainer's: the launch alone is read
-                _read(source, name, job)
+                found = _read(source, name, job) or found
+    return found
 
 
 def scripts(source: Source) -> dict[str, dict[str, str]]:
