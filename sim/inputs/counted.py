@@ -21,11 +21,12 @@ from sim.records import NamedTuple
 _COUNTS = (
     re.compile(r"\s*(?<![a-z])[x*]\s*(?P<gpus>[1-9]\d{0,4})\s*$", re.IGNORECASE),
     re.compile(
-        r"^\s*(?:(?P<nodes>[1-9]\d{0,4})\s*[x*]\s*)?"
+        r"^\s*(?:(?P<nodes>[1-9]\d{0,4})\s*(?:[x*]|nodes?\s+(?:of|x|with))\s*)?"
         r"(?P<gpus>[1-9]\d{0,4})(?:\s*[x*]\s*|\s+(?=[a-z]))",
         re.IGNORECASE,
     ),
 )
+_SEVERAL = re.compile(r"(?<=\d)s\b|\s+gpus?\s*$", re.IGNORECASE)  # "8 H100s"
 _PAIRS = re.compile(r"fabric: pairs\b")
 _GPUS = re.compile(r"^ +gpus: (\d+)\s*$", re.M)
 _PROVIDER = re.compile(r"^offer: {provider: (\w+)", re.M)
@@ -43,6 +44,7 @@ class Counted(NamedTuple):
 def counted(name: str) -> Counted | None:
     """What a name says of GPUs; None where it names none of the catalogue."""
     names = catalogue.gpu_names()
+    name = _SEVERAL.sub("", name)
     if (whole := gpu_named(name, names)) is not None:
         return Counted(whole)
     for pattern in _COUNTS:

@@ -292,7 +292,9 @@ def test_a_gpu_that_the_catalogue_lacks(gpu, says):
     ("4090 x2", "workstation-4x4090 with 2", 1, 2), ("8 A100 80GB", "dgx-a100; ", 1, 8),
     ("16x H100", "2 nodes of dgx-h100", 2, 8), ("2x8 H100", "dgx-h100; ", 2, 8),
     ("16x A100 40GB", "gcp-a2-megagpu-16g", 1, 16), ("3x A6000", "a plain node", 1, 3),
-    ("2x RTX 5090", "a plain node", 1, 2), ("8x MI300X", "a plain node", 1, 8),
+    ("2 nodes of 8 H100", "dgx-h100; ", 2, 8), ("8 H100s", "dgx-h100; ", 1, 8),
+    ("4x A100 80GB GPUs", "dgx-a100 with 4", 1, 4), ("2x RTX 5090", "a plain node", 1, 2),
+    ("8x MI300X", "a plain node", 1, 8),
 ])  # fmt: skip
 def test_gpus_by_their_number_are_a_machine(name, taken, nodes, gpus):
     """They led to names of machines; which one is taken is said."""
