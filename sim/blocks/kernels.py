@@ -59,7 +59,3 @@ class Kernel(NamedTuple):
     access: str = "stream"
     role: OpRole = OpRole.OTHER
     waits: bool = False
-
-    def __hash__(self) -> int:
-        """Hash of the fields that tell kernels apart as a rule; costs are looked up by kernel."""
-        return hash((self.name, self.bytes, self.shape, self.direction))

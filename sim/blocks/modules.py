@@ -15,6 +15,8 @@ from sim.records import NamedTuple, dataclass
 class OpRole(Enum):
     """What a module, an operation or a kernel is."""
 
+    __hash__ = object.__hash__  # one object each; Enum's own runs Python for each kernel looked up
+
     LINEAR = "linear"  # weight matrices that FP8, 4-bit storage and adapters apply to
     ADAPTER = "adapter"
     ROUTER = "router"
@@ -29,6 +31,8 @@ class OpRole(Enum):
 
 class Position(Enum):
     """Where a module stands on a block's way: what reaches it, and where its output goes."""
+
+    __hash__ = object.__hash__
 
     START = "start"  # reads no activation
     STREAM = "stream"  # reads the residual stream and opens a branch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,10 @@ class KernelCosts(NamedTuple):
     curve: I4  # row of `CostModel.curves()`
 
 
+#: what is known of a kernel: its cost, and its row of each of `KernelCosts`' columns
+_KnownCost = tuple[KernelCost, tuple[float, float, int]]
+
+
 class CostModel:
     """Costs of kernels on one GPU; remembers every distinct kernel.
 
@@ -74,7 +79,7 @@ class CostModel:
         self.constants = constants or load_constants(gpu)
         self._l2_bytes = gpu.l2_cache / self.constants.l2_partitions
         self._power = board_power(gpu, self.constants.power)
-        self._known: dict[Kernel, tuple[KernelCost, int]] = {}  # and the row of its curve
+        self._known: dict[Kernel, _KnownCost] = {}
         self._curves: list[F8] = []
         self._stacked: F8 = np.ones((0, gpu.sms + 1))
         self._curve_of: dict[tuple[float, ...], int] = {}
@@ -93,14 +98,14 @@ class CostModel:
         """Cost of one kernel."""
         return self._known_of([kernel])[0][0]
 
-    def _known_of(self, kernels: Sequence[Kernel]) -> list[tuple[KernelCost, int]]:
+    def _known_of(self, kernels: Sequence[Kernel]) -> list[_KnownCost]:
         """Costs and rows of curves; what is not known is priced, all of it together."""
         known = self._known
-        found = [known.get(kernel) for kernel in kernels]
-        if None in found:
-            pairs = zip(kernels, found, strict=True)
-            self._price(list(dict.fromkeys([kernel for kernel, one in pairs if one is None])))
-        return [one or known[kernel] for kernel, one in zip(kernels, found, strict=True)]
+        try:
+            return [known[kernel] for kernel in kernels]
+        except KeyError:
+            self._price([kernel for kernel in dict.fromkeys(kernels) if kernel not in known])
+        return [known[kernel] for kernel in kernels]
 
     def costs(self, kernels: Sequence[Kernel]) -> KernelCosts:
         """Costs of kernels in order.
@@ -115,14 +120,13 @@ class CostModel:
         KernelCosts
             `curve` indexes `curves()`.
         """
-        table = self._known_of(kernels)
-        columns = np.array([cost[:2] for cost, _ in table], dtype=float).reshape(-1, 2)
-        rows = np.array([row for _, row in table], dtype=np.int32)
-        return KernelCosts(columns[:, 0], columns[:, 1], rows)
+        figures = chain.from_iterable([known[1] for known in self._known_of(kernels)])
+        time_s, hbm_bytes, row = np.fromiter(figures, float, 3 * len(kernels)).reshape(-1, 3).T
+        return KernelCosts(time_s, hbm_bytes, row.astype(np.int32))
 
     def curve_row(self, kernel: Kernel, own: int = 0) -> int:
         """Row of `curves` that a kernel has; `own` of the SMs that are not left are its own."""
-        _, row = self._known_of([kernel])[0]
+        _, (_, _, row) = self._known_of([kernel])[0]
         if not own:
             return row
         found = self._side_rows.get((row, own))
@@ -182,7 +186,7 @@ class CostModel:
                 cost = self._scan(kernel)
             else:
                 cost = products[i] if kernel.kind == "gemm" else self._stream(kernel)
-            self._known[kernel] = cost, self._curve(cost)
+            self._known[kernel] = cost, (cost.time_s, cost.hbm_bytes, self._curve(cost))
 
     def _gemms(self, dtype: str, kernels: list[Kernel]) -> Iterator[KernelCost]:
         c = self.constants.gemm[dtype]

@@ -127,8 +127,8 @@ class RowTable:
 
 
 def kernel_rows(
-    seconds: F8, curve: I4, rate: F8, host_s: F8, category: Sequence[int], waits: Sequence[bool],
-    stretches: Sequence[tuple[int, int]],
+    seconds: F8, curve: I4, rate: F8, host_s: Sequence[float], category: Sequence[int],
+    waits: Sequence[bool], stretches: Sequence[tuple[int, int]],
 ) -> list[KernelRows]:  # fmt: skip
     """Rows of kernels, stretch by stretch.
 
@@ -140,7 +140,7 @@ def kernel_rows(
         Row of the cost model's curves.
     rate : (n,) float64
         What each draws from HBM. [B/s]
-    host_s : (n,) float64
+    host_s : (n,) float
         CPU time to launch it. [s]
     category, waits : (n,) of int, of bool
         As in `Rows`.
@@ -159,11 +159,11 @@ def kernel_rows(
     ]
 
 
-def idle_row(host_s: float) -> KernelRows:
-    """The row of no kernel: the CPU goes by for so long. [s]"""
-    columns = np.array([[0.0], [0.0], [np.inf], [1.0], [-1.0], [0.0], [host_s], [0.0]])
-    category = np.array([CATEGORY["elementwise"]], dtype=np.int8)
-    return KernelRows(columns, category, np.zeros(1, dtype=np.bool_), np.zeros(1))
+#: the row of no kernel: the CPU goes by
+IDLE = KernelRows(
+    np.array([[0.0], [0.0], [np.inf], [1.0], [-1.0], [0.0], [0.0], [0.0]]),
+    np.array([CATEGORY["elementwise"]], dtype=np.int8), np.zeros(1, dtype=np.bool_), np.zeros(1),
+)  # fmt: skip
 
 
 def _reading(reads: B1) -> RowDraws:
@@ -194,12 +194,10 @@ def joined(blocks: Sequence[RowBlock], curves: F8) -> Rows:
     )  # fmt: skip
 
 
-def chained(parts: Sequence[KernelRows]) -> RowBlock:
-    """Rows of kernels one after the other, as a block; none is no rows."""
-    if not parts:
-        return RowTable().block()
+def chained(parts: Sequence[KernelRows], which: I8) -> RowBlock:
+    """Some of the rows of kernels in a row, (m,), one after the other, as a block."""
     columns, category, waits, rate = (
-        np.concatenate(each, axis=-1) for each in zip(*parts, strict=True)
+        np.concatenate(each, axis=-1).take(which, axis=-1) for each in zip(*parts, strict=True)
     )
     reads = rate > 0.0
     kinds = kinds_of(category, waits, columns[5] > 0.0)

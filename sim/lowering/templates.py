@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, chain, pairwise
 
 import numpy as np
 
@@ -11,12 +11,13 @@ from sim.blocks.kernels import Kernel
 from sim.blocks.unroll import Templates
 from sim.cost.host import HostModel
 from sim.cost.kernel_cost import CostModel
+from sim.lowering.parts import I8
 from sim.lowering.rows import (
     CATEGORY,
+    IDLE,
     KernelRows,
     RowBlock,
     chained,
-    idle_row,
     kernel_rows,
     one_of,
 )
@@ -70,29 +71,40 @@ class TemplateRows(NamedTuple):
     notes: tuple[str, ...]  # what is costed with constants of something else
 
 
-class _TemplateRun(NamedTuple):
-    """Kernels of a template, the module that is run, and CPU time of calls. [s]"""
+class _TemplateCosts(NamedTuple):
+    """What kernels of a template cost on a GPU and its host."""
 
     kernels: tuple[Kernel, ...]
-    module: str
-    calls_s: float  # before the first kernel
-    along_s: float  # from there on, before each as much
+    rows: KernelRows
+    notes: tuple[str, ...]
+    by_module: dict[str, list[int]]  # which of them each leaf module runs
+    places: dict[str, I8]  # which of them segments run that have been asked for, by their module
+
+    def run_by(self, module: str) -> I8:
+        """Which of the kernels a segment of a module, of several or of all ("") runs."""
+        found = self.places.get(module)
+        if found is None:
+            at: Iterable[int] = range(len(self.kernels))
+            if module:
+                at = chain.from_iterable(self.by_module.get(m, ()) for m in modules_of(module))
+            found = self.places[module] = np.array(sorted(at), dtype=np.int64)
+        return found
 
 
 #: calls of a trainer that go along with all kernels of a segment: its own modules' Python
 ALONG = ("trainer.layer_forward", "trainer.layer_backward")
 
-_BlockKey = tuple[int, int, int, str, float, float, float]
-_blocks: dict[_BlockKey, tuple[CostModel, HostModel, tuple[Kernel, ...], KernelRows]] = {}
+_AT_IDLE = np.zeros(1, dtype=np.int64)
+_costs: dict[tuple[int, int, int, float], tuple[CostModel, HostModel, _TemplateCosts]] = {}
 _rows: dict[tuple[object, ...], tuple[CostModel, HostModel, Segments, Templates, TemplateRows]] = {}
-MAX_BLOCKS, MAX_ROWS = 4096, 512
+MAX_COSTS, MAX_ROWS = 1024, 512
 
 
 def template_rows(
     model: CostModel, host: HostModel, hbm: float, segments: Segments, templates: Templates,
     trainer: Mapping[str, float],
 ) -> TemplateRows:  # fmt: skip
-    """Rows of a plan's segments; those that are not known are priced together.
+    """Rows of a plan's segments; templates that are not known are priced together.
 
     Parameters
     ----------
@@ -111,65 +123,73 @@ def template_rows(
     known = _rows.get(key)
     if known is not None:
         return known[-1]
-    asked = [
-        _TemplateRun(
-            templates.of(each.block, each.phase), each.module,
-            each.calls_s + host.trainer_s([c for c in each.calls if c[0] not in ALONG], trainer),
-            host.trainer_s([c for c in each.calls if c[0] in ALONG], trainer),
-        )
-        for each in segments.of
-    ]  # fmt: skip
-    blocks = _blocks_of(model, host, hbm, asked)
-    sizes = tuple([block.category.size for block in blocks])
-    every = {id(run.kernels): run.kernels for run in asked}.values()
-    notes = model.fallbacks_of([k for kernels in every for k in kernels])
-    found = TemplateRows(chained(blocks), sizes, notes)
+    kernels = [templates.of(each.block, each.phase) for each in segments.of]
+    costs = _costs_of(model, host, hbm, kernels)
+    notes = chain(model.constants.fallbacks, *(each.notes for each in costs))
+    found = _of_segments(host, segments.of, costs, trainer, tuple(dict.fromkeys(notes)))
     if len(_rows) >= MAX_ROWS:
         _rows.clear()
     _rows[key] = model, host, segments, templates, found  # held, so that the ids stay theirs
     return found
 
 
-def _blocks_of(
-    model: CostModel, host: HostModel, hbm: float, asked: Sequence[_TemplateRun]
-) -> list[KernelRows]:
-    keys = [
-        (id(model), id(host), id(run.kernels), run.module, hbm, run.calls_s, run.along_s)
-        for run in asked
-    ]
-    missing = {key: run for key, run in zip(keys, asked, strict=True) if key not in _blocks}
+def _of_segments(
+    host: HostModel, segments: Sequence[Segment], costs: Sequence[_TemplateCosts],
+    trainer: Mapping[str, float], notes: tuple[str, ...],
+) -> TemplateRows:  # fmt: skip
+    """Rows of segments, each of a template that costs so much."""
+    distinct = list({id(each): each for each in costs}.values())
+    parts = [IDLE, *(each.rows for each in distinct)]
+    ends = accumulate(part.category.size for part in parts)
+    first = {id(each): end for each, end in zip(distinct, ends, strict=False)}
+    at = []
+    for each, cost in zip(segments, costs, strict=True):
+        mine = cost.run_by(each.module)
+        at.append(mine + first[id(cost)] if mine.size else _AT_IDLE)
+    sizes = tuple([mine.size for mine in at])
+    calls, along = np.zeros(len(at)), np.zeros(len(at))
+    for i, each in enumerate(segments):
+        calls[i] = each.calls_s
+        if each.calls:
+            calls[i] += host.trainer_s([c for c in each.calls if c[0] not in ALONG], trainer)
+            along[i] = host.trainer_s([c for c in each.calls if c[0] in ALONG], trainer)
+    rows = chained(parts, np.concatenate(at) if at else _AT_IDLE[:0])
+    host_s = rows.columns[6]
+    host_s[np.cumsum((0, *sizes))[:-1]] += calls
+    host_s += (along / sizes).repeat(sizes)
+    return TemplateRows(rows, sizes, notes)
+
+
+def _costs_of(
+    model: CostModel, host: HostModel, hbm: float, asked: Sequence[tuple[Kernel, ...]]
+) -> list[_TemplateCosts]:
+    keys = [(id(model), id(host), id(kernels), hbm) for kernels in asked]
+    missing = {key: one for key, one in zip(keys, asked, strict=True) if key not in _costs}
     if missing:
-        if len(_blocks) + len(missing) > MAX_BLOCKS:
-            _blocks.clear()
+        if len(_costs) + len(missing) > MAX_COSTS:
+            _costs.clear()
             missing = dict(zip(keys, asked, strict=True))
-        made = _made(model, host, hbm, list(missing.values()))
-        for (key, run), block in zip(missing.items(), made, strict=True):
-            _blocks[key] = model, host, run.kernels, block  # held, so that the ids stay theirs
-    return [_blocks[key][-1] for key in keys]
+        made = _priced(model, host, hbm, list(missing.values()))
+        for key, one in zip(missing, made, strict=True):
+            _costs[key] = model, host, one  # held, so that the ids stay theirs
+    return [_costs[key][-1] for key in keys]
 
 
-def _made(
-    model: CostModel, host: HostModel, hbm: float, asked: Sequence[_TemplateRun]
-) -> list[KernelRows]:
-    own = [
-        tuple([k for k in run.kernels if k.module in modules]) if modules else run.kernels
-        for run, modules in [(run, run.module and modules_of(run.module)) for run in asked]
-    ]
-    every = [k for kernels in own for k in kernels]
+def _priced(
+    model: CostModel, host: HostModel, hbm: float, templates: Sequence[tuple[Kernel, ...]]
+) -> Iterator[_TemplateCosts]:
+    """What templates cost, all of them together."""
+    every = [k for kernels in templates for k in kernels]
     costs = model.costs(every)
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = np.minimum(costs.hbm_bytes / costs.time_s, hbm)
-    host_s = np.array([host.launch_s(k) for k in every], dtype=float)
-    ends = list(accumulate(map(len, own), initial=0))
-    for first, run, kernels in zip(ends, asked, own, strict=False):
-        if kernels:
-            host_s[first] += run.calls_s
-            host_s[first : first + len(kernels)] += run.along_s / len(kernels)
     blocks = kernel_rows(
-        costs.time_s, costs.curve, rate, host_s, [CATEGORY[k.kind] for k in every],
-        [k.waits for k in every], list(pairwise(ends)),
+        costs.time_s, costs.curve, rate, [host.launch_s(k) for k in every],
+        [CATEGORY[k.kind] for k in every], [k.waits for k in every],
+        list(pairwise(accumulate(map(len, templates), initial=0))),
     )  # fmt: skip
-    return [
-        block if kernels else idle_row(run.calls_s + run.along_s)
-        for block, kernels, run in zip(blocks, own, asked, strict=True)
-    ]
+    for kernels, rows in zip(templates, blocks, strict=True):
+        by_module: dict[str, list[int]] = {}
+        for i, kernel in enumerate(kernels):
+            by_module.setdefault(kernel.module, []).append(i)
+        yield _TemplateCosts(kernels, rows, model.fallbacks_of(kernels), by_module, {})
