@@ -57,7 +57,9 @@ class Blank:
         for column, offset in zip(columns, self.offsets.tolist(), strict=True):
             _at(self._memory, offset, column)[:] = column
         self._first = table((*program, *state), (*program, *state), 1)
-        self._last = program, self._first  # the program that ran last, and its table
+        #: the program that ran last by itself, and its table; the first may be a stack's, whose
+        #: columns would stay for as long as it does
+        self._last: tuple[Program | None, I8] = None, self._first
 
     def table(self, program: Program, memory: np.ndarray) -> I8:
         """Where columns of a program, or of those of a stack, and of their states are."""
@@ -82,7 +84,7 @@ class Blank:
         last, at = self._last
         at = at.copy()  # a run in another thread may read the last one's
         for name, i in _CHANGING:
-            if program[i] is not last[i]:
+            if last is None or program[i] is not last[i]:
                 at[0, i] = address(getattr(program, name))
         at[0, self._places] = address(memory) + self.offsets
         at[0, _CURVES] = at[0, _PROGRAM_CURVES]
@@ -126,7 +128,8 @@ def _sizes(program: Program) -> tuple[int, ...]:
     return p.n_lanes, p.capacity.shape[-1], p.hold_capacity.shape[-1], p.demand_resource.size
 
 
-_met: dict[tuple[object, ...], Program | Blank] = {}  # by structure, whose columns are held
+#: by structure, whose columns are held: of one that was met once these alone
+_met: dict[tuple[object, ...], tuple[np.ndarray, ...] | Blank] = {}
 _ops: dict[tuple[object, ...], int] = {}  # of each
 
 
@@ -139,10 +142,10 @@ def blank_of(program: Program) -> Blank | None:
         return None
     key = (id(program.succ), program.demand_ptr.tobytes(), _sizes(program))
     found = _met.pop(key, None)
-    if isinstance(found, Blank) and not found.fits(program):
-        found = None
-    elif isinstance(found, Program):
-        known = _same(_structure(found), _structure(program))
+    if isinstance(found, Blank):
+        found = found if found.fits(program) else None
+    elif found is not None:
+        known = _same(found, _structure(program))
         found = Blank(program.row(0)) if known else None
     if found is None and program.stack > 1:
         found = Blank(program.row(0))
@@ -151,7 +154,7 @@ def blank_of(program: Program) -> Blank | None:
         while _met and sum(_ops.values()) > MOST:
             oldest = next(iter(_met))
             del _met[oldest], _ops[oldest]
-    _met[key] = found or program  # the last used stands last
+    _met[key] = found or _structure(program)  # the last used stands last
     return found
 
 

@@ -79,6 +79,20 @@ def test_a_large_program_is_not_held(monkeypatch):
     assert lane() is None
 
 
+def test_no_stack_is_held():
+    """A blank is made of its first row; what is known of a structure says no numbers."""
+    program = _program(7)
+    held = []
+    for _ in range(2):
+        columns = {name: np.stack([getattr(program, name)] * 3) for name in ("latency", "work")}
+        stack = program._replace(**columns)
+        held.append(ref(stack.work))
+        assert run(stack, "compiled").start.shape == (3, 40)
+        del columns, stack
+    gc.collect()
+    assert [column() for column in held] == [None, None]
+
+
 def test_what_the_structure_of_a_large_program_says_is_worked_out_once(monkeypatch):
     """And goes with the columns that it is of."""
     monkeypatch.setattr(blank, "MOST_OPS", 39)
