@@ -21,13 +21,12 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.costs import price
 from sim.lowering.frames import lowered
-from sim.malloc import keep_large_blocks
+from sim.malloc import keep_large_blocks, seldom_collected
 from sim.memory.report import memory
 from sim.step.measures import AskedOf, simulated
 from sim.step.run import run_step
 from sim.step.step import steps
 from sim.strategies import build_plan, plan_of
-from sim.study.executors import seldom_collected
 from sim.study.sweep import TOGETHER
 
 REPEAT = 40

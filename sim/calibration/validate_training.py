@@ -19,6 +19,7 @@ from sim.blocks.parameters import count_parameters
 from sim.calibration.validate_collectives import quantile
 from sim.inputs.base import fields_but
 from sim.inputs.shares import batch_on
+from sim.malloc import seldom_collected
 from sim.memory.report import MemoryReport
 from sim.published.rows import MeasuredRow, training_rows
 from sim.records import NamedTuple
@@ -141,12 +142,13 @@ def predict_all(
     order = [row for alike in missing.values() for row in alike]
     if order:
         told(0, len(order))
-    for begin in range(0, len(order), _TOGETHER):
-        part = order[begin : begin + _TOGETHER]
-        jobs = [(row.topology, row.workload) for row in part]
-        for row, found in zip(part, steps(jobs, causes=False, waits=False), strict=True):
-            _points[row] = TrainingPoint(row, found.breakdown, found.memory, found.retries_s)
-        told(begin + len(part), len(order))
+    with seldom_collected():
+        for begin in range(0, len(order), _TOGETHER):
+            part = order[begin : begin + _TOGETHER]
+            jobs = [(row.topology, row.workload) for row in part]
+            for row, found in zip(part, steps(jobs, causes=False, waits=False), strict=True):
+                _points[row] = TrainingPoint(row, found.breakdown, found.memory, found.retries_s)
+            told(begin + len(part), len(order))
     return tuple(_points[row] for row in rows)
 
 

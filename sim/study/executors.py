@@ -10,7 +10,6 @@ row. If the parent is killed, its pipes close and the workers end.
 
 from __future__ import annotations
 
-import gc
 import itertools
 import multiprocessing
 import os
@@ -26,13 +25,10 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from sim.errors import EngineError, InputError
-from sim.malloc import keep_large_blocks
+from sim.malloc import keep_large_blocks, seldom_collected
 from sim.records import NamedTuple
 
 ATTEMPTS = 3
-#: objects between collections while configurations are computed: nearly all live on in what is
-#: kept, and looking through them for the few that do not took a fifth of the time
-COLLECTED_EVERY = 200_000
 #: what is computed together takes about so long: an interrupt loses no more of each worker [s]
 AT_ONCE_S = 2.0
 FIRST_CHUNK = 4  # tasks, before it is known how long they take
@@ -101,18 +97,6 @@ def _outcome(task: Task, value: Any, attempts: int, seconds: float) -> TaskOutco
     elif isinstance(value, Exception):
         status, error, value = "failed", f"{type(value).__name__}: {value}", None
     return TaskOutcome(task.place, status, value, error, attempts, seconds)
-
-
-@contextmanager
-def seldom_collected() -> Iterator[None]:
-    """Lets Python look for unreachable objects less often than it does of itself."""
-    before = gc.get_threshold()
-    if before[0]:  # 0: the caller has switched collection off
-        gc.set_threshold(max(before[0], COLLECTED_EVERY), *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 class ChunkSize:

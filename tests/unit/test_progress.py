@@ -1,9 +1,12 @@
 """Verbs that may take longer than ten seconds say how far they are, to a terminal alone."""
 
+import gc
+
 import pytest
 from click.testing import CliRunner
 
 import sim
+from sim import malloc
 from sim.calibration import validate_training
 from sim.cli import group
 from tests.hostile.sizes import Size, take
@@ -53,9 +56,21 @@ def test_validation_counts_its_rows(monkeypatch):
     monkeypatch.setattr(validate_training, "_points", {})
     monkeypatch.setattr(validate_training, "_TOGETHER", 5)
     rows = [*validate_training.speed_rows()][:12]
-    told = []
-    found = validate_training.predict_all(rows, lambda *at: told.append(at))
+    told, seldom = [], []
+
+    def tell(*at):
+        told.append(at)
+        seldom.append(gc.get_threshold()[0] >= malloc.COLLECTED_EVERY)
+
+    before = gc.get_threshold()
+    gc.set_threshold(700, *before[1:])  # Python's own, whatever ran before
+    try:
+        found = validate_training.predict_all(rows, tell)
+        assert gc.get_threshold()[0] == 700
+    finally:
+        gc.set_threshold(*before)
     assert told == [(0, 12), (5, 12), (10, 12), (12, 12)]
+    assert seldom == [False, True, True, True]
     validate_training.predict_all(rows, lambda *at: told.append(at))
     assert len(told) == 4  # what is known is not predicted again
     assert [point.row for point in found] == rows

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sim.errors import InputError
+from sim.malloc import COLLECTED_EVERY
 from sim.study import executors
 from sim.study.executors import LocalPool, Task, run_here
 from sim.study.sweep import sweep
@@ -101,7 +102,7 @@ def test_while_tasks_run_objects_are_collected_seldom():
     gc.set_threshold(700, *before[1:])  # whatever ran before
     try:
         seen = run_here(lambda _, payload: gc.get_threshold()[0], None, [Task(0, 2), Task(1, 2)])
-        assert [answer.value for answer in seen] == [executors.COLLECTED_EVERY] * 2
+        assert [answer.value for answer in seen] == [COLLECTED_EVERY] * 2
         assert gc.get_threshold() == (700, *before[1:])
     finally:
         gc.set_threshold(*before)
