@@ -16,8 +16,6 @@ from sim.mesh import Sisters
 from sim.step.shares import WITHIN
 from sim.strategies.exchanges import (
     COLLECTIVE,
-    COPYING,
-    GROUPS,
     SEGMENT,
     WAIT,
     WHERE,
@@ -36,8 +34,9 @@ class _Alone:
     def __init__(self, candidate: Candidate) -> None:
         topology, workload = alone(candidate)
         self.workload = run_on(topology, workload)
-        self.mesh, self.nccl = mesh_of(topology, workload), Nccl.of(workload.stack)
-        self.fabric, self.groups = compile_fabric(topology), groups_within(workload, self.mesh)
+        mesh, self.nccl = mesh_of(topology, workload), Nccl.of(workload.stack)
+        self.fabric, self.groups = compile_fabric(topology), groups_within(workload, mesh)
+        self.within = Exchanging(self.workload, mesh)
 
     def seconds(self, group: str, collective: str, sent: float, received: float) -> float:
         """What one takes. [s]"""
@@ -51,15 +50,15 @@ def waited_within(candidate: Candidate) -> Within | None:
     None where a kernel or another exchange runs beside one: what that hides has to be simulated.
     """
     at = _Alone(candidate)
-    if not in_blocks(at.workload):
+    if not in_blocks(at.workload) or at.workload.method.frozen:  # not all have a backward pass
         return None
-    templates, exchanging = unroll(at.workload), Exchanging(at.workload, at.mesh)
+    templates = unroll(at.workload)
     blocks = Counter(zip(templates.layer_kinds, templates.checkpointed, strict=True))
     blocks.update((kind.key, False) for kind in (EMBEDDING, HEAD))
     found: Within = {}
     for (kind, again), times in blocks.items():
         for name in ("forward", "recompute", "backward") if again else ("forward", "backward"):
-            acts = _waited(exchanging.script(kind, name, again=again))
+            acts = _waited(at.within.script(kind, name, again=again))
             if acts is None:
                 return None
             for _, group, collective, phase, sent, received, _ in acts:
@@ -97,7 +96,8 @@ def outside_s(candidate: Candidate) -> dict[bool, float]:
         for ahead, phase in ((True, "forward"), (False, "backward")):
             for asked in exchanges(at.workload, kind.key, phase).values():
                 found[ahead] += sum(
-                    at.seconds(GROUPS.get(x.over, COPYING), x.collective, x.sent, x.received)
+                    at.seconds(group, x.collective, share * x.sent, share * x.received)
                     for x in asked if x.collective
+                    for group, share in at.within.ways[x.over]
                 )  # fmt: skip
     return found

@@ -188,6 +188,18 @@ def test_schedules_are_played(schedule, near):
     assert bounds.of(candidate, to_play=False).step_s < least
 
 
+def test_exchanges_below_what_is_trained_are_left_to_a_simulation():
+    """Nothing goes back through blocks that are frozen, nor what it would exchange."""
+    sets = ["parallelism={context_parallel: 2, context_parallel_kind: ulysses}",
+            "method={kind: freeze, last: 2}"]  # fmt: skip
+    job = load("dgx-h100", {"name": "dense", **LENGTH, **JOBS["dense"]}, sets)
+    [machine], _ = machines(MachineFilter(), ["dgx-h100"])
+    candidate = Candidate(machine, job.topology, job.workload)
+    exact = step(job.topology, job.workload)
+    assert waited_within(candidate) is None
+    assert Bounds().of(candidate).step_s <= exact.time_s - exact.retries_s
+
+
 def test_a_pipeline_whose_tensor_ranks_copy_has_a_bound():
     cut = "pipeline_parallel: 2, tensor_parallel: 2, tensor_parallel_style: dtensor-async"
     sets = ["nodes=2", f"parallelism={{{cut}}}", "gradient_accumulation=8", "compile=true"]
