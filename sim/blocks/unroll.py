@@ -107,9 +107,9 @@ def _block(
 ) -> Mapping[tuple[str, str], tuple[Kernel, ...]]:
     """Templates of one kind of block, shared by all jobs that run it alike."""
     ops, dtype = describe(setting, kind).ops, setting.dtype
-    back = () if kind.state == "passive" else ops
+    forward, backward = _passes(setting, kind)
     repeated: list[Kernel] = []
-    if policy != "none" and back:
+    if policy != "none" and kind.state != "passive":
         for op, kept in recomputed(ops, policy == "selective-op", early):
             if kept and op.role is OpRole.ATTENTION and not op.product:
                 continue  # one call, with all that it runs
@@ -117,12 +117,21 @@ def _block(
             again = op.kernels("forward", dtype)
             repeated += [k for k in again if not (kept and (k.kind == "gemm" or k.waits))]
     return {
-        (kind.key, "forward"): tuple(k for op in ops for k in op.kernels("forward", dtype)),
+        (kind.key, "forward"): forward,
         (kind.key, "recompute"): tuple(repeated),
-        (kind.key, "backward"): tuple(
-            k for op in reversed(back) for k in op.kernels("backward", dtype)
-        ),
+        (kind.key, "backward"): backward,
     }
+
+
+@lru_cache(maxsize=1024)
+def _passes(setting: Setting, kind: BlockKind) -> tuple[tuple[Kernel, ...], tuple[Kernel, ...]]:
+    """Forward and backward, whatever is checkpointed."""
+    ops, dtype = describe(setting, kind).ops, setting.dtype
+    back = () if kind.state == "passive" else ops
+    return (
+        tuple(k for op in ops for k in op.kernels("forward", dtype)),
+        tuple(k for op in reversed(back) for k in op.kernels("backward", dtype)),
+    )
 
 
 @lru_cache(maxsize=64)

@@ -37,9 +37,7 @@ from sim.strategies.units import dtypes, sharers
 from sim.study.parameter_bounds import BATCH, known, units_of
 from sim.units import DTYPE_BYTES
 
-B1 = npt.NDArray[np.bool_]
 F8 = npt.NDArray[np.float64]
-I8 = npt.NDArray[np.int64]
 
 #: micro-batches for each rank of a pipeline, with which it is as full as with more
 FULL = 2
@@ -61,19 +59,18 @@ class _Whole(NamedTuple):
     least: float  # the smallest of these blocks, gathered
 
 
-class _Moments(NamedTuple):
-    """What a rank of a pipeline has under way at once, moment by moment."""
+class _Model(NamedTuple):
+    """Parameters of each stage, or of the whole model, and states of a rank's share. [B]"""
 
-    saved: I8  # (n, stages) micro-batches of each of its stages
-    begun: B1  # (n, stages) whether these have gradients
-    runs: I8  # (n,) which of them does
+    parts: tuple[_Whole, ...]
+    states: float
 
 
 @dataclass(slots=True)
 class MemoryBounds:
     """Bounds of jobs; what they share is laid out once."""
 
-    _parts: dict[Hashable, tuple[_Whole, ...]] = field(default_factory=dict)
+    _models: dict[Hashable, _Model] = field(default_factory=dict)
     _saved: dict[Hashable, F8] = field(default_factory=dict)
     _known: dict[Hashable, float] = field(default_factory=dict)
 
@@ -91,11 +88,11 @@ class MemoryBounds:
 
     def _allocated(self, workload: Workload, mesh: Mesh) -> float:
         key = (mesh, *fields_but(workload, BATCH))
-        if key not in self._parts:
-            self._parts[key] = _parts(workload, mesh)
-        parts, saved = self._parts[key], self._saved_until(workload)
-        paged = workload.optimizer_paged
-        states = 0.0 if paged else optimizer_bytes(workload, mesh.size("fsdp"))
+        if key not in self._models:
+            paged = workload.optimizer_paged
+            states = 0.0 if paged else optimizer_bytes(workload, mesh.size("fsdp"))
+            self._models[key] = _Model(_parts(workload, mesh), states)
+        (parts, states), saved = self._models[key], self._saved_until(workload)
         if mesh.pp == 1:
             return _flat(workload, parts[0], states, float(saved[-1]))
         whole = sum(part.reduced for part in parts)
@@ -108,10 +105,8 @@ class MemoryBounds:
                     for b in (blocks[stage] for stage in stages)]  # fmt: skip
             share = sum(part.reduced for part in own) / whole if whole else 0.0
             rest = sum(part.shard for part in own) + share * states
-            moments = _moments(schedule.name, _shortest(shape), rank)
-            there = moments.saved @ np.array(each)
-            there += moments.begun @ np.array([part.gradients for part in own])
-            there += np.array([part.gathered for part in own])[moments.runs]
+            each += [part.gradients for part in own] + [part.gathered for part in own]
+            there = _moments(schedule.name, _shortest(shape), rank) @ np.array(each)
             found = max(found, rest + float(there.max()))
         return found
 
@@ -172,8 +167,11 @@ def _shortest(shape: PipelineShape) -> PipelineShape:
 
 
 @lru_cache(maxsize=1024)
-def _moments(name: str, shape: PipelineShape, rank: int) -> _Moments:
-    """What a rank has under way after each of its forwards."""
+def _moments(name: str, shape: PipelineShape, rank: int) -> F8:
+    """What a rank has under way after each of its forwards, (n, 3 stages).
+
+    Of each of its stages the micro-batches, whether it has gradients, and whether it runs.
+    """
     schedule = SCHEDULES[name]
     number = {stage: i for i, stage in enumerate(schedule.stages_of(shape, rank))}
     under_way, ended = [0] * len(number), [0] * len(number)
@@ -183,7 +181,6 @@ def _moments(name: str, shape: PipelineShape, rank: int) -> _Moments:
         before, under_way[at] = under_way[at], kept
         ended[at] += kept < before
         if kept > before:
-            begun = tuple(0 < n < shape.micro for n in ended)
-            found.add((tuple(under_way), begun, at))
-    saved, begun, runs = zip(*found, strict=True)
-    return _Moments(np.array(saved), np.array(begun), np.array(runs))
+            begun = [0 < n < shape.micro for n in ended]
+            found.add((*under_way, *begun, *(i == at for i in number.values())))
+    return np.array(list(found), dtype=float)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.blocks.kernels import Kernel
 from sim.blocks.unroll import PARTS, Templates, unroll
 from sim.cost.host import pace_of
 from sim.cost.kernel_cost import CostModel, cost_model
@@ -116,21 +117,42 @@ def micro_of(candidate: Candidate) -> Micro:
     return _kernels(model, unroll(run_on(topology, workload)), kinds)
 
 
+class _Sums(NamedTuple):
+    """Kernels of a template together. [s]"""
+
+    places: dict[tuple[str, int], float]  # by kind and curve
+    parts: tuple[float, float]  # as `PARTS`
+
+
+@lru_cache(maxsize=1024)
+def _summed(model: CostModel, kernels: tuple[Kernel, ...], kinds: tuple[str, ...]) -> _Sums:
+    """Those of some kinds, once; jobs that checkpoint in other ways share them."""
+    costs = model.costs(kernels)
+    places: dict[tuple[str, int], float] = {}
+    parts = [0.0, 0.0]
+    for kernel, seconds, curve in zip(
+        kernels, costs.time_s.tolist(), costs.curve.tolist(), strict=True
+    ):
+        if kernel.kind in kinds and not kernel.waits:
+            place = kernel.kind, curve
+            places[place] = places.get(place, 0.0) + seconds
+            parts[kernel.direction == "wgrad"] += seconds
+    return _Sums(places, (parts[0], parts[1]))
+
+
 @lru_cache(maxsize=512)
 def _kernels(model: CostModel, templates: Templates, kinds: tuple[str, ...]) -> Micro:
     """Kernels of some kinds of a micro-step; those of a kind and a curve together."""
     found: dict[tuple[str, int], float] = {}
     parts: dict[tuple[str, str], float] = {}
     for (block, phase), times in templates.runs().items():
-        kernels = templates.of(block, phase)
-        costs = model.costs(kernels)
-        rows = zip(kernels, costs.time_s.tolist(), costs.curve.tolist(), strict=True)
-        for kernel, seconds, curve in rows:
-            if kernel.kind in kinds and not kernel.waits:
-                place = kernel.kind, curve
-                found[place] = found.get(place, 0.0) + times * seconds
-                part = PARTS[kernel.direction == "wgrad"] if phase == "backward" else phase
-                parts[block, part] = parts.get((block, part), 0.0) + SAFETY * seconds
+        sums = _summed(model, templates.of(block, phase), kinds)
+        for place, seconds in sums.places.items():
+            found[place] = found.get(place, 0.0) + times * seconds
+        if phase == "backward":
+            parts |= {(block, part): SAFETY * s for part, s in zip(PARTS, sums.parts, strict=True)}
+        else:
+            parts[block, phase] = SAFETY * sum(sums.parts)
     by_kind = dict.fromkeys(kinds, 0.0)
     for (kind, _), seconds in found.items():
         by_kind[kind] += SAFETY * seconds
@@ -145,7 +167,7 @@ def within_of(step: Breakdown) -> Within:
         what, phase = label.split()[0], label.split()[-1]
         if what in WITHIN:
             key = what, in_forward(phase)
-            found[key] = found.get(key, 0.0) + SAFETY * seconds
+            found[key] = found.get(key, 0.0) + SAFETY * float(seconds)  # no scalar of numpy
     return found
 
 

@@ -71,21 +71,20 @@ def stage_times(
     if len(kinds) > 1 or workload.activation_checkpointing.kind == "selective-blocks":
         return ()
     [kind], layers = kinds, workload.model.layers
-    parts = {key: paced.slower * seconds for key, seconds in micro.parts.items()}
-    busy = sum(seconds for (block, _), seconds in parts.items() if block == kind.key)
+    parts = micro.parts
+    busy = paced.slower * sum(seconds for (block, _), seconds in parts.items() if block == kind.key)
     # quick hosts hand on what is gathered sooner than those that are in the constants of kernels
-    sooner = max(0.0, 1.0 + min(0.0, paced.block_s) / busy) if busy else 1.0
+    pace = paced.slower * (max(0.0, 1.0 + min(0.0, paced.block_s) / busy) if busy else 1.0)
 
     def block(name: str, *phases: str) -> float:
-        return sooner * sum(parts.get((name, phase), 0.0) for phase in phases)
+        return pace * sum([parts.get((name, phase), 0.0) for phase in phases])
 
     back_s = paced.exchanges_s - paced.forward_s
-    own = StageTime(
-        block(kind.key, "forward") + max(0.0, paced.forward_s - outside[True]) / layers,
-        block(kind.key, "recompute", "input") + max(0.0, back_s - outside[False]) / layers,
-        block(kind.key, "weight"),
-    )
-    found = [StageTime(*(n * seconds for seconds in own)) for n in stage_layers(workload)]
+    forward = block(kind.key, "forward") + max(0.0, paced.forward_s - outside[True]) / layers
+    back = block(kind.key, "recompute", "input") + max(0.0, back_s - outside[False]) / layers
+    weight, each = block(kind.key, "weight"), stage_layers(workload)
+    equal = {n: StageTime(n * forward, n * back, n * weight) for n in set(each)}
+    found = [equal[n] for n in each]
     for at, name in ((0, EMBEDDING.key), (-1, HEAD.key)):
         ends = (block(name, phase) for phase in ("forward", "input", "weight"))
         found[at] = StageTime(*map(sum, zip(found[at], ends, strict=True)))
@@ -96,10 +95,10 @@ def busiest(workload: Workload, stages: Sequence[StageTime], copies: Sequence[Co
     """Bound 3 of the rank that it binds most. [s]"""
     schedule, shape = SCHEDULES[workload.parallelism.pipeline_schedule], shape_of(workload)
     found = waits = 0.0
+    each = [stage.whole_s + copied.each_s for stage, copied in zip(stages, copies, strict=True)]
     for rank in range(shape.ranks):
         own = schedule.stages_of(shape, rank)
-        busy = sum(stages[stage].whole_s + copies[stage].each_s for stage in own)
-        once = sum(copies[stage].once_s for stage in own)
+        busy, once = sum([each[s] for s in own]), sum([copies[s].once_s for s in own])
         found = max(found, shape.micro * busy + once + waits)
         # the stages of ranks before it come before its own
         waits += stages[rank].forward_s if schedule.splits else stages[rank].whole_s
