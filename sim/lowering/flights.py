@@ -13,6 +13,7 @@ from sim.lowering.rows import one_of
 from sim.lowering.table import each_of, table_of
 from sim.records import NamedTuple
 from sim.shelf import Shelf
+from sim.strategies.messages import later_unit
 from sim.strategies.plan import COLLECTIVE, Plan, PlanOp
 
 #: collectives of a plan that are the same in these are one kind
@@ -143,9 +144,10 @@ def _issued(plan: Plan) -> _Issued:
     name: dict[int, _CrossName] = {}
     count: Counter[tuple[str, str]] = Counter()
     some = np.flatnonzero(crosses)
-    for i, mine in zip(some.tolist(), which[some].tolist(), strict=True):
+    steps = table_of(plan).micro_step[at[some]].tolist()
+    for i, mine, step in zip(some.tolist(), which[some].tolist(), steps, strict=True):
         op = each.ops[mine]
-        said = op.comm, op.unit
+        said = op.comm, later_unit(op.unit, step - op.micro_step)
         count[said] += 1
         name[i] = (*said, count[said])
     told = "\n".join([f"{comm} {unit}" for comm, unit, _ in name.values()])

@@ -44,7 +44,7 @@ from sim.lowering.table import Distinct
 from sim.lowering.templates import Segment, Segments, segments_of, template_rows
 from sim.records import NamedTuple
 from sim.strategies.exchanges import DIRECT
-from sim.strategies.pipeline_play import messages_in
+from sim.strategies.messages import messages_in
 from sim.strategies.plan import COLLECTIVE, HOST, OWNED, SEGMENT, Calls, Plan, PlanOp
 from sim.strategies.tail import ALONE
 

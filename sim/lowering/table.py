@@ -116,7 +116,8 @@ def _table(plan: Plan) -> PlanTable:
     kind = np.array(columns["kind"], dtype=np.int64)[of]
     micro_step = np.array(columns["micro_step"], dtype=np.int64)[of]
     for copy in plan.copies:
-        micro_step[copy.at : copy.at + copy.size] = copy.micro_step
+        source = micro_step[copy.source : copy.source + copy.size]
+        micro_step[copy.at : copy.at + copy.size] = source + copy.later
     dep_on, dep_of, host_after = _edges(plan, columns["deps"], columns["host_after"])
     collectives = np.flatnonzero(kind == COLLECTIVE)
     which = of[collectives]
@@ -162,25 +163,40 @@ def _edges(
     to = np.repeat(own, lengths)
     seen = np.full(of.size, -1, dtype=np.int64)
     seen[own] = after
-    all_on, all_to = [on], [to]
-    sources: dict[int, list[Copy]] = {}
+    recorded = np.zeros(of.size, dtype=bool)
+    recorded[own] = True
+    first: list[Copy] = []  # of what was recorded, and then of what has copies in it
+    then: list[Copy] = []
     for copy in plan.copies:
-        sources.setdefault(copy.source, []).append(copy)
-    for source, copies in sources.items():
-        end = source + copies[0].size
+        whole = recorded[copy.source : copy.source + copy.size].all()
+        (first if whole else then).append(copy)
+    for copies in (first, then):
+        on, to = _copied(copies, on, to, seen)
+    return on, to, seen
+
+
+def _copied(copies: Sequence[Copy], on: I8, to: I8, seen: I8) -> tuple[I8, I8]:
+    """Edges with those of copies, and what the host sees before ops of these put into `seen`."""
+    all_on, all_to = [on], [to]
+    sources: dict[tuple[object, ...], list[Copy]] = {}
+    for copy in copies:
+        sources.setdefault((copy.source, copy.size, copy.old), []).append(copy)
+    for mine in sources.values():
+        source = mine[0].source
+        end = source + mine[0].size
         first, last = np.searchsorted(to, (source, end))
-        mine = seen[source:end]
-        waits = np.flatnonzero(mine >= 0)
-        moved = _moved(copies, np.concatenate((on[first:last], mine[waits])))
-        at = np.array([copy.at for copy in copies])[:, None]
+        after = seen[source:end]
+        waits = np.flatnonzero(after >= 0)
+        moved = _moved(mine, np.concatenate((on[first:last], after[waits])))
+        at = np.array([copy.at for copy in mine])[:, None]
         all_on.append(moved[:, : last - first].ravel())
         all_to.append((to[first:last] - source + at).ravel())
         seen[(waits + at).ravel()] = moved[:, last - first :].ravel()
     if not sources:
-        return on, to, seen
+        return on, to
     on, to = np.concatenate(all_on), np.concatenate(all_to)
     order = np.argsort(to, kind="stable")
-    return on[order], to[order], seen
+    return on[order], to[order]
 
 
 def _moved(copies: Sequence[Copy], ops: I8) -> I8:

@@ -18,6 +18,7 @@ from sim.records import NamedTuple
 FORWARD, BACKWARD, INPUT, WEIGHT = "F", "B", "I", "W"
 PAIR = "OVERLAP_F_B"
 UNSHARD, RESHARD, REDUCE = "UNSHARD", "RESHARD", "REDUCE_GRAD"
+EXCHANGE, WAIT = "EXCHANGE", "WAIT"  # of the loops that have no table
 SEND_F, RECV_F, SEND_B, RECV_B = "SEND_F", "RECV_F", "SEND_B", "RECV_B"
 RESIDENT_STAGES = 3  # of a rank whose parameters are gathered at a time
 
@@ -35,7 +36,7 @@ class Action(NamedTuple):
     micro : int
         Micro-batch, -1 for all.
     pair : tuple of Action
-        What a pair runs one after the other.
+        What a pair runs one after the other; messages of an exchange, which go at once.
     """
 
     kind: str
@@ -47,6 +48,11 @@ class Action(NamedTuple):
     def parts(self) -> tuple[Action, ...]:
         """What is computed: the action itself, or both of a pair."""
         return self.pair or (self,)
+
+    @property
+    def computes(self) -> bool:
+        """Whether it is a stage's forward or backward, or part of one."""
+        return self.kind in (FORWARD, BACKWARD, INPUT, WEIGHT)
 
     def __str__(self) -> str:
         """As torch prints it."""
@@ -180,17 +186,13 @@ def _deferred(
 def _ready(action: Action, placed: set[Action], stages: int) -> bool:
     """Whether the input of a computation has been placed on its rank."""
     kind, stage, micro, _ = action
-    needed: tuple[Action, ...]
     if kind == FORWARD and stage > 0:
-        needed = (Action(RECV_F, stage, micro), Action(FORWARD, stage - 1, micro))
-    elif kind in (BACKWARD, INPUT) and stage < stages - 1:
-        needed = (
-            Action(RECV_B, stage, micro), Action(INPUT, stage + 1, micro),
-            Action(BACKWARD, stage + 1, micro),
-        )  # fmt: skip
-    else:
-        return True
-    return any(n in placed for n in needed)
+        needed = (RECV_F, stage, micro, ()), (FORWARD, stage - 1, micro, ())
+        return not placed.isdisjoint(needed)
+    if kind in (BACKWARD, INPUT) and stage < stages - 1:
+        before = [(each, stage + 1, micro, ()) for each in (INPUT, BACKWARD)]
+        return not placed.isdisjoint([(RECV_B, stage, micro, ()), *before])
+    return True
 
 
 def _messages(

@@ -65,7 +65,8 @@ class Schedule(NamedTuple):
         Micro-batches after which the order of a shape repeats itself once the pipeline is full; 0
         where it fills for as long as there are any.
     table : bool
-        torch's runtime executes the order; GPipe's and 1F1B's own loops are in `stage_loops`.
+        torch's runtime executes the order; GPipe's and 1F1B's own loops are in
+        `sim.strategies.pipeline_play`.
     """
 
     name: str

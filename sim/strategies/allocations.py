@@ -77,19 +77,17 @@ class Allocations:
         """Entries once more, so many ops later."""
         self.log.append((AGAIN, start, stop, ops))
 
-    def entries(self, start: int, stop: int) -> Iterator[tuple[Any, ...]]:
-        """Those of the log from one on, up to another; what stands there again is written out."""
+    def entries(self, start: int, stop: int, ops: int = 0) -> Iterator[tuple[Any, ...]]:
+        """Those of the log from one on, up to another, `ops` later; what is said again as well."""
         for entry in self.log[start:stop]:
-            if entry[0] != AGAIN:
+            if entry[0] == AGAIN:
+                _, first, end, later = entry
+                yield from self.entries(first, end, ops + later)
+            elif ops and entry[0] == MARK:
+                kind, moment, before, amounts = entry
+                yield kind, moment, before + ops, amounts
+            else:
                 yield entry
-                continue
-            _, first, end, ops = entry
-            for again in self.log[first:end]:
-                if again[0] == MARK:
-                    kind, moment, before, amounts = again
-                    yield kind, moment, before + ops, amounts
-                else:
-                    yield again
 
     def keep_on_host(self, name: str, size: float, quantity: int = BYTES, layer: int = 0) -> None:
         """Host memory that this rank holds from the first step on."""

@@ -9,16 +9,19 @@ before an earlier chunk, its ops, its allocations and what it leaves behind are 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import takewhile
+from operator import attrgetter
 from typing import Protocol
 
 from sim.records import NamedTuple
 from sim.strategies.copied import Copy
-from sim.strategies.plan import Calls
+from sim.strategies.plan import Calls, PlanOp
 from sim.strategies.recorder import Recorder, StreamState
 
 #: ops that a stream on which nothing is issued may wait for, before the latest ones are looked for
 _LONG = 64
 _new_copy = tuple.__new__
+_STREAM = attrgetter("stream")
 
 
 class Copied(Protocol):
@@ -45,7 +48,7 @@ class _Before(NamedTuple):
 class _After(NamedTuple):
     """What a chunk leaves behind; ops are places in `refers`."""
 
-    #: ops of it, counted from its first, and, as -1, -2, ..., what it met before (`_Chunk.old`)
+    #: ops of it, counted from its first, and, as -1, -2, ..., what it met before (`Chunk.old`)
     refers: tuple[int, ...]
     pending: Sequence[tuple[StreamState, Sequence[int]]]  # of streams that it uses, all
     added: Sequence[tuple[StreamState, Sequence[int]]]  # to what others wait for
@@ -54,6 +57,7 @@ class _After(NamedTuple):
     calls: Calls
     host_after: int
     moment: int
+    more: Sequence[int]  # what else is asked for
 
 
 class _Met(NamedTuple):
@@ -70,19 +74,23 @@ class _Met(NamedTuple):
     ahead: tuple[tuple[tuple[str, int, bool], ...], ...]
 
 
-class _Chunk(NamedTuple):
+class Chunk(NamedTuple):
     """A recorded chunk."""
 
     first: int
     size: int
+    micro: int
     log: tuple[int, int]  # its first entry, and the one behind its last
     uses: Sequence[StreamState]  # streams on which it issues
     met: _Met  # what these waited for before
     old: tuple[int, ...]  # ops before it that it may refer to
     after: _After
 
-    def meets(self, r: Recorder) -> tuple[int, ...] | None:
-        """Ops that stand where `old` did, if its streams have before them what it met."""
+    def meets(self, r: Recorder, events: Sequence[int] = ()) -> tuple[int, ...] | None:
+        """Ops that stand where `old` did, if its streams have before them what it met.
+
+        `events` are ops that it is to wait for itself.
+        """
         waits, streams, same, all_ahead = self.met
         every = [lane.tail for lane in self.uses]
         for lane, length in zip(self.uses, waits, strict=True):
@@ -93,6 +101,10 @@ class _Chunk(NamedTuple):
             every += lane.pending
         every.append(r.host_after)
         ops = r.ops
+        if ops:  # nobody waits where none are written down
+            every += events
+        if len(every) != len(streams):
+            return None
         for op, stream in zip(every, streams, strict=True):
             if (ops[op][1] if op >= 0 else "") != stream:
                 return None
@@ -116,7 +128,7 @@ class Chunks:
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
-        self._known: dict[Hashable, list[_Chunk]] = {}
+        self._known: dict[Hashable, list[Chunk]] = {}
 
     def play(self, stage: Copied, kind: str, number: int, run: Callable[[], None]) -> None:
         """Run a chunk, or copy what an earlier one issued.
@@ -138,20 +150,42 @@ class Chunks:
         for chunk in known:
             new = chunk.meets(r)
             if new is not None:
-                self._copy(chunk, new)
+                self.copy(chunk, new)
                 stage.skip(kind)
                 return
-        before = _before(r)
+        before = self.before()
         run()
         if condition is not None and stage.condition() == condition:
-            found = _chunk(r, before)
+            found = self.since(before)
             if found is not None:
                 self._known.setdefault(key, []).append(found)
 
-    def _copy(self, chunk: _Chunk, new: tuple[int, ...]) -> None:
+    def before(self) -> _Before:
+        """Streams as they are before something that may be copied."""
+        return _before(self.recorder)
+
+    def since(
+        self, before: _Before, events: Sequence[int] = (), more: Sequence[int] = ()
+    ) -> Chunk | None:
+        """What was issued since; None where it refers to ops that another may not have.
+
+        Parameters
+        ----------
+        before : _Before
+            Of `before`.
+        events : sequence of int
+            Ops from before it that it was told to wait for.
+        more : sequence of int
+            Ops that are asked for when it is copied.
+        """
+        return _chunk(self.recorder, before, events, more)
+
+    def copy(self, chunk: Chunk, new: tuple[int, ...]) -> list[int]:
+        """Issue it once more; `new` is of `Chunk.meets`. What stands for `more` of `since`."""
         r, after = self.recorder, chunk.after
         at = len(r.ops)
-        r.again(_new_copy(Copy, (at, chunk.first, chunk.size, r.micro_step, chunk.old, new)))
+        later = r.micro_step - chunk.micro
+        r.again(_new_copy(Copy, (at, chunk.first, chunk.size, later, chunk.old, new)))
         r.memory.again(*chunk.log, at - chunk.first)
         r.memory.moment = after.moment
         ops = [at + ref if ref >= 0 else new[~ref] for ref in after.refers]
@@ -167,6 +201,7 @@ class Chunks:
             seen[other] = ops[i]
         r.calls = after.calls
         r.host_after = -1 if after.host_after < 0 else ops[after.host_after]
+        return [ops[i] for i in after.more]
 
 
 def _shorten(r: Recorder, lane: StreamState) -> None:
@@ -195,13 +230,17 @@ def _places(every: Sequence[int]) -> tuple[int, ...]:
     return () if len(set(every)) == len(every) else tuple(map(every.index, every))
 
 
-def _met(r: Recorder, uses: Sequence[str], before: _Before) -> tuple[_Met, tuple[int, ...]]:
+def _met(
+    r: Recorder, uses: Sequence[str], before: _Before, events: Sequence[int]
+) -> tuple[_Met, tuple[int, ...]]:
     """What streams had before them, and the ops that it speaks of."""
     every = [before.tail.get(name, -1) for name in uses]
     waits = [before.pending.get(name, ()) for name in uses]
     for pending in waits:
         every += pending
     every.append(before.host_after)
+    if r.ops:
+        every += events
     streams = [r.ops[op].stream if op >= 0 else "" for op in every]
     ahead = []
     for name in uses:
@@ -214,12 +253,19 @@ def _met(r: Recorder, uses: Sequence[str], before: _Before) -> tuple[_Met, tuple
     return met, tuple(every)
 
 
-def _chunk(r: Recorder, before: _Before) -> _Chunk | None:
-    """What was issued since; None where it refers to ops that another chunk may not have."""
+def _waits_for(op: PlanOp) -> tuple[int, ...]:
+    """Of an op that was recorded."""
+    return (*op.deps, op.host_after)
+
+
+def _chunk(
+    r: Recorder, before: _Before, events: Sequence[int], asked: Sequence[int]
+) -> Chunk | None:
+    """As `Chunks.since`."""
     first = before.ops
     ops = r.ops[first:]
-    uses = tuple(dict.fromkeys(op.stream for op in ops))
-    met, old = _met(r, uses, before)
+    uses = tuple(dict.fromkeys(map(_STREAM, ops)))
+    met, old = _met(r, uses, before, events)
     refers: dict[int, int] = {}  # ops that it leaves behind, and their places
 
     def places(left: Iterable[int]) -> list[int]:
@@ -243,11 +289,19 @@ def _chunk(r: Recorder, before: _Before) -> _Chunk | None:
             at = places(changed.values())
             seen += [(lane.seen, other, i) for other, i in zip(changed, at, strict=True)]
     host_after = places([r.host_after])[0] if r.host_after >= 0 else -1
-    all_refers = {*refers, *(dep for op in ops for dep in op.deps), *(op.host_after for op in ops)}
+    behind = places(asked)
+    all_refers = set(refers)
+    end = len(r.ops)
+    for copy in takewhile(lambda copy: copy.at >= first, reversed(r.plan.copies)):
+        all_refers.update(copy.new, *map(_waits_for, r.ops[copy.at + copy.size : end]))
+        end = copy.at
+    all_refers.update(*map(_waits_for, r.ops[first:end]))
     if any(-1 < op < first and op not in old for op in all_refers):
         return None
     after = _After(
         tuple([op - first if op >= first else ~old.index(op) for op in refers]),
         pending, added, tails, seen, r.calls, host_after, r.memory.moment,
+        behind,
     )  # fmt: skip
-    return _Chunk(first, len(ops), (before.log, len(r.memory.log)), lanes, met, old, after)
+    log = before.log, len(r.memory.log)
+    return Chunk(first, len(ops), r.micro_step, log, lanes, met, old, after)

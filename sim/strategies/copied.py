@@ -10,17 +10,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from sim.records import NamedTuple
+from sim.strategies.messages import later_unit
 
 
 class Copy(NamedTuple):
-    """A stretch of ops that copies an earlier one.
+    """A stretch of ops that copies an earlier one, which may have copies in it.
 
     Attributes
     ----------
     at, source, size : int
         Its first op, that of the stretch it copies, and how many. [1]
-    micro_step : int
-        Of all its ops.
+    later : int
+        Micro-steps from those ops to these. [1]
     old, new : tuple of int
         Ops before the stretch that the copied one waits for, and what the copy waits for instead.
     """
@@ -28,7 +29,7 @@ class Copy(NamedTuple):
     at: int
     source: int
     size: int
-    micro_step: int
+    later: int
     old: tuple[int, ...]
     new: tuple[int, ...]
 
@@ -44,6 +45,10 @@ class _Op(Protocol):
     def deps(self) -> tuple[int, ...]: ...
     @property
     def host_after(self) -> int: ...
+    @property
+    def micro_step(self) -> int: ...
+    @property
+    def unit(self) -> str: ...
     def _replace(self, **changes: Any) -> Any: ...
 
 
@@ -58,14 +63,15 @@ def written_out(ops: Sequence[T], copies: Iterable[Copy]) -> list[T]:
     ops : sequence of ops of a plan
         Copies are the very ops that they are copies of.
     copies : iterable of Copy
-        Which they are.
+        Which they are, in order.
     """
     out = list(ops)
     for copy in copies:
-        for i in range(copy.at, copy.at + copy.size):
-            op = out[i]
+        for i in range(copy.size):
+            op = out[copy.source + i]
             deps = tuple(sorted(map(copy.moved, op.deps), reverse=True))
-            out[i] = op._replace(
-                deps=deps, host_after=copy.moved(op.host_after), micro_step=copy.micro_step
-            )
+            out[copy.at + i] = op._replace(
+                deps=deps, host_after=copy.moved(op.host_after),
+                micro_step=op.micro_step + copy.later, unit=later_unit(op.unit, copy.later),
+            )  # fmt: skip
     return out

@@ -10,7 +10,7 @@ Source: torch 2.13, ``distributed/pipelining/{schedules,stage}.py``; recordings 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from sim.inputs.workload import Workload
 from sim.mesh import Mesh, Pairs
 from sim.pipeline.actions import (
     BACKWARD,
+    EXCHANGE,
     FORWARD,
     INPUT,
     RECV_B,
@@ -29,14 +30,16 @@ from sim.pipeline.actions import (
     SEND_B,
     SEND_F,
     UNSHARD,
+    WAIT,
     WEIGHT,
     Action,
 )
 from sim.pipeline.schedules import SCHEDULES
-from sim.records import NamedTuple
 from sim.strategies.chunks import Chunks, Copied
+from sim.strategies.messages import Message
 from sim.strategies.plan import COLLECTIVE
 from sim.strategies.recorder import Event, Recorder
+from sim.strategies.rounds import Rounds, Use
 from sim.strategies.units import dtypes
 
 
@@ -75,23 +78,6 @@ def received_bytes(workload: Workload) -> float:
     return workload.gradient_accumulation * message_bytes(workload)
 
 
-class _Message(NamedTuple):
-    """An activation, or its gradient, from a stage to its neighbour."""
-
-    source: int
-    target: int
-    micro: int
-    forward: bool
-
-    def __str__(self) -> str:
-        return f"{'F' if self.forward else 'B'}{self.micro} {self.source}>{self.target}"
-
-
-def messages_in(unit: str) -> int:
-    """Messages between stages in a collective of a plan, by its unit; none in any other. [1]"""
-    return unit.count(">")
-
-
 class PipelineRank:
     """A pipeline rank: its stages, and what it sends to others.
 
@@ -117,8 +103,7 @@ class PipelineRank:
         self.shape = shape_of(workload)
         self.rank_of = self.schedule.rank_of(self.shape)
         self.dtype, self.size = dtypes(workload).compute, message_bytes(workload)
-        # receives, until what needs them: of a forward or a backward, stage and micro-batch
-        self.arrived: dict[tuple[bool, int, int], Event] = {}
+        self.arrived: dict[Use, Event] = {}  # receives, until what needs them
         self.sent: list[Event] = []
         self.ways: dict[tuple[int, bool, bool], tuple[str, str, str]] = {}  # that messages take
         self.chunks = Chunks(recorder)
@@ -132,12 +117,13 @@ class PipelineRank:
         r = self.recorder
         r.start(0)  # the trainer's batch is cut into the pipeline's
         if self.schedule.table:
-            for action in self.schedule.executed(self.shape, self.late)[self.rank]:
-                self._do(action)
+            actions = self.schedule.executed(self.shape, self.late)[self.rank]
         elif self.schedule.name == "gpipe":
-            self._gpipe()
+            actions = list(self._gpipe())
         else:
-            self._one_forward_one_backward()
+            actions = list(self._one_forward_one_backward())
+        again = Rounds(r, self.chunks, self.stages, self.arrived, self.sent, self._do)
+        again.play(actions, self.shape.micro)
         self._wait_for_sends()
         r.micro_step = 0
 
@@ -145,6 +131,12 @@ class PipelineRank:
 
     def _do(self, action: Action) -> None:
         kind, index, micro, pair = action
+        if kind == EXCHANGE:
+            self._exchange(pair)
+            return
+        if kind == WAIT:
+            self._wait_for_sends()
+            return
         if pair:
             for part in pair:
                 self._do(part)
@@ -184,11 +176,11 @@ class PipelineRank:
 
     # messages
 
-    def _message(self, source: int, micro: int, forward: bool) -> _Message:
+    def _message(self, source: int, micro: int, forward: bool) -> Message:
         """A stage's activation for the next one, or its gradient for the one before."""
-        return _Message(source, source + (1 if forward else -1), micro, forward)
+        return Message(source, source + (1 if forward else -1), micro, forward)
 
-    def _send(self, messages: list[_Message]) -> Event:
+    def _send(self, messages: list[Message]) -> Event:
         """Messages between two ranks, one way or both at once; who receives says the same."""
         r, first, more = self.recorder, messages[0], len(messages) > 1
         way = self.ways.get((first.source, first.forward, more))
@@ -203,7 +195,7 @@ class PipelineRank:
         )  # fmt: skip
         return r.record(stream)
 
-    def _way(self, first: _Message, more: bool) -> tuple[str, str, str]:
+    def _way(self, first: Message, more: bool) -> tuple[str, str, str]:
         """Stream, operation and group of a message, or of `more` than one in a batch."""
         a, b = self.rank_of(first.source), self.rank_of(first.target)
         near, far = min(a, b), max(a, b)
@@ -220,13 +212,17 @@ class PipelineRank:
             plan.groups[group] = Pairs(*ends, self.mesh.pp, self.mesh.world // self.mesh.pp)
         return stream, what, group
 
-    def _exchange(self, messages: list[_Message]) -> None:
+    def _exchange(self, actions: Iterable[Action]) -> None:
         """Send and receive, and wait for both."""
-        if messages:
-            event = self._send(messages)
-            self.recorder.wait("compute", event)
-            if any(self.rank_of(m.target) == self.rank for m in messages):
-                self.recorder.await_message(event)
+        messages = []
+        for kind, stage, micro, _ in actions:
+            forward = kind in (SEND_F, RECV_F)
+            source = stage + {RECV_F: -1, RECV_B: 1}.get(kind, 0)
+            messages.append(self._message(source, micro, forward))
+        event = self._send(messages)
+        self.recorder.wait("compute", event)
+        if any(self.rank_of(m.target) == self.rank for m in messages):
+            self.recorder.await_message(event)
 
     def _wait_for_sends(self) -> None:
         for event in self.sent:
@@ -235,66 +231,60 @@ class PipelineRank:
 
     # the loops of schedules without a table: one stage a rank
 
-    def _gpipe(self) -> None:
+    def _gpipe(self) -> Iterator[Action]:
         s, last = self.rank, self.shape.ranks - 1
         for m in range(self.shape.micro):
             if s:
-                self._do(Action(RECV_F, s, m))
-            self._do(Action(FORWARD, s, m))
+                yield Action(RECV_F, s, m)
+            yield Action(FORWARD, s, m)
             if s < last:
-                self._do(Action(SEND_F, s, m))
-        self._wait_for_sends()
+                yield Action(SEND_F, s, m)
+        yield Action(WAIT, s)
         for m in range(self.shape.micro):
             if s < last:
-                self._do(Action(RECV_B, s, m))
-            self._do(Action(BACKWARD, s, m))
+                yield Action(RECV_B, s, m)
+            yield Action(BACKWARD, s, m)
             if s:
-                self._do(Action(SEND_B, s, m))
-        self._wait_for_sends()
-        self._do(Action(REDUCE, s))
+                yield Action(SEND_B, s, m)
+        yield Action(WAIT, s)
+        yield Action(REDUCE, s)
 
-    def _one_forward_one_backward(self) -> None:
+    def _one_forward_one_backward(self) -> Iterator[Action]:
         """A rank waits for what it sends and receives between two computations."""
         s, (p, micro, _) = self.rank, self.shape
         if micro < p - s:  # the pipeline never fills up to here
-            self._gpipe()
+            yield from self._gpipe()
             return
         warm = p - s
         onward = s < p - 1
-
-        def out(m: int) -> list[_Message]:
-            return [self._message(s, m, True)] if onward else []
-
-        def back(m: int) -> list[_Message]:
-            return [self._message(s + 1, m, False)] if onward else []
-
         for m in range(warm):
             if s:
-                self._do(Action(RECV_F, s, m))
-            self._do(Action(FORWARD, s, m))
-            self._wait_for_sends()
+                yield Action(RECV_F, s, m)
+            yield Action(FORWARD, s, m)
+            yield Action(WAIT, s, m)
             if onward and m < warm - 1:
-                self._do(Action(SEND_F, s, m))
+                yield Action(SEND_F, s, m)
         forward, backward = warm, 0
         while True:
-            self._exchange(out(forward - 1) + back(backward))
-            self._do(Action(BACKWARD, s, backward))
+            if onward:
+                both = Action(SEND_F, s, forward - 1), Action(RECV_B, s, backward)
+                yield Action(EXCHANGE, s, -1, both)
+            yield Action(BACKWARD, s, backward)
             backward += 1
             if forward == micro:
                 break
             if s:
-                self._exchange(
-                    [self._message(s, backward - 1, False), self._message(s - 1, forward, True)]
-                )
-            self._do(Action(FORWARD, s, forward))
+                both = Action(SEND_B, s, backward - 1), Action(RECV_F, s, forward)
+                yield Action(EXCHANGE, s, -1, both)
+            yield Action(FORWARD, s, forward)
             forward += 1
         if s:
-            self._do(Action(SEND_B, s, backward - 1))
+            yield Action(SEND_B, s, backward - 1)
         for m in range(backward, micro):
-            self._do(Action(RECV_B, s, m))
-            self._do(Action(BACKWARD, s, m))
-            self._wait_for_sends()
+            yield Action(RECV_B, s, m)
+            yield Action(BACKWARD, s, m)
+            yield Action(WAIT, s, m)
             if s:
-                self._do(Action(SEND_B, s, m))
-        self._wait_for_sends()
-        self._do(Action(REDUCE, s))
+                yield Action(SEND_B, s, m)
+        yield Action(WAIT, s)
+        yield Action(REDUCE, s)

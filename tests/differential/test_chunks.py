@@ -12,7 +12,9 @@ from sim.lowering.parts import Wire
 from sim.lowering.table import comm_bytes_of, distinct, table_of
 from sim.strategies import build_plans
 from sim.strategies.chunks import Chunks
+from sim.strategies.messages import later_unit, messages_in
 from sim.strategies.recorder import Quiet
+from sim.strategies.rounds import Rounds
 from tests.differential.test_rhythm import MODEL
 
 MIXTURE = MODEL | {"experts": 8, "experts_per_token": 2, "expert_ffn_size": 1024}
@@ -32,6 +34,7 @@ def recorded(monkeypatch, build):
     copied = build()
     with monkeypatch.context() as patch:
         patch.setattr(Chunks, "play", lambda self, stage, kind, number, run: run())
+        patch.setattr(Rounds, "play", lambda self, actions, micro: list(map(self.do, actions)))
         return copied, build()
 
 
@@ -101,7 +104,22 @@ def test_copied_plans_are_those_recorded(knobs, micro, monkeypatch):
 def test_most_of_a_long_pipeline_is_copied():
     args = job(64, pipeline_schedule="1f1b")
     for plan in build_plans(*args):
-        assert sum(copy.size for copy in plan.copies) > 0.75 * len(plan.issued)
+        assert sum(copy.size for copy in plan.copies) > 0.85 * len(plan.issued)
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "zbv", "dualpipev"])
+def test_rounds_of_a_long_pipeline_are_copied_whole(schedule):
+    """Chunks and messages by themselves would be two to three hundred a rank."""
+    for plan in build_plans(*job(64, pipeline_schedule=schedule)):
+        assert len(plan.copies) < 2.1 * 64
+        assert all(copy.size > 1 for copy in plan.copies)
+
+
+def test_a_later_message_says_so():
+    assert later_unit("F3 1>2", 4) == "F7 1>2"
+    assert later_unit("B0 4>3 F5 3>4", 2) == "B2 4>3 F7 3>4"
+    assert later_unit("layers.3", 4) == "layers.3"
+    assert messages_in(later_unit("B9 4>3 F5 3>4", 1)) == 2
 
 
 def test_experts_and_checkpointing(monkeypatch):
