@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 
@@ -13,7 +12,7 @@ from sim.lowering.rows import one_of
 from sim.lowering.table import each_of, table_of
 from sim.records import NamedTuple
 from sim.shelf import Shelf
-from sim.strategies.messages import later_unit
+from sim.strategies.messages import at_first
 from sim.strategies.plan import COLLECTIVE, Plan, PlanOp
 
 #: collectives of a plan that are the same in these are one kind
@@ -23,16 +22,17 @@ _ALIKE = attrgetter("comm", "group", "collective", "bytes_in", "bytes_out")
 class _Order:
     """Of which kind the collectives of a plan are; the same for plans alike if it is one."""
 
-    __slots__ = ("at", "crosses", "kind", "name")
+    __slots__ = ("at", "crosses", "kind", "nth", "step", "way", "ways")
 
-    def __init__(self, at: I8, kind: I8, crosses: B1, name: dict[int, _CrossName]) -> None:
+    def __init__(
+        self, at: I8, kind: I8, crosses: B1, ways: tuple[tuple[str, str], ...], way: I8, step: I8,
+        nth: I8,
+    ) -> None:  # fmt: skip
         self.at = at  # (n,) which ops they are
         self.kind = kind  # (n,)
         self.crosses = crosses  # (n,) ranks of several stages take part
-        self.name = name  # of those, by place
-
-
-_CrossName = tuple[str, str, int]  # communicator, unit, and which of it
+        # of those, (m,) each: communicator and unit, micro-batch, which of those that say so
+        self.ways, self.way, self.step, self.nth = ways, way, step, nth
 
 
 class _Issued(NamedTuple):
@@ -96,32 +96,39 @@ def flights_of(
 
 
 def _flown(plans: Sequence[Plan], stages: Sequence[int], numbers: Sequence[I8]) -> _Flown:
-    of: list[I8] = []
-    ops: list[I4] = []
-    known: dict[_CrossName, int] = {}  # flights of ranks of several stages
-    again: list[tuple[int, I4]] = []  # such a flight in another plan
-    total = 0
-    for plan, number in zip(plans, numbers, strict=True):
-        issued = _issued(plan).order
-        mine = np.array([stage == plan.stage for stage in stages])
-        flies = number[issued.kind] >= 0
-        new = flies.copy()
-        part = np.where(mine, issued.at[:, None].astype(np.int32), np.int32(-1))
-        for i in np.flatnonzero(flies & issued.crosses).tolist():
-            other = known.get(issued.name[i])
-            if other is not None:
-                new[i] = False
-                again.append((other, part[i]))
-        row = total + np.cumsum(new) - 1
-        for i in np.flatnonzero(new & issued.crosses).tolist():
-            known[issued.name[i]] = int(row[i])
-        of.append(number[issued.kind[new]])
-        ops.append(part[new])
-        total += of[-1].size
-    whole = np.concatenate(ops)
-    for other, here in again:
-        np.maximum(whole[other], here, out=whole[other])
-    return np.concatenate(of), whole
+    orders = [_issued(plan).order for plan in plans]
+    wire = np.concatenate([of[each.kind] for of, each in zip(numbers, orders, strict=True)])
+    at = np.concatenate([each.at for each in orders])
+    flies = wire >= 0
+    first = np.arange(wire.size)  # in any plan that is the same flight
+    some = np.flatnonzero(np.concatenate([each.crosses for each in orders]))
+    said, flown = _said(orders), flies[some]
+    _, index, which = np.unique(said[flown], return_index=True, return_inverse=True)
+    some = some[flown]
+    first[some] = some[index[which.ravel()]]
+    new = flies & (first == np.arange(wire.size))
+    row = (np.cumsum(new) - 1)[first]
+    ops = np.full((int(new.sum()), len(stages)), -1, dtype=np.int32)
+    begin = 0
+    for plan, order in zip(plans, orders, strict=True):
+        mine = begin + np.flatnonzero(flies[begin : begin + order.at.size])
+        for part in [i for i, stage in enumerate(stages) if stage == plan.stage]:
+            ops[row[mine], part] = at[mine]
+        begin += order.at.size
+    return wire[new], ops
+
+
+def _said(orders: Sequence[_Order]) -> I8:
+    """What ranks of several stages issue, (m,): equal numbers for what is one flight."""
+    ways: dict[tuple[str, str], int] = {}
+    way = []
+    for order in orders:
+        number = np.array([ways.setdefault(each, len(ways)) for each in order.ways], dtype=np.int64)
+        way.append(number[order.way])
+    step, nth = (np.concatenate([getattr(o, name) for o in orders]) for name in ("step", "nth"))
+    steps, most = int(step.max(initial=0)) + 1, int(nth.max(initial=0)) + 1
+    found: I8 = (np.concatenate(way) * steps + step) * most + nth
+    return found
 
 
 def _issued(plan: Plan) -> _Issued:
@@ -141,17 +148,36 @@ def _issued(plan: Plan) -> _Issued:
     one_of_each = tuple([first[key] for key in number])
     between = np.array([stage_of(plan, op.group) < 0 for op in one_of_each], dtype=bool)
     crosses = between[kind]
-    name: dict[int, _CrossName] = {}
-    count: Counter[tuple[str, str]] = Counter()
-    some = np.flatnonzero(crosses)
-    steps = table_of(plan).micro_step[at[some]].tolist()
-    for i, mine, step in zip(some.tolist(), which[some].tolist(), steps, strict=True):
-        op = each.ops[mine]
-        said = op.comm, later_unit(op.unit, step - op.micro_step)
-        count[said] += 1
-        name[i] = (*said, count[said])
-    told = "\n".join([f"{comm} {unit}" for comm, unit, _ in name.values()])
-    own = ("order", at.tobytes(), kind.tobytes(), crosses.tobytes(), told)
-    order = one_of(own, lambda: _Order(at, kind, crosses, name))
+    some = which[crosses]
+    used = np.unique(some).tolist()
+    known: dict[tuple[str, str], int] = {}
+    way, base, own = (np.zeros(len(each.ops), dtype=np.int64) for _ in range(3))
+    for i in used:
+        op = each.ops[i]
+        unit, base[i] = at_first(op.unit)
+        way[i] = known.setdefault((op.comm, unit), len(known))
+        own[i] = op.micro_step
+    # copies of messages are later ones, of others they are the same once more
+    later = table_of(plan).micro_step[at[crosses]] - own[some]
+    step = base[some] + np.where(base[some] >= 0, later, 1)
+    ways, way = tuple(known), way[some]
+    nth = _nth(way * (int(step.max(initial=0)) + 1) + step)
+    key = (
+        "order", at.tobytes(), kind.tobytes(), crosses.tobytes(), ways, way.tobytes(),
+        step.tobytes(), nth.tobytes(),
+    )  # fmt: skip
+    order = one_of(key, lambda: _Order(at, kind, crosses, ways, way, step, nth))
     found = plan.derived["issued"] = _Issued(order, one_of_each)
+    return found
+
+
+def _nth(values: I8) -> I8:
+    """How many equal ones stand before each."""
+    order = np.argsort(values, kind="stable")
+    ranked = values[order]
+    new = np.ones(values.size, dtype=bool)
+    new[1:] = ranked[1:] != ranked[:-1]
+    at = np.arange(values.size)
+    found = np.empty(values.size, dtype=np.int64)
+    found[order] = at - np.maximum.accumulate(np.where(new, at, 0))
     return found

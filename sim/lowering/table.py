@@ -135,7 +135,7 @@ def _table(plan: Plan) -> PlanTable:
         host_after=host_after,
         fifo=_in_turn(collectives, columns["comm"], which),
         collectives=collectives,
-        comm_kind=tuple([columns["collective"][i] for i in which_ops]),
+        comm_kind=tuple(map(columns["collective"].__getitem__, which_ops)),
         comm_label=tuple(labels_of(recorded, which_ops, steps)),
     )
 
@@ -163,13 +163,12 @@ def _edges(
     to = np.repeat(own, lengths)
     seen = np.full(of.size, -1, dtype=np.int64)
     seen[own] = after
-    recorded = np.zeros(of.size, dtype=bool)
-    recorded[own] = True
+    begin, size = np.array([copy[1:3] for copy in plan.copies], dtype=np.int64).reshape(-1, 2).T
+    whole = np.searchsorted(own, begin + size) - np.searchsorted(own, begin) == size
     first: list[Copy] = []  # of what was recorded, and then of what has copies in it
     then: list[Copy] = []
-    for copy in plan.copies:
-        whole = recorded[copy.source : copy.source + copy.size].all()
-        (first if whole else then).append(copy)
+    for copy, recorded in zip(plan.copies, whole.tolist(), strict=True):
+        (first if recorded else then).append(copy)
     for copies in (first, then):
         on, to = _copied(copies, on, to, seen)
     return on, to, seen
@@ -296,19 +295,18 @@ def labels_of(ops: Sequence[PlanOp], which: Sequence[int], micro_steps: Sequence
         i: f"{op.group} {op.collective} {op.phase}" if inside[i] else f"{op.collective} {op.phase}"
         for i, op in used.items()
     }
-    labels = [names[i] for i in which]
-    first: dict[tuple[int, str], int] = {}
-    last: dict[tuple[int, str], int] = {}
-    for i, (op, micro_step) in enumerate(zip(which, micro_steps, strict=True)):
-        if not inside[op]:
-            key = (micro_step, ops[op].collective)
-            if ops[op].phase != "backward":  # in a pipeline some micro-steps have no other
-                first.setdefault(key, i)
-            last[key] = i
-    for (_, collective), i in first.items():
-        if collective == "all_gather":
-            labels[i] = "first all_gather"
-    for (_, collective), i in last.items():
-        if collective == "reduce_scatter":
-            labels[i] = "last reduce_scatter"
+    labels = list(map(names.__getitem__, which))
+    first: dict[int, int] = {}  # of each micro-step
+    last: dict[int, int] = {}
+    gathers = {i for i, op in used.items() if op.collective == "all_gather" and not inside[i]}
+    scatters = {i for i, op in used.items() if op.collective == "reduce_scatter" and not inside[i]}
+    for i in [i for i, op in enumerate(which) if op in gathers or op in scatters]:
+        if which[i] in scatters:
+            last[micro_steps[i]] = i
+        elif ops[which[i]].phase != "backward":  # in a pipeline some micro-steps have no other
+            first.setdefault(micro_steps[i], i)
+    for i in first.values():
+        labels[i] = "first all_gather"
+    for i in last.values():
+        labels[i] = "last reduce_scatter"
     return labels

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim.records import NamedTuple
 
 
-class Message(NamedTuple):
+class StageMessage(NamedTuple):
     """An activation, or its gradient, from a stage to its neighbour."""
 
     source: int
@@ -20,6 +20,14 @@ class Message(NamedTuple):
 def messages_in(unit: str) -> int:
     """Messages between stages in a collective of a plan, by its unit; none in any other. [1]"""
     return unit.count(">")
+
+
+def at_first(unit: str) -> tuple[str, int]:
+    """What a unit of messages is of the first micro-batch, and which its own is; -1 of others."""
+    if ">" not in unit:
+        return unit, -1
+    micro = int(unit[1 : unit.index(" ")])
+    return later_unit(unit, -micro), micro
 
 
 def later_unit(unit: str, steps: int) -> str:

@@ -36,7 +36,7 @@ from sim.pipeline.actions import (
 )
 from sim.pipeline.schedules import SCHEDULES
 from sim.strategies.chunks import Chunks, Copied
-from sim.strategies.messages import Message
+from sim.strategies.messages import StageMessage
 from sim.strategies.plan import COLLECTIVE
 from sim.strategies.recorder import Event, Recorder
 from sim.strategies.rounds import Rounds, Use
@@ -176,11 +176,11 @@ class PipelineRank:
 
     # messages
 
-    def _message(self, source: int, micro: int, forward: bool) -> Message:
+    def _message(self, source: int, micro: int, forward: bool) -> StageMessage:
         """A stage's activation for the next one, or its gradient for the one before."""
-        return Message(source, source + (1 if forward else -1), micro, forward)
+        return StageMessage(source, source + (1 if forward else -1), micro, forward)
 
-    def _send(self, messages: list[Message]) -> Event:
+    def _send(self, messages: list[StageMessage]) -> Event:
         """Messages between two ranks, one way or both at once; who receives says the same."""
         r, first, more = self.recorder, messages[0], len(messages) > 1
         way = self.ways.get((first.source, first.forward, more))
@@ -195,7 +195,7 @@ class PipelineRank:
         )  # fmt: skip
         return r.record(stream)
 
-    def _way(self, first: Message, more: bool) -> tuple[str, str, str]:
+    def _way(self, first: StageMessage, more: bool) -> tuple[str, str, str]:
         """Stream, operation and group of a message, or of `more` than one in a batch."""
         a, b = self.rank_of(first.source), self.rank_of(first.target)
         near, far = min(a, b), max(a, b)

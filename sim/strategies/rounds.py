@@ -34,7 +34,7 @@ class _Round(NamedTuple):
     computed: Sequence[tuple[Copied, str]]  # stages, and kinds of action
 
 
-class _Places:
+class _Course:
     """Actions of a rank, told apart but for their micro-batches."""
 
     def __init__(self, actions: Sequence[Action]) -> None:
@@ -102,7 +102,7 @@ class Rounds:
 
     def play(self, actions: Sequence[Action], micro: int) -> None:
         """All of them, of so many micro-batches."""
-        places = _Places(actions)
+        places = _Course(actions)
         at = 0
         while at < len(actions):
             size, count, later = places.rounds(at)
