@@ -51,7 +51,7 @@ def table_lines(table: Table, width: int = WIDTH) -> Iterator[str]:
     for number, group in enumerate(groups):
         if number:
             yield ""
-        yield from _part(table, group, widths, rows, width, below=not number)
+        yield from _part(table, group, widths, rows, width)
 
 
 def _cut(text: str, width: int) -> str:
@@ -69,7 +69,7 @@ def _cut(text: str, width: int) -> str:
 
 def _part(
     table: Table, group: Sequence[int], widths: Sequence[int], rows: Sequence[Sequence[str]],
-    width: int, below: bool,
+    width: int,
 ) -> Iterator[str]:  # fmt: skip
     heads = [column.head for column in table.columns]
     if table.headed:
@@ -77,7 +77,7 @@ def _part(
     for row in rows:
         yield from _row(table, group, widths, row, width)
         for i, column in enumerate(table.columns):
-            if below and column.below and row[i:] and row[i]:
+            if column.below and row[i:] and row[i]:
                 yield from wrapped(
                     f"{column.head}: {row[i]}", " " * (table.indent + _BELOW), 2, width
                 )

@@ -290,13 +290,6 @@ def test_lines_are_as_wide_as_the_terminal(monkeypatch):
         assert output._width(Path("report.txt")) == 100
 
 
-def test_what_stands_below_a_row_is_said_once():
-    columns = [left("name"), left("how", below=True), *(Column(f"figure {i}") for i in range(9))]
-    table = Table(columns, [["first", "by hand", *[f"{i}.00" for i in range(9)]]])
-    text = rendered(View("", [table], Document.__new__(Document), width=60), "table")
-    assert (text.count("first"), text.count("by hand")) == (2, 1)
-
-
 WIDE = Table(
     [left("case"), Column("figure"), left("says"), left("more")],
     [
