@@ -18,10 +18,11 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
+from sim.blocks.from_workload import early_stop, setting_of
 from sim.blocks.layer import HEAD, BlockKind, describe, layer_kinds
 from sim.blocks.modules import OpRole
 from sim.blocks.ops import Op, recomputed
-from sim.blocks.setting import Setting, early_stop
+from sim.blocks.setting import Setting
 from sim.inputs.model import Model
 from sim.inputs.reference import reference_of
 from sim.inputs.rows import as_counted
@@ -82,7 +83,7 @@ def token_flops(workload: Workload, attention: Counting = "full") -> TokenFlops:
         Per token.
     """
     masked = attention == "causal" or (attention == "run" and workload.attention != "eager")
-    setting = Setting.of(as_counted(workload)).whole
+    setting = setting_of(as_counted(workload)).whole
     policy, early = workload.activation_checkpointing, early_stop(workload)
     found = _token_flops(setting, workload.model, policy, early, masked)
     if workload.reference == "none":

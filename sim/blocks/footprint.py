@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from sim.blocks.autograd import Footprint, footprint
+from sim.blocks.from_workload import setting_of
 from sim.blocks.head import loss_memory
 from sim.blocks.layer import HEAD, BlockKind, block_kinds, describe
 from sim.blocks.setting import Setting
@@ -56,7 +57,7 @@ class HeadFootprint:
 @lru_cache(maxsize=256)
 def layer_footprint(workload: Workload, kind: str, checkpoint: str = "none") -> Footprint:
     """Footprint of one layer of a kind under a checkpoint policy (see `autograd.footprint`)."""
-    setting, model, strategy = Setting.of(workload), workload.model, strategy_of(workload)
+    setting, model, strategy = setting_of(workload), workload.model, strategy_of(workload)
     constant = 0.0
     block = block_kinds(model, workload.method)[kind]
     if model.positions == "rope" and strategy.casts_inputs and block.attends:
@@ -80,7 +81,7 @@ def _footprint(
 @lru_cache(maxsize=256)
 def head_footprint(workload: Workload) -> HeadFootprint:
     """Footprint of the final norm, the head and the loss (see `sim.blocks.head.loss_memory`)."""
-    setting = Setting.of(workload)
+    setting = setting_of(workload)
     described, loss = describe(setting, HEAD), loss_memory(setting.trains("head"))
     norm, hidden = described.saved_bytes, described.sizes[0]
     return HeadFootprint(

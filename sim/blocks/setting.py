@@ -1,47 +1,17 @@
-"""What a workload tells its blocks: nothing else of it can change their kernels or their memory."""
+"""What blocks know of a workload: nothing else of it can change their kernels or their memory."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
 
-from sim.inputs.base import fields_but
 from sim.inputs.method import Method
 from sim.inputs.model import Model
-from sim.inputs.modelling import (
-    ASYNC,
-    PER_LINEAR,
-    WIDE,
-    adapter_dtype,
-    autocast,
-    casts_frozen,
-    compute_dtype,
-    copies_weights,
-    experts,
-    fp32_logits,
-    fused_kernels,
-    gptq_kernels,
-    keeps_fp8,
-    keeps_weights,
-    mixer_kernels,
-    model_of,
-    modelling_of,
-    repeats_heads,
-    tensor_style,
-)
-from sim.inputs.reference import REFERENCE
-from sim.inputs.rows import Computed
-from sim.inputs.shares import batch_on
-from sim.inputs.trainer import trainer_of
-from sim.inputs.versions import older, sdpa_since
-from sim.inputs.workload import Workload
-from sim.mesh.routing import busiest_load
+from sim.inputs.modelling import ASYNC, PER_LINEAR, WIDE
 from sim.records import dataclass
 from sim.units import DTYPE_BYTES
 
 FULL = Method.model_construct()
-#: times a layer turns the mask into indices: Hugging Face once, llm-foundry for q, k and v each
-UNPADS = {"none": 0, "unpad": 1, "unpad-each": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,138 +251,8 @@ class Setting:
         """Whether the base is frozen."""
         return self.method.frozen
 
-    @classmethod
-    def of(cls, workload: Workload) -> Setting:
-        """The setting of a workload; context parallelism splits each sequence."""
-        return _setting(workload)
-
 
 @lru_cache(maxsize=64)
 def one_layer(model: Model) -> Model:
     """The model with one layer: depth changes no block."""
     return model.model_copy(update={"layers": 1})
-
-
-def early_stop(workload: Workload) -> bool:
-    """Whether recompute ends with the last saved tensor (non-reentrant, PyTorch 2.1 and newer)."""
-    asked = workload.activation_checkpointing.early_stop
-    if asked is not None:
-        return asked
-    reentrant = workload.activation_checkpointing.reentrant
-    return not reentrant and not older(workload.stack.torch, "2.1")
-
-
-def _attention(asked: str, torch: str) -> str:
-    """The implementation; of PyTorch's own, which may be several, since which release."""
-    since = sdpa_since(torch) if asked == "sdpa" else ""
-    return f"{asked}-{since}" if since else asked
-
-
-def _checks_positions(workload: Workload) -> bool:
-    """Whether transformers asks a tensor, before FlashAttention, if positions ascend.
-
-    Source: transformers 4.44 and newer, modeling_flash_attention_utils.py,
-    `_flash_attention_forward`: ``not (torch.diff(position_ids) >= 0).all()``; models with learned
-    positions pass none (sim/data/host/modelling.json).
-    """
-    used, m = workload.stack.transformers, workload.model
-    if used is None or older(used, "4.44") or workload.attention_padding != "none":
-        return False
-    return workload.attention.startswith("flash") and m.positions == "rope"
-
-
-def _load(workload: Workload) -> float:
-    m, p, routing = workload.model, workload.parallelism, workload.routing
-    if p.expert_parallel == 1:
-        return 1.0
-    layers = sum(map(m.mixes, range(m.layers)))
-    return busiest_load(m.experts, p.expert_parallel, routing.imbalance, routing.seed, layers)
-
-
-#: no block depends on these
-_JOB = frozenset({
-    "name", "model", "global_batch", "gradient_accumulation", "tokens", "steps", "samples",
-    "epochs", "optimizer", "optimizer_rank", "optimizer_implementation", "optimizer_paged",
-    "checkpoint", "evaluation", "phases", "deadline", "sources", *REFERENCE,
-})  # fmt: skip
-_settings: dict[tuple[object, ...], Setting] = {}
-_SETTINGS = 512  # that are kept
-
-
-@lru_cache(maxsize=512)
-def _setting(workload: Workload) -> Setting:
-    """Shared by jobs whose blocks are alike."""
-    depth = workload.model.layers if workload.parallelism.expert_parallel > 1 else 0  # see `_load`
-    key = (type(workload), one_layer(workload.model), depth, *fields_but(workload, _JOB))
-    found = _settings.get(key)
-    if found is None:
-        if len(_settings) >= _SETTINGS:
-            _settings.clear()
-        found = _settings[key] = _read(workload)
-    return found
-
-
-def _read(workload: Workload) -> Setting:
-    p, precision, stack = workload.parallelism, workload.precision, workload.stack
-    batch = batch_on(workload)
-    rows = workload if isinstance(workload, Computed) else None
-    output = workload.loss in ("huggingface", "huggingface-fused")
-    return Setting(
-        model=one_layer(model_of(workload)),
-        method=workload.method,
-        tokens=batch.local_tokens,
-        sequences=workload.micro_batch,
-        length=batch.local_length,
-        keys=workload.sequence_length,
-        dtype=compute_dtype(workload),
-        tf32=precision.tf32,
-        recipe=precision.recipe if precision.low else "",
-        fp8_gather=precision.all_gather == "fp8",
-        copies_weights=copies_weights(workload),
-        keeps_weights=keeps_weights(workload),
-        keeps_fp8=precision.low and keeps_fp8(workload),
-        compiled=workload.compile,
-        complex_rope=modelling_of(workload).complex_rope,
-        fuses_softmax=modelling_of(workload).fuses_softmax,
-        copies_heads=modelling_of(workload).copies_heads,
-        fused_rope=workload.compile or fused_kernels(workload) in ("norm+rope", "all"),
-        fused_gate=workload.compile or fused_kernels(workload) == "all",
-        fused_norms=workload.compile
-        or fused_kernels(workload) != "none"
-        or not older(stack.torch, "2.9"),
-        adapters=workload.method.adapters,
-        adapter_dtype=adapter_dtype(workload),
-        unpacking=gptq_kernels(workload),
-        autocast=autocast(workload),
-        casts_frozen=casts_frozen(workload),
-        upcast=workload.method.prepare_kbit,
-        mixer_kernels=mixer_kernels(workload),
-        experts=experts(workload),
-        attention=_attention(workload.attention, stack.torch),
-        repeats_heads=repeats_heads(workload),
-        unpads=UNPADS[workload.attention_padding],
-        loss=workload.loss,
-        loss_chunks=workload.loss_chunks,
-        keeps_chunks=workload.loss == "chunked" and trainer_of(workload).keeps_chunks,
-        keeps_output=output and trainer_of(workload).keeps_output,
-        fp32_output=output and fp32_logits(stack),
-        metrics=workload.train_metrics,
-        checks_positions=_checks_positions(workload),
-        # bitsandbytes/autograd/_functions.py, MatMul4Bit: ``ctx.tensors = (A, B)`` up to 0.43.1,
-        # ``(None, B)`` from 0.43.2 on (release notes: activations of frozen weights)
-        keeps_inputs=workload.method.quantization == "nf4" and older(stack.bitsandbytes, "0.43.2"),
-        attended=rows.attended if rows else 0.0,
-        attended_share=rows.attended_share if rows else 1.0,
-        context=p.context_parallel,
-        context_kind=p.context_parallel_kind,
-        context_rotation=p.context_parallel_rotation,
-        context_balanced=p.context_parallel_load_balance,
-        tensor=p.tensor_parallel,
-        sequence_parallel=p.tensor_parallel > 1 and p.sequence_parallel,
-        loss_parallel=p.tensor_parallel > 1 and p.loss_parallel,
-        tensor_style=tensor_style(workload),
-        tensor_overlap=p.tensor_parallel > 1 and p.tp_comm_overlap,
-        expert=p.expert_parallel,
-        load=_load(workload),
-        dispatch=p.expert_dispatch,
-    )

@@ -9,11 +9,12 @@ from functools import lru_cache
 from itertools import takewhile
 
 from sim.blocks.flops import checkpointed_layers
+from sim.blocks.from_workload import early_stop, setting_of
 from sim.blocks.kernels import Kernel
 from sim.blocks.layer import EMBEDDING, HEAD, BlockKind, block_kinds, describe, layer_kinds
 from sim.blocks.modules import OpRole
 from sim.blocks.ops import Exchange, recomputed
-from sim.blocks.setting import Setting, early_stop
+from sim.blocks.setting import Setting
 from sim.inputs.model import Model
 from sim.inputs.workload import Checkpointing, Workload
 
@@ -85,7 +86,7 @@ def unroll(workload: Workload) -> Templates:
         Cached: workloads whose blocks are alike give the same object.
     """
     policy, early = workload.activation_checkpointing, early_stop(workload)
-    return _unrolled(Setting.of(workload), workload.model, policy, early)
+    return _unrolled(setting_of(workload), workload.model, policy, early)
 
 
 @lru_cache(maxsize=256)
@@ -155,7 +156,7 @@ def exchanges(workload: Workload, kind: str, phase: str) -> Mapping[str, tuple[E
     """
     if phase == "weight":
         return {}
-    ops = describe(Setting.of(workload), block_kinds(workload.model, workload.method)[kind]).ops
+    ops = describe(setting_of(workload), block_kinds(workload.model, workload.method)[kind]).ops
     backward = phase == "backward"
     if phase == "recompute":
         per_op = workload.activation_checkpointing.kind == "selective-op"
@@ -180,7 +181,7 @@ def order_of(workload: Workload, kind: str, module: str = "") -> tuple[str, ...]
     module : str
         This one alone, with the parts that follow it; "" for all.
     """
-    block = describe(Setting.of(workload), block_kinds(workload.model, workload.method)[kind])
+    block = describe(setting_of(workload), block_kinds(workload.model, workload.method)[kind])
     if not module:
         return block.order
     first, modules = block.order.index(module), {m.name for m in block.modules}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import field, replace
 from functools import lru_cache
 
+from sim.blocks.from_workload import setting_of
 from sim.blocks.modules import ModelTree
 from sim.blocks.parameters import tree_of
-from sim.blocks.setting import Setting
 from sim.blocks.tensor import workspace_bytes
 from sim.inputs.notes import Message
 from sim.inputs.pipeline import blocks_of, shape_of
@@ -229,7 +229,7 @@ def memory(
         "stream_pools": pooled - allocated,
         "fragmentation": lost * pooled,
         "cuda_context": c["context"],
-        "communicators": c["communicator"] * groups + workspace_bytes(Setting.of(workload)),
+        "communicators": c["communicator"] * groups + workspace_bytes(setting_of(workload)),
     }
     reserved = allocated + sum(overheads.values())
     in_step = reserved - (1.0 + lost) * (pooled - ledger.step_pooled)

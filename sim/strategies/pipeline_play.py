@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Protocol
 
-from sim.blocks.setting import Setting
+from sim.blocks.from_workload import setting_of
 from sim.inputs.pipeline import shape_of
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh, Pairs
@@ -67,7 +67,7 @@ class Stage(Copied, Protocol):
 
 def message_bytes(workload: Workload) -> float:
     """Of an activation between two stages, on one rank. [B]"""
-    setting = Setting.of(workload)
+    setting = setting_of(workload)
     return setting.element * setting.stream_tokens * workload.model.hidden_size
 
 

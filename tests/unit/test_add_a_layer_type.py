@@ -6,11 +6,11 @@ from sim import simulate
 from sim.blocks import layer
 from sim.blocks.attention_type import AttentionType
 from sim.blocks.flops import token_flops
+from sim.blocks.from_workload import setting_of
 from sim.blocks.linear import linear
 from sim.blocks.modules import Position
 from sim.blocks.ops import Map
 from sim.blocks.parameters import count_parameters
-from sim.blocks.setting import Setting
 from sim.blocks.tensor import enter, leave
 from sim.inputs.loader import load
 from sim.study.generation import cache_bytes_per_token
@@ -58,7 +58,7 @@ def test_all_readings_have_it(toy):
     assert count_parameters(model, toy.method).total == 4 * (own + mlp + norms) + ends
     forward = 2 * (4 * (own + mlp) + 32000 * WIDTH)  # a multiplication and an addition a weight
     assert token_flops(toy).forward == pytest.approx(forward, rel=1e-12)
-    assert [m.name for m in layer.describe(Setting.of(toy), layer.layer_kinds(model)[0]).modules
+    assert [m.name for m in layer.describe(setting_of(toy), layer.layer_kinds(model)[0]).modules
             if m.name.startswith("mix")] == ["mix_in", "mix_out"]  # fmt: skip
     assert cache_bytes_per_token(model, 8) == 4 * STATE * 2
 

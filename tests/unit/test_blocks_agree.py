@@ -13,6 +13,7 @@ import pytest
 
 from sim.blocks.flops import token_flops
 from sim.blocks.footprint import checkpoint_policy, head_footprint, layer_footprint
+from sim.blocks.from_workload import setting_of
 from sim.blocks.layer import HEAD, block_kinds, describe, layer_kinds
 from sim.blocks.modules import OpRole, Position
 from sim.blocks.parameters import build_tree, count_parameters, numel
@@ -90,7 +91,7 @@ def products(kernels):
 
 def scores(workload, kinds, kept):
     """Scans, and attention's two products where it is not kept, by the convention."""
-    model, setting = workload.model, Setting.of(workload)
+    model, setting = workload.model, setting_of(workload)
     width = 2.0 * model.heads * (model.head_dim + (model.v_head_dim or model.head_dim))
     attend = (k for k in kinds if k.attends and not kept)
     ops = (op for kind in kinds for op in describe(setting, kind).ops if op.role is OpRole.MIXER)
@@ -172,7 +173,7 @@ def test_memory_is_what_operations_save(name, method):
     """Without checkpointing all they save; with it no more; what a repeat runs is what it lost."""
     for policy, style in product(POLICIES.values(), STYLES):
         workload = job(name, method=METHODS[method], activation_checkpointing=policy, **style)
-        setting, kinds = Setting.of(workload), block_kinds(workload.model)
+        setting, kinds = setting_of(workload), block_kinds(workload.model)
         model = workload.model
         columns = model.rope_head_dim or model.head_dim
         positions = 2.0 * LENGTH * columns * (model.positions == "rope")

@@ -2,8 +2,8 @@
 
 import pytest
 
+from sim.blocks.from_workload import setting_of
 from sim.blocks.parameters import tree_of
-from sim.blocks.setting import Setting
 from sim.blocks.unroll import unroll
 from sim.errors import InputError
 from sim.inputs.loader import load
@@ -67,7 +67,7 @@ def test_who_loops():
         ("stack={torch: 2.10}", "grouped"),
     ):
         assert taken(job(stack).workload)["experts"] == how
-    assert Setting.of(job(model="llama-3-8b").workload).experts == "grouped"
+    assert setting_of(job(model="llama-3-8b").workload).experts == "grouped"
 
 
 def test_zero3_hooks_every_expert_by_itself():

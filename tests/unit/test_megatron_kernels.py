@@ -3,7 +3,7 @@
 import pytest
 
 import sim
-from sim.blocks.setting import Setting
+from sim.blocks.from_workload import setting_of
 from sim.cost.attention import family
 from sim.inputs.catalogue import gpu as gpu_of
 from sim.inputs.loader import load, load_workload
@@ -34,7 +34,7 @@ def test_layers_bring_their_own_kernels(sets, attention, fused):
     """RMSNorm, RoPE and SwiGLU."""
     made = {"model": "llama3-8b", "sequence_length": 4096, "micro_batch": 1, "steps": 1}
     job = load("dgx-h100", made, sets).workload
-    found = Setting.of(job)
+    found = setting_of(job)
     assert job.attention == attention
     assert (found.fused_norms, found.fused_rope, found.fused_gate) == fused
 

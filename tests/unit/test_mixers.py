@@ -1,6 +1,5 @@
-"""Mixers in attention's place: parameters, FLOPs and memory by hand, and as torch records them."""
+"""Mixers in attention's place: what they keep, as torch records it, what they take, adapters."""
 
-import json
 import math
 from itertools import pairwise
 
@@ -8,41 +7,24 @@ import pytest
 
 from sim import simulate
 from sim.blocks import delta, kda, lightning, mamba, short_conv
-from sim.blocks.flops import token_flops
 from sim.blocks.footprint import layer_footprint
-from sim.blocks.layer import layer_kinds
-from sim.blocks.parameters import build_tree, count_parameters
+from sim.blocks.parameters import build_tree
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
 from sim.blocks.unroll import unroll
 from sim.cost.kernel_cost import cost_model
 from sim.cost.scan import RESIDENT, scan_compute_s
-from sim.errors import InputError
-from sim.inputs.hf import model_from_config
 from sim.inputs.loader import load, load_workload
 from sim.inputs.method import Method
 from sim.inputs.model import Model
 from sim.inputs.modelling import taken
 from sim.inputs.models import resolve_model
+from tests.mixers import SMALL, STATE, job
 
-SMALL = {
-    "name": "small", "layers": 4, "hidden_size": 64, "heads": 4, "kv_heads": 2, "head_dim": 16,
-    "ffn_size": 64, "vocab_size": 128, "layer_pattern": ("delta", "delta", "delta", "attention"),
-    "mixer_heads": 4, "mixer_groups": 2, "mixer_key_dim": 16, "mixer_head_dim": 32,
-}  # fmt: skip
 PLAYED = {
     "delta": delta.delta, "mamba": mamba.mamba, "conv": short_conv.short_convolution,
     "kda": kda.kimi_delta, "lightning": lightning.lightning,
 }  # fmt: skip
-#: sizes that a model with one of them has else
-STATE = {"mixer_key_dim": 32, "mixer_head_dim": 16, "mixer_chunk": 128, "mixer_conv_bias": True}
-
-
-def job(model="qwen3-next-80b-a3b", **keys):
-    """A job of a few layers on one GPU."""
-    keys = {"sequence_length": 4096, "steps": 10, **keys}
-    model = model if isinstance(model, dict) else {"base": model, "layers": 4}
-    return {"name": "job", "model": model, **keys}
 
 
 def kept(mixer, length, sequences=1, kernels="torch", **keys):
@@ -151,138 +133,6 @@ def test_kernels_keep_a_fraction(mixer):
     assert b.saved > 2 * a.saved
 
 
-# --- parameters and FLOPs ------------------------------------------------------------------------
-
-
-def test_qwen3_next_by_hand():
-    d, experts, layers = 2048, 512, 48
-    delta = d * (2 * 2048 + 2 * 4096) + d * 64 + 4 * (2 * 2048 + 4096) + 2 * 32 + 128 + 4096 * d
-    attention = d * 2 * 4096 + 2 * d * 512 + 4096 * d + 2 * 256
-    mixture = (experts + 1) * 3 * d * 512 + experts * d + d
-    total = 36 * delta + 12 * attention + layers * (mixture + 2 * d) + 2 * 151936 * d + d
-    counts = count_parameters(resolve_model("qwen3-next-80b-a3b"))
-    assert counts.total == total == 79_674_391_296
-    met = (10 + 1) * 3 * d * 512 + experts * d + d
-    assert counts.active == total - layers * (mixture - met)
-    assert counts.active == pytest.approx(3.9e9, rel=0.01)
-
-
-def test_flops_of_the_delta_rule():
-    """Projections, and 2 (3 C K + 2 C V + 3 K V) a token and head, three times for training."""
-    keys = {**SMALL, "layer_pattern": ("delta",), "head_dim": 16}
-    w = load_workload(job({**keys, "layer_pattern": ["delta"]}, sequence_length=640))
-    d, heads, key, value, chunk = 64, 4, 16, 32, 64
-    weights = d * (4 * key + 2 * heads * value) + d * 2 * heads + heads * value * d + 3 * d * 64
-    rule = 2 * heads * (3 * chunk * key + 2 * chunk * value + 3 * key * value)
-    assert token_flops(w).forward == pytest.approx(4 * (2 * weights + rule) + 2 * 128 * d)
-    assert token_flops(w).backward == pytest.approx(2 * token_flops(w).forward)
-    assert token_flops(w).attention == 0.0
-
-
-def test_flops_of_a_state_space():
-    """Projections, and 2 (G L N + H (L P + 2 N P)) a token."""
-    keys = {**SMALL, **STATE, "layer_pattern": ["mamba"]}
-    w = load_workload(job(keys, sequence_length=640))
-    d, heads, groups, state, size, chunk = 64, 4, 2, 32, 16, 128
-    inner = heads * size
-    weights = d * (2 * inner + 2 * groups * state + heads) + inner * d + 3 * d * 64
-    rule = 2 * (groups * chunk * state + inner * (chunk + 2 * state))
-    assert token_flops(w).forward == pytest.approx(4 * (2 * weights + rule) + 2 * 128 * d)
-    assert token_flops(w).backward == pytest.approx(2 * token_flops(w).forward)
-
-
-def test_minimax_by_hand():
-    """70 layers of lightning attention, 10 of softmax attention: 456B, and 45.9B of a token."""
-    d, inner, f = 6144, 64 * 128, 9216
-    fast, full = 5 * d * inner + inner, 2 * d * inner + 2 * d * 8 * 128
-    ends = 2 * 200064 * d
-    rest = 70 * fast + 10 * full + 80 * (32 * d + 2 * d) + d
-    model = resolve_model("MiniMaxAI/MiniMax-M1-80k")
-    counts = count_parameters(model)
-    assert counts.total == ends + rest + 80 * 32 * 3 * d * f == 456_089_655_296
-    assert counts.active - ends == rest + 80 * 2 * 3 * d * f == pytest.approx(45.9e9, rel=0.002)
-    chunk, dim = 64, 128
-    w = load_workload(job("minimax-text-01", sequence_length=8192))
-    weights = 4 * (5 * d * inner + 32 * d + 2 * 3 * d * f)
-    rule = 4 * 64 * (2 * chunk * dim + 2 * dim * dim)
-    assert token_flops(w).forward == pytest.approx(2 * (weights + rule + 200064 * d))
-
-
-def test_minimax_files():
-    """A list of numbers, or transformers' words; a kind of its own, or transformers'."""
-    shape = {"hidden_size": 6144, "num_hidden_layers": 80, "num_attention_heads": 64,
-             "head_dim": 128, "intermediate_size": 9216, "num_local_experts": 32,
-             "vocab_size": 200064, "rotary_dim": 64}  # fmt: skip
-    fast, full = "linear_attention", "full_attention"
-    words = {"model_type": "minimax", "layer_types": ([fast] * 7 + [full]) * 10}
-    numbers = {"attn_type_list": ([0] * 7 + [1]) * 10}
-    for config in (words, *({**numbers, "model_type": f"minimax_{k}"} for k in ("text_01", "m1"))):
-        found = model_from_config(shape | config)
-        assert count_parameters(found).total == 456_089_655_296
-        assert found.rope_fraction == 0.5
-        assert found.layer_pattern == resolve_model("minimax-text-01").layer_pattern
-
-
-@pytest.mark.parametrize("name", ["qwen3-next-80b-a3b", "nemotron-h-8b", "lfm2-1.2b"])
-def test_flops_do_not_know_who_runs_them(name):
-    torch = load_workload(job(name, mixer_kernels="torch"))
-    assert token_flops(torch) == token_flops(load_workload(job(name)))
-
-
-def test_nemotron_h_by_hand():
-    """24 layers of Mamba-2, 24 FFNs and 4 of attention: each of one branch, with one norm."""
-    d, heads, size, groups, state, f = 4096, 128, 64, 8, 128, 21504
-    inner = heads * size
-    columns = inner + 2 * groups * state
-    mamba = d * (inner + columns + heads) + 5 * columns + 3 * heads + inner + inner * d
-    attention = d * (32 + 2 * 8) * 128 + 32 * 128 * d
-    total = 24 * (mamba + 2 * d * f) + 4 * attention + 52 * d + 2 * 131072 * d + d
-    assert count_parameters(resolve_model("nemotron-h-8b")).total == total == 8_100_852_736
-    kinds = layer_kinds(resolve_model("nemotron-h-8b"))
-    assert [k.key for k in kinds[6:9]] == ["layer.mamba", "layer", "layer.ffn"]
-    assert [k.network for k in kinds[6:9]] == [False, False, True]
-
-
-def test_experts_of_one_branch():
-    """Nemotron 3 Nano: its 23 layers of experts, and nothing else of its layers, are mixtures."""
-    model = resolve_model("nemotron-3-nano-30b-a3b")
-    assert sum(k.mixture for k in layer_kinds(model)) == 23
-    assert not any(k.mixture and k.mixer != "ffn" for k in layer_kinds(model))
-    assert count_parameters(model).active == pytest.approx(3.6e9, rel=0.01)  # its card: 3.6B
-
-
-def test_kimi_linear_by_hand():
-    """20 layers of Kimi Delta Attention, 7 of latent attention; one dense FFN, 26 mixtures."""
-    d, heads, dim = 2304, 32, 128
-    inner = heads * dim
-    kda = 3 * d * inner + 4 * 3 * inner + 4 * inner * dim // 2 + 2 * d * dim + d * heads
-    kda += inner + heads + dim + inner * d
-    latent = d * heads * 192 + d * 576 + 512 + 512 * heads * 256 + heads * dim * d
-    mixture = 257 * 3 * d * 1024 + 256 * d
-    total = 20 * kda + 7 * latent + 26 * mixture + 3 * d * 9216 + 27 * 2 * d
-    model = resolve_model("kimi-linear-48b-a3b")
-    total += 2 * 163840 * d + d
-    assert count_parameters(model).total == total == 49_122_675_072
-    assert [i + 1 for i in range(27) if model.mixer(i) == "attention"] == [4, 8, 12, 16, 20, 24, 27]
-
-
-def test_side_by_side():
-    """Falcon-H1: attention and Mamba-2 read one norm, and their sum is added to the stream."""
-    layer = build_tree(resolve_model("falcon-h1-0.5b")).layers[0]
-    assert [m.name for m in layer.forward][:3] == ["attention_norm", "in_proj", "conv1d"]
-    assert {"wq", "wo", "out_proj", "w2"} <= {m.name for m in layer.forward}
-    assert not any(m.name == "mixer_norm" for m in layer.forward)
-    w = load_workload(job("falcon-h1-0.5b"))
-    assert token_flops(w).attention == 3 * 4 * 4 * 8 * 64 * 4096
-
-
-def test_modules_stand_as_registered():
-    """`dt_bias` and `A_log` of the mixer itself, then its children, then FFN and norms."""
-    names = [m.name for m in build_tree(Model(**SMALL)).layers[0].modules]
-    own = ["decay", "conv1d", "in_proj", "ba_proj", "mixer_norm", "out_proj"]
-    assert names == [*own, "w1", "w2", "w3", "attention_norm", "ffn_norm"]
-
-
 # --- time ----------------------------------------------------------------------------------------
 
 
@@ -359,140 +209,6 @@ def test_the_band_of_what_no_run_timed():
     assert not any("speed of scans" in name for name in plain.uncertainty.beyond_data)
 
 
-# --- kinds and patterns --------------------------------------------------------------------------
-
-
-def test_kinds_of_layers():
-    kinds = layer_kinds(resolve_model("qwen3-next-80b-a3b"))
-    assert [k.key for k in kinds[:5]] == [*["layer.delta"] * 3, "layer", "layer.delta"]
-    assert sum(k.mixer == "attention" for k in kinds) == 12
-    assert all(k.mixture for k in kinds)
-
-
-def test_a_pattern_is_told_shortest():
-    config = {"model_type": "qwen3_next", "num_hidden_layers": 8}
-    types = ["linear_attention", "full_attention"] * 4
-    assert model_from_config({**config, "layer_types": types}).layer_pattern == (
-        "delta", "attention",
-    )  # fmt: skip
-    types[5] = "linear_attention"
-    odd = model_from_config({**config, "layer_types": types})
-    words = {"linear_attention": "delta", "full_attention": "attention"}
-    assert [odd.mixer(i) for i in range(8)] == [words[t] for t in types]
-
-
-@pytest.mark.parametrize(
-    ("keys", "says"),
-    [
-        ({"mixer_heads": 0}, "0 is not at least 1, and delta layers need it"),
-        ({"mixer_groups": 3}, "4 heads cannot share 3 groups"),
-        ({"layer_pattern": ["delta", "ffn"]}, "one branch"),
-        ({"one_branch": True}, "one branch"),
-        ({"layer_pattern": ["deltas"]}, "delta"),
-        ({"mixer_chunk": 1 << 20}, "chunks of 16 to 1,024 tokens, not of 1048576"),
-        ({"layer_pattern": ["kda"]}, "2 is not the 4 of mixer_heads, and kda layers have as many"),
-        ({"layer_pattern": ["lightning"]}, "16 is not the 32 of mixer_head_dim, and lightning"),
-        ({"parallel_block": True}, "behind one norm"),
-        ({"attention_gate": True, "fused_qkv": True}, "queries alone"),
-    ],
-)
-def test_patterns_that_are_none(keys, says):
-    model = {**SMALL, "layer_pattern": list(SMALL["layer_pattern"]), **keys}
-    with pytest.raises(InputError, match=says):
-        load("h100-x1", job(model), [])
-
-
-def test_fewer_layers_than_words():
-    """The first of them; that words are left over is told."""
-    notes = load("h100-x1", job("nemotron-h-8b"), []).notes
-    assert any("52 words for 4 layers" in w.message for w in notes.warnings)
-
-
-@pytest.mark.parametrize(
-    ("keys", "says"),
-    [
-        ({"parallelism": {"tensor_parallel": 2}}, "heads of a scan"),
-        ({"parallelism": {"context_parallel": 2}}, "states of a scan"),
-        ({"mixer_kernels": "torch", "compile": True}, "one kernel after another"),
-        (
-            {"model": {"base": "kimi-linear-48b-a3b", "layers": 4}, "mixer_kernels": "torch"},
-            "PyTorch's own scan of Kimi",
-        ),
-        (
-            {"model": {"base": "minimax-text-01", "layers": 8}, "mixer_kernels": "torch"},
-            "PyTorch's own scan of lightning",
-        ),
-        ({"post_training": {"algorithm": "grpo"}}, "generation with delta layers"),
-    ],
-)
-def test_what_is_not_modelled_of_them(keys, says):
-    with pytest.raises(InputError, match=says):
-        load("dgx-h100", job() | keys, [])
-
-
-BAD = [
-    (
-        {"layer_types": ["linear_attention", "wave"] * 24},
-        "wave is no list of one of full_attention",
-    ),
-    ({"layer_types": ["linear_attention"] * 3}, "3 entries, and the model 48"),
-    ({"layer_types": "linear_attention"}, "no list"),
-    ({"layer_types": []}, "nothing is no list"),
-    ({"layer_types": [["linear_attention"]] * 48}, "is no list of one of"),
-    ({"full_attention_interval": 0}, "0 is not at least 1"),
-    ({"linear_num_key_heads": 12}, "32 heads cannot share 12"),
-    ({"shared_expert_intermediate_size": 700}, "no multiple of the 512 columns"),
-]
-
-
-@pytest.mark.parametrize(("keys", "says"), BAD)
-def test_files_that_are_refused(keys, says):
-    with pytest.raises(InputError, match=says):
-        model_from_config({"model_type": "qwen3_next", **keys})
-
-
-MORE = [
-    ({"model_type": "nemotron_h", "hybrid_override_pattern": "MX"}, "'X' in it is no layer: M, "),
-    ({"model_type": "nemotron_h", "hybrid_override_pattern": ""}, "nothing is no layer"),
-    ({"model_type": "nemotron_h", "hybrid_override_pattern": 7}, "7 is no text"),
-    ({"model_type": "nemotron_h", "hybrid_override_pattern": "M-", "num_hidden_layers": 3},
-     "has 2 letters, and the model 3 layers"),
-    ({"model_type": "nemotron_h", "hybrid_override_pattern": "M-E"}, "dense layers beside"),
-    ({"model_type": "nemotron_h", "layers_block_type": ["mamba", "wave"]}, "wave is no list"),
-    ({"model_type": "nemotron_h", "hybrid_override_pattern": "ME", "moe_latent_size": 8},
-     "narrower latent"),
-    ({"model_type": "nemotron_h", "hybrid_override_pattern": "M-", "n_groups": 3},
-     "128 heads cannot share 3"),
-    ({"model_type": "falcon_h1", "mamba_d_ssm": 1000}, "are not the 1000 of its projections"),
-    ({"model_type": "falcon_h1", "projectors_bias": True}, "last projection alone"),
-    ({"model_type": "bamba", "attn_layer_indices": [1, "x"]}, "no list of numbers"),
-    ({"model_type": "granitemoehybrid", "shared_intermediate_size": 1000}, "no multiple"),
-    ({"model_type": "kimi_linear", "linear_attn_config": {"full_attn_layers": [0]}},
-     "the first one 1"),
-    ({"model_type": "kimi_linear", "linear_attn_config": {"full_attn_layers": 4}}, "4 is no list"),
-    ({"model_type": "minimax", "attn_type_list": [0, 2] * 16}, "2 is no list of one of"),
-    ({"model_type": "minimax", "attn_type_list": [0, 1]}, "2 entries, and the model 32"),
-    ({"model_type": "minimax", "shared_intermediate_size": 64}, "with shared experts"),
-    ({"model_type": "lfm2", "full_attn_idxs": 5}, "5 is no list of numbers"),
-    ({"model_type": "lfm2", "layer_types": ["conv", "wave"] * 16}, "wave is no list"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("config", "says"), MORE)
-def test_other_files_that_are_refused(config, says):
-    with pytest.raises(InputError, match=says):
-        model_from_config(config)
-
-
-def test_letters_and_words_say_the_same():
-    words = ["mamba", "mlp", "attention", "mlp"]
-    one = model_from_config({"model_type": "nemotron_h", "hybrid_override_pattern": "M-*-"})
-    two = model_from_config({"model_type": "nemotron_h", "layers_block_type": words})
-    assert one == two
-    assert one.layer_pattern == ("mamba", "ffn", "attention", "ffn")
-    assert one.positions == "none"
-
-
 # --- methods -------------------------------------------------------------------------------------
 
 
@@ -517,13 +233,6 @@ def test_adapters_train_nothing_of_the_mixer():
     assert layer_footprint(kernels, "layer.delta").saved < (
         layer_footprint(load_workload(job("qwen3.5-4b")), "layer.delta").saved
     )
-
-
-def test_a_pattern_in_a_file(tmp_path):
-    """Written as JSON as a hub has it, and read by name of the file."""
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({"model_type": "qwen3_next", "intermediate_size": 5120}))
-    assert count_parameters(resolve_model(path)).total == 79_674_391_296
 
 
 def test_kernels_of_mixers_are_assumed_where_there_are_mixers():

@@ -7,6 +7,7 @@ import pytest
 
 import sim
 from sim.blocks.footprint import layer_footprint
+from sim.blocks.from_workload import setting_of
 from sim.blocks.layer import block_kinds, describe
 from sim.blocks.linear import linear
 from sim.blocks.setting import Setting
@@ -253,7 +254,7 @@ def test_a_pass_keeps_its_copies_of_weights_until_backward(recipe, sets, each):
         "precision": {"fp8": {"recipe": recipe}}, "stack": {"torch": "2.9", "cuda": "12.9"},
     }  # fmt: skip
     workload = load("dgx-h100", job, sets).workload
-    setting = Setting.of(workload)
+    setting = setting_of(workload)
     kind = block_kinds(setting.model)["layer"]
     whole, plain = (
         describe(replace(setting, copies_weights=copies), kind).saved_bytes

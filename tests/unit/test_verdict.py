@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.blocks.setting import Setting
+from sim.blocks.from_workload import setting_of
 from sim.blocks.tensor import workspace_bytes
 from sim.cli import group
 from sim.errors import InfeasibleError
@@ -125,7 +125,7 @@ def test_what_fills_a_gpu_or_a_host_to_the_byte_fits():
 def test_a_communicator_a_group(sets, groups):
     topology, workload, _ = load("dgx-h100", "llama3-8b-sft", ["nodes=1", *sets])
     found = memory(topology, workload)
-    work = workspace_bytes(Setting.of(workload))
+    work = workspace_bytes(setting_of(workload))
     assert found.overheads["communicators"] == constants()["communicator"] * groups + work
     alone, single, _ = load("h100-x1", "llama3-8b-sft")
     assert memory(alone, single).overheads["communicators"] == work
