@@ -61,6 +61,7 @@ def need_gpus(
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> GpusNeeded:
     """The fewest nodes on which a job fits and ends in time.
 
@@ -73,12 +74,15 @@ def need_gpus(
         left out. [s]
     progress : callable, optional
         Called with sizes tried and all there are.
+    stop : callable, optional
+        Asked before each but the first: once true, the answer is `stopped`, sizes that do not do.
 
     Raises
     ------
     InfeasibleError
         No size does.
     """
+    from sim.step.variation import never
     from sim.study.inverse import gpus_for
     from sim.study.target import target_of
 
@@ -87,7 +91,7 @@ def need_gpus(
         text = deadline if isinstance(deadline, str) else f"{deadline} s"
         limit = target_of("cost", text, None, None).deadline_s
     sets = settings(overrides, calibration)
-    return gpus_for(topology, workload, limit, sets, progress=progress)
+    return gpus_for(topology, workload, limit, sets, progress, stop or never)
 
 
 def need_context(
@@ -97,6 +101,7 @@ def need_context(
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> Bound:
     """The longest sequence of a job that fits on a machine.
 
@@ -106,15 +111,20 @@ def need_context(
         As for `simulate`.
     progress : callable, optional
         Called with lengths tried and how many may be.
+    stop : callable, optional
+        Asked before each once one that fits is known: once true, the answer is `stopped`, a length
+        that fits with one that does not.
 
     Raises
     ------
     InfeasibleError
         None does.
     """
+    from sim.step.variation import never
     from sim.study.inverse import context_for
 
-    return context_for(topology, workload, settings(overrides, calibration), progress)
+    sets = settings(overrides, calibration)
+    return context_for(topology, workload, sets, progress, stop or never)
 
 
 def need_price(

@@ -44,14 +44,18 @@ def bandwidth(
 @click.option("--deadline", metavar="48h", help="Wall-clock of the whole job; any if open.")
 @answered()
 def gpus(topology: str, workload: str, overrides: tuple[str, ...], deadline: str | None) -> Answer:
-    """Print the fewest nodes on which WORKLOAD fits and ends in time."""
+    """Print the fewest nodes on which WORKLOAD fits and ends in time.
+
+    Ctrl-C and SIGTERM show how many are too few (exit 130, 143); again, they end at once.
+    """
     from sim.report.need import gpus_view
     from sim.report.progress import progress_bar
 
-    with progress_bar("sizes") as progress:
+    with progress_bar("sizes") as progress, stopped_softly() as stop:
         found = sim.need_gpus(
-            topology, workload, deadline=deadline, overrides=overrides, progress=progress
-        )
+            topology, workload, deadline=deadline, overrides=overrides, progress=progress,
+            stop=stop,
+        )  # fmt: skip
     return gpus_view(found)
 
 
@@ -59,12 +63,17 @@ def gpus(topology: str, workload: str, overrides: tuple[str, ...], deadline: str
 @pair_of_files
 @answered()
 def context(topology: str, workload: str, overrides: tuple[str, ...]) -> Answer:
-    """Print the longest sequence of WORKLOAD that fits on TOPOLOGY."""
+    """Print the longest sequence of WORKLOAD that fits on TOPOLOGY.
+
+    Ctrl-C and SIGTERM show between which lengths it is (exit 130, 143); again, they end at once.
+    """
     from sim.report.need import context_view
     from sim.report.progress import progress_bar
 
-    with progress_bar("lengths") as progress:
-        found = sim.need_context(topology, workload, overrides=overrides, progress=progress)
+    with progress_bar("lengths") as progress, stopped_softly() as stop:
+        found = sim.need_context(
+            topology, workload, overrides=overrides, progress=progress, stop=stop
+        )
     return context_view(found)
 
 

@@ -37,6 +37,10 @@ class Bound(Document):
         Memory one step further, where it no longer fits; None at the end of the search.
     sure : int or None
         The largest (fewest) that fits without risk, where that is another.
+    stopped : bool
+        The search was stopped: more may fit, or fit without risk.
+    too_many : int or None
+        The least tried that does not fit, of a search that was stopped before it was one step more.
     """
 
     schema: ClassVar[str] = SCHEMAS["need"]
@@ -46,6 +50,8 @@ class Bound(Document):
     report: MemoryReport
     beyond: MemoryReport | None
     sure: int | None = None
+    stopped: bool = False
+    too_many: int | None = None
 
 
 def solve_each(
@@ -79,7 +85,7 @@ def solve_each(
 
 def solve(
     topology: Topology, workload: Workload, quantity: BoundQuantity,
-    told: Callable[[int, int], None] | None = None,
+    told: Callable[[int, int], None] | None = None, stop: Callable[[], bool] = lambda: False,
 ) -> Bound:  # fmt: skip
     """Largest micro-batch or sequence length, or fewest nodes, at which a job fits.
 
@@ -89,6 +95,8 @@ def solve(
         What may change.
     told : callable, optional
         Called with values walked and how many may be, of a micro-batch or sequence length.
+    stop : callable, optional
+        Asked before each of those but the first: once true, the answer is `stopped`.
 
     Returns
     -------
@@ -112,12 +120,21 @@ def solve(
     # doubled to the end, halved to the answer, and again to the one that is sure
     walked, most = itertools.count(1), 3 * (limit // step).bit_length()
 
+    misses, stopped = [], False  # values that do not fit; whether the search ended early
+
     def at(value: int) -> MemoryReport:
         report = memory(topology, workload.model_copy(update={quantity: value}))
+        if not report.fits:
+            misses.append(value)
         if told is not None:
             done = next(walked)
             told(done, max(done, most))
         return report
+
+    def ends() -> bool:
+        nonlocal stopped
+        stopped = stopped or stop()
+        return stopped
 
     low = 1
     first = at(step)
@@ -125,26 +142,31 @@ def solve(
         message = f"nothing fits: {quantity} {step} already needs {_needs(first)}"
         raise InfeasibleError(message)
     high = low
-    while high * step < limit and at(min(high * 2 * step, limit)).fits:
+    while high * step < limit and not ends() and at(min(high * 2 * step, limit)).fits:
         high *= 2
     low, high = high, min(high * 2, limit // step) + 1
     low = min(low, limit // step)
-    while high - low > 1:
+    while high - low > 1 and not ends():
         middle = (low + high) // 2
         if at(middle * step).fits:
             low = middle
         else:
             high = middle
-    beyond = at((low + 1) * step) if (low + 1) * step <= limit else None
     found = at(low * step)
-    sure = _largest_sure(lambda units: at(units * step), low) if found.verdict.risk else None
-    return Bound(quantity, low * step, found, beyond, sure and sure * step)
+    if stopped:
+        too_many = min(misses, default=None)
+        return Bound(quantity, low * step, found, None, None, stopped, too_many)
+    beyond = at((low + 1) * step) if (low + 1) * step <= limit else None
+    sure = _largest_sure(lambda units: at(units * step), low, ends) if found.verdict.risk else None
+    return Bound(quantity, low * step, found, beyond, sure and sure * step, stopped)
 
 
-def _largest_sure(at: Callable[[int], MemoryReport], high: int) -> int | None:
+def _largest_sure(
+    at: Callable[[int], MemoryReport], high: int, ends: Callable[[], bool]
+) -> int | None:
     """The largest number below `high` that fits without risk; None where there is none."""
     low = 0
-    while high - low > 1:
+    while high - low > 1 and not ends():
         middle = (low + high) // 2
         if at(middle).verdict.word == "fits":
             low = middle

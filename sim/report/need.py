@@ -32,16 +32,20 @@ def bandwidth_view(found: BandwidthNeeded) -> View:
 def gpus_view(found: GpusNeeded) -> View:
     """Nodes for a deadline, or to fit at all."""
     size = f"{counted(found.nodes, 'node')} ({counted(found.gpus, 'GPU')})"
-    title = f"{size} {_verb(found.nodes, 'end')} in {_job(found.job)}"
-    if found.deadline_s is None:
+    if found.job is None:
+        title = f"At least {size}: the search was stopped, larger sizes are not tried"
+    elif found.deadline_s is None:
         title = f"{size} {_verb(found.nodes, 'hold')} it in memory: done in {_job(found.job)}"
     else:
+        title = f"{size} {_verb(found.nodes, 'end')} in {_job(found.job)}"
         title += f" (asked {duration(found.deadline_s)})"
     if found.below is None:
         return View(f"{title}; it is the smallest size", [], found)
     nodes, job = found.below
     said = f"{_verb(nodes, 'take')} {_job(job)}" if job else "would not hold it in memory"
     below = f"{counted(nodes, 'node')} {said}"
+    if found.job is None and found.deadline_s is not None:
+        below += f" (asked {duration(found.deadline_s)})"
     return View(title, [Lines([below], indent=0, apart=False)], found)
 
 
@@ -63,7 +67,15 @@ def context_view(found: Bound) -> View:
         title += f"; there it is {r.verdict.risk}"
     if found.sure is not None:
         title += f"; {found.sure:,} fit without risk"
-    return View(title, [], found)
+    if not found.stopped:
+        return View(title, [], found)
+    if found.beyond is not None:
+        told = "Stopped: more may fit without risk"
+    else:
+        told = "Stopped: more may fit as well"
+    if found.too_many is not None:
+        told += f", {found.too_many:,} or more do not"
+    return View(title, [Lines([told], indent=0, apart=False)], found)
 
 
 def price_view(found: PriceNeeded) -> View:

@@ -116,12 +116,13 @@ def gpus_for(
     deadline_s: float | None,
     sets: Iterable[str] = (),
     progress: Progress | None = None,
+    stop: Stop = never,
 ) -> GpusNeeded:
     """The fewest nodes of a machine on which a job ends in time, its batch per GPU unchanged.
 
     Without a deadline the fewest on which it fits.
     A workload with a ``global_batch`` keeps it, and only sizes that divide it are tried.
-    `progress` is called with sizes tried and all there are.
+    `progress` is called with sizes tried and all there are, `stop` asked before each but the first.
 
     Raises
     ------
@@ -145,6 +146,8 @@ def gpus_for(
         moved = _resized(machine, job, nodes)
         if moved is None:
             continue
+        if before is not None and stop():
+            return GpusNeeded(nodes, moved[0].world_size, None, before, deadline_s, stopped=True)
         if not memory_of(*moved).fits:
             before = nodes, None
             continue
@@ -170,9 +173,9 @@ def gpus_for(
 
 def context_for(
     topology: Argument, workload: Argument, sets: Iterable[str] = (),
-    progress: Progress | None = None,
+    progress: Progress | None = None, stop: Stop = never,
 ) -> Bound:  # fmt: skip
-    """The longest sequence that fits, `progress` as for `solve`.
+    """The longest sequence that fits, `progress` and `stop` as for `solve`.
 
     Raises
     ------
@@ -180,7 +183,7 @@ def context_for(
         None does.
     """
     machine, job, _ = load(topology, workload, sets)
-    return solve(machine, job, "sequence_length", progress)
+    return solve(machine, job, "sequence_length", progress, stop)
 
 
 def price_for(

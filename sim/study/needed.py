@@ -48,15 +48,30 @@ class BandwidthNeeded(Document):
 
 @dataclass(frozen=True, slots=True)
 class GpusNeeded(Document):
-    """Nodes for a deadline [s]: the fewest, with the job there and one size below."""
+    """Nodes for a deadline: the fewest, with the job there and one size below.
+
+    Attributes
+    ----------
+    nodes, gpus : int
+        The fewest; of a search that was stopped, the fewest that none of those tried rules out.
+    job : JobEstimate or None
+        The job there; None where the search was stopped.
+    below : tuple of int and JobEstimate, or None
+        The next smaller size, which does not do, and the job there (None: does not fit).
+    deadline_s : float or None
+        What was asked. [s]
+    stopped : bool
+        The search was stopped: no fewer do.
+    """
 
     schema: ClassVar[str] = SCHEMAS["need"]
 
     nodes: int
     gpus: int
-    job: JobEstimate
-    below: tuple[int, JobEstimate | None] | None  # next smaller size; None: does not fit
+    job: JobEstimate | None
+    below: tuple[int, JobEstimate | None] | None
     deadline_s: float | None
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import signal
 
 import pytest
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 
 import sim
 from sim.cli import group
+from sim.memory import bound
 from sim.report import compare, need, plan, plans, study
 from sim.report.formats.table import render
 from sim.report.study_plots import plots_of
@@ -105,6 +107,39 @@ def test_a_bandwidth_is_known_between_two_rates():
         assert "Stopped: less may do as well" in render(need.bandwidth_view(found))
 
 
+def test_sizes_that_are_too_few_are_known():
+    """What is left out of a search is larger than all that it ruled out."""
+    whole = sim.need_gpus("dgx-h100", JOB, deadline="1h")
+    assert (whole.nodes, whole.stopped) == (6, False)
+    for tried in range(1, 5):
+        found = sim.need_gpus("dgx-h100", JOB, deadline="1h", stop=after(tried - 1))
+        assert (found.stopped, found.job, found.below[0]) == (True, None, tried)
+        assert found.nodes == tried + 1 <= whole.nodes
+        said = render(need.gpus_view(found))
+        assert f"At least {found.nodes} nodes ({found.gpus} GPUs)" in said
+        assert "(asked 1 h)" in said
+
+
+def test_a_context_is_known_between_two_lengths():
+    whole = sim.need_context("dgx-h100", JOB)
+    assert not whole.stopped
+    for asked in itertools.count():
+        found = sim.need_context("dgx-h100", JOB, stop=after(asked))
+        if not found.stopped:
+            break
+        said = render(need.context_view(found))
+        assert found.report.fits
+        if found.beyond is None:
+            assert found.value <= whole.value < (found.too_many or math.inf)
+            assert "Stopped: more may fit as well" in said
+        else:  # how many are sure is left
+            assert (found.value, found.beyond) == (whole.value, whole.beyond)
+            assert (found.sure or 0) <= whole.sure
+            assert "Stopped: more may fit without risk" in said
+    assert found == whole
+    assert asked > 10
+
+
 @pytest.mark.parametrize(
     ("module", "name", "command"),
     [
@@ -113,6 +148,8 @@ def test_a_bandwidth_is_known_between_two_rates():
         (scenarios, "serve", ["plan", "dgx-h100", JOBS, "--vary", "nodes=8,10,12"]),
         (planning, "serve", ["plan", "dgx-h100", JOBS, "--smallest"]),
         (inverse, "step", ["need", "bandwidth", "dgx-h100", JOB, "--set", "nodes=8"]),
+        (inverse, "memory_of", ["need", "gpus", "dgx-h100", JOB, "--deadline", "1h"]),
+        (bound, "memory", ["need", "context", "dgx-h100", JOB]),
     ],
 )
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
