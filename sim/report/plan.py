@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sim.quantities import counted, duration, percent, usd
 from sim.report.gantt import chart
 from sim.report.view import (
@@ -21,6 +23,7 @@ from sim.study.joblog import JobLog
 from sim.study.planned import Marginal, PlanReport
 
 SHOWN = 40
+_SLOWED = 1.005  # of its pace alone, which is said as more than 1.00
 
 
 def view(report: PlanReport, share: float | None = None, drawn: bool = False) -> View:
@@ -49,10 +52,6 @@ def view(report: PlanReport, share: float | None = None, drawn: bool = False) ->
         f"{report.policy}, {duration(report.span_s)}"
     )
     likely = report.replicas > 0
-    columns = [
-        left("job"), *map(Column, ("nodes", "arrives", "waits", "holds", "pace", "lost")),
-        left("deadline"), *([Column("in time")] if likely else []),
-    ]  # fmt: skip
     shown = sorted(report.logs, key=lambda log: (log.on_time, log.request.arrival_s))[:SHOWN]
     hidden = len(report.logs) - SHOWN
     more = [f"... and {hidden} more (--format csv)"] if hidden > 0 else []
@@ -60,7 +59,7 @@ def view(report: PlanReport, share: float | None = None, drawn: bool = False) ->
         Lines([name] if heading else [], indent=0, apart=False),
         Facts(_totals(report), gap=3, apart=False),
         Lines(chart(report) if drawn else [], indent=2, literal=True),
-        Table(columns, [_cells(log, likely) for log in shown], indent=0),
+        _jobs(shown, likely),
         Lines([*more, *_risks(report)], indent=0, apart=False),
         Remarks([f"! {note}" for note in report.notes]),
     ]
@@ -139,19 +138,36 @@ def _capacity(report: PlanReport) -> str:
     )
 
 
-def _cells(log: JobLog, likely: bool) -> Row:
-    r = log.request
-    deadline = "-"
-    if r.deadline_s is not None:
-        word = "to spare" if log.on_time else "late"
-        deadline = f"{duration(abs(r.deadline_s - log.finish_s))} {word}"
-    size = counted(r.gpus, "GPU") if r.gpus else str(r.nodes)
-    odds = [Cell("-" if log.odds is None else percent(log.odds, 0), log.odds)] if likely else []
-    return [
-        r.name, Cell(size, r.nodes), _time(r.arrival_s), _time(max(0.0, log.waiting_s)),
-        _time(log.held_s), Cell(f"x{log.slowdown:.2f}", log.slowdown),
-        Cell(str(log.preemptions), log.preemptions), deadline, *odds,
-    ]  # fmt: skip
+def _jobs(logs: Sequence[JobLog], likely: bool) -> Table:
+    """A row each; a pace and what was lost only where some are slowed or lost something."""
+    columns = [left("job"), *map(Column, ("nodes", "arrives", "waits", "holds"))]
+    slowed = any(log.slowdown >= _SLOWED for log in logs)
+    lost = any(log.preemptions for log in logs)
+    more = {"pace": slowed, "lost": lost, "to spare": True, "in time": likely}
+    columns += [Column(head) for head, told in more.items() if told]
+    rows: list[Row] = []
+    for log in logs:
+        r = log.request
+        size = counted(r.gpus, "GPU") if r.gpus else str(r.nodes)
+        last = {
+            "pace": Cell(f"x{log.slowdown:.2f}", log.slowdown),
+            "lost": Cell(str(log.preemptions), log.preemptions),
+            "to spare": _spare(log),
+            "in time": Cell("-" if log.odds is None else percent(log.odds, 0), log.odds),
+        }
+        rows.append([
+            r.name, Cell(size, r.nodes), _time(r.arrival_s), _time(max(0.0, log.waiting_s)),
+            _time(log.held_s), *(last[column.head] for column in columns[5:]),
+        ])  # fmt: skip
+    return Table(columns, rows, indent=0)
+
+
+def _spare(log: JobLog) -> Cell:
+    """How long before its deadline a job ends; less than nothing: how late."""
+    if log.request.deadline_s is None:
+        return Cell("-", None)
+    spare_s = log.request.deadline_s - log.finish_s
+    return Cell(("" if log.on_time else "-") + duration(abs(spare_s)), spare_s, "s")
 
 
 def _time(seconds: float) -> Cell:

@@ -7,8 +7,13 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sim
 from sim.cli import group
 from sim.errors import InfeasibleError, InputError
+from sim.report.formats.table import render
+from sim.report.plan import view
+from sim.report.terminal import table_lines
+from sim.report.view import Table
 from sim.study.cluster import Cluster, Request
 from sim.study.jobs import cluster_of
 from sim.study.plan import fewest, plan, serve, smallest
@@ -197,6 +202,29 @@ def test_a_week_of_jobs(tmp_path):
     price = 2.95 * 8 / 3600
     assert report.cost_usd == pytest.approx(price * 4 * report.span_s)
     assert report.idle_usd == pytest.approx(price * (4 * report.span_s - held))
+
+
+def test_a_row_a_job_in_eighty_columns(pytestconfig):
+    """Late jobs first, by how much; what tells no jobs apart takes no column."""
+    jobs = pytestconfig.rootpath / "docs" / "examples" / "week.yaml"
+    found = sim.plan("dgx-h100", jobs, overrides={"nodes": 8}, replicas=2)
+    assert max(len(line) for line in render(view(found)._replace(width=80)).splitlines()) <= 80
+    table = next(part for part in view(found).sections if isinstance(part, Table))
+    heads = [column.head for column in table.columns]
+    assert heads == ["job", "nodes", "arrives", "waits", "holds", "to spare", "in time"]
+    rows = list(table_lines(table, 80))[1:]
+    assert len(rows) == len(found.logs)
+    assert ["-" in row.removeprefix(row.split()[0]) for row in rows[:4]] == [True] * 4
+    assert "-17 h 52 min" in rows[0]
+    assert [row[5] for row in table.rows if row[5].value is None] == [("-", None, "")]
+    assert sum(row[5].value < 0.0 for row in table.rows if row[5].value is not None) == 3
+    shared = sim.plan("dgx-h100", jobs, overrides={"nodes": 8}, policy="priority", replicas=0)
+    assert {"pace", "lost"} <= {
+        column.head
+        for part in view(shared).sections
+        if isinstance(part, Table)
+        for column in part.columns
+    }
 
 
 def test_the_smallest_cluster_is_the_first_that_does():
