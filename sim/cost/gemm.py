@@ -16,6 +16,7 @@ class Tiling(NamedTuple):
     shapes: F8
     classes: npt.NDArray[np.int64]
     depth: float
+    aligned: bool  # full rate needs rows of whole 16 bytes
 
 
 TENSOR_CORES = Tiling(
@@ -25,6 +26,7 @@ TENSOR_CORES = Tiling(
     ),
     np.array([0, 0, 1, 2, 2, 3, 2, 2]),
     32.0,
+    True,
 )
 #: fp32 products run on CUDA cores, whose kernels are narrower: cuBLAS's sgemm_32x32, sgemm_128x32
 #: and, for as few columns as an adapter's rank, gemmSN
@@ -37,6 +39,7 @@ CUDA_CORES = Tiling(
     ),
     np.concatenate([TENSOR_CORES.classes, [3, 3, 3, 3, 3]]),
     8.0,
+    False,
 )
 SPLITS = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
 MEMORY_SATURATION = 0.45  # share of the SMs that saturates HBM; see `rate_by_units`
@@ -135,7 +138,7 @@ def gemm_times(
     fastest. Total: launch + (compute^4 + memory^4)^(1/4).
 
     Where what varies fastest in memory is no whole number of 16 bytes, k or n and of ``across`` m
-    or n, kernels are slower: half the rate.
+    or n, kernels of tensor cores are slower: half the rate.
 
     Source: NVIDIA, "Matrix multiplication background", tile and wave quantisation, and that of
     alignment "only the fastest varying dimensions in memory" count; constants
@@ -159,9 +162,10 @@ def gemm_times(
     memory_s = (element_bytes * batch * (m * k + k * n) + out_bytes * batch * m * n)[
         :, 0, 0
     ] / bandwidth
-    inner = shapes[:, 2] if across is None else np.where(across, shapes[:, 0], shapes[:, 2])
-    odd = ((shapes[:, 1] * element_bytes) % 16 > 0) | ((inner * element_bytes) % 16 > 0)
-    compute_s = np.where(odd, 2.0 * compute_s, compute_s)
+    if c.tiling.aligned:
+        inner = shapes[:, 2] if across is None else np.where(across, shapes[:, 0], shapes[:, 2])
+        odd = ((shapes[:, 1] * element_bytes) % 16 > 0) | ((inner * element_bytes) % 16 > 0)
+        compute_s = np.where(odd, 2.0 * compute_s, compute_s)
     extra = np.zeros(len(shapes))
     if in_bursts:
         compute_s = compute_s / (1 + c.burst / (1 + compute_s / c.burst_s))
