@@ -8,10 +8,10 @@ from typing import Protocol
 from sim.records import dataclass
 from sim.step.breakdown import Breakdown
 from sim.step.waiting import WaitingGroup
-from sim.strategies.exchanges import GROUPS
+from sim.strategies.exchanges import GROUPS, NODE, NODES
 
-#: groups of collectives inside blocks, as their labels begin
-WITHIN = tuple(GROUPS.values())
+#: groups of collectives inside blocks, as their labels begin, and what is split
+WITHIN = {name: name for name in GROUPS.values()} | dict.fromkeys((NODES, NODE), GROUPS["ep"])
 
 
 class Waits(Protocol):
@@ -74,9 +74,8 @@ def shares(step: Breakdown, groups: Sequence[WaitingGroup]) -> Shares:
     """
     within: dict[str, float] = {}
     for label, seconds in step.exposed.items():
-        group = label.partition(" ")[0]
-        if group in WITHIN:
-            within[group] = within.get(group, 0.0) + seconds
+        if what := WITHIN.get(label.partition(" ")[0]):
+            within[what] = within.get(what, 0.0) + seconds
     inside = sum(within.values())
     compute, exposed = step.compute_s - step.waiting_s, step.exposed_s
     bubble = bubble_s(groups)

@@ -31,6 +31,10 @@ COPYING, BUFFERED = "tensor copies", "tensor buffers"
 DIRECT = {COPYING: "copy-engine", BUFFERED: "symmetric"}
 
 
+#: groups of expert-parallel ranks where tokens cross nodes once: same places of nodes, and a node
+NODES, NODE = "expert-nodes", "expert-node"
+
+
 def groups_within(workload: Workload, mesh: Mesh) -> dict[str, Groups]:
     """Groups whose ranks share blocks, by the name that a plan gives them."""
     found = {name: mesh.groups(axis) for axis, name in GROUPS.items() if mesh.size(axis) > 1}
@@ -39,8 +43,8 @@ def groups_within(workload: Workload, mesh: Mesh) -> dict[str, Groups]:
     if mesh.tp > 1 and workload.parallelism.tp_comm_overlap:
         found |= dict.fromkeys(DIRECT, found[GROUPS["tp"]])
     if near := by_node(workload, mesh):
-        found["expert-nodes"] = mesh.groups("ep").outer(near)
-        found["expert-node"] = mesh.groups("ep").inner(near)
+        found[NODES] = mesh.groups("ep").outer(near)
+        found[NODE] = mesh.groups("ep").inner(near)
     return found
 
 
@@ -291,4 +295,4 @@ def _by_node(workload: Workload, mesh: Mesh) -> tuple[tuple[str, float], ...]:
     nodes = mesh.ep // by_node(workload, mesh)
     met = (parts_met(m.experts, parts, m.experts_per_token) for parts in (nodes, mesh.ep))
     across, within = met
-    return (("expert-nodes", across / within), ("expert-node", 1.0))
+    return ((NODES, across / within), (NODE, 1.0))

@@ -64,7 +64,7 @@ def waited_within(candidate: Candidate) -> Within | None:
             for _, group, collective, phase, sent, received, _ in acts:
                 if group not in WITHIN:
                     return None
-                key = group, in_forward(name if phase == WHERE else phase)
+                key = WITHIN[group], in_forward(name if phase == WHERE else phase)
                 seconds = times * SAFETY * at.seconds(group, collective, sent, received)
                 found[key] = found.get(key, 0.0) + seconds
     return found

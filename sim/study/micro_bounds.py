@@ -164,8 +164,8 @@ def within_of(step: Breakdown) -> Within:
     """Exposed exchanges of a micro-step, by what is split and whether forward asks for them. [s]"""
     found: Within = {}
     for label, seconds in step.exposed.items():
-        what, phase = label.split()[0], label.split()[-1]
-        if what in WITHIN:
+        what, phase = WITHIN.get(label.split()[0]), label.split()[-1]
+        if what:
             key = what, in_forward(phase)
             found[key] = found.get(key, 0.0) + SAFETY * float(seconds)  # no scalar of numpy
     return found

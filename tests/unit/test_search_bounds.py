@@ -9,6 +9,7 @@ import pytest
 
 from sim.errors import InputError
 from sim.inputs.loader import load, prepare
+from sim.step.shares import shares
 from sim.step.step import memory_of, micro_steps, step, steps
 from sim.step.straggle import Ranks, deviation, lost_to_slowest
 from sim.study.axes import Grid
@@ -208,6 +209,24 @@ def test_a_pipeline_whose_tensor_ranks_copy_has_a_bound():
     exact = step(job.topology, job.workload)
     least = Bounds().of(Candidate(machine, job.topology, job.workload)).step_s
     assert 0.9 * exact.time_s < least <= exact.time_s - exact.retries_s
+
+
+def test_tokens_that_cross_nodes_once_have_a_bound():
+    """Both ways of DeepEP, across nodes and within one, are exchanges of experts."""
+    sets = ["nodes=4", "parallelism={expert_parallel: 16, expert_dispatch: deepep}"]
+    job = load("dgx-h100", {"name": "mixture", **LENGTH, **JOBS["mixture"]}, sets)
+    [machine], _ = machines(MachineFilter(), ["dgx-h100"])
+    candidate, bounds = Candidate(machine, job.topology, job.workload), Bounds()
+    exact = step(job.topology, job.workload)
+    simulated = exact.time_s - exact.retries_s
+    without, least = bounds.of(candidate, exchanges=False).step_s, bounds.of(candidate).step_s
+    micro = micro_steps([alone(candidate)])[0].breakdown
+    assert {label.split()[0] for label in micro.exposed} == {"expert-nodes"}  # ends the gaps
+    within = within_of(micro)
+    assert sum(within.values()) == pytest.approx(0.999 * micro.exposed_s)
+    assert {axis for axis, _ in within} == {"expert"}
+    assert without < 0.85 * simulated < 0.93 * simulated < least <= simulated
+    assert shares(micro, []).within_s["expert"] == pytest.approx(micro.exposed_s)
 
 
 def test_blocks_wait_for_the_reduction_of_their_experts():
