@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from sim.inputs import check_job, check_mesh, check_model, check_optimizer, reference
+from sim.inputs.check_optimizer import PROJECTED
 from sim.inputs.check_rows import check_rows
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.method import OF_FREEZE, Method
@@ -54,8 +55,16 @@ def silent_keys(workload: Workload) -> frozenset[str]:
     spread = axes.expert_parallel > 1
     shared = axes.context_parallel_kind if axes.context_parallel > 1 else ""
     tensor, piped = axes.tensor_parallel > 1, axes.pipeline_parallel > 1
-    found = _silent(axes.strategy, m, p, c, tensor, spread, shared, workload.loss, piped)
-    return found - {"method.quantization"} if workload.method.quantised else found
+    found = set(_silent(axes.strategy, m, p, c, tensor, spread, shared, workload.loss, piped))
+    if workload.method.quantised:
+        found.discard("method.quantization")
+    if workload.reference != "copy":
+        found.add("reference_dtype")
+    if workload.reference == "none":
+        found.add("reference_passes")
+    if workload.optimizer not in PROJECTED:
+        found.add("optimizer_rank")
+    return frozenset(found)
 
 
 @cache

@@ -369,6 +369,21 @@ def test_assumed_keys_are_those_with_an_effect():
     assert not [line for line in zero if "reshard" in line]
 
 
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        ([], []),
+        (["optimizer=apollo"], ["workload.optimizer_rank = 128"]),
+        (["reference=copy"], ["workload.reference_passes = 1"]),
+        (["method=lora", "reference=adapters-off"], ["workload.reference_passes = 1"]),
+    ],
+)
+def test_what_is_of_a_reference_or_a_projection_is_assumed_with_one(sets, told):
+    lines = loader.load("dgx-h100", "llama3-8b-sft", sets).notes.assumptions()
+    own = ("optimizer_rank", "reference_dtype", "reference_passes")
+    assert [line for line in lines if line.split(" = ")[0].endswith(own)] == told
+
+
 def test_the_beginning_of_a_name_is_a_hint():
     with pytest.raises(InputError, match='did you mean "a100-pcie-40gb" or "a100-pcie-80gb"'):
         loader.load_topology("dgx-h100", ["node.gpu=a100"])
