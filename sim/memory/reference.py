@@ -24,8 +24,8 @@ def with_reference(ledger: Ledger, workload: Workload, mesh: Mesh, walk: Walk) -
     Notes
     -----
     Its weights as the strategy keeps a model's, and what FSDP leaves gathered after a forward that
-    no backward follows: the root, or all where it does not reshard after forward. What its pass
-    allocates is less than the backward that follows, and gone by then: not counted.
+    no backward follows: the root unless that is resharded too, or all where nothing is. What its
+    pass allocates is less than the backward that follows, and gone by then: not counted.
 
     Source: PyTorch, _runtime_utils.py, `_post_forward_reshard` ("Do not free the root's parameters
     in the post-forward"); _fsdp_state.py, `_lazy_init` (``post_forward_mesh_info = None``).

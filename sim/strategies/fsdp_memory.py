@@ -70,6 +70,7 @@ class FsdpMemory(StepMemory):
         self.flat = strategy_of(workload).fsdp_version == 1
         self.reduces_each = reduces_each(workload)
         self.reshard = p.sharding_strategy == "full-shard" if self.flat else p.reshard_after_forward
+        self.root_leaves = p.root_reshard_after_forward is True and not self.flat
         # one flat parameter spans frozen and trained weights, unless adapters are wrapped apart
         self.mixed = self.flat and p.use_orig_params and p.wrap != "peft"
         depth = p.backward_prefetch
@@ -91,6 +92,8 @@ class FsdpMemory(StepMemory):
             self.head = self._sizes(head, keep=True)
         else:
             self.first = self.root = self._sizes(embedding + head, keep=True)
+            if self.root_leaves:
+                self.first = self.root = self.root._replace(kept=0.0)
         trained = [q.numel for m in tree.head.modules for q in m.parameters if q.trainable]
         if tree.tied and trained:
             trained.append(tree.embedding.modules[0].parameters[0].numel)
@@ -223,6 +226,8 @@ class FsdpMemory(StepMemory):
         to = self.to
         to.moment = t.BACKWARD
         to.put(t.LOGITS)
+        if self.root and self.root_leaves:  # gathered again, before anything else
+            to.mark((t.LOGITS, 1.0, t.LOSS_SAVED), (t.GATHERS, self.root.gathered))
         self.loss_backward()
         self._hold(self.layers[-1].gathered if self.reshard and self.depth else 0.0)
         to.add(t.WAITING, self.head_gradient)
@@ -320,7 +325,7 @@ class FsdpMemory(StepMemory):
             to.mark((t.FULL_GRADIENTS, unit.accumulated), (t.SCATTERS, unit.reduce))
         if final:
             if unit is self.root:
-                to.add(t.UNSHARDED, -unit.kept)
+                to.add(t.UNSHARDED, -unit.gathered)
             to.put(t.SCATTERS)
             to.mark(gradient, (t.LAST_SCATTER, unit.reduce))
         else:

@@ -373,7 +373,10 @@ def test_assumed_keys_are_those_with_an_effect():
     ("sets", "told"),
     [
         ([], []),
-        (["optimizer=apollo"], ["workload.optimizer_rank = 128"]),
+        (
+            ["optimizer=apollo", "parallelism=ddp"],
+            ["workload.optimizer_rank = 128"],
+        ),
         (["reference=copy"], ["workload.reference_passes = 1"]),
         (["method=lora", "reference=adapters-off"], ["workload.reference_passes = 1"]),
     ],

@@ -89,6 +89,23 @@ def test_keeping_parameters_costs_the_layers():
     assert kept - freed == 32 * 436_224_000
 
 
+def test_a_root_that_reshards_is_gathered_again():
+    """Between the passes it is gone, as after a reference's; then beside the buffer it came in."""
+    root, job = 2 * 1_050_677_248, {"length": 128, "activation_checkpointing": Checkpointing()}
+    job["method"] = Method(kind="lora", rank=16, targets=LINEARS)  # no gradient of the root's
+    again = Parallelism(root_reshard_after_forward=True)
+    kept, freed = (
+        [
+            memory(topology(), workload(parallelism=p, reference=reference, **job)).by_moment
+            for reference in ("none", "copy")
+        ]
+        for p in (Parallelism(), again)
+    )
+    assert kept[1]["init"] - freed[1]["init"] == root
+    assert kept[0]["init"] == freed[0]["init"]
+    assert kept[0]["backward"] < freed[0]["init"] + 2 * root < freed[0]["backward"]
+
+
 def test_accumulating_without_synchronisation_keeps_fp32_gradients():
     """No sync: unsharded gradients of the whole model in the reduce dtype."""
     last = Parallelism(gradient_sync="last")
