@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from sim.cli import group
-from tests.unit.browser import looked_at
+from tests.unit.browser import Page, looked_at
 
 pytestmark = pytest.mark.usefixtures("browser")
 VERBS = {
@@ -41,3 +41,19 @@ def test_a_page_is_read_and_worked_by_anyone(pages, tmp_path, name, width, theme
     assert found["skipped"] == []
     assert found["overflow"] <= 0
     assert found["controls"] > 8
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_paper_is_white_and_nothing_is_cut_off(pages, tmp_path, theme):
+    """Whichever theme was chosen on the screen; commands are broken where a line ends."""
+    file = tmp_path / "run.html"
+    file.write_text(pages["run"], encoding="utf-8")
+    with Page(file.as_uri(), tmp_path, width=700) as page:
+        page.ask(f"document.documentElement.dataset.theme = '{theme}'")
+        page.ask("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+        page.send("Emulation.setEmulatedMedia", media="print")
+        assert page.ask("getComputedStyle(document.body).color") == "rgb(20, 24, 31)"
+        assert page.ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        cut = "[...document.querySelectorAll('pre')].filter((e) => e.scrollWidth > e.clientWidth)"
+        assert page.ask(f"{cut}.length") == 0
+        assert page.console == []

@@ -227,3 +227,16 @@ def test_on_a_phone_the_answer_is_in_sight_of_the_form(server, tmp_path):
         # at the end, wherever that is once all answers are there, it covers nothing
         page.until(f"(scrollTo(0, 100000), {last} <= {rect}.top)")
         assert page.console == []
+
+
+@pytest.mark.usefixtures("browser")
+def test_the_answer_is_printed_once_and_over_nothing(server, tmp_path):
+    """A sentence that stays in sight on a phone would stand over every sheet."""
+    with Page(server.address, tmp_path, width=600) as page:
+        page.until("document.querySelectorAll('#figures li, .tiles li').length > 3")
+        assert page.ask("getComputedStyle(document.querySelector('#sentence')).position") == "fixed"
+        page.send("Emulation.setEmulatedMedia", media="print")
+        assert (
+            page.ask("getComputedStyle(document.querySelector('#sentence')).position") == "static"
+        )
+        assert page.ask("document.querySelector('.buttons').getClientRects().length") == 0
