@@ -125,7 +125,8 @@ def _cost(topology: Topology, workload: Workload, report: StepReport) -> MethodC
         parts[name] += steps * seconds
     passes = reference_passes(topology, run)
     if passes is not None:
-        parts["reference's forwards"] = steps * (passes.time_s - passes.exposed_s)
+        beside = passes.breakdown
+        parts["reference's forwards"] = steps * (beside.time_s - beside.exposed_s)
     whole = report.breakdown
     parts["optimizer and clipping"] = whole.kernels.get("optimizer", 0.0)
     parts["exposed communication"] = whole.exposed_s

@@ -13,8 +13,8 @@ from sim.inputs.reference import REFERENCE
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering import pricing
-from sim.step.measures import AskedOf, StepMeasures, WindowMeasures, simulated, weighted
-from sim.step.reference import reference_passes
+from sim.step.measures import AskedOf, StepMeasures, simulated, weighted
+from sim.step.reference import reference_passes, with_passes
 from sim.step.rhythm import MICRO_STEPS
 from sim.step.variation import Progress
 
@@ -83,12 +83,11 @@ def measures_kept(
 
 def _with_reference(one: StepMeasures, topology: Topology, workload: Workload) -> StepMeasures:
     """A step with the passes of a frozen model in each of its micro-steps."""
-    beside = reference_passes(topology, workload)
-    if beside is None:
+    passes = reference_passes(topology, workload)
+    if passes is None:
         return one
-    each = WindowMeasures(beside, ())
-    middle = None if one.middle is None else weighted((one.middle, 1.0), (each, 1.0))
-    whole = weighted((one.whole, 1.0), (each, workload.gradient_accumulation))
+    middle = None if one.middle is None else with_passes(one.middle, passes, 1.0)
+    whole = with_passes(one.whole, passes, workload.gradient_accumulation)
     return one._replace(whole=whole, middle=middle)
 
 

@@ -6,41 +6,55 @@ what they take is added to the step.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 
-from sim.engine import run
 from sim.inputs.reference import reference_of
 from sim.inputs.rows import run_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.lowering.frames import lowered
+from sim.lowering.lowered import Lowered, RankView
 from sim.lowering.table import table_of
+from sim.program import Timeline
 from sim.quantities import counted, duration
 from sim.step.breakdown import Breakdown
+from sim.step.measures import WindowMeasures, weighted
 from sim.step.outcome import of_windows
 from sim.step.ready import ready_of
-from sim.step.variation import Variation
+from sim.step.run import run_replicas
+from sim.step.variation import Slow, Variation
+from sim.step.waiting import regrouped, waiting_in_windows
 from sim.step.windows import Window, Windows
 from sim.strategies.plan import SEGMENT
 
 _FORWARD = "forward"
 
 
-def reference_passes(topology: Topology, workload: Workload) -> Breakdown | None:
+def reference_passes(
+    topology: Topology, workload: Workload, slow: tuple[Slow, ...] = ()
+) -> WindowMeasures | None:
     """What the reference adds to a micro-step; None where a job has none.
 
     Parameters
     ----------
     topology, workload : specs
         Of the job.
+    slow : tuple of Slow
+        Its stragglers. Of jitter the passes are those of no draw.
     """
     if workload.reference == "none":
         return None
-    found = Breakdown()
-    found.add(_forward(topology, reference_of(workload)), workload.reference_passes)
-    return found
+    each = _forward(topology, reference_of(workload), slow)
+    return weighted((each, workload.reference_passes))
+
+
+def with_passes(window: WindowMeasures, passes: WindowMeasures, times: float) -> WindowMeasures:
+    """A window of a step and so many micro-steps' passes after it, told of the window's groups."""
+    return weighted(
+        (window, 1.0), (passes._replace(ranks=regrouped(passes.ranks, window.ranks)), times)
+    )
 
 
 def reference_notes(topology: Topology, workload: Workload) -> tuple[str, ...]:
@@ -48,7 +62,7 @@ def reference_notes(topology: Topology, workload: Workload) -> tuple[str, ...]:
     each = reference_passes(topology, run_on(topology, workload))
     if each is None:
         return ()
-    whole = workload.gradient_accumulation * each.time_s
+    whole = workload.gradient_accumulation * each.breakdown.time_s
     return (
         f"reference: {counted(workload.reference_passes, 'forward')} without gradients in each "
         f"micro-step, one after the other with the rest: {duration(whole)} of the step",
@@ -56,18 +70,41 @@ def reference_notes(topology: Topology, workload: Workload) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=512)
-def _forward(topology: Topology, workload: Workload) -> Breakdown:
-    """The forward of a step of one micro-step, from its begin to its last kernel."""
-    alike = Variation()
-    ready = ready_of(topology, workload, workload, alike, "folded", None)
-    program = lowered(ready.priced)
-    timeline = run(program.program, "auto")
+def _forward(topology: Topology, workload: Workload, slow: tuple[Slow, ...]) -> WindowMeasures:
+    """The forward of a step of one micro-step, from its begin to its last kernel.
+
+    Ranks whose forward ends before the slowest one's wait for it, at the latest where the step goes
+    on.
+    """
+    variation = Variation(slow=slow)
+    level = variation.level(None)
+    outcome, _ = run_replicas(
+        topology, workload, variation, level=level, every_rank=False, causes=False
+    )
+    program, timeline = outcome.lowered, outcome.timeline
     view = program.slowest(timeline)
-    table = table_of(view.plan)
-    forward = table.kind == SEGMENT
+    end = _end_of_forward(program, timeline, view)
+    ready = ready_of(topology, workload, workload, variation, level, None, lean=True)
+
+    def until(view: RankView, end: float) -> Breakdown:
+        window = Windows.of([[Window(0.0, end, 1)]])
+        [[found]] = of_windows([ready], program, timeline, [view], window)
+        return found
+
+    found = until(view, end)
+    kinds = {v.role.gpu.name: v for v in reversed(program.views)}
+    for name, one in kinds.items() if len(kinds) > 1 else ():
+        own = min(end, _end_of_forward(program, timeline, one))
+        parts = found.by_gpu[name] = until(one, own).parts
+        parts["exposed_communication"] += end - own
+    ends = [min(end, _end_of_forward(*each)) for each in outcome.classes()]
+    [ranks] = waiting_in_windows(replace(outcome, windows=(Window(0.0, end, 1),)), ends)
+    return WindowMeasures(found, ranks)
+
+
+def _end_of_forward(program: Lowered, timeline: Timeline, view: RankView) -> float:
+    """When a rank's last kernel of the forward ends. [s]"""
+    forward = table_of(view.plan).kind == SEGMENT
     forward &= np.array([op.name == _FORWARD for op in view.plan.ops])
     ops = np.arange(view.compute.start, view.compute.stop)
-    last = ops[forward[program.plan_op[ops]]]
-    end = float(timeline.end[last].max())
-    [[found]] = of_windows([ready], program, timeline, [view], Windows.of([[Window(0.0, end, 1)]]))
-    return found
+    return float(timeline.end[ops[forward[program.plan_op[ops]]]].max())

@@ -23,7 +23,7 @@ from sim.step.intervals import F8
 from sim.step.kept import MEMORY, SHARED, StepKey, measures_kept
 from sim.step.measures import AskedOf, StepMeasures, WindowMeasures
 from sim.step.pressure import with_paging, with_retries
-from sim.step.reference import reference_passes
+from sim.step.reference import reference_passes, with_passes
 from sim.step.run import run_replicas
 from sim.step.variation import Progress, Variation
 from sim.step.waiting import WaitingGroup, waiting
@@ -107,11 +107,11 @@ def step(
         topology, workload, variation, engine=engine, level=level, progress=progress,
         every_rank=False,
     )  # fmt: skip
-    passes = reference_passes(topology, workload)
-    if passes is not None:
-        outcome.breakdown.add(passes, workload.gradient_accumulation)
-        times = times + workload.gradient_accumulation * passes.time_s
     whole = WindowMeasures(outcome.breakdown, waiting(outcome))
+    passes = reference_passes(topology, workload, variation.slow)
+    if passes is not None:
+        whole = with_passes(whole, passes, workload.gradient_accumulation)
+        times = times + workload.gradient_accumulation * passes.breakdown.time_s
     said = outcome.priced.fallbacks, outcome.priced.algorithms
     return _report(StepMeasures(whole, None, *said), times, needed, (topology, workload))
 

@@ -7,7 +7,8 @@ kernels are slower for the SMs that the collective holds while it waits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 
 import numpy as np
@@ -49,15 +50,26 @@ class WaitingGroup:
         """Ranks."""
         return len(self.ranks)
 
-    def add(self, other: WaitingGroup, times: float) -> None:
-        """Add what the same ranks do in another window, `times` times."""
+    def add(
+        self, other: WaitingGroup, times: float, named: Mapping[int, int] | None = None
+    ) -> None:
+        """Add what the same ranks do in another window, `times` times.
+
+        `named` are numbers of its groups among this one's, where they differ.
+        """
         for name in ("compute_s", "waiting_s", "communication_s", "idle_s"):
             setattr(self, name, getattr(self, name) + times * getattr(other, name))
         for mine, theirs in (
             (self.waiting_for, other.waiting_for), (self.slowed_for, other.slowed_for),
         ):  # fmt: skip
             for late, lost in theirs.items():
+                late = late if named is None else named[late]
                 mine[late] = mine.get(late, 0.0) + times * lost
+
+    def wait_for(self, late: int, seconds: float) -> None:
+        """Wait for another group."""
+        self.waiting_s += seconds
+        self.waiting_for[late] = self.waiting_for.get(late, 0.0) + seconds
 
 
 class _Late(NamedTuple):
@@ -78,6 +90,30 @@ def summed(parts: Iterable[tuple[tuple[WaitingGroup, ...], float]]) -> tuple[Wai
     return tuple(whole)
 
 
+def regrouped(
+    groups: tuple[WaitingGroup, ...], among: tuple[WaitingGroup, ...]
+) -> tuple[WaitingGroup, ...]:
+    """The same times, told of other groups of the same ranks.
+
+    Parameters
+    ----------
+    groups : tuple of WaitingGroup
+        Of every rank.
+    among : tuple of WaitingGroup
+        As which they are told: of one that joins several the mean over its ranks.
+    """
+    of = {rank: i for i, group in enumerate(groups) for rank in group.ranks}
+    mine = {rank: i for i, group in enumerate(among) for rank in group.ranks}
+    late = {i: mine[group.ranks[0]] for i, group in enumerate(groups)} if among else {}
+    found = []
+    for group in among:
+        told = WaitingGroup(group.role, group.speed, group.ranks)
+        for i, count in Counter(of[rank] for rank in group.ranks).items():
+            told.add(groups[i], count / group.count, late)
+        found.append(told)
+    return tuple(found)
+
+
 def waiting(outcome: StepOutcome) -> tuple[WaitingGroup, ...]:
     """How long ranks of each kind compute, wait for later ones, and are idle otherwise.
 
@@ -95,8 +131,14 @@ def waiting(outcome: StepOutcome) -> tuple[WaitingGroup, ...]:
     return summed((groups, window.times) for groups, window in parts)
 
 
-def waiting_in_windows(outcome: StepOutcome) -> list[tuple[WaitingGroup, ...]]:
-    """The same in each window of the outcome, once."""
+def waiting_in_windows(
+    outcome: StepOutcome, ends: Sequence[float] = ()
+) -> list[tuple[WaitingGroup, ...]]:
+    """The same in each window of the outcome, once.
+
+    `ends` say when each class is done, should it be before the end of the window; then it waits for
+    the last one. [s]
+    """
     classes = outcome.priced.compiled.classes
     kinds = list(zip(classes.role.tolist(), classes.speed.tolist(), strict=True))
     index = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
@@ -113,7 +155,10 @@ def waiting_in_windows(outcome: StepOutcome) -> list[tuple[WaitingGroup, ...]]:
         for c, (lowered, timeline, view) in enumerate(outcome.classes()):
             group = groups[group_of[c]]
             share = int(classes.multiplicity[c]) / len(group.ranks)
-            _add(group, share, lowered, timeline, view, late.get(c), (begin, finish))
+            end = ends[c] if ends else finish
+            _add(group, share, lowered, timeline, view, late.get(c), (begin, end))
+            if end < finish:
+                group.wait_for(int(group_of[np.argmax(ends)]), share * (finish - end))
         found.append(tuple(groups))
     return found
 

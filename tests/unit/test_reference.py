@@ -7,7 +7,8 @@ from sim.blocks.flops import token_flops
 from sim.blocks.parameters import count_parameters
 from sim.inputs.loader import load
 from sim.result.explain import explain
-from sim.step.step import quick
+from sim.step.step import quick, step
+from sim.step.variation import Slow, Variation
 from sim.study.generation import forward_s
 
 H100 = load("dgx-h100", "llama3-8b-sft").topology.first_gpu
@@ -49,6 +50,52 @@ def test_a_pass_is_a_forward_of_each_micro_step(strategy, job, kind):
     kernels = workload.gradient_accumulation * forward_s(workload, H100)
     if job == SFT and strategy in ("ddp", "zero2"):
         assert kernels < one < 1.1 * kernels
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "fsdp1", "ddp", "zero1", "zero2", "zero3"])
+def test_passes_where_ranks_differ(strategy):
+    """H100s wait for the A100s in these too (groups of no ranks were an internal error)."""
+    found = load("mixed-h100-a100", LORA, [f"parallelism.strategy={strategy}", "stack.nccl=2.21"])
+    beside = found.workload.model_copy(update={"reference": "copy"})
+    plain, both = (step(found.topology, job) for job in (found.workload, beside))
+    passes = both.time_s - plain.time_s
+    assert passes > 0.15 * plain.time_s
+    for before, group in zip(plain.ranks, both.ranks, strict=True):
+        assert group.ranks == before.ranks
+        parts = group.compute_s + group.waiting_s + group.communication_s + group.idle_s
+        assert parts == pytest.approx(both.time_s)
+        assert sum(both.breakdown.by_gpu[group.role.gpu.name].values()) == pytest.approx(parts)
+    fast, slow = (b.compute_s - a.compute_s for a, b in zip(plain.ranks, both.ranks, strict=True))
+    assert slow == pytest.approx(passes, rel=0.1)
+    assert fast < 0.75 * slow
+
+
+@pytest.mark.parametrize(
+    ("machine", "job", "sets", "variation"),
+    [
+        ("aws-p4d", LORA, ["nodes=8", "parallelism.offload=all"], Variation()),
+        ("dgx-h100", LORA, [], Variation(slow=(Slow("rank", "3", 0.5),))),
+        ("dgx-h100", LORA, ["nodes=8"], Variation(slow=(Slow("rank", "3", 0.5),))),
+        ("dgx-h100", LORA, [], Variation(jitter=0.05, replicas=3)),
+    ],
+)
+def test_ranks_of_steps_with_passes(machine, job, sets, variation):
+    """Their times add up to the step's; a rank of half the speed takes twice as long a pass."""
+    loaded = load(machine, job, [*sets, "reference=adapters-off"])
+    none = loaded.workload.model_copy(update={"reference": "none"})
+    even, plain, found = (
+        step(loaded.topology, run, variation=kind)
+        for run, kind in (
+            (loaded.workload, Variation()), (none, variation), (loaded.workload, variation),
+        )
+    )  # fmt: skip
+    for group in found.ranks:
+        parts = group.compute_s + group.waiting_s + group.communication_s + group.idle_s
+        assert parts == pytest.approx(found.time_s, rel=1e-3)
+    if variation.slow:
+        usual = even.time_s - quick(loaded.topology, none).time_s
+        assert found.time_s - plain.time_s == pytest.approx(2 * usual, rel=0.1)
+        assert sum(g.waiting_s for g in found.ranks) > sum(g.waiting_s for g in plain.ranks)
 
 
 def test_flops_of_a_pass():
