@@ -31,6 +31,7 @@ from sim.cost.kernel_cost import cost_model
 from sim.inputs.pipeline import shape_of, stage_layers
 from sim.inputs.shares import batch_on
 from sim.inputs.strategy import strategy_of
+from sim.inputs.trainer import trainer_of
 from sim.pipeline.schedules import SCHEDULES
 from sim.records import NamedTuple, dataclass
 from sim.result.peak import peak_of
@@ -49,6 +50,7 @@ from sim.study.micro_bounds import (
     micro_of,
     paced_of,
     ranks_alone,
+    rows_alone,
     within_of,
 )
 from sim.study.parameter_bounds import Copies, ParameterBounds, UnderWay
@@ -218,7 +220,8 @@ class Bounds:
             if ranks_alone(candidate) > node.gpus:
                 wires = node, topology.network
         return (
-            strategy_of(workload).blocks_alike, node.gpu, node.gpus, topology.calibration, wires,
+            strategy_of(workload).blocks_alike, trainer_of(workload).name, rows_alone(candidate),
+            node.gpu, node.gpus, topology.calibration, wires,
             candidate.extra, workload.micro_batch, workload.activation_checkpointing,
             tuple(cut_of_blocks(candidate).values()),
         )  # fmt: skip

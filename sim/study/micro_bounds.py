@@ -13,9 +13,11 @@ from sim.blocks.kernels import Kernel
 from sim.blocks.unroll import PARTS, Templates, unroll
 from sim.cost.host import pace_of
 from sim.cost.kernel_cost import CostModel, cost_model
-from sim.inputs.rows import run_on
+from sim.inputs.modelling import tensor_style
+from sim.inputs.rows import Computed, run_on, varied
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
+from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Parallelism, Workload
 from sim.records import NamedTuple
 from sim.step.breakdown import Breakdown
@@ -42,6 +44,13 @@ _QUIET = {
     "reshard_after_forward": False, "reshard_after_backward": False, "gradient_sync": "last",
 }  # fmt: skip
 
+
+#: knobs that blocks ask (`sim.blocks.from_workload`), but for the one that may be left open
+_CUT = (
+    "context_parallel", "context_parallel_kind", "context_parallel_rotation",
+    "context_parallel_load_balance", "tensor_parallel", "sequence_parallel", "loss_parallel",
+    "tp_comm_overlap", "expert_parallel", "expert_dispatch",
+)  # fmt: skip
 
 Within = dict[tuple[str, bool], float]
 
@@ -71,29 +80,40 @@ class Paced(NamedTuple):
 
 
 def cut_of_blocks(candidate: Candidate) -> dict[str, Any]:
-    """How blocks are cut."""
-    p = candidate.workload.parallelism
-    return {
-        "context_parallel": p.context_parallel, "tensor_parallel": p.tensor_parallel,
-        "sequence_parallel": p.sequence_parallel, "loss_parallel": p.loss_parallel,
-        "expert_parallel": p.expert_parallel,
-    }  # fmt: skip
+    """How blocks are cut, and what ranks that share one exchange: all that blocks ask of knobs."""
+    workload = candidate.workload
+    cut = {knob: getattr(workload.parallelism, knob) for knob in _CUT}
+    return cut | {"tensor_parallel_style": tensor_style(workload) or None}
 
 
 def alone(candidate: Candidate) -> tuple[Topology, Workload]:
     """Micro-steps on one node, or on as many as share a block, in which nothing is gathered.
 
     The more ranks, the slower the slowest of them: one node of the same size bounds them all.
-    Parameters and gradients that move share links with exchanges, which then take no less.
+    Parameters and gradients that move share links with exchanges, which then take no less. What
+    a strategy answers for its blocks (whose code they are, how long its rows) is asked before
+    another runs them.
     """
-    workload = candidate.workload
-    cut = cut_of_blocks(candidate)
+    topology = candidate.topology
+    nodes = ranks_alone(candidate) // topology.gpus_per_node
+    topology = topology.model_copy(update={"nodes": nodes})
+    workload = run_on(topology, candidate.workload)
     knobs = workload.parallelism if strategy_of(workload).blocks_alike else Parallelism()
-    one = workload.model_copy(
-        update={"parallelism": knobs.model_copy(update=_QUIET | cut), "global_batch": None}
-    )
-    nodes = ranks_alone(candidate) // candidate.topology.gpus_per_node
-    return candidate.topology.model_copy(update={"nodes": nodes}), one
+    cut = _QUIET | cut_of_blocks(candidate)
+    update = {
+        "parallelism": knobs.model_copy(update=cut), "trainer": trainer_of(workload).name,
+        "global_batch": None,
+    }  # fmt: skip
+    return topology, workload.model_copy(update=update)
+
+
+def rows_alone(candidate: Candidate) -> tuple[float, ...]:
+    """How long rows of micro-steps `alone` are, where samples differ in length. [tokens]"""
+    if varied(candidate.workload):
+        _, rows = alone(candidate)
+        if isinstance(rows, Computed):
+            return rows.sequence_length, rows.attended, rows.attended_share
+    return ()
 
 
 def ranks_alone(candidate: Candidate) -> int:

@@ -7,8 +7,10 @@ from functools import cache
 
 import pytest
 
+from sim.blocks.from_workload import setting_of
 from sim.errors import InputError
 from sim.inputs.loader import load, prepare
+from sim.inputs.rows import run_on
 from sim.step.shares import shares
 from sim.step.step import memory_of, micro_steps, step, steps
 from sim.step.straggle import Ranks, deviation, lost_to_slowest
@@ -31,12 +33,21 @@ JOBS = {
         "model": {"base": "qwen3-30b-a3b", "layers": 8}, "sequence_length": 4096, "loss": "chunked",
     },
     "adapters": {"model": "llama-3-8b", "method": "lora", "sequence_length": 2048},
+    "megatron": {
+        "model": {"base": "llama-3-70b", "layers": 8}, "sequence_length": 8192,
+        "parallelism": "megatron",
+    },
+    "overlap": {
+        "model": {"base": "llama-3-70b", "layers": 8}, "sequence_length": 8192,
+        "parallelism": {"strategy": "megatron", "tensor_parallel": 4, "tp_comm_overlap": "true"},
+    },
     "zero3": {"model": "llama-3-8b", "sequence_length": 2048, "parallelism": "zero3"},
 }  # fmt: skip
 CASES = [
     ("dgx-h100", 4, "dense"), ("aws-p4d", 16, "dense"), ("l40s-8", 1, "dense"),
     ("gcp-a3-mega", 4, "long"), ("aws-p4d", 8, "wide"), ("dgx-h100", 8, "mixture"),
-    ("azure-nc-a100-v4", 2, "adapters"), ("dgx-h100", 2, "zero3"),
+    ("azure-nc-a100-v4", 2, "adapters"), ("dgx-h100", 2, "zero3"), ("dgx-h100", 1, "megatron"),
+    ("aws-p4d", 2, "megatron"), ("dgx-h100", 1, "overlap"),
 ]  # fmt: skip
 
 
@@ -62,6 +73,41 @@ def test_no_step_is_quicker_than_its_bounds(topology, nodes, job):
         assert bounds.peak_s(candidate) <= exact.time_s
         assert 0.0 < kernels <= alone, candidate.workload.parallelism
         assert alone <= bounds.of(candidate).step_s <= exact.time_s, candidate.workload.parallelism
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        "strategy: megatron, tensor_parallel: 4, tp_comm_overlap: true",
+        "strategy: megatron, context_parallel: 2, context_parallel_kind: all-gather",
+        "strategy: megatron, tensor_parallel: 2, sequence_parallel: false",
+        "tensor_parallel: 2, tensor_parallel_style: dtensor-per-linear",
+        "strategy: fsdp1, context_parallel: 2, context_parallel_rotation: all-to-all",
+    ],
+)
+def test_a_job_alone_has_the_blocks_of_its_own_strategy(sets):
+    given = {"name": "dense", **LENGTH, **JOBS["dense"]}
+    job = load("dgx-h100", given, [f"parallelism={{{sets}}}"])
+    [machine], _ = machines(MachineFilter(), ["dgx-h100"])
+    _, workload = alone(Candidate(machine, job.topology, job.workload))
+    assert setting_of(workload) == setting_of(job.workload)
+    assert workload.parallelism.strategy == "fsdp2"
+
+
+def test_rows_alone_are_no_longer_than_those_of_the_job():
+    """Ranks that reduce once a step wait for the longest sum of rows, not for each longest row."""
+    lengths = {"mean_length": 400, "packing": "padding-free"}
+    given = {"name": "rows", **LENGTH, **JOBS["dense"], "trainer": "accelerate", "data": lengths}
+    [machine], _ = machines(MachineFilter(), ["dgx-h100"])
+    bounds = Bounds()
+    for cut in ("strategy: ddp", "pipeline_parallel: 4, wrap: torchtitan"):
+        sets = [f"parallelism={{{cut}}}", "gradient_accumulation=8", "micro_batch=2"]
+        job = load("dgx-h100", given, sets)
+        candidate = Candidate(machine, job.topology, job.workload)
+        own = run_on(job.topology, job.workload).sequence_length
+        assert alone(candidate)[1].sequence_length <= own
+        exact = step(job.topology, job.workload)
+        assert bounds.of(candidate).step_s <= exact.time_s - exact.retries_s
 
 
 SPLIT = [("aws-p4d", 16, "dense"), ("gcp-a3-mega", 4, "long"), ("l40s-8", 2, "mixture"),
