@@ -2,8 +2,9 @@
 
 They are the `$ scaling-sim ...` lines of fenced blocks and, in the README, table cells that hold a
 command alone; those whose output stands under a mark are left to `--check`, which runs them.
-`--write` puts their output into the README and docs, and `--check` says where it
-differs; both take pages, and all of them where none is named. Marks say where output stands:
+`--write` puts their output into the README and docs, and `--check` says of which command, and from
+which line on, it differs; both take pages, and all of them where none is named. Marks say where
+output stands:
 
 `<!-- run: COMMAND -->`, what it prints, in the block below; `<!-- run: COMMAND | lines=A-B -->`,
 some lines of it.
@@ -166,12 +167,32 @@ def main() -> int:
         return 0
     if sys.argv[1:2] == ["--check"]:
         now = written(sys.argv[2:])
-        stale = [p for p, text in now.items() if not p.exists() or p.read_text() != text]
-        for page in stale:
-            print(f"{page.relative_to(ROOT)}: is not what its commands say")
+        stale = [
+            f"{page.relative_to(ROOT)}{fault}"
+            for page, text in now.items()
+            for fault in differences(page.read_text() if page.exists() else "", text)
+        ]
+        print("\n".join(stale))
         return int(bool(stale))
     with tempfile.TemporaryDirectory() as scratch:
         return ran(Path(scratch))
+
+
+def differences(there: str, now: str) -> list[str]:
+    """Where a page is not what its commands say: by block, its first line that differs."""
+    old, new = (re.split(r"^(?=<!-- (?:run|table): )", text, flags=re.M) for text in (there, now))
+    found, line = [], 1
+    for was, becomes in itertools.zip_longest(old, new, fillvalue=""):
+        if was != becomes:
+            pairs = itertools.zip_longest(was.split("\n"), becomes.split("\n"))
+            further, (is_, would_be) = next(
+                (number, pair) for number, pair in enumerate(pairs) if pair[0] != pair[1]
+            )
+            mark = re.match(r"<!-- (?:run|table): (.*?) -->", becomes)
+            whose = f" of `{mark[1]}`" if mark else ""
+            found.append(f":{line + further}: {is_!r}{whose} would be {would_be!r}")
+        line += was.count("\n")
+    return found
 
 
 def ran(scratch: Path) -> int:

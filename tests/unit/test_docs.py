@@ -10,6 +10,7 @@ import pytest
 from sim.cli import VERBS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import run_readme
 import write_errors_page
 
 ROOT = Path(__file__).parents[2]
@@ -117,3 +118,18 @@ def test_the_changelog_says_nothing_twice():
         said = headings + [" ".join(bullet.split()[:6]) for bullet in bullets]
         assert len(bullets) > 10
         assert [words for words in set(said) if said.count(words) > 1] == []
+
+
+def test_a_block_that_is_not_what_its_command_prints_is_named():
+    page = (
+        "Text.\n<!-- run: scaling-sim a -->\n```console\n1\n2\n```\n"
+        "<!-- table: scaling-sim b -->\n\n| 3 |\n"
+    )
+    assert run_readme.differences(page, page) == []
+    assert run_readme.differences(page, page.replace("2\n", "2\n2\n").replace("3", "4")) == [
+        ":6: '```' of `scaling-sim a` would be '2'",
+        ":9: '| 3 |' of `scaling-sim b` would be '| 4 |'",
+    ]
+    assert run_readme.differences("Text.\n", page)[0] == (
+        ":2: '' of `scaling-sim a` would be '<!-- run: scaling-sim a -->'"
+    )
