@@ -10,9 +10,9 @@ from sim.quantities import counted, duration, gib, percent, usd
 from sim.report.size_layouts import layout, layout_of, layouts_beside, tuned
 from sim.report.view import Cell, Column, Lines, Row, Table, View, ViewPart, borrowed, left
 from sim.step.step import memory_of
+from sim.study.estimates import Simulated
 from sim.study.machines import Machine
 from sim.study.phases import idle_cost
-from sim.study.search import Simulated
 from sim.study.sized import Contender, SizeReport
 from sim.study.target import Target
 

@@ -7,8 +7,8 @@ from sim.quantities import duration, gib, percent
 from sim.report.view import Cell, Column, Row, Table, ViewPart, left
 from sim.step.shares import Shares
 from sim.study.candidates import IMPLEMENTATION, Candidate
+from sim.study.estimates import Simulated
 from sim.study.layouts import AXIS_TITLES, cut_in_words
-from sim.study.search import Simulated
 from sim.study.sized import Beside, SizeReport
 
 #: what a difference is called, by part of the step

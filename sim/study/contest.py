@@ -13,11 +13,12 @@ from sim.job.energy import carbon_intensity
 from sim.records import dataclass
 from sim.step.step import memory_of
 from sim.study.candidates import SAVING, Candidate, SoundJobs, Space, plans, refusal, variants
+from sim.study.estimates import Estimate, Simulated
 from sim.study.layouts import beside
 from sim.study.machine_offers import A_PRICE, price_doubt
 from sim.study.machines import Machine
 from sim.study.race import Rank, Searching, promising
-from sim.study.search import Counts, Estimate, Searcher, Simulated, Sought
+from sim.study.search import Counts, Searcher, Sought
 from sim.study.sized import Beside, Contender
 from sim.study.target import Target
 

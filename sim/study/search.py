@@ -16,100 +16,24 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import asdict, field
+from dataclasses import field
 from typing import Any
 
 from sim.blocks.flops import token_flops
-from sim.documents import Section
-from sim.inputs.shares import batch_on
-from sim.job.basis import job_length, no_length, terms_of
-from sim.job.estimate import JobEstimate, estimate_job
-from sim.memory.report import MemoryReport
+from sim.job.basis import no_length
+from sim.job.estimate import estimate_job
 from sim.records import NamedTuple, dataclass
 from sim.result.peak import peak_of
 from sim.step.breakdown import Breakdown
-from sim.step.shares import Shares, shares
+from sim.step.shares import shares
 from sim.step.step import steps
 from sim.step.variation import Stop, never
 from sim.study.bounds import Bounds, peak_alike
 from sim.study.candidates import Candidate
-from sim.study.layouts import KEYS, cut_of
+from sim.study.estimates import Estimate, Simulated, figures, rough, tokens
+from sim.study.layouts import cut_of
 from sim.study.race import Need, Race, Rank, Searching, T
 from sim.study.room import RISK, Rooms
-from sim.units import HOUR_S
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a plan is judged by; a bound is a set of figures that the real ones cannot beat.
-
-    Attributes
-    ----------
-    wall_s : float
-        Expected wall-clock of the job, set-up included. [s]
-    cost_usd : float
-        Total; inf without a price. [USD]
-    energy_j : float
-        Of the site. [J]
-    co2_kg : float
-        inf where the region's mix is not known. [kg]
-    tokens_per_s : float
-        Of all GPUs. [1/s]
-    """
-
-    wall_s: float
-    cost_usd: float
-    energy_j: float
-    co2_kg: float
-    tokens_per_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Simulated(Section):
-    """A simulated candidate."""
-
-    candidate: Candidate
-    figures: Estimate
-    step_s: float
-    mfu: float
-    memory: MemoryReport
-    job: JobEstimate
-    borrowed: tuple[str, ...]  # constants that are those of other hardware
-    shares: Shares  # of the step, by what it is spent on
-
-    def content(self) -> dict[str, Any]:
-        """Machine, layout and figures."""
-        w, t, f = self.candidate.workload, self.candidate.topology, self.figures
-        assert t.node is not None
-        return {
-            "machine": self.candidate.machine.name,
-            "nodes": t.nodes,
-            "gpus_per_node": t.node.gpus,
-            "gpu": t.node.gpu.name,
-            "strategy": w.parallelism.strategy,
-            "replicate": w.parallelism.replicate,
-            "reshard_after_forward": w.parallelism.reshard_after_forward,
-            **{axis: getattr(w.parallelism, axis) for axis in KEYS},
-            "offload": w.parallelism.offload,
-            "micro_batch": w.micro_batch,
-            "gradient_accumulation": w.gradient_accumulation,
-            "activation_checkpointing": w.activation_checkpointing.kind,
-            **dict(self.candidate.extra),
-            "wall_clock_s": f.wall_s,
-            "cost_usd": f.cost_usd,
-            "energy_j": f.energy_j,
-            "co2_kg": f.co2_kg,
-            "tokens_per_s": f.tokens_per_s,
-            "step_time_s": self.step_s,
-            "mfu": self.mfu,
-            "memory_bytes": self.memory.needed_bytes,
-            "capacity_bytes": self.memory.capacity_bytes,
-            "verdict": self.memory.verdict.word,
-            "fit_probability": self.memory.verdict.probability,
-            "shares": asdict(self.shares),
-            "borrowed": self.borrowed,
-        }
-
 
 #: what a candidate's place in the search rests on: its FLOPs, its kernels, what its parameters take
 #: too, exchanges within its blocks too, a job of so long steps with failures and energy, what plans
@@ -250,7 +174,7 @@ class Searcher:
                 return Sought(None, 0.0)
             alike = peak_alike(candidate)
             if alike not in scores:
-                bound = _rough(candidate, self.bounds.peak_s(candidate))
+                bound = rough(candidate, self.bounds.peak_s(candidate))
                 scores[alike] = score(bound) if allowed(bound) else None
             first = scores[alike]
             if first is None:
@@ -305,7 +229,7 @@ class Searcher:
             least = self.bounds.of(
                 candidate, exchanges=how == _ALONE, parameters=how > _ROUGH, to_play=False
             )
-            return _rough(candidate, least.step_s)
+            return rough(candidate, least.step_s)
         if how == _STEP:
             return self.bound(candidate)
         return self._like_others(candidate) if how == _TIGHT else None
@@ -345,7 +269,7 @@ class Searcher:
         job = estimate_job(candidate.topology, candidate.workload, least)
         if job is None:
             raise no_length(candidate.workload.name)
-        return _figures(candidate, job, step_s)
+        return figures(candidate, job, step_s)
 
     def plan(self, candidate: Candidate) -> Simulated:
         """Simulate a candidate."""
@@ -356,40 +280,9 @@ class Searcher:
         if job is None:
             raise no_length(candidate.workload.name)
         flops = token_flops(workload)
-        rate = _tokens(candidate) / step_s / candidate.gpus
+        rate = tokens(candidate) / step_s / candidate.gpus
         return Simulated(
-            candidate, _figures(candidate, job, step_s), step_s,
+            candidate, figures(candidate, job, step_s), step_s,
             rate * flops.model / peak_of(topology, workload).flops_per_s,
             report, job, found.fallbacks, shares(found.breakdown, found.ranks),
         )  # fmt: skip
-
-
-def _tokens(candidate: Candidate) -> int:
-    return batch_on(candidate.workload, candidate.gpus).tokens
-
-
-def _rough(candidate: Candidate, step_s: float) -> Estimate:
-    """Figures without failures, checkpoints, egress and energy, quick to get."""
-    gpus, tokens = candidate.gpus, _tokens(candidate)
-    length = job_length(candidate.workload, tokens)
-    terms = terms_of(candidate.topology.offer)
-    wall = _setup_s(candidate) + (step_s * length[0] if length else 0.0)
-    price = terms.price_per_gpu_hour_usd if terms else math.inf
-    return Estimate(wall, price * gpus * wall / HOUR_S, 0.0, 0.0, tokens / step_s)
-
-
-def _setup_s(candidate: Candidate) -> float:
-    """What passes, and is paid for, before the first step. [s]"""
-    offer = candidate.topology.offer
-    return (offer.setup or 0.0) if offer else 0.0
-
-
-def _figures(candidate: Candidate, job: JobEstimate, step_s: float) -> Estimate:
-    co2 = job.energy.co2_kg
-    return Estimate(
-        wall_s=job.wall_s + _setup_s(candidate),
-        cost_usd=job.cost.total_usd if job.cost else math.inf,
-        energy_j=job.energy.energy_j,
-        co2_kg=math.inf if co2 is None else co2,
-        tokens_per_s=_tokens(candidate) / step_s,
-    )

@@ -11,10 +11,11 @@ from sim.quantities import counted, duration, percent, usd
 from sim.records import dataclass
 from sim.step.step import memory_of
 from sim.study.candidates import Candidate
+from sim.study.estimates import Simulated
 from sim.study.machine_offers import price_doubt
 from sim.study.machines import Machine
 from sim.study.phases import PhasePlan
-from sim.study.search import Counts, Simulated
+from sim.study.search import Counts
 from sim.study.target import Target
 
 

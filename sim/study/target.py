@@ -10,7 +10,7 @@ from typing import Literal, cast
 from sim.choices import Objective, WrittenShare, share_of
 from sim.errors import Fault, InputError
 from sim.records import dataclass
-from sim.study.search import Estimate
+from sim.study.estimates import Estimate
 from sim.units import UnitError, parse
 
 FIGURES: dict[Objective, str] = {

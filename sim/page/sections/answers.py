@@ -21,10 +21,10 @@ from sim.quantities import count, counted, duration, gib, usd
 from sim.report.memory import titles
 from sim.result.memory import MemoryAnswer
 from sim.study.compared import Comparison, whole_job
+from sim.study.estimates import Estimate
 from sim.study.pareto import pareto_front
 from sim.study.planned import PlanComparison, PlanReport
 from sim.study.question.answers import Answers
-from sim.study.search import Estimate
 from sim.study.sized import SizeReport
 from sim.study.sweep import SweepOutcome
 from sim.units import GIB, HOUR_S, MIB
