@@ -240,3 +240,23 @@ def test_the_answer_is_printed_once_and_over_nothing(server, tmp_path):
             page.ask("getComputedStyle(document.querySelector('#sentence')).position") == "static"
         )
         assert page.ask("document.querySelector('.buttons').getClientRects().length") == 0
+
+
+@pytest.mark.usefixtures("browser")
+def test_tabs_show_where_the_keyboard_is_and_a_fleet_which_jobs_run(server, tmp_path):
+    """A ring around a tab was cut off by the row that scrolls, a job's name by its column."""
+    with Page(server.address, tmp_path) as page:
+        page.until("document.querySelectorAll('.tiles li').length > 3")
+        page.ask("document.getElementById('tab-size').focus()")
+        page.press("ArrowRight")
+        page.until("document.activeElement.id === 'tab-fleet'")
+        ring = "parseFloat(getComputedStyle(document.activeElement).outlineOffset)"
+        assert page.ask(ring) <= -3
+        page.until("document.querySelectorAll('#fleet-jobs select').length > 0")
+        page.ask("window.pen = document.createElement('canvas').getContext('2d')")
+        free = page.ask(
+            "[...document.querySelectorAll('#fleet-jobs select')].map((e) => {"
+            "pen.font = getComputedStyle(e).font;"
+            "return e.clientWidth - pen.measureText(e.selectedOptions[0].text).width; })"
+        )
+        assert min(free) > 30  # beside the name, the arrow and its padding
