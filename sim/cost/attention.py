@@ -13,6 +13,7 @@ from sim.records import dataclass
 SDPA = "sdpa"  # PyTorch's own; "sdpa-2.11": as it is since that release
 TE = "te"  # Transformer Engine's choice
 CUDNN_HEAD = 128  # columns of a head up to which cuDNN has a backward
+CUDNN_HEAD_ON_HOPPER = 256  # the same for Transformer Engine there
 CUDNN_SINCE = 9.0  # compute capability from which Transformer Engine takes cuDNN first
 
 
@@ -24,7 +25,8 @@ def family(kind: str, gpu: Gpu, dtype: str, head_dim: int) -> str:
     Engine takes cuDNN's from Hopper on, before it FlashAttention 2.
 
     Source: Transformer Engine 2.8, pytorch/attention/dot_product_attention/utils.py,
-    ``get_attention_backend``, where both are installed, as in NVIDIA's containers.
+    ``get_attention_backend``, where both are installed, as in NVIDIA's containers; widths in
+    common/fused_attn/fused_attn.cpp, ``nvte_get_fused_attn_backend``: 256 on Hopper alone.
 
     Notes
     -----
@@ -36,7 +38,8 @@ def family(kind: str, gpu: Gpu, dtype: str, head_dim: int) -> str:
     """
     if kind == TE:
         newer = gpu.compute_capability >= CUDNN_SINCE and nvidia(gpu)
-        return "cudnn" if newer and head_dim <= CUDNN_HEAD else "flash2"
+        widest = CUDNN_HEAD_ON_HOPPER if gpu.compute_capability == CUDNN_SINCE else CUDNN_HEAD
+        return "cudnn" if newer and head_dim <= widest else "flash2"
     name, _, since = kind.partition("-")
     if name != SDPA:
         return kind

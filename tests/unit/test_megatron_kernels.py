@@ -13,7 +13,8 @@ from tests.trainer_files import MEGATRON
 @pytest.mark.parametrize(
     ("gpu", "columns", "kernel"),
     [("a100-sxm-80gb", 128, "flash2"), ("h100-sxm-80gb", 128, "cudnn"),
-     ("b200-sxm-180gb", 64, "cudnn"), ("h100-sxm-80gb", 256, "flash2"),
+     ("b200-sxm-180gb", 64, "cudnn"), ("h100-sxm-80gb", 256, "cudnn"),
+     ("h100-sxm-80gb", 264, "flash2"), ("b200-sxm-180gb", 256, "flash2"),
      ("mi300x-192gb", 128, "flash2")],
 )  # fmt: skip
 def test_transformer_engine_takes_cudnn_from_hopper_on(gpu, columns, kernel):
