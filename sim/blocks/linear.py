@@ -151,6 +151,7 @@ def matrix(
         role=role, product=True, gradients=1 if frozen else 2, weight_gradient=gradient,
         flops=2.0 * s.tokens * copies * n_in * n_out, scratch=during if int8 else scratch,
         backward_scratch=scratch, extra=extra, weight=unpack.weight if unpack else "before",
+        dispatched=not (recipe and recipe.library == "te"),
     )  # fmt: skip
     if unpack and unpack.biased:
         t.unseen(name, [Map(f"{name}.bias", 2 * e * outs)], role=role)

@@ -119,6 +119,8 @@ class Op(NamedTuple):
     weight : str
         When autograd is handed a product's weight, which is in memory anyway: ``before`` it runs,
         ``after`` it (AutoGPTQ's own function saves it then), "" never, for all that matters.
+    dispatched : bool
+        Of a product: torch's dispatcher sees it. A library's own function calls cuBLAS past it.
     kept_by_policy : bool
         Per-op checkpointing keeps its output (attention).
     passes : bool
@@ -153,6 +155,7 @@ class Op(NamedTuple):
     exchanges: tuple[Exchange, ...] = ()
     fused: bool = False
     weight: str = ""
+    dispatched: bool = True
 
     def kernels(self, direction: str, dtype: str) -> Iterator[Kernel]:
         """Kernels of ``forward`` or ``backward``, element-wise ones on `dtype`."""
@@ -189,13 +192,16 @@ class Description(NamedTuple):
 def kept_outputs(ops: Sequence[Op]) -> set[int]:
     """Outputs that per-op checkpointing keeps: attention, and every matmul but each second one.
 
-    Source: torchtitan, ``_apply_op_sac``.
+    Of `aten.mm`, which Transformer Engine's products are not: all of them run again.
+
+    Source: torchtitan, ``_apply_op_sac``; Transformer Engine, cpp_extensions/gemm.py,
+    ``general_gemm``, a function of C++ that is no operator of torch.
     """
     kept, count = set(), 0
     for op in ops:
         if op.product:
-            count += 1
-            if count % 2:
+            count += op.dispatched
+            if op.dispatched and count % 2:
                 kept.add(op.makes)
         elif op.kept_by_policy:
             kept.add(op.makes)

@@ -140,6 +140,7 @@ class Tape:
         extra: float = 0.0,
         exchanges: tuple[Exchange, ...] = (),
         weight: str = "",
+        dispatched: bool = True,
     ) -> int:
         """Append an operation, which saves its `own` output too or not. Returns that tensor."""
         out = len(self.sizes)
@@ -150,7 +151,7 @@ class Tape:
             name, module or self.module, role, reads, out, (*saves, out) if own else saves,
             tuple(forward), tuple(backward), flops, gradients, weight_gradient, product,
             kept_by_policy, passes, scratch, backward_scratch, extra, exchanges, self.fused,
-            weight,
+            weight, dispatched,
         )))  # fmt: skip
         return out
 

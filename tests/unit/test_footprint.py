@@ -11,7 +11,7 @@ from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
 from sim.inputs.method import Method
 from sim.inputs.models import resolve_model
-from sim.inputs.workload import Stack, Workload
+from sim.inputs.workload import Precision, Stack, Workload
 
 RECORDS = json.loads((Path(__file__).parents[1] / "data" / "saved_tensors.json").read_text())
 NAMES = {"8b": "llama-3.1-8b", "70b": "llama-3.1-70b"}
@@ -70,6 +70,13 @@ def test_per_op_checkpointing():
     kept = 8192 + 8192 + 128 + 8192 + 2048 + 28672 + 8192 + 256
     assert p.saved == 8192 * kept
     assert p.saved - p.backward_saved == 8192 * (8192 + 2048)  # wq and wv were read again
+
+
+def test_per_op_checkpointing_of_transformer_engine():
+    """Kept: input, attention and its statistics; its products run again."""
+    fp8 = Precision(kind="fp8", recipe="te-delayed")
+    p = layer_footprint(workload(length=8192, precision=fp8), "layer", "selective-op")
+    assert p.saved == 8192 * (8192 + 8192 + 128 + 256)
 
 
 def test_native_groups_save_less():

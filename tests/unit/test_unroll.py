@@ -79,6 +79,22 @@ def test_selective_op_recomputes_every_other_product():
     assert attention_flops(t.of("layer", "recompute")) == 0
 
 
+def test_selective_op_keeps_no_product_of_transformer_engine():
+    """Its function calls cuBLAS itself: no aten.mm, which the policy asks for."""
+    made = {}
+    for recipe in ("te-delayed", "tensorwise"):
+        t = unroll(
+            job(
+                precision=Precision(kind="fp8", recipe=recipe),
+                activation_checkpointing=Checkpointing(kind="selective-op"),
+            )
+        )
+        made[recipe] = [k.name for k in t.of("layer", "recompute") if k.kind == "gemm"]
+        assert attention_flops(t.of("layer", "recompute")) == 0  # is kept
+    assert made["te-delayed"] == ["wq", "wk", "wv", "wo", "w1", "w3"]  # nothing is saved after w2
+    assert made["tensorwise"] == ["wk", "wo", "w3"]
+
+
 def test_selective_blocks():
     third = unroll(
         job(
