@@ -15,6 +15,7 @@ from sim.blocks.parameters import ParameterShare, build_tree, share_of
 from sim.inputs.method import Method
 from sim.inputs.model import Model
 from sim.inputs.modelling import frozen_dtype, model_of, reduce_dtype
+from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
 from sim.records import NamedTuple
@@ -212,13 +213,17 @@ def tree_blocks(tree: ModelTree) -> tuple[Block, ...]:
 
 
 def trainable_elements(workload: Workload, ranks: int) -> tuple[float, int, float, float]:
-    """Padded trainable elements of a shard, tensors, largest shard of one, Adafactor's factors."""
-    return _trainable_elements(model_of(workload), workload.method, ranks, share_of(workload))
+    """Padded trainable elements of a shard, tensors, largest shard of one, Adafactor's factors.
+
+    FSDP2 cuts along a dimension, others a flat tensor: eight experts over 64 ranks are not padded.
+    """
+    rows = strategy_of(workload).fsdp_version == 2
+    return _trainable_elements(model_of(workload), workload.method, ranks, share_of(workload), rows)
 
 
 @lru_cache(maxsize=64)
 def _trainable_elements(
-    model: Model, method: Method, ranks: int, share: ParameterShare
+    model: Model, method: Method, ranks: int, share: ParameterShare, rows: bool
 ) -> tuple[float, int, float, float]:
     tree = build_tree(model, method, share)
     elements = largest = factors = 0.0
@@ -234,7 +239,9 @@ def _trainable_elements(
                 for parameter in module.parameters:
                     if not parameter.trainable:
                         continue
-                    n = sharded_numel(module, parameter, own) / own
+                    n = float(ceil(parameter.numel / own))
+                    if rows:
+                        n = sharded_numel(module, parameter, own) / own
                     e, big, count = e + n, max(big, n), count + 1
                     # a row and a column vector for a matrix, the whole second moment for a vector
                     *many, last = parameter.shape

@@ -332,3 +332,15 @@ def test_grouped_experts_are_one_parameter_a_matrix():
     assert "expert-padding" in {w.code for w in found.notes.warnings}
     spread = job("nodes=4", expert_parallel=8)
     assert "expert-padding" not in {w.code for w in spread.notes.warnings}
+
+
+@pytest.mark.parametrize("strategy", ["zero3", "zero1", "fsdp1"])
+def test_flat_shards_of_grouped_experts_are_not_padded(strategy):
+    """12 B of each of 46.7e9 parameters over 64 ranks; eight rows were taken for 64."""
+    keys = {"name": "m", "model": "mixtral-8x7b", "sequence_length": 512, "steps": 1}
+    sets = ["nodes=8", "stack.torch=2.11", f"parallelism={strategy}", "experts=grouped"]
+    found = load("aws-p4d", keys, sets)
+    assert "expert-padding" not in {w.code for w in found.notes.warnings}
+    elements, _, largest, _ = trainable_elements(found.workload, 64)
+    assert elements == pytest.approx(46_702_792_704 / 64, rel=1e-6)
+    assert largest == 8 * 4096 * 14336 / 64
