@@ -12,6 +12,7 @@ from sim.engine.state import AHEAD, ALIKE, FREE, LAST, LATENCY, LINKED, RUN, WAK
 from sim.program import Program
 
 INFINITY = math.inf
+LONGEST_RUN = 64  # kernels that are reckoned at once: what is cut was reckoned in vain
 
 
 def wake(s: State, at: int, o: int, n_moved: int) -> int:
@@ -111,6 +112,9 @@ def bound_of(p: Program, s: State, o: int, units: int) -> float:
 def play_run(p: Program, s: State, o: int, at: int, t: float, units: int) -> float:
     """Play kernels in a row that have their resources alone, the first of which ends at `t`.
 
+    No more than `LONGEST_RUN` after it: of a deep step all that follow could be reckoned, and again
+    after each of as many cuts.
+
     Returns
     -------
     float
@@ -119,7 +123,8 @@ def play_run(p: Program, s: State, o: int, at: int, t: float, units: int) -> flo
     times = s.times
     c = o
     while (
-        s.kind[c] & LINKED
+        c < o + LONGEST_RUN
+        and s.kind[c] & LINKED
         and times[2 * c + 3] == -1.0
         and times[2 * c + 2] <= t
         and (s.kind[c] & ALIKE or is_alike(p, s, c, c + 1))
