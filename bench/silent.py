@@ -2,6 +2,8 @@
 
 python -m bench.silent              # all 8 strategies, how each key ends and what is silent
 python -m bench.silent fsdp2 zero3  # of some
+python -m bench.silent ways         # keys beside other axes, methods, offload and replicas
+python -m bench.silent tensor qlora # of some
 python -m bench.silent machines     # keys of the topology, on one node and on two
 """
 
@@ -24,8 +26,10 @@ from sim.inputs.workload import (
     Checkpointing,
     CheckpointSave,
     Data,
+    Evaluation,
     Parallelism,
     Precision,
+    Routing,
     Stack,
     Workload,
 )
@@ -36,11 +40,11 @@ MACHINE, ALONE, JOB = "dgx-h100", "h100-x1", "llama3-8b-lora"
 SPECS: dict[str, type[Spec]] = {
     "parallelism.": Parallelism, "activation_checkpointing.": Checkpointing, "stack.": Stack,
     "data.": Data, "checkpoint.": CheckpointSave, "method.": Method, "precision.": Precision,
-    "": Workload,
+    "routing.": Routing, "evaluation.": Evaluation, "": Workload,
 }  # fmt: skip
 #: another value than the default, of keys that are no choice
 OTHER: dict[str, Any] = {
-    "replicate": 2, "shard": 4, "context_parallel": 2, "tensor_parallel": 2, "pipeline_parallel": 2,
+    "replicate": 2, "shard": 2, "context_parallel": 2, "tensor_parallel": 2, "pipeline_parallel": 2,
     "virtual_stages": 2, "pipeline_first_stage_less_layers": 0, "expert_parallel": 2,
     "pipeline_last_stage_less_layers": 0, "forward_prefetch": 2, "backward_prefetch": 2,
     "reduce_scatter_max_input_buffers": 2, "stage3_max_live_parameters": 1e8,
@@ -54,7 +58,40 @@ OTHER: dict[str, Any] = {
     "preprocess_tokens_per_s_per_worker": 100, "mean_length": 300, "prefetch": 4,
     "interval": "60 s", "memory_interval": "60 s", "peers": 1, "keep": 4, "rank": 64,
     "dropout": 0, "micro_batch": 1, "gradient_accumulation": 2, "sequence_length": 2048,
-    "loss_chunks": 4, "train_metrics": 1,
+    "loss_chunks": 4, "train_metrics": 1, "imbalance": 2, "seed": 3, "tokens": 1e7, "steps": 50,
+    "samples": 5000, "epochs": 2, "deadline": "1 h", "optimizer_rank": 64, "reference_passes": 2,
+    "global_batch": 512, "targets": "attention", "layers": [20], "first": 4, "last": 4,
+    "sequence_lengths": {"lengths": [200, 4000]}, "pipeline_layers": [17, 15],
+}  # fmt: skip
+#: ways to train beside a strategy with its defaults, by what is set for them
+TRAINED: dict[str, tuple[str, ...]] = {
+    "pipeline": ("parallelism={strategy: fsdp2, pipeline_parallel: 2}", "method=full"),
+    "interleaved": (
+        "parallelism={strategy: megatron, pipeline_parallel: 2, "
+        "pipeline_schedule: interleaved-1f1b}", "method=full",
+    ),
+    "columns": ("parallelism={strategy: megatron, tensor_parallel: 2}", "method=full"),
+    "tensor": ("parallelism={strategy: fsdp2, tensor_parallel: 2}", "method=full"),
+    "ring": ("parallelism={strategy: fsdp2, context_parallel: 2}",),
+    "ulysses": (
+        "parallelism={strategy: fsdp2, context_parallel: 2, context_parallel_kind: ulysses}",
+    ),
+    "experts": (
+        "parallelism={strategy: fsdp2, expert_parallel: 2}", "method=full", "model=mixtral-8x7b",
+    ),
+    "mixture": ("parallelism={strategy: zero3}", "model=mixtral-8x7b"),
+    "full": ("parallelism={strategy: fsdp2}", "method=full"),
+    "freeze": ("parallelism={strategy: fsdp2}", "method={freeze: {first: 8}}"),
+    "qlora": ("parallelism={strategy: fsdp2}", "method=qlora"),
+    "replicas": ("parallelism={strategy: fsdp2, replicate: 2, shard: 4}",),
+    "hybrid": ("parallelism={strategy: fsdp1, replicate: 2, shard: 4}", "method=full"),
+    "offload": ("parallelism={strategy: fsdp2, offload: all}", "method=full"),
+    "host": ("parallelism={strategy: zero3, offload: all}", "method=full"),
+    "disk": ("parallelism={strategy: zero3, offload: all, offload_device: nvme}", "method=full"),
+    "fp8": ("parallelism={strategy: fsdp2}", "method=full", "precision=fp8"),
+    "padded": ("parallelism={strategy: fsdp2}", "data={packing: false, mean_length: 300}"),
+    "galore": ("parallelism={strategy: ddp}", "method=full", "optimizer=galore"),
+    "reference": ("parallelism={strategy: fsdp2}", "reference=copy"),
 }  # fmt: skip
 #: keys of a topology, with other values
 OF_MACHINES: dict[str, tuple[Any, ...]] = {
@@ -90,16 +127,24 @@ class Ended(NamedTuple):
     how: str  # refused, warned, moved, silent, or its own: the job has that value already
 
 
+class Told(NamedTuple):
+    """What is said of a job."""
+
+    figures: str
+    warnings: frozenset[str]
+    assumptions: tuple[str, ...]
+    inputs: str  # what tells them from others
+
+
 @lru_cache(maxsize=16)
-def _told(machine: str, sets: tuple[str, ...]) -> tuple[str, frozenset[str], str]:
-    """Figures and warnings of a job, and what tells its inputs from others."""
+def _told(machine: str, sets: tuple[str, ...]) -> Told:
     found = simulate(machine, JOB, overrides=list(sets), scaling=False, fixes=False)
     told = json.loads(found.to_json())
     inputs = told.pop("inputs_hash")
     for name in ("provenance", "assumptions", "warnings"):
         told.pop(name)
     said = frozenset(f"{w.code} {w.path} {w.message}" for w in found.warnings)
-    return json.dumps(told, sort_keys=True), said, inputs
+    return Told(json.dumps(told, sort_keys=True), said, found.assumptions, inputs)
 
 
 def outcome(machine: str, sets: tuple[str, ...], more: tuple[str, ...]) -> str:
@@ -111,16 +156,27 @@ def outcome(machine: str, sets: tuple[str, ...], more: tuple[str, ...]) -> str:
     sets, more : tuple of str
         As of ``--set``.
     """
-    before, known, own = _told(machine, sets)
+    before = _told(machine, sets)
     try:
-        after, said, inputs = _told.__wrapped__(machine, (*sets, *more))
+        after = _told.__wrapped__(machine, (*sets, *more))
     except InputError:
         return "refused"
-    if inputs == own:
+    if after.inputs == before.inputs:
         return "its own"
-    if said - known:
+    if after.warnings - before.warnings:
         return "warned"
-    return "silent" if after == before else "moved"
+    if after.figures != before.figures:
+        return "moved"
+    return "its own" if _assumed(before.assumptions, more) else "silent"
+
+
+def _assumed(assumptions: tuple[str, ...], sets: tuple[str, ...]) -> bool:
+    """Whether a job said that it takes these values where nobody says other."""
+    told = []
+    for key, _, value in (one.partition("=") for one in sets):
+        plain = value.strip('"')
+        told.append(f"workload.{key} = {plain}")
+    return all(any(a == t or a.startswith(f"{t} (") for a in assumptions) for t in told)
 
 
 def values() -> Iterator[tuple[str, Any]]:
@@ -148,10 +204,10 @@ def _choices(kind: Any) -> Iterator[Any]:
 
 
 def ended(strategies: Mapping[str, Any] | list[str]) -> Iterator[Ended]:
-    """What becomes of every key under some strategies."""
+    """What becomes of every key under some strategies, or of some ways to train."""
     for strategy in strategies:
         machine = ALONE if strategy == "single" else MACHINE
-        sets: tuple[str, ...] = (f"parallelism={{strategy: {strategy}}}",)
+        sets = TRAINED.get(strategy) or (f"parallelism={{strategy: {strategy}}}",)
         if strategy == "megatron":  # which trains no adapters
             sets += ("method=full",)
         for key, value in values():
@@ -171,7 +227,7 @@ def of_machines() -> Iterator[Ended]:
 def main() -> None:
     """Print what is silent, and how many end how."""
     began, counts = time.process_time(), Counter[str]()
-    asked = sys.argv[1:]
+    asked = list(TRAINED) if sys.argv[1:] == ["ways"] else sys.argv[1:]
     for one in of_machines() if asked == ["machines"] else ended(asked or list(STRATEGIES)):
         counts[one.how] += 1
         if one.how == "silent":

@@ -34,7 +34,7 @@ _OF_AXIS = {
 }  # fmt: skip
 #: keys that say what runs and how much of it: none is idle
 _SAID = (
-    "strategy", "wrap", "replicate", "shard", *set(_OF_AXIS.values()),
+    "strategy", "replicate", "shard", *set(_OF_AXIS.values()),
     "rank", "sequence_length", "micro_batch", "gradient_accumulation", "global_batch",
     "tokens", "steps", "samples", "epochs", "deadline", "nodes", "gpus", "residency",
     "attention", "compile", "loss", "fused_kernels", "optimizer",  # advised, where files differ
@@ -47,8 +47,9 @@ _OF_OFFERS = ("instance", "confidence", "spot_price_per_gpu_hour", "egress_per_g
               "storage_per_gb_month")  # fmt: skip
 #: keys of padding, which matter once it is known how long samples are
 _OF_LENGTHS = ("data.group_by_length", "attention_padding")
-#: ranks of a machine whose step is long to simulate; of a pipeline it always is
-_MOST_RANKS = 1024
+#: ranks of a machine, and micro-batches of all stages of a pipeline, above which a step is long to
+#: simulate: 50 to 100 ms
+_MOST_RANKS, _MOST_PLAYS = 1024, 256
 
 
 def idle_keys(
@@ -93,7 +94,7 @@ def idle_keys(
             message = f"{path} changes nothing in this step: its GPUs meet {meet}"
             hint = "node.p2p_level is how far NCCL goes: LOC, PIX, ..., SYS (NCCL_P2P_LEVEL)"
         yield Message("idle-key", f"topology.{path}", message, hint)
-    tried = topology.world_size <= _MOST_RANKS and workload.parallelism.pipeline_parallel == 1
+    tried = _soon(topology, workload)
     shown = _figures(job, topology)
     told = {w.path for w in notes.warnings} | {f"topology.{path}" for path in WAYS}
     if notes.origin("topology.offer.instance").kind == "override":
@@ -101,7 +102,7 @@ def idle_keys(
     for side, spec in (("topology", topology), ("workload", workload)):
         for path in _leaves(spec):
             where = f"{side}.{path}"
-            if where in told or notes.origin(where).kind != "override":
+            if not told.isdisjoint(_around(where)) or notes.origin(where).kind != "override":
                 continue
             other = _with_default(spec, path.split("."))
             said = spec is workload and path.rpartition(".")[2] in _SAID_OF_JOBS
@@ -113,7 +114,15 @@ def idle_keys(
                 why = _the_same(machine, then, found, shown)
             if why:
                 message = f"{path} changes nothing in this job: {why}"
+                told.add(where)
                 yield Message("idle-key", where, message, "leave it out")
+
+
+def _soon(topology: Topology, workload: Workload) -> bool:
+    """Whether a step is simulated so soon that one more for each key is not felt."""
+    stages = workload.parallelism.pipeline_parallel
+    plays = stages * workload.gradient_accumulation if stages > 1 else 0
+    return topology.world_size <= _MOST_RANKS and plays <= _MOST_PLAYS
 
 
 def _leaves(spec: Spec) -> Iterator[str]:
@@ -123,9 +132,18 @@ def _leaves(spec: Spec) -> Iterator[str]:
         if field.required and not isinstance(value, Spec):
             continue
         if isinstance(value, Spec):
+            if field.default is None and not field.required:
+                yield name  # written as a whole, it is idle as a whole
             yield from (f"{name}.{path}" for path in _leaves(value))
-        elif not isinstance(value, tuple) and name not in _SAID:
+        elif name not in _SAID and (not isinstance(value, tuple) or _axis_of(name)):
             yield name
+
+
+def _around(path: str) -> Iterator[str]:
+    """A path and those that it is within."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
 
 
 def _padded_unsaid(workload: Workload) -> bool:
@@ -138,10 +156,13 @@ def _without(path: str, workload: Workload) -> str:
     name = path.rpartition(".")[2]
     if name in ("experts", "z3_leaf_experts") and not workload.model.experts:
         return "its model has no experts"
-    for begin, axis in _OF_AXIS.items():
-        if name.startswith(begin) and getattr(workload.parallelism, axis) == 1:
-            return f"{axis} is 1"
-    return ""
+    axis = _axis_of(name)
+    return f"{axis} is 1" if axis and getattr(workload.parallelism, axis) == 1 else ""
+
+
+def _axis_of(name: str) -> str:
+    """The axis that a key matters with alone; "" of others."""
+    return next((axis for begin, axis in _OF_AXIS.items() if name.startswith(begin)), "")
 
 
 def _the_same(

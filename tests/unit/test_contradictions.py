@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.advised import against, tried
-from bench.silent import of_machines, outcome, values
+from bench.silent import TRAINED, of_machines, outcome, values
 from sim import simulate
 from sim.errors import InputError
 from sim.inputs.loader import load
@@ -106,6 +106,7 @@ def test_what_the_file_says_of_its_machine_is_no_wish():
     [
         (["parallelism.sequence_parallel=false"], "sequence_parallel", "tensor_parallel is 1"),
         (["parallelism.pipeline_schedule=gpipe"], "pipeline_schedule", "pipeline_parallel is 1"),
+        (["parallelism.pipeline_layers=[17, 15]"], "pipeline_layers", "pipeline_parallel is 1"),
         (["parallelism.context_parallel_kind=ulysses"], "context_parallel_kind",
          "context_parallel is 1"),
         (["parallelism={strategy: zero3, z3_leaf_experts: true}"], "z3_leaf_experts",
@@ -151,6 +152,15 @@ SPOT = "offer={price_per_gpu_hour: 2 USD, spot_price_per_gpu_hour: 1 USD, capaci
         (["stack.cuda=12.1"], "workload.stack.cuda"),
         (["data.mean_length=300"], "workload.data.mean_length"),
         (["data.prefetch=4"], "workload.data.prefetch"),
+        (["data.sequence_lengths={mean: 300, maximum: 4000}"], "workload.data.sequence_lengths"),
+        (
+            [
+                "method=full",
+                "parallelism={strategy: fsdp2, pipeline_parallel: 2}",
+                "parallelism.pin_memory=false",
+            ],
+            "workload.parallelism.pin_memory",
+        ),
         (["checkpoint.offload_to_cpu=false"], "workload.checkpoint.offload_to_cpu"),
         (["network.nodes_per_leaf=2"], "topology.network.nodes_per_leaf"),
         (
@@ -239,6 +249,17 @@ def test_no_key_is_silent():
     ]
     assert [one for one in found if one[2] == "silent"] == []
     assert {how for *_, how in found} >= {"moved", "warned", "refused"}
+
+
+@pytest.mark.parametrize("way", ["pipeline", "freeze", "disk"])
+def test_nor_beside_other_axes_methods_and_offload(way):
+    """No key of a pipeline was tried: 33 of its 235 were silent."""
+    ends = [
+        (key, value, outcome("dgx-h100", TRAINED[way], (f"{key}={json.dumps(value)}",)))
+        for key, value in list(values())[::19]
+    ]
+    assert [one for one in ends if one[2] == "silent"] == []
+    assert {how for *_, how in ends} >= {"moved", "refused"}
 
 
 def test_nothing_is_advised_that_is_then_warned_of():
