@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sim.inputs.gpu import Gpu
+from sim.inputs.modelling import experts
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.job.hazards import reliability
@@ -70,6 +71,8 @@ def _nics(topology: Topology) -> Topology | None:
         return None
     if network.kind == "fat-tree" and network.nodes_per_leaf is None:
         return None
+    if network.kind == "rail-optimized" and network.oversubscription > 1.0:
+        return None  # a ring that changes rails goes over spines
     return _node(topology, "nics", count=2 * node.nics.count)
 
 
@@ -85,7 +88,10 @@ def _clock(topology: Topology) -> Topology | None:
 
 
 def _stack(workload: Workload, **changes: Any) -> Workload:
-    return workload.model_copy(update={"stack": workload.stack.model_copy(update=changes)})
+    """The same modules in newer software: it may pack experts, whose weights QLoRA leaves as is."""
+    own = {"experts": experts(workload)} if workload.model.experts else {}
+    stack = workload.stack.model_copy(update=changes)
+    return workload.model_copy(update=own | {"stack": stack})
 
 
 KNOBS: dict[str, Knob] = {
