@@ -23,7 +23,7 @@ from sim.strategies.plan import Plan
 from sim.strategies.recorder import Recorder
 from sim.strategies.replicated_memory import Gathered, ReplicatedMemory
 from sim.strategies.tail import clip_and_step, loss_all_reduce, step_within
-from sim.strategies.units import SOURCE, dtypes, is_matrix, tree_blocks
+from sim.strategies.units import SOURCE, dtypes, input_grads, is_matrix, trainable, tree_blocks
 from sim.units import DTYPE_BYTES, MIB
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class _DdpRun:
         narrow = DTYPE_BYTES[types.reduce] < self.grad_bytes
         self.wire = types.reduce if narrow else types.master  # narrower: a compression hook
         self.autocast = DTYPE_BYTES[types.compute] < self.grad_bytes
-        arrivals, self.flows = _arrivals(self.blocks)
+        arrivals, self.flows = _arrivals(self.blocks, input_grads(workload))
         limit = knobs.bucket_cap_mb * MIB
         first = _FIRST_BUCKET if knobs.bucket_cap_mb == _DEFAULT_CAP else limit
         sizes = [g.numel * self.grad_bytes for g in arrivals]
@@ -233,12 +233,15 @@ def _last_module(block: Block) -> str:
     return block.forward_order[0]
 
 
-def _arrivals(blocks: tuple[Block, ...]) -> tuple[list[_Gradient], list[bool]]:
-    """Gradients in order of arrival, and which blocks run a backward at all."""
-    flows: list[bool] = []
-    learning = False
-    for block in blocks:
-        learning = learning or any(p.trainable for m in block.modules for p in m.parameters)
+def _arrivals(blocks: tuple[Block, ...], wanted: bool) -> tuple[list[_Gradient], list[bool]]:
+    """Gradients in order of arrival, and which blocks run a backward at all.
+
+    Above a table whose output is `wanted` to have a gradient all do, frozen or not.
+    """
+    flows = [trainable(blocks[0])]
+    learning = flows[0] or wanted
+    for block in blocks[1:]:
+        learning = learning or trainable(block)
         flows.append(learning)
     arrivals = []
     for number in range(len(blocks) - 1, -1, -1):
