@@ -256,7 +256,9 @@ def _units(
             stream, inner = stream or out, out
         else:
             inner = inner or out
-    return _BlockUnits(-1, grad, stream, groups), stream
+    # a head's stream ends in what is no part of it: its norm, its product and the loss
+    any_out = any(group.needs_output_grad for group in groups)
+    return _BlockUnits(-1, grad, any_out, groups), any_out
 
 
 def _with_adapters(block: Block) -> list[list[Module]]:
@@ -332,7 +334,8 @@ def _backward(t: ModuleTrace, units: _BlockUnits, recompute: bool) -> None:
             if recompute:
                 _forward(calls, units, RECOMPUTE, stop_early=True)
                 recompute = False
-            if units.needs_input_grad or outer >= 0 or t.unit_gradients[unit]:
+            runs = units.needs_input_grad or outer >= 0 or leaf.needs_input_grad
+            if runs or t.unit_gradients[unit]:
                 calls.append((SEGMENT, unit, BACKWARD))
             if t.unit_gradients[unit]:
                 calls.append((GRADIENT, unit, BACKWARD))

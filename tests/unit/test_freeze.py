@@ -136,6 +136,24 @@ def test_gradients_pass_through_frozen_layers(sets):
         assert 0.35 < in_use(topology, one, step) < 0.5
 
 
+@pytest.mark.parametrize("extra", ["head", "norm", "norm, head", "embedding"])
+def test_parts_trained_alone_run_their_backward(extra):
+    """ZeRO ran none of the head or the final norm, and reduced nothing (2.69 s for 3.05)."""
+    method = f"{{freeze: {{extra: [{extra}]}}}}"
+    times, losses = {}, {}
+    for strategy in (*STRATEGIES, "zero1"):
+        topology, w = job(method, f"parallelism.strategy={strategy}")
+        found = quick(topology, w).breakdown
+        times[strategy], losses[strategy] = found.time_s, found.kernels["loss"]
+        reduced = found.collectives["reduce_scatter" if strategy == "zero3" else "all_reduce"]
+        elements = count_parameters(w.model, w.method).trainable
+        if strategy.startswith("zero"):
+            micro_steps = 1 if strategy == "zero1" else 4  # of which it reduces the last
+            assert reduced["bytes"] == pytest.approx(2 * micro_steps * elements, rel=1e-2)
+    assert losses == pytest.approx(dict.fromkeys(losses, losses["fsdp2"]), rel=1e-3)
+    assert times == pytest.approx(dict.fromkeys(times, times["fsdp2"]), rel=0.06)
+
+
 def test_strategies_agree_on_what_is_run():
     """By method, of jobs at random: the same products, at no more than the peak."""
     draw = random.Random(11)
