@@ -17,7 +17,7 @@ from sim.job.checkpoints import CheckpointCost, checkpoint_cost, memory_copy
 from sim.job.cost import Cost, Terms, owned_rate, total_cost
 from sim.job.energy import Energy, PowerDraw, job_energy
 from sim.job.pipeline import Pipeline
-from sim.memory.states import optimizer_bytes
+from sim.memory.states import saved_bytes
 from sim.records import NamedTuple, dataclass
 from sim.step.breakdown import Breakdown
 from sim.units import DTYPE_BYTES, HOUR_S
@@ -75,20 +75,9 @@ def links_of(topology: Topology) -> Links:
 
 @lru_cache(maxsize=512)
 def checkpoint_bytes(workload: Workload) -> float:
-    """What a resumable checkpoint holds: master weights and optimizer state. [B]
-
-    LoRA and QLoRA save adapters only; the base comes from its own file. A partly frozen model is
-    saved whole, with states of what is trained.
-    """
-    master = DTYPE_BYTES[workload.precision.master]
+    """What a resumable checkpoint holds: weights and optimizer state. [B]"""
     one = workload.parallelism.model_copy(update={"tensor_parallel": 1, "expert_parallel": 1})
-    whole = workload.model_copy(update={"parallelism": one})
-    return _trained(workload) * master + optimizer_bytes(whole, ranks=1)
-
-
-def _trained(workload: Workload) -> int:
-    counts = count_parameters(workload.model, workload.method)
-    return counts.trainable if workload.method.adapted else counts.total
+    return saved_bytes(workload.model_copy(update={"parallelism": one}), ranks=1)
 
 
 def export_bytes(workload: Workload) -> float:
@@ -97,7 +86,8 @@ def export_bytes(workload: Workload) -> float:
         return 0.0
     if workload.checkpoint.export == "state":
         return checkpoint_bytes(workload)
-    return DTYPE_BYTES["bf16"] * _trained(workload)
+    counts = count_parameters(workload.model, workload.method)
+    return DTYPE_BYTES["bf16"] * (counts.trainable if workload.method.adapted else counts.total)
 
 
 def terms_of(offer: Offer | None) -> Terms | None:

@@ -7,6 +7,7 @@ from typing import Any
 from sim.blocks.modules import ModelTree
 from sim.blocks.muon import trained
 from sim.blocks.optimizer import OPTIMIZERS, optimizer_of, projection_of
+from sim.blocks.parameters import count_parameters
 from sim.blocks.update import updated_bytes
 from sim.data import table
 from sim.inputs.strategy import strategy_of
@@ -88,6 +89,21 @@ def in_flight_bytes(workload: Workload, tree: ModelTree, reserved: float) -> flo
     return IN_FLIGHT * largest + float(holes)
 
 
+def saved_bytes(workload: Workload, ranks: int) -> float:
+    """What one of the ranks that share a resumable checkpoint saves of it. [B]
+
+    Weights that are trained as the optimizer has them, and its states. LoRA and QLoRA save adapters
+    only, the base comes from its own file; a partly frozen model is saved whole, what is frozen of
+    it as it is stored.
+    """
+    types, elements = dtypes(workload), trainable_elements(workload, ranks)[0]
+    size = DTYPE_BYTES[types.master] * elements + optimizer_bytes(workload, ranks)
+    if workload.method.adapted:
+        return size
+    counts = count_parameters(workload.model, workload.method)
+    return size + DTYPE_BYTES[types.frozen] * (counts.total - counts.trainable) / ranks
+
+
 def staged_bytes(workload: Workload, ranks: int) -> float:
     """Copies of its state that a rank keeps in host memory. [B]
 
@@ -102,9 +118,7 @@ def staged_bytes(workload: Workload, ranks: int) -> float:
         copies += 2 * (1 + save.peers)
     if not copies:
         return 0.0
-    elements = trainable_elements(workload, ranks)[0]
-    state = DTYPE_BYTES[dtypes(workload).master] * elements + optimizer_bytes(workload, ranks)
-    return copies * state
+    return copies * saved_bytes(workload, ranks)
 
 
 def scale_bytes(workload: Workload, tree: ModelTree, ranks: int) -> float:

@@ -11,6 +11,8 @@ from sim.blocks.parameters import count_parameters
 from sim.inputs.loader import load
 from sim.inputs.shares import batch_on
 from sim.interop.emit import texts_of
+from sim.job.basis import checkpoint_bytes
+from sim.memory.states import staged_bytes
 from sim.step.step import quick
 
 SFT = "llama3-8b-sft"
@@ -177,6 +179,19 @@ def test_strategies_agree_on_what_is_run():
             dict.fromkeys(times, times["fsdp2"]), rel=0.05
         )  # beside gathers they are slower
         assert times == usual, (method, *sets)
+
+
+def test_checkpoints_hold_frozen_weights_as_stored():
+    """7.6 B parameters of 16 bits, and 0.44 B with moments; an asynchronous copy is as large."""
+    save = "checkpoint={mode: sharded, asynchronous: true}"
+    _, w = job("{freeze: {last: 2}}", save)
+    expected = 2 * (8030261248 - 2 * LAYER) + 12 * 2 * LAYER
+    assert checkpoint_bytes(w) == pytest.approx(expected, rel=1e-6)
+    assert 8 * staged_bytes(w, 8) == pytest.approx(expected, rel=1e-6)
+    _, whole = job("{freeze: {last: 32, extra: [embedding, norm, head]}}", save)
+    _, full = job("full", save)
+    assert checkpoint_bytes(whole) == checkpoint_bytes(full)
+    assert staged_bytes(whole, 8) == staged_bytes(full, 8)
 
 
 @pytest.mark.parametrize(
