@@ -110,11 +110,20 @@ def explain(topology: Topology, workload: Workload) -> MethodComparison:
         kinds = [Method(), method]
         if method.kind == "qlora":
             kinds.insert(1, method.model_copy(update={"kind": "lora", "quantization": "none"}))
-    jobs = [workload.model_copy(update={"method": kind}) for kind in kinds]
+    jobs = [_of_method(workload, kind) for kind in kinds]
     steps = [step(topology, job) for job in jobs]
     costs = tuple(_cost(topology, job, found) for job, found in zip(jobs, steps, strict=True))
     borrowed = dict.fromkeys(text for found in steps for text in found.fallbacks)
     return MethodComparison(title_of(topology, workload), costs, tuple(borrowed))
+
+
+def _of_method(workload: Workload, method: Method) -> Workload:
+    """The job with another method; without adapters its reference is a model of its own."""
+    changed: dict[str, object] = {"method": method}
+    modelled = workload.parallelism.offload == "none"  # else its copy is not: its passes alone
+    if workload.reference == "adapters-off" and not method.adapted and modelled:
+        changed["reference"] = "copy"
+    return workload.model_copy(update=changed)
 
 
 def _cost(topology: Topology, workload: Workload, report: StepReport) -> MethodCost:

@@ -147,6 +147,16 @@ def test_explain_tells_the_passes_apart():
     assert sum(full.parts.values()) == pytest.approx(full.step_s)
 
 
+def test_explain_has_a_copy_where_nothing_is_adapted():
+    """A full fine-tune had the time of a reference and not its memory."""
+    found = load("dgx-h100", LORA, ["reference=adapters-off"])
+    full, lora = explain(found.topology, found.workload).methods
+    copy = stepped(LORA, "method=full", "reference=copy")[0]
+    assert full.memory_bytes == pytest.approx(copy.memory.needed_bytes)
+    assert full.step_s == pytest.approx(copy.time_s)
+    assert lora.step_s == pytest.approx(stepped(LORA, "reference=adapters-off")[0].time_s)
+
+
 def test_adapters_off_take_no_memory():
     assert (
         stepped(LORA, "reference=adapters-off")[0].memory.needed_bytes
@@ -189,3 +199,12 @@ def test_files_of_trainers(tmp_path, name, text, reference, passes, told):
     assert (job.reference, job.reference_passes) == (reference, passes)
     said = [row["why"] for row in sim.import_job(path).aside if row["matters"]]
     assert any(told in why for why in said) if told else said == []
+
+
+@pytest.mark.parametrize("kind", ["full", "freeze"])
+def test_llama_factory_loads_a_copy_in_16_bits(tmp_path, kind):
+    """Of a partly frozen model it was fp32."""
+    path = tmp_path / "dpo.yaml"
+    path.write_text(KTO.format(kind).replace("kto", "dpo"))
+    job = load("dgx-h100", path).workload
+    assert (job.method.kind, job.reference, job.reference_dtype) == (kind, "copy", "bf16")

@@ -82,7 +82,7 @@ def _stage(keys: Keys, stage: str) -> None:
     kind = loss if stage == "dpo" and loss in ("orpo", "simpo") else stage
     if kind not in ("", "sft", "pt"):
         preferences.of_key(keys, kind, "stage", f"stage {stage}")
-    if kind in ("dpo", "kto") and keys.job.text_at("method.kind") == "full":
+    if kind in ("dpo", "kto") and keys.job.text_at("method.kind") in ("full", "freeze"):
         keys.job.suppose("reference_dtype", "bf16", "LLaMA-Factory loads it in the compute dtype")
 
 
