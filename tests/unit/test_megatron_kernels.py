@@ -63,7 +63,8 @@ def test_arguments_of_kernels(said, wanted, tmp_path):
     for key, value in wanted.items():
         where = job.parallelism if "." in key else job
         assert getattr(where, key.rpartition(".")[2]) == value
-    assert [a["theirs"] for a in done["aside"] if a["matters"]] == []
+    told = [a["theirs"] for a in done["aside"] if a["matters"]]
+    assert told == ["transformer-impl"] * ("local" in said)  # its norms
 
 
 @pytest.mark.parametrize("said", ["--no-rope-fusion", "--cross-entropy-loss-fusion"])
@@ -72,3 +73,15 @@ def test_what_is_taken_otherwise_is_told(said, tmp_path):
     script.write_text(f"{MEGATRON.rstrip()} {said}\n")
     told = {a["theirs"] for a in sim.import_job(script).to_dict()["aside"] if a["matters"]}
     assert said.strip("-") in told
+
+
+@pytest.mark.parametrize(
+    ("norm", "said", "told"),
+    [("RMSNorm", "--transformer-impl local", 1), ("LayerNorm", "--transformer-impl local", 0),
+     ("RMSNorm", "", 0)],
+)  # fmt: skip
+def test_norms_of_local_layers_are_told_of(norm, said, told, tmp_path):
+    script = tmp_path / "mega.sh"
+    script.write_text(f"{MEGATRON.rstrip().replace('RMSNorm', norm)} {said}\n")
+    aside = sim.import_job(script).to_dict()["aside"]
+    assert len([row for row in aside if row["matters"] and "RMSNorm" in row["why"]]) == told

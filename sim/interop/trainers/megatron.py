@@ -210,12 +210,16 @@ def _numbers(keys: Keys) -> None:
 
 def _kernels(keys: Keys) -> None:
     """Attention and kernels by hand; what no argument says is as its layers have it."""
+    local = keys.text("transformer-impl").lower() == "local"  # without Transformer Engine
     backend = words.inverted(words.MEGATRON_ATTENTION).get(keys.text("attention-backend").lower())
     if backend:
         keys.put("attention", backend, "attention-backend")
-    elif keys.text("transformer-impl").lower() == "local":  # layers without Transformer Engine
+    elif local:
         flash = keys.flag("use-flash-attn")
         keys.put("attention", "flash2" if flash else "eager", "transformer-impl", "use-flash-attn")
+    if local and keys.text("normalization").lower() == "rmsnorm":
+        why = "PyTorch's RMSNorm of its layers is taken as Transformer Engine's fused kernel"
+        keys.matters(why, "transformer-impl")
     if keys.flag("no-rope-fusion"):
         keys.put("fused_kernels", "norm", "no-rope-fusion")
         if keys.flag("swiglu") and not keys.flag("no-bias-swiglu-fusion"):
