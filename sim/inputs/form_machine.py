@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from sim import units
 from sim.inputs import catalogue
 from sim.inputs.architecture import measured_gpu
 from sim.inputs.base import Spec
@@ -50,21 +51,49 @@ def _left_to(base: str, entry: Branch, tree: Branch) -> dict[str, Tree]:
     return {"borrowed": Leaf(f"{', '.join(keys)} of {base}", tree.place)}
 
 
+#: what is said of one card differs by less: 80 GB are 74.5 GiB, and usable are 79.2 to 80 GiB
+_A_SIZE = 0.08
+
+
+def _of_other_size(base: str, name: str, memory: str, tree: Branch) -> dict[str, Tree]:
+    """What a GPU leaves to the catalogue's of its name, which has another memory, to be said."""
+    try:
+        size = units.parse(memory, "B")
+    except units.UnitError:  # none is written, or it is no quantity: told where it is bound
+        return {}
+    held = {n: _text(catalogue.gpu_table(n).entries["memory"]) for n in catalogue.gpu_names()}
+    alike = [n for n, its in held.items() if abs(units.parse(its, "B") / size - 1.0) < _A_SIZE]
+    entry = catalogue.gpu_table(base).entries
+    keys = [k for k in (*_DECIDES, *_PEAKS) if k in entry and k not in tree.entries]
+    if base in alike or not keys:
+        return {}
+    said = f"{', '.join(keys)} of {base}, a card of {held[base]}"
+    if near := gpus_like(name, alike):
+        said += f"; of about {memory} is {' or '.join(near)}"
+    return {"borrowed": Leaf(said, tree.place)}
+
+
+def _text(tree: Tree | None) -> str:
+    """What a leaf says; "" where there is none."""
+    return str(tree.value) if isinstance(tree, Leaf) else ""
+
+
 def _own_gpu(reader: Binder, tree: Branch, path: str) -> Branch | None:
     """A GPU written out: over the catalogue's of its name, or with all that decides the answer."""
-    name = tree.entries.get("name")
-    spoken = str(name.value) if isinstance(name, Leaf) else ""
-    known = gpu_named(spoken, catalogue.gpu_names()) if spoken else None
-    if known is not None:
+    name, memory = (_text(tree.entries.get(key)) for key in ("name", "memory"))
+    names = catalogue.gpu_names()
+    of_size = gpu_named(f"{name} {memory}", names) if name and memory else None
+    if known := of_size or (gpu_named(name, names) if name else None):
         entry = catalogue.gpu_table(known)
         left_out = [k for k in entry.entries if k not in tree.entries and k != "base"]
         if left_out:
             reader.assumed.append(Assumption(f"{path}.base", known))
-        return Branch({**entry.entries, **tree.entries}, tree.place, tree.keys)
+        other = {} if of_size else _of_other_size(known, name, memory, tree)
+        return Branch({**entry.entries, **other, **tree.entries}, tree.place, tree.keys)
     missing = [key for key in _DECIDES if key not in tree.entries]
     missing += [" or ".join(_PEAKS)] * (not any(key in tree.entries for key in _PEAKS))
     if missing:
-        hint = did_you_mean(spoken.lower(), catalogue.gpu_names()) if spoken else ""
+        hint = did_you_mean(name.lower(), names) if name else ""
         hint = hint if hint.startswith("; did") else ""
         message = f"is not of the catalogue, and does not say {', '.join(missing)}{hint}"
         reader.fault(tree.place, path, f"{message}; write these, or a base of the catalogue")

@@ -171,6 +171,23 @@ def test_what_a_gpu_of_a_base_leaves_to_it_is_said():
     assert not any("does not say" in text for text in found.borrowed)
 
 
+def test_a_name_and_a_memory_are_the_card_of_that_memory():
+    """An A100 of 40 GB is the catalogue's; where there is none, what another lends is said."""
+
+    def gpu(**written):
+        return load_topology({"name": "m", "node": {"gpu": written, "gpus": 1}}).node.gpu
+
+    assert gpu(name="A100", memory="40 GB").base == "a100-sxm-40gb"  # was no GPU
+    assert gpu(name="H100", memory="94 GB").base == "h100-nvl-94gb"  # was H100 SXM
+    assert gpu(name="H100", memory="79 GiB").borrowed == ""
+    bigger = gpu(name="H100 SXM", memory="94 GB")
+    assert bigger.base == "h100-sxm-80gb"
+    assert bigger.borrowed.startswith("architecture, memory_bandwidth, sms, power_limit, peak")
+    assert "of h100-sxm-80gb, a card of 79.6 GiB; of about 94 GB is h100-" in bigger.borrowed
+    assert "h100-nvl-94gb" in bigger.borrowed
+    assert gpu(name="RTX 4090", memory="48 GB").borrowed.endswith("a card of 23.6 GiB")
+
+
 def test_what_an_rtx_blackwell_of_ones_own_is_lent():
     gpu = {
         "name": "mine", "architecture": "blackwell", "compute_capability": 12.0, "sms": 48,
