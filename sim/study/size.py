@@ -23,7 +23,7 @@ from sim.study.machines import SETUP_S, Machine, MachineFilter, machines, rented
 from sim.study.phases import PhasePlan, light_phases
 from sim.study.room import RISK
 from sim.study.search import Counts, Searcher
-from sim.study.sized import Beside, SizeReport
+from sim.study.sized import REFERENCE_GPUS, Beside, SizeReport
 from sim.study.target import Target
 
 #: what may be spent on offers other than the winner's where layouts are searched (`Need.work`)
@@ -31,8 +31,6 @@ _OTHERS = 1000.0
 #: from one word of progress to the next [s]
 _PACE_S = 0.1
 _VARY = "--vary"
-#: GPUs of the node that a batch without `global_batch` is counted on
-_REFERENCE_GPUS = 8
 
 
 def size(
@@ -96,7 +94,7 @@ def size(
     batch = global_batch or job.global_batch
     assumed = batch is None
     if batch is None:
-        batch = batch_on(job, _REFERENCE_GPUS).sequences
+        batch = batch_on(job, REFERENCE_GPUS).sequences
     keys = [key for key in vary if key.strip() != LAYOUT]
     space = Space(
         batch, max(most_gpus, gpus or 0), family(job), CHECKPOINTING, OFFLOAD,

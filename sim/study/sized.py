@@ -18,6 +18,9 @@ from sim.study.phases import PhasePlan
 from sim.study.search import Counts
 from sim.study.target import Target
 
+#: GPUs of the node that a batch without `global_batch` is counted on
+REFERENCE_GPUS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Contender(Section):

@@ -173,3 +173,14 @@ def test_a_size_that_a_machine_has_not_is_laid_to_gpus_not_to_the_batch(gpus, sa
                      objective="time", max_gpus=256 if gpus else 4)  # fmt: skip
     assert found.winner is None
     assert f"mine: {said}" in told(view(found))
+
+
+def test_the_batch_that_fills_the_gpus_asked_for_is_said():
+    """What 8 GPUs take spread over 512 is an eighth or less of a sequence each."""
+    batch = sim.size("llama3-8b-sft", topologies=[H100S], gpus=8, max_gpus=8).global_batch
+    title = view(sim.size("llama3-8b-sft", topologies=[H100S], gpus=512)).title
+    assert f"{batch} sequences a step (assumed: the workload's batch on 8 GPUs; " in title
+    assert f"--global-batch {64 * batch} gives each of 512 as much" in title
+    for gpus, given in ((None, None), (8, None), (512, 64)):
+        found = sim.size("llama3-8b-sft", topologies=[H100S], gpus=gpus, global_batch=given)
+        assert "as much" not in view(found).title
