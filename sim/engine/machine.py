@@ -167,7 +167,11 @@ class MachineCode:
         return self._loaded
 
     def _load(self) -> LoadedFunction:
-        known = objects.unpacked(objects.kept(self.source) or self.compile())
+        kept = objects.kept(self.source)
+        if kept is None:
+            with objects.alone(self.source):
+                kept = objects.kept(self.source) or self.compile()
+        known = objects.unpacked(kept)
         loaded = load(known, 3) if isinstance(known, Image) else _by_llvm(*known, 3)
         if loaded is None:
             message = "this process may not run code that it loads; --engine python does without"

@@ -10,12 +10,15 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sim.engine.image import Image, linked, load
 
+_TRIES, _TRY_S = 300, 0.1  # half a minute of waiting for another that compiles the same
 _CALL = b"calls, addresses, results"  # how such functions are called
 
 
@@ -105,6 +108,36 @@ def _made(code: bytes, image: bool) -> list[str]:
 
     features = llvm.get_host_cpu_features().flatten()
     return [llvmlite.__version__, llvm.get_host_cpu_name(), features, checksum]
+
+
+@contextmanager
+def alone(source: bytes) -> Iterator[None]:
+    """Hold back others of the machine that would compile the same, as workers that begin together.
+
+    None waits longer than compiling takes, nor where its folder cannot be locked.
+    """
+    folder = kept_at(source).parent
+    try:
+        import fcntl
+
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        for _ in range(_TRIES):
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_TRY_S)
+                continue
+            except OSError:  # a file system without locks
+                pass
+            break
+        yield
+    finally:
+        os.close(held)
 
 
 def keep(whole: bytes, source: bytes) -> None:

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numba
@@ -80,6 +81,30 @@ def test_the_compiled_loop_loads_without_its_compiler():
         "raise SystemExit(bool({'numba', 'llvmlite'} & set(sys.modules)))\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_of_two_that_would_compile_the_same_one_waits_for_the_other(tmp_path, monkeypatch):
+    """Workers that begin together: each told that it compiles, and took its ten seconds."""
+    pytest.importorskip("fcntl")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    found = []
+
+    def second():
+        with objects.alone(b"source"):
+            found.append(objects.kept_at(b"source").exists())
+
+    with objects.alone(b"source"):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        objects.keep(b"{}", b"source")
+    waiting.join(10.0)
+    assert found == [True]
+    monkeypatch.setattr(objects, "_TRIES", 2)  # one that never ends holds nobody back for ever
+    with objects.alone(b"source"):
+        second()
+    assert found == [True, True]
 
 
 @kept_only
