@@ -22,6 +22,11 @@ def bandwidth_view(found: BandwidthNeeded) -> View:
         f"the best any network gives: {percent(found.best_efficiency)}"
     )
     lines = [now]
+    if (kept := found.oversubscription) > 1.0:
+        lines.append(
+            f"switches are oversubscribed {kept:g} : 1 at every rate; --set "
+            "network.oversubscription=1 asks without"
+        )
     if found.stopped:
         short = found.short_bytes_per_s
         told = f", {_gigabits(short)} or less does not" if short else ""

@@ -99,6 +99,7 @@ def bandwidth_for(
     found = BandwidthNeeded(
         high, node.nics.count, at(high), now, present, best, efficiency,
         None if low == _SLOWEST else low, stopped=high / low > 1.0 + _WIDTH,
+        oversubscription=machine.network.oversubscription,
     )  # fmt: skip
     told(done + 1, done + 1)
     return found

@@ -31,6 +31,8 @@ class BandwidthNeeded(Document):
         The largest rate tried that does not do; None: each did. [B/s]
     stopped : bool
         The search was stopped: the least is between the two.
+    oversubscription : float
+        Of the switches, kept at every rate: their uplinks are as much faster as NICs are.
     """
 
     schema: ClassVar[str] = SCHEMAS["need"]
@@ -44,6 +46,7 @@ class BandwidthNeeded(Document):
     asked_efficiency: float
     short_bytes_per_s: float | None
     stopped: bool = False
+    oversubscription: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

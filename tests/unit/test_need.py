@@ -13,7 +13,7 @@ from sim.inputs.price import PriceRow
 from sim.inputs.shares import batch_of
 from sim.memory.report import memory
 from sim.report.formats.table import render
-from sim.report.need import gpus_view, price_view
+from sim.report.need import bandwidth_view, gpus_view, price_view
 from sim.result.predict import predict
 from sim.step.step import step
 from sim.study.inverse import bandwidth_for, context_for, gpus_for, price_for
@@ -46,6 +46,16 @@ def test_bandwidth_for_an_efficiency_is_the_least_that_does():
     assert efficiency(found.rate_bytes_per_s) == pytest.approx(found.efficiency, rel=1e-6)
     assert efficiency(found.rate_bytes_per_s / 1.01) < 0.8
     assert found.now_bytes_per_s == 25e9
+
+
+def test_a_rate_is_asked_with_the_oversubscription_that_is_written():
+    sets = ["nodes=2", "micro_batch=1"]
+    found = bandwidth_for("dgx-a100", "llama3-8b-sft", 0.8, [*sets, "network.oversubscription=4"])
+    assert found.oversubscription == 4.0
+    said = "switches are oversubscribed 4 : 1 at every rate; --set network.oversubscription=1"
+    assert said in told(bandwidth_view(found))
+    plain = bandwidth_for("dgx-a100", "llama3-8b-sft", 0.8, sets)
+    assert "oversubscribed" not in told(bandwidth_view(plain))
 
 
 @pytest.mark.parametrize("said", ["80%", "0.8"])
