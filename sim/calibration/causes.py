@@ -272,7 +272,8 @@ CAUSES: tuple[Cause, ...] = (
         "profiler: gaps between kernels with no NCCL; CPU affinity, other processes, debug flags",
     ),
     Cause(
-        "data", "GPUs wait for data", 0.5, _data, _GROWING[1:],
+        # text seldom waits: one process tokenizes more a second than most nodes take
+        "data", "GPUs wait for data", 0.3, _data, _GROWING[1:],
         lambda t, w, s: f"the loader gives 1/{s:.1f} of what the GPUs could take",
         "run on synthetic data; raise the number of workers",
     ),

@@ -72,6 +72,13 @@ def test_three_cards_without_peer_to_peer(files):
     assert found.explanations[0].cause.key == "host-path"
 
 
+def test_cards_on_pcie_are_slow_by_their_path_before_their_data():
+    """Eight L40S at a quarter of the speed, one figure: nodes so slow read text in time."""
+    found = diagnose("l40s-8", "mistral-7b-lora", measured="tokens_per_s_per_gpu=400")
+    first, second, *_ = [e.cause.key for e in found.explanations]
+    assert (first, second) == ("host-path", "data")
+
+
 def test_a_slow_path_that_nccl_tests_measured(files, tmp_path):
     """All-gathers at a tenth of what PCIe gives: taken as measured, not stopped at a bound."""
     machine = {
