@@ -161,3 +161,44 @@ def test_parameters_of_a_function_that_is_the_command_line(tmp_path, start):
     job = load("dgx-h100", path).workload
     assert (job.model.name, job.micro_batch, job.gradient_accumulation) == ("llama-7b", 8, 16)
     assert (job.sequence_length, job.method.kind) == (512, "full")
+
+
+#: a script that takes transformers' arguments as options, and settles its model itself
+SETTLES = """
+from dataclasses import dataclass, field
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, HfArgumentParser, Trainer, TrainingArguments
+
+@dataclass
+class ModelArguments:
+    model_name_or_path: str = field(default="facebook/opt-125m")
+
+margs, targs = HfArgumentParser((ModelArguments, TrainingArguments)).parse_args_into_dataclasses()
+model = AutoModelForCausalLM.from_pretrained(
+    margs.model_name_or_path, attn_implementation="flash_attention_2")
+{adapters}
+{trainer}(model=model, args=targs).train()
+"""
+ADAPTERS = 'model = get_peft_model(model, LoraConfig(r=32, target_modules=["q_proj", "v_proj"]))'
+
+
+def test_a_script_beside_its_launch_settles_what_the_options_do_not_say(tmp_path):
+    """Adapters and attention in the script were passed over: 8B trained in full."""
+    run, script = tmp_path / "run.sh", tmp_path / "t.py"
+    given = "--per_device_train_batch_size 2 --gradient_checkpointing True"
+    run.write_text(f"torchrun --nproc_per_node 8 t.py {OPTIONS} {given} --fsdp full_shard\n")
+    alone = load("dgx-h100", run).workload
+    assert (alone.method.kind, alone.attention) == ("full", "sdpa")
+    script.write_text(SETTLES.format(adapters=ADAPTERS, trainer="Trainer"))
+    job = load("dgx-h100", run).workload
+    assert (job.method.kind, job.method.rank, job.method.targets) == ("lora", 32, ("q", "v"))
+    assert (job.attention, job.model.name, job.method.dropout) == ("flash2", "qwen2.5-7b", 0.0)
+    assert (job.micro_batch, job.activation_checkpointing.kind) == (2, "full")
+    # of TRL's trainer its defaults, as before; adapters that only a run decides on are told
+    under = f"if margs.adapt:\n    {ADAPTERS}"
+    script.write_text(SETTLES.format(adapters=under, trainer="Trainer"))
+    told = {row["theirs"]: row["why"] for row in sim.import_job(run).aside if row["matters"]}
+    assert told["LoraConfig()"].startswith("made if margs.adapt, which is known only at run")
+    assert load("dgx-h100", run).workload.method.kind == "full"
+    script.write_text("raise SystemExit(\n")  # no Python: the launch alone
+    assert load("dgx-h100", run).workload == alone

@@ -8,15 +8,18 @@ from itertools import takewhile
 
 from sim.errors import InputError
 from sim.inputs.foreign import LAUNCHES, PLAIN, as_started, beside, format_of, format_of_keys
+from sim.inputs.python_calls import calls_of
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
-from sim.inputs.tree import Branch, Leaf, Place
+from sim.inputs.tree import Branch, Leaf, Place, read_file
 from sim.interop.trainers import (
     accelerate,
     common,
     deepspeed,
     fsdp_keys,
     huggingface,
+    python,
+    script_calls,
     shell,
     trl_kinds,
     verl,
@@ -151,6 +154,11 @@ def _trained(
     # scripts of one's own share axolotl's names: --base_model, --micro_batch_size
     own = form is not None and form.name == "axolotl" and "axolotl" not in started
     theirs = {"per_device_train_batch_size", "model_name_or_path"} & inner.keys
+    if theirs and not own and _beside(started, source, job, rest):
+        huggingface.in_python(source, keys, trl=False, configured=False)
+        keys.leave("read by the script that it is given to", job.handed)
+        keys.rest("Hugging Face trainers'")
+        return
     said = (own or (form is None and not theirs)) and _program(started, source, job)
     if form is not None and not said:
         form.read(inner, job)
@@ -237,6 +245,26 @@ def _program(text: str, source: Source, job: Translation) -> bool:
             with suppress(InputError):  # no trainer's: the launch alone is read
                 found = _read(source, name, job) or found
     return found
+
+
+def _beside(text: str, source: Source, job: Translation, options: Branch) -> bool:
+    """Add what the Python that a line starts says of its model itself to the options it takes.
+
+    True where its trainer is one that takes transformers' arguments, not TRL's.
+    """
+    plain = False
+    for name in dict.fromkeys(_PYTHON.findall(text)):
+        path = None if job.has_file(name) else beside(source, name)
+        if path is None:
+            continue
+        with suppress(InputError):  # of another release of Python: the launch alone is read
+            code = Source(path, str(path), read_file(path), None)
+            script = as_started(code, scripts(source), job)
+            script_calls.add_model(options, script, job)
+            made = [name for name, _ in calls_of(script.branch) if name.endswith("Trainer")]
+            plain = plain or (bool(made) and not any(map(python.TRL.search, made)))
+            job.titles.append(f"{path.name}, which it starts")
+    return plain
 
 
 def scripts(source: Source) -> dict[str, dict[str, str]]:

@@ -23,7 +23,7 @@ from sim.interop.trainers.common import TrainerFormat
 from sim.interop.trainers.keys import Keys
 
 _OF_TRL = r"(?:SFT|DPO|ORPO|KTO|CPO|GRPO|RLOO|GKD|Reward)"
-_TRL = re.compile(rf"(?:^|\.){_OF_TRL}(?:Trainer|Config)$")
+TRL = re.compile(rf"(?:^|\.){_OF_TRL}(?:Trainer|Config)$")
 _ARGUMENTS = re.compile(rf"(?:^|\.)(?:\w*TrainingArguments|{_OF_TRL}Config)$")
 _KIND = re.compile(r"(?:^|\.)(DPO|ORPO|KTO|CPO|GRPO|RLOO|GKD|Reward)(?:Trainer|Config)$")
 #: models of sentence-transformers
@@ -43,14 +43,14 @@ def read(source: Source, job: Translation) -> None:
     calls = script_calls.chosen(made, job)
     script_calls.set_later(made, calls, job)
     # else TRL of 2024 or none
-    configured = any(call.kind == "arguments" and _TRL.search(call.name) for call in calls)
+    configured = any(call.kind == "arguments" and TRL.search(call.name) for call in calls)
     keys = script_calls.gathered(calls, source, job)
     fast = any(script_calls.FAST.search(call.name) for call in calls)
     if fast:
         _unsloth(keys)
         keys.branch.entries.pop("device_map", None)
     script_calls.kbit(keys)
-    trl = any(_TRL.search(call.name) for call in calls)
+    trl = any(TRL.search(call.name) for call in calls)
     for call in calls:
         if found := _KIND.search(call.name):
             job.begun = Begun(found[1].lower(), call.branch.place, f"{call.last}()")

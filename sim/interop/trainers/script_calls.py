@@ -193,6 +193,32 @@ def tell_unknown(keys: Keys) -> None:
             keys.unsaid[name] = f"{said.place.text.rpartition('/')[2]}: {why}"
 
 
+#: kinds of calls by which a script settles what its trainer's arguments have no word of
+_OF_MODEL = ("model", "adapters", "bits", "kbit", "checkpointing", "liger")
+
+
+def add_model(options: Branch, script: Source, job: Translation) -> None:
+    """Put what a script's calls say of its model beside a trainer's arguments that it is given.
+
+    What is made under a condition is not taken, of adapters that is told; what the arguments say
+    stays, and what only a run knows is told where they do not say it.
+    """
+    calls = [call for call in made(script, lambda *_: None) if call.kind in _OF_MODEL]
+    always = [call for call in calls if not call.text(CONDITION)]
+    for call in calls:
+        if call.kind == "adapters" and call not in always:
+            why = f"made if {call.text(CONDITION)}, which is known only at run time: not taken"
+            job.skip(call.branch.place, f"{call.last}()", why, True)
+    found = Branch({}, Place(script.name))
+    for call in chosen(always, job):
+        _put(found, call)
+    for name in [n for n in found.entries if n in options.entries or n == "device_map"]:
+        del found.entries[name]
+    tell_unknown(Keys(job, found))
+    options.entries.update(found.entries)
+    options.keys.update({name: tree.place for name, tree in found.entries.items()})
+
+
 def _machines(source: Source, job: Translation) -> None:
     """GPUs that a script asks Ray, Modal or a launcher in a notebook for."""
     for name, call in calls_of(source.branch):
