@@ -26,6 +26,7 @@ def calibrate(
     *,
     nccl_tests: File | Iterable[File] = (),
     measured: File | Iterable[File] = (),
+    log: File | Iterable[File] = (),
     kineto: File | Iterable[File] = (),
     nvbandwidth: File | Iterable[File] = (),
     holdout: File | Iterable[File] = (),
@@ -38,10 +39,10 @@ def calibrate(
     Parameters
     ----------
     topology, workload, overrides
-        As for `simulate`; the job is that of `kineto`.
-    nccl_tests, measured, kineto, nvbandwidth : path or iterable of paths
-        Output of nccl-tests (``[OP=]FILE[#N]``), YAML lists of runs, traces of PyTorch's profiler,
-        output of nvbandwidth.
+        As for `simulate`; the job is that of `kineto`, of `log`, and of runs that name none.
+    nccl_tests, measured, log, kineto, nvbandwidth : path or iterable of paths
+        Output of nccl-tests (``[OP=]FILE[#N]``), YAML lists of runs or a figure of the job as
+        `diagnose` takes it, a trainer's logs, traces of PyTorch's profiler, output of nvbandwidth.
     holdout : path or iterable of paths
         Runs as `measured`, predicted before and after but not fitted.
     fit : sequence of str
@@ -60,7 +61,7 @@ def calibrate(
 
     found, held, notes = gather(
         topology, workload, settings(overrides), nccl_tests=names(nccl_tests),
-        measured=names(measured), kineto=names(kineto),
+        measured=names(measured), log=names(log), kineto=names(kineto),
         nvbandwidth=names(nvbandwidth), holdout=names(holdout), progress=progress,
     )  # fmt: skip
     return calibrate(found, held, list(fit) or list(PRIORS), notes, progress)

@@ -152,7 +152,7 @@ def calibrate(
         For no evidence, or a constant that is none.
     """
     if not observations:
-        message = "nothing to fit: give --nccl-tests, --measured, --kineto or --nvbandwidth"
+        message = "nothing to fit: give --nccl-tests, --measured, --log, --kineto or --nvbandwidth"
         raise InputError.single(_SOURCE, message)
     unknown = [name for name in names if name not in PRIORS]
     if unknown:

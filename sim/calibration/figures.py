@@ -161,6 +161,11 @@ def _figure(
     )
 
 
+def is_figure(text: str) -> bool:
+    """Whether a text says a figure, whatever its number is."""
+    return _SHORT.match(text.strip()) is not None or any("=" in w and _key(w) for w in text.split())
+
+
 def _key(word: str) -> str:
     """The key of ``key=number``; "" where it is none."""
     key = word.partition("=")[0]

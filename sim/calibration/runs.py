@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from sim.calibration.figures import KEYS, read_value
+from sim.calibration.figures import KEYS, is_figure, read_figures, read_value
 from sim.errors import Fault, InputError
 from sim.files import is_there
 from sim.inputs.loader import load
@@ -42,7 +42,7 @@ def read_runs(
     ----------
     path : path
         ``- {topology, workload, set: [...], tokens_per_s_per_gpu: 1000}``, or another of
-        `sim.calibration.figures.KEYS`.
+        `sim.calibration.figures.KEYS`; or the figure itself, of the topology and workload given.
     topology, workload : str
         Of runs that name none.
     sets : sequence of str
@@ -56,6 +56,8 @@ def read_runs(
         With every fault of the list.
     """
     source = str(path)
+    if is_figure(source) and not is_there(Path(path)):
+        return [timed_run(source, topology, workload, sets)]
     tree = from_yaml(read_file(Path(path)), source)
     if isinstance(tree, Branch) and set(tree.entries) == {"runs"}:
         tree = tree.entries["runs"]
@@ -74,6 +76,29 @@ def read_runs(
     if faults:
         raise InputError(faults)
     return runs
+
+
+def timed_run(
+    text: str, topology: str, workload: str, sets: Sequence[str], source: str = ""
+) -> LoggedRun:
+    """A job with one figure of it, as `sim.calibration.figures.read_figures` takes it.
+
+    Parameters
+    ----------
+    text : str
+        The figure, such as ``step_time_s=12.5``.
+    source : str
+        The log that says it; of the command line where there is none.
+
+    Raises
+    ------
+    InputError
+        There is no job, or no such figure.
+    """
+    if not workload:
+        raise InputError.single(source or f"--measured {text}", "needs the WORKLOAD it is of")
+    (figure,) = read_figures(topology, workload, sets, text, option=source or "--measured")
+    return LoggedRun(source or text, figure.topology, figure.workload, figure.step_time_s)
 
 
 def _run(

@@ -21,8 +21,11 @@ _asks = asks(calibrate)
 @click.argument("workload", required=False, shell_complete=JOBS)
 @_asks("nccl_tests", metavar="[OP=]FILE[#N]",
        help="Output of nccl-tests, text or -J; may be repeated.")  # fmt: skip
-@_asks("measured", metavar="FILE",
-       help="YAML list of runs: topology, workload, set, tokens_per_s_per_gpu.")  # fmt: skip
+@_asks("measured", metavar="FILE|KEY=VALUE",
+       help="YAML list of runs: topology, workload, set, tokens_per_s_per_gpu; or one figure of "
+       "WORKLOAD.")  # fmt: skip
+@_asks("log", type=str, metavar="FILE",
+       help="A trainer's log of WORKLOAD on TOPOLOGY: its figure; - if pasted.")  # fmt: skip
 @_asks("kineto", metavar="FILE",
        help="PyTorch profiler trace of WORKLOAD on TOPOLOGY.")  # fmt: skip
 @_asks("nvbandwidth", metavar="FILE", help="Its output.")
@@ -35,8 +38,9 @@ _asks = asks(calibrate)
               help="Write the calibration here, for --calibration of any verb.")  # fmt: skip
 def command(
     topology: str, workload: str | None, nccl_tests: tuple[str, ...], measured: tuple[str, ...],
-    kineto: tuple[str, ...], nvbandwidth: tuple[str, ...], holdout: tuple[str, ...],
-    names: str | None, overrides: tuple[str, ...], form: str, output: Path | None,
+    log: tuple[str, ...], kineto: tuple[str, ...], nvbandwidth: tuple[str, ...],
+    holdout: tuple[str, ...], names: str | None, overrides: tuple[str, ...], form: str,
+    output: Path | None,
 ) -> None:  # fmt: skip
     """Fit named multipliers of TOPOLOGY to measurements, with a prior around 1.
 
@@ -48,8 +52,8 @@ def command(
 
     with progress_bar("evidence") as progress:
         report = sim.calibrate(
-            topology, workload, nccl_tests=nccl_tests, measured=measured, kineto=kineto,
-            nvbandwidth=nvbandwidth,
+            topology, workload, nccl_tests=nccl_tests, measured=measured, log=log,
+            kineto=kineto, nvbandwidth=nvbandwidth,
             holdout=holdout, fit=[n.strip() for n in (names or "").split(",") if n.strip()],
             overrides=overrides, progress=progress,
         )  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 
 from sim.blocks.kernels import STREAMED
 from sim.calibration.observation import Observation, run_observation
-from sim.calibration.runs import LoggedRun, distinct, read_runs
+from sim.calibration.runs import LoggedRun, distinct, read_runs, timed_run
 from sim.cost.collectives import DEFAULT_NCCL, plan_collective
 from sim.cost.nccl.communicator import COLLECTIVES
 from sim.errors import Fault, InputError
@@ -26,6 +26,7 @@ from sim.interop.kineto import KinetoTrace, read_kineto
 from sim.interop.nccl_table import NcclTable
 from sim.interop.nccl_tests import read_nccl_tests
 from sim.interop.nvbandwidth import CopyRates, read_nvbandwidth
+from sim.interop.trainer_logs import log_text, rate_in
 from sim.step.step import step
 from sim.step.variation import Progress
 from sim.units import whole
@@ -232,6 +233,7 @@ def gather(
     *,
     nccl_tests: Iterable[str] = (),
     measured: Iterable[str] = (),
+    log: Iterable[str] = (),
     kineto: Iterable[str] = (),
     nvbandwidth: Iterable[str] = (),
     holdout: Iterable[str] = (),
@@ -264,8 +266,12 @@ def gather(
         more, said = kineto_observations(path, loaded.topology, loaded.workload, progress)
         found, notes = found + more, notes + said
     fitted: list[LoggedRun] = []
-    for path in measured:
-        runs = read_runs(path, topology, workload or "", sets, progress)
+    timed = [read_runs(path, topology, workload or "", sets, progress) for path in measured]
+    for path in log:
+        rate, read = rate_in(*log_text(path))
+        timed.append([timed_run(rate, topology, workload or "", sets, path)])
+        notes.append(f"{path}: {rate} ({read})")
+    for runs in timed:
         fitted += runs
         found += [run_observation(run) for run in distinct(runs, [o.group for o in found])]
     held: list[Observation] = []

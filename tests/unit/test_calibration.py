@@ -284,6 +284,29 @@ def test_what_is_fitted_is_not_held_out(tmp_path: Path) -> None:
     assert [fault.path for fault in refused.value.faults] == ["[1]"]
 
 
+def test_a_log_or_one_figure_is_a_run_of_the_job(tmp_path):
+    """What `diagnose` takes, `calibrate` fits: a third of the speed is a slower cluster's."""
+    log = tmp_path / "train.log"
+    log.write_text("\n".join(f"{{'loss': 1.0, 'tokens_per_second_per_gpu': {4000 + i}}}"
+                             for i in range(9)))  # fmt: skip
+    job = ("dgx-h100", "llama3-8b-sft")
+    assert sim.calibrate(*job, log=log, fit=["gemm_clock"]).calibration.gemm_clock < 0.9
+    (by_log,), _, notes = gather(*job, [], log=[str(log)])
+    (by_figure,), _, _ = gather(*job, [], measured=["tokens_per_s_per_gpu=4004.5"])
+    assert by_log.measured == pytest.approx(by_figure.measured, rel=1e-3)
+    (note,) = notes
+    assert note.startswith(f"{log}: tokens_per_s_per_gpu=4004.5 (tokens_per_second_per_gpu, as ")
+    assert note.endswith(", the median of 8 of 9)")
+    done = CliRunner().invoke(group, ["calibrate", *job, "--measured", "12.5s/it"])
+    assert done.exit_code == 0, done.output
+    assert "12.5 s " in done.output
+    for given in ({"log": [str(log)]}, {"measured": ["12.5s/it"]}):
+        with pytest.raises(InputError, match="needs the WORKLOAD it is of"):
+            gather("dgx-h100", None, [], **given)
+    with pytest.raises(InputError, match=r"runs\.yml  no such file"):
+        gather(*job, [], measured=["runs.yml"])
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
