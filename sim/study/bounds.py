@@ -143,9 +143,9 @@ class Bounds:
             [own] = copies
             lost = workload.model.layers * paced.block_s
             beside = own.once_s + steps * (own.each_s + paced.exchanges_s) + update.accumulating_s
-            pace = steps * sum(paced.kernels.values()) / micro.seconds.sum()
-            gpu = beside + steps * (sum(paced.kernels.values()) + lost)
-            gpu += _beside_s(candidate, micro, pace, under_way, beside)
+            busy_s = steps * (sum(paced.kernels.values()) + lost)
+            gpu = beside + busy_s
+            gpu += _beside_s(candidate, micro, busy_s / micro.seconds.sum(), under_way, beside)
         return LeastTime(gpu + update.update_s, kernels)
 
     def known(self, candidate: Candidate) -> bool:

@@ -20,6 +20,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import field
 from functools import lru_cache
 
+from sim.blocks.layer import layer_kinds
 from sim.blocks.parameters import tree_of
 from sim.blocks.update import copy_kernel
 from sim.cost.collectives import CollectiveCost
@@ -30,7 +31,7 @@ from sim.inputs.base import fields_but
 from sim.inputs.pipeline import blocks_of
 from sim.inputs.shares import mesh_of
 from sim.inputs.trainer import reduces_each
-from sim.inputs.workload import Checkpointing, Parallelism, Workload
+from sim.inputs.workload import Checkpointing, Workload
 from sim.lowering.collectives import cost_of
 from sim.lowering.pricing import sms_taken
 from sim.mesh import Mesh, Sisters
@@ -182,9 +183,20 @@ def _staged(units: Sequence[Unit], workload: Workload) -> list[list[Unit]]:
     return [[unit for unit in units if unit.block in blocks] for blocks in stages]
 
 
-def _kinds(units: Iterable[Unit]) -> Counter[Unit]:
-    """Units that move as much, with how many there are."""
-    return Counter(unit._replace(name="", block=0) for unit in units)
+def _kinds(units: Iterable[Unit], workload: Workload) -> Counter[tuple[Unit, bool]]:
+    """Units that move as much, and whether backward gathers them again; with how many there are.
+
+    It does not reach what lies below all that is trained.
+    """
+    again = [
+        workload.parallelism.reshard_after_forward is True and kind.state != "passive"
+        for kind in layer_kinds(workload.model, workload.method)
+    ]
+    inside = range(1, len(again) + 1)
+    return Counter(
+        (unit._replace(name="", block=0), unit.block in inside and again[unit.block - 1])
+        for unit in units
+    )
 
 
 def _repeats(workload: Workload, micro: int) -> tuple[int, int, int]:
@@ -193,11 +205,6 @@ def _repeats(workload: Workload, micro: int) -> tuple[int, int, int]:
     reduced = micro if reduces_each(workload) else 1
     summed = reduced if p.requires_all_reduce == "every" else 1
     return micro if p.reshard_after_backward else 1, reduced, summed
-
-
-def _twice(p: Parallelism) -> bool:
-    """Whether backward gathers again what forward did."""
-    return p.reshard_after_forward is True
 
 
 def _copied(model: CostModel, workload: Workload, units: Iterable[Unit], alone: bool) -> Copies:
@@ -209,7 +216,7 @@ def _copied(model: CostModel, workload: Workload, units: Iterable[Unit], alone: 
         return model.cost(copy_kernel("copy", traffic)).time_s if traffic > 0.0 else 0.0
 
     once = each = 0.0
-    for unit, times in _kinds(units).items():
+    for (unit, again), times in _kinds(units, workload).items():
         out, grads = seconds(2 * unit.gather_bytes), unit.grad_numel
         if p.pipeline_parallel > 1:
             added = seconds(grads * (width + 2 * wide))
@@ -219,7 +226,7 @@ def _copied(model: CostModel, workload: Workload, units: Iterable[Unit], alone: 
             continue
         gathered, reduced, _ = _repeats(workload, 2)
         more = times * seconds(grads * (width + wide))
-        for many, copies_s in ((gathered, times * out * (1 + _twice(p))), (reduced, more)):
+        for many, copies_s in ((gathered, times * out * (1 + again)), (reduced, more)):
             if many > 1:
                 each += copies_s
             else:
@@ -254,11 +261,11 @@ def _wires(candidate: Candidate, mesh: Mesh) -> _Wires:
     after_s = sum(reduction(unit).time_s for unit in last)
     summed_s = sum(summed(unit).time_s for unit in last if several and mesh.pp == 1)
     one = p.reduce_scatter_max_input_buffers == 1
-    experts = [unit for unit in own if one and unit.over == EXPERT_SHARD and mesh.pp == 1]
-    waited_s = sum(reduction(unit).time_s for unit in experts)
-    kinds = _kinds(own if mesh.pp == 1 else ())
-    gathers = [(gather(unit), times * (1 + _twice(p))) for unit, times in kinds.items()]
-    trained = [(unit, times) for unit, times in kinds.items() if unit.grad_numel]
+    kinds = _kinds(own if mesh.pp == 1 else (), workload)
+    gathers = [(gather(unit), times * (1 + again)) for (unit, again), times in kinds.items()]
+    trained = [(unit, times) for (unit, _), times in kinds.items() if unit.grad_numel]
+    experts = [(unit, times) for unit, times in trained if one and unit.over == EXPERT_SHARD]
+    waited_s = sum(times * reduction(unit).time_s for unit, times in experts)
     reductions = [(reduction(unit), times) for unit, times in trained]
     sums = [(summed(unit), times) for unit, times in trained if several]
     asked = [c for c, _ in (*gathers, *reductions)]
