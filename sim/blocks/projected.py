@@ -2,7 +2,7 @@
 
 A matrix of m rows and n columns, m the fewer, whose gradient is projected onto r of m directions:
 two moments of r x n and the m x r projector are its states. GaLore takes the directions from an SVD
-every `optimizer_interval` steps and projects the step back; APOLLO draws them, and scales the
+every so many steps, 200 by default, and projects the step back; APOLLO draws them, and scales the
 gradient's columns by how AdamW would scale the projected ones.
 
 Source: galore_torch 1.0 (adamw.py, galore_projector.py, ``proj_type="std"``), apollo_torch 1.0

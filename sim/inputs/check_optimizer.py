@@ -6,8 +6,10 @@ from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 
-#: AdamW of projected gradients
-PROJECTED = ("galore", "galore-8bit", "apollo")
+#: AdamW of projected gradients, and what the libraries are called
+PROJECTED = {"galore": "GaLore", "galore-8bit": "GaLore", "apollo": "APOLLO"}
+#: optimizers that step whole matrices
+OF_MATRICES = {"muon": "Muon", **PROJECTED}
 
 
 def findings(workload: Workload) -> Findings:
@@ -46,7 +48,7 @@ def _on_host(w: Workload) -> Findings:
 
 def _by_matrix(w: Workload) -> Findings:
     """Who steps whole matrices, one after another, does so once all of a gradient is there."""
-    if w.optimizer not in ("muon", *PROJECTED):
+    if w.optimizer not in OF_MATRICES:
         return
     p, message, name = w.parallelism, "", w.optimizer
     hint = "write strategy: ddp, or optimizer: adamw"

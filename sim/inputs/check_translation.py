@@ -28,7 +28,7 @@ def _samples(job: Translation, given: Mapping[str, Place]) -> tuple[Finding, ...
     own = place is not None and (theirs is None or place != theirs.place)
     if not own or job.sample is None or job.sample.rows == 1:
         return ()
-    rows, at, what, _ = job.sample
+    rows, at, what = job.sample[:3]
     message = f"{_line(at)}{what}: samples counts rows, and a sample of this trainer is {rows} rows"
     return (warning("pairs", "workload", "samples", message, f"of N pairs say samples={rows}N"),)
 

@@ -214,9 +214,21 @@ def _partly_frozen(w: Workload) -> Findings:
     if beyond:
         message = f"{model.name} has layers 0 to {model.layers - 1}, not {beyond[0]}"
         yield fault("freeze-layers", "workload", path, message, f"write {model.layers - 1} or less")
+    elif len(set(m.layers)) < len(m.layers):
+        twice = next(n for n in m.layers if m.layers.count(n) > 1)
+        yield fault(
+            "freeze-layers", "workload", path, f"layer {twice} stands twice", "write it once"
+        )
     elif not m.extra and not (trained and m.modules):
         message = "nothing is trained"
         yield fault("freeze-layers", "workload", path, message, "write method: {freeze: {last: 2}}")
+    for key, count in (("last", m.last), ("first", m.first)):
+        if count > model.layers:
+            message, hint = (
+                f"{model.name} has {model.layers} layers",
+                f"write {model.layers} or less",
+            )
+            yield fault("freeze-layers", "workload", f"method.{key}", message, hint)
     ends = {"embedding", "head"} & set(m.extra)
     if model.tied_embeddings and len(ends) == 1:
         message = f"embedding and head of {model.name} are one table"

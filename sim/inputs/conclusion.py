@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from sim.errors import InputError
+from sim.inputs.check_optimizer import OF_MATRICES
 from sim.inputs.models import resolve_model
+from sim.inputs.registry import STRATEGIES
+from sim.inputs.strategy import strategy_named
 from sim.inputs.trainer import trainer_named
 from sim.inputs.translation import Sample, Translation
 from sim.inputs.tree import Leaf
@@ -34,10 +37,10 @@ def conclude(job: Translation, path: Path | None) -> None:
             job.take("parallelism.gradient_sync", "every", place, theirs, "true")
         else:
             job.skip(place, theirs, f"{strategy} accumulates without no_sync()")
-    whole = {"muon": "Muon", "galore": "GaLore", "galore-8bit": "GaLore", "apollo": "APOLLO"}
-    if (name := whole.get(job.text_at("optimizer"))) and strategy not in ("single", "ddp"):
+    if (name := OF_MATRICES.get(job.text_at("optimizer"))) and strategy not in ("single", "ddp"):
         why = f"how {strategy}'s parts of matrices are gathered for {name} is not modelled: AdamW"
         job.instead("optimizer", "adamw", why)
+        job.drop("optimizer_rank", "AdamW projects nothing")
     elsewhere = {took.key: took.place for took in job.took}
     job.aside = [aside for aside in job.aside if not aside.answered(elsewhere)]
     adapted = job.text_at("method.kind") in ("lora", "qlora")
@@ -47,7 +50,7 @@ def conclude(job: Translation, path: Path | None) -> None:
     )
     if strategy == "fsdp1" and adapted and apart:
         job.suppose("parallelism.wrap", "peft", "PEFT's wrap policy keeps adapters apart")
-    if job.sample is not None and job.sample.passes:
+    if job.sample is not None and (job.sample.passes or job.sample.own):
         _reference(job, job.sample, strategy, adapted)
     model = job.text_at("model")
     if job.marks_leaves and strategy == "zero3" and model and _experts(model, path):
@@ -65,16 +68,18 @@ def _count_rows(job: Translation, rows: int) -> None:
 
 def _reference(job: Translation, sample: Sample, strategy: str, adapted: bool) -> None:
     """The frozen model that a trainer of preferences runs beside: the base, or a copy of it."""
-    kind, (_, place, theirs, passes) = "adapters-off" if adapted else "copy", sample
+    kind = "adapters-off" if adapted and not sample.own else "copy"
+    place, theirs, passes, said = sample.place, sample.theirs, sample.passes, sample.written
     offload = job.text_at("parallelism.offload")
-    if strategy == "megatron" or (kind == "copy" and offload not in ("", "none")):
-        where = strategy if strategy == "megatron" else f"offload: {offload}"
+    runs = strategy not in STRATEGIES or strategy_named(strategy).takes_reference
+    if not runs or (kind == "copy" and offload not in ("", "none")):
+        where = f"offload: {offload}" if runs else strategy
         why = f"the reference's pass and its copy are not modelled with {where}: not counted"
         job.skip(place, theirs, why, True)
         return
-    job.take("reference", kind, place, theirs)
-    if passes > 1:
-        job.take("reference_passes", passes, place, theirs)
+    job.take("reference", kind, place, theirs, said)
+    if passes != 1:
+        job.take("reference_passes", passes, place, theirs, said)
     narrow = job.text_at("precision.kind") in ("", "fp32")
     whole = strategy in ("ddp", "single") and job.text_at("precision.master") != "bf16"
     if kind == "copy" and whole and not narrow:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -72,6 +72,10 @@ class Format(Protocol):
     @property
     def title(self) -> str:
         """As sentences call it: "an axolotl file"."""
+
+    @property
+    def options(self) -> Callable[[Source], Mapping[str, Mapping[str, str]]] | None:
+        """Of a launch: the options that it gives to scripts, by the script's name."""
 
     def recognises(self, source: Source) -> bool:
         """Whether a file is of this kind."""
@@ -243,8 +247,8 @@ def _handed(formats: Sequence[Format], sources: Sequence[Source], job: Translati
     """Files, the scripts in Python among them with the options that launches give them."""
     given: dict[str, Mapping[str, str]] = {}
     for format_, source in zip(formats, sources, strict=True):
-        options = getattr(format_, "options", None)
-        given |= options(source) if options is not None else {}
+        if format_.options is not None:
+            given |= format_.options(source)
     return [as_started(source, given, job) for source in sources]
 
 

@@ -48,7 +48,7 @@ def findings(w: Workload) -> Findings:
     """Every finding about it."""
     if w.reference == "none":
         idle = {"reference_dtype": w.reference_dtype is not None,
-                "reference_passes": w.reference_passes > 1}  # fmt: skip
+                "reference_passes": w.reference_passes != 1}  # fmt: skip
         for key in (key for key, said in idle.items() if said):
             message = f"{key} changes nothing without a reference"
             yield warning("no-reference", "workload", key, message, "add reference: copy")

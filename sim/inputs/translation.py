@@ -64,13 +64,16 @@ class Begun(NamedTuple):
 class Sample(NamedTuple):
     """How many rows of a batch a trainer makes of a sample, and what says so.
 
-    `passes` are forwards without gradients beside them, of a frozen reference.
+    `written` is the value of the key that says it, nothing of a command; `passes` are forwards
+    without gradients beside them, of a frozen reference, which may be a model of its `own`.
     """
 
     rows: int
     place: Place
     theirs: str
+    written: str = ""
     passes: int = 0
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,9 @@ class Translation:
     nodes: tuple[int, Place] | None = None
     gpus_per_node: tuple[int, Place] | None = None
 
-    def take(self, key: str, value: Any, place: Place, theirs: str, written: str = "") -> None:
+    def take(
+        self, key: str, value: Any, place: Place, theirs: str, written: str | None = None
+    ) -> None:  # fmt: skip
         """Put a value under a key of ours; a second file that says otherwise is a fault.
 
         Parameters
@@ -167,7 +172,7 @@ class Translation:
         place : Place
             Where it was written.
         theirs, written : str
-            Their key, and its value as written.
+            Their key, and its value as written; nothing of what has none, ours where not given.
         """
         tree = value if isinstance(value, Branch | Items | Leaf) else Leaf(value, place)
         before = self.at(key)
@@ -183,7 +188,8 @@ class Translation:
                 return
         self._put(key, tree)
         self.supposed = [s for s in self.supposed if s.key != key]
-        self.took.append(Took(place, theirs, written or _shown(tree), key, _shown(tree)))
+        shown = _shown(tree)
+        self.took.append(Took(place, theirs, shown if written is None else written, key, shown))
 
     def suppose(self, key: str, value: Any, why: str) -> None:
         """Take a default of the tool, unless the key is there already."""
@@ -195,11 +201,21 @@ class Translation:
 
     def instead(self, key: str, value: Any, why: str) -> None:
         """What was taken under a key of ours cannot be followed: another value stands for it."""
+        self.drop(key, why, matters=True)
         self._put(key, Leaf(value, Place(f"{why}{_DEFAULT}")))
+
+    def drop(self, key: str, why: str, matters: bool = False) -> None:
+        """Leave a key of ours out again, and aside what it was taken from."""
+        above, _, last = key.rpartition(".")
+        branch = self.at(above) if above else self.tree
+        if isinstance(branch, Branch):
+            branch.entries.pop(last, None)
+            branch.keys.pop(last, None)
+        self.supposed = [s for s in self.supposed if s.key != key]
         followed = [took for took in self.took if took.key == key]
         self.took = [took for took in self.took if took.key != key]
         for took in followed:
-            self.skip(took.place, took.theirs, why, True)
+            self.skip(took.place, took.theirs, why, matters)
 
     def replace(self, key: str, value: Any, why: str) -> None:
         """Put another value in place of one that was taken or supposed, and say why."""

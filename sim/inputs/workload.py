@@ -328,7 +328,7 @@ class Workload(Spec):
     reference: Literal["none", "copy", "adapters-off"] = "none"
     # of the copy's weights; None: the compute dtype, as trainers load it
     reference_dtype: Literal["bf16", "fp32"] | None = None
-    reference_passes: Positive = 1  # of such forwards in a micro-step
+    reference_passes: NotNegative = 1  # forwards in a micro-step; 0: all made before training
     # the loop around forward, backward and step; None: what the strategy mostly runs under
     trainer: (
         Literal[

@@ -11,6 +11,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_accelerate import comment
 from sim.interop.emit_common import accumulation, adapters, length_said, state_dict_type, tf32
+from sim.interop.trainers import projected
 from sim.interop.trainers.words import written_attention, written_optimizer
 from sim.interop.yaml_text import blocks
 
@@ -27,6 +28,7 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
         "micro_batch_size": workload.micro_batch,
         "gradient_accumulation_steps": workload.gradient_accumulation,
         "optimizer": "muon" if workload.optimizer == "muon" else written_optimizer(workload),
+        **projected.written(workload),
         "bf16": workload.precision.activations == "bf16",
         "fp16": precision == "fp16",
         **tf32(workload),

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sim.errors import InputError
+from sim.inputs.check_optimizer import PROJECTED
 from sim.inputs.models import repository
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -27,6 +28,28 @@ def _named(names: Mapping[str, str], parts: Sequence[str]) -> str:
     return ",".join(theirs for theirs, ours in names.items() if ours in parts)
 
 
+def _optimizer(workload: Workload) -> dict[str, Any]:
+    """The optimizer: flags of its own for those of whole matrices."""
+    name = workload.optimizer
+    if name == "muon":
+        return {"use_muon": True}
+    if name not in PROJECTED:
+        return {"optim": written_optimizer(workload)}
+    library = PROJECTED[name].lower()
+    said = {f"use_{library}": True, f"{library}_rank": workload.optimizer_rank}
+    return {**said, "optim": "adamw_8bit"} if name.endswith("8bit") else said
+
+
+def _stage(workload: Workload) -> tuple[str, int]:
+    """Its stage, and of how many rows a sample of it is."""
+    if workload.reference != "none":
+        if workload.reference_passes == 3:
+            return "kto", 1
+        if workload.reference_passes == 1 and workload.micro_batch % 2 == 0:
+            return "dpo", 2
+    return "sft", 1
+
+
 def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
     """The configuration file.
 
@@ -39,12 +62,15 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
     if precision.low:
         option = "--emit llamafactory"
         raise InputError.single(option, "LLaMA-Factory's FP8 is not written; emit axolotl instead")
+    stage, rows = _stage(workload)
     config: dict[str, Any] = {
         "model_name_or_path": repository(workload.model),
-        "stage": "sft",
+        "stage": stage,
         "do_train": True,
         "finetuning_type": "lora" if method.adapted else method.kind,
     }
+    if workload.reference == "copy" and method.adapted:  # else it is the base, adapters off
+        config["ref_model"] = config["model_name_or_path"]
     if method.kind == "freeze":
         config["freeze_trainable_layers"] = method.last or -method.first
         if set(method.modules) != set(PARTS.values()):
@@ -64,13 +90,9 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
         config |= {"quantization_bit": 4, "double_quantization": method.double_quantization}
     config |= {
         "cutoff_len": workload.sequence_length,
-        "per_device_train_batch_size": workload.micro_batch,
+        "per_device_train_batch_size": workload.micro_batch // rows,
         "gradient_accumulation_steps": workload.gradient_accumulation,
-        **(
-            {"use_muon": True}
-            if workload.optimizer == "muon"
-            else {"optim": written_optimizer(workload)}
-        ),
+        **_optimizer(workload),
         "bf16": precision.kind == "bf16" and precision.master == "fp32",
         "fp16": precision.kind == "fp16",
         **tf32(workload),
@@ -98,6 +120,6 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
         config["deepspeed"] = "ds_config.json"
     length = length_said(topology, workload, "num_train_epochs")
     if workload.samples and "max_steps" not in length:
-        config["max_samples"] = workload.samples
+        config["max_samples"] = workload.samples // rows
     config |= length
     return blocks(config, f"{workload.name}, written by scaling-sim; add dataset and template")

@@ -10,6 +10,7 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_common import accumulation, adapters, length_said, tf32
+from sim.interop.trainers import projected
 from sim.interop.trainers.words import written_attention, written_optimizer
 from sim.interop.yaml_text import blocks
 from sim.strategies.units import dtypes
@@ -51,6 +52,7 @@ def trl_yaml(topology: Topology, workload: Workload) -> str:
         "fp16": precision.kind == "fp16",
         **tf32(workload),
         "optim": written_optimizer(workload),
+        **projected.written(workload),
         **written_attention(workload.attention),
         "torch_compile": workload.compile,
         "dataloader_num_workers": workload.data.workers,

@@ -7,6 +7,7 @@ from typing import Any
 
 from sim.errors import Fault, InputError
 from sim.inputs.base import Spec
+from sim.inputs.check_optimizer import PROJECTED
 from sim.inputs.checks import check, finish
 from sim.inputs.foreign import format_of, source_of, translate
 from sim.inputs.method import OF_FREEZE
@@ -96,10 +97,15 @@ def lost(texts: Mapping[str, str], workload: Workload) -> tuple[list[Lost], list
     said = {t.key for t in job.took} | {s.key for s in job.supposed}
     known = {key for a in job.aside for keys in a.answers for key in keys}  # said, not followed
     wrong = [*_differing(read, workload, [*(f"parallelism.{a}" for a in _AXES), "reference"])]
+    if workload.reference != "none":
+        wrong += _differing(read, workload, ["reference_passes"])
+    if workload.optimizer in PROJECTED:
+        wrong += _differing(read, workload, ["optimizer_rank"])
     if workload.method.kind == "freeze":
         paths = [f"method.{key}" for key in ("kind", *OF_FREEZE)]
         wrong += _differing(read, workload, paths)
-    wrong += [d for d in _differing(read, workload, _ALSO) if d.path in said - known]
+    also = _differing(read, workload, _ALSO)
+    wrong += [d for d in also if d.path in said - known and d not in wrong]
     unsaid = [p for p in _paths(workload) if p not in known]
     return wrong, [d for d in _differing(read, workload, unsaid) if d not in wrong]
 

@@ -24,9 +24,10 @@ def written(found: ImportedJob) -> View:
 def became(found: ImportedJob) -> View:
     """What became of each key."""
     took = [
-        [_line(t["place"]), f"{t['theirs']}: {t['value']}", f"{t['key']}: {t['ours']}"]
+        [_line(t["place"]), ": ".join(filter(None, (t["theirs"], t["value"]))),
+         f"{t['key']}: {t['ours']}"]
         for t in found.took
-    ]
+    ]  # fmt: skip
     assumed = [[f"{a['key']}: {a['ours']}", a["why"]] for a in found.assumed]
     matter = [a for a in found.aside if a["matters"]]
     aside = _grouped(a for a in found.aside if not a["matters"])

@@ -35,7 +35,7 @@ _FORWARD = "forward"
 def reference_passes(
     topology: Topology, workload: Workload, slow: tuple[Slow, ...] = ()
 ) -> WindowMeasures | None:
-    """What the reference adds to a micro-step; None where a job has none.
+    """What the reference adds to a micro-step; None where a job makes none.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def reference_passes(
     slow : tuple of Slow
         Its stragglers. Of jitter the passes are those of no draw.
     """
-    if workload.reference == "none":
+    if workload.reference == "none" or not workload.reference_passes:
         return None
     each = _forward(topology, reference_of(workload), slow)
     return weighted((each, workload.reference_passes))

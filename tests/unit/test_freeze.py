@@ -199,6 +199,9 @@ def test_checkpoints_hold_frozen_weights_as_stored():
     [
         ("{freeze: {layers: [32]}}", (), "freeze-layers"),
         ("{freeze: {}}", (), "freeze-layers"),
+        ("{freeze: {last: 40}}", (), "freeze-layers"),
+        ("{freeze: {first: 33}}", (), "freeze-layers"),
+        ("{freeze: {layers: [3, 3]}}", (), "freeze-layers"),
         ("{freeze: {last: 2}}", ["precision=fp8"], "freeze-precision"),
         ("{freeze: {extra: [head]}}", ["model=qwen2.5-0.5b"], "freeze-tied"),
         ("{freeze: {last: 2}}", ["parallelism={strategy: fsdp1, wrap: peft}"], "freeze-wrap"),
@@ -235,6 +238,9 @@ bf16: true
          {"last": 2, "modules": ("attention", "ffn")}, 1),
         ("freeze_extra_modules: embed_tokens,lm_head",
          {"last": 2, "extra": ("embedding", "head")}, 0),
+        # a part that is not known was said not to be trained, and all of a layer was
+        ("freeze_trainable_modules: q_proj,mlp,v_proj", {"last": 2, "modules": ("ffn",)}, 1),
+        ("freeze_extra_modules: all", {"last": 2, "extra": ()}, 1),
         ("use_llama_pro: true", {"last": 0, "layers": (15, 31)}, 0),
         ("use_llama_pro: true\nfreeze_trainable_layers: 5", {"last": 5}, 1),  # 5 do not divide 32
     ],
@@ -247,6 +253,28 @@ def test_files_of_llama_factory(tmp_path, keys, expected, told):
     assert method.kind == "freeze"
     assert {key: getattr(method, key) for key in expected} == expected
     assert len([row for row in sim.import_job(path).aside if row["matters"]]) == told
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("freeze_trainable_modules: q_proj, v_proj", "freeze.yaml:6.*q_proj, v_proj: no part"),
+        ("freeze_trainable_layers: 0", "nothing is trained"),
+    ],
+)
+def test_a_file_that_trains_nothing_known(tmp_path, key, said):
+    path = tmp_path / "freeze.yaml"
+    path.write_text(FACTORY.format(key))
+    with pytest.raises(sim.InputError, match=said):
+        load("dgx-h100", path)
+
+
+def test_a_default_is_not_quoted_from_the_file(tmp_path):
+    path = tmp_path / "freeze.yaml"
+    path.write_text(FACTORY.format(""))
+    found = sim.import_job(path)
+    assert "method.last" in [row["key"] for row in found.assumed]
+    assert "freeze_trainable_layers" not in [row["theirs"] for row in found.took]
 
 
 def test_written_and_read_again():

@@ -4,10 +4,14 @@ import pytest
 
 import sim
 from sim.blocks.muon import trained
-from sim.blocks.optimizer import projection_of
+from sim.blocks.optimizer import OPTIMIZERS, projection_of
 from sim.blocks.update import optimizer_kernels, shard_of
+from sim.inputs.check_optimizer import PROJECTED
 from sim.inputs.loader import load
 from sim.inputs.method import Method
+from sim.interop.emit import texts_of
+from sim.interop.roundtrip import read_back
+from sim.interop.trainers.projected import WRITTEN
 from sim.memory.states import optimizer_bytes, optimizer_temporaries
 
 JOB = {"name": "m", "model": "llama-2-7b", "sequence_length": 1024,
@@ -113,6 +117,12 @@ model = AutoModelForCausalLM.from_pretrained("Qwen/Qwen2.5-0.5B")
 args = TrainingArguments("o", per_device_train_batch_size=2, bf16=True, optim="{}"{})
 Trainer(model=model, args=args, tokenizer=tokenizer(max_length=2048)).train()
 """
+AXOLOTL = """\
+base_model: Qwen/Qwen2.5-0.5B
+sequence_len: 2048
+optimizer: galore_adamw
+{}
+"""
 FACTORY = """\
 model_name_or_path: Qwen/Qwen2.5-0.5B
 stage: sft
@@ -132,6 +142,13 @@ pure_bf16: true
         ("run.py", HF.format("apollo_adamw", ', optim_args="rank=1,scale=128.0"'), "apollo", 1, ""),
         ("run.py", HF.format("galore_adamw_layerwise", ""), "galore", 128, "layer by layer"),
         ("run.py", HF.format("galore_adafactor", ""), "adafactor", 128, "not modelled"),
+        ("job.yaml", AXOLOTL.format("optim_args: {rank: 64, scale: 0.25}"), "galore", 64, ""),
+        ("job.yaml", AXOLOTL.format("optim_target_modules: all_linear"), "galore", 128, ""),
+        ("job.yaml", AXOLOTL.format("optim_target_modules: [self_attn, mlp]"), "galore", 128, ""),
+        ("job.yaml", AXOLOTL.format("optim_target_modules: ['.*.attn.*', '.*.mlp.*']"), "galore",
+         128, "q_proj, k_proj, v_proj, o_proj may have whole states"),
+        ("job.yaml", AXOLOTL.format(r"optim_target_modules: ['.*\.self_attn\..*']"), "galore", 128,
+         "gate_proj, up_proj, down_proj may"),
         ("job.yaml", FACTORY.format("use_galore: true\ngalore_rank: 256"), "galore", 256, ""),
         ("job.yaml", FACTORY.format("use_galore: true"), "galore", 16, ""),
         ("job.yaml", FACTORY.format("use_apollo: true\napollo_rank: 32"), "apollo", 32, ""),
@@ -147,3 +164,30 @@ def test_files_of_trainers(tmp_path, name, text, optimizer, rank, told):
     assert (w.optimizer, w.optimizer_rank) == (optimizer, rank)
     said = [row["why"] for row in sim.import_job(path).aside if row["matters"]]
     assert any(told in why for why in said) if told else said == []
+
+
+def test_a_rank_of_nothing_is_not_taken(tmp_path):
+    """GaLore under FSDP is taken as AdamW; `run` warned of a rank that no file has."""
+    path = tmp_path / "job.yaml"
+    fsdp = "optim_args: {rank: 64}\nfsdp_version: 2\nfsdp_config: {reshard_after_forward: true}"
+    path.write_text(AXOLOTL.format(fsdp))
+    loaded = load("dgx-h100", path)
+    assert (loaded.workload.optimizer, loaded.workload.optimizer_rank) == ("adamw", 128)
+    assert "optimizer-rank" not in [w.code for w in loaded.notes.warnings]
+    assert "optimizer_rank" not in sim.import_job(path).yaml
+
+
+def test_names_of_projected_optimizers():
+    assert {name for name, how in OPTIMIZERS.items() if how.projected} == set(PROJECTED)
+    assert set(WRITTEN) == set(PROJECTED)
+
+
+@pytest.mark.parametrize("optimizer", PROJECTED)
+@pytest.mark.parametrize("kind", ["trl", "axolotl", "llamafactory"])
+def test_written_and_read_again(optimizer, kind):
+    """They were refused, with the two that were just refused named instead."""
+    sets = [f"optimizer={optimizer}", "optimizer_rank=64", "parallelism={strategy: ddp}"]
+    loaded = load("h100-x1", JOB, [*sets, "trainer=huggingface"])
+    texts = texts_of(loaded.topology, loaded.workload, kind)
+    read, _ = read_back(texts, loaded.workload)
+    assert (read.optimizer, read.optimizer_rank) == (optimizer, 64)

@@ -6,6 +6,7 @@ import sim
 from sim.blocks.flops import token_flops
 from sim.blocks.parameters import count_parameters
 from sim.inputs.loader import load
+from sim.interop.emit import texts_of
 from sim.result.explain import explain
 from sim.step.step import quick, step
 from sim.step.variation import Slow, Variation
@@ -18,6 +19,7 @@ model = AutoModelForCausalLM.from_pretrained("Qwen/Qwen2.5-7B", torch_dtype=torc
 args = DPOConfig(per_device_train_batch_size=2, max_length=2048, bf16=True{})
 DPOTrainer(model=model, args=args{}).train()
 """
+REFERENCE = 'ref = AutoModelForCausalLM.from_pretrained("Qwen/Qwen2.5-{}")\n'
 KTO = """\
 model_name_or_path: Qwen/Qwen2.5-7B
 stage: kto
@@ -184,6 +186,19 @@ def test_what_is_not_modelled_is_refused(job, sets, code):
         ("run.py", DPO.format("", ""), "copy", 1, ""),
         ("run.py", DPO.format("", ", peft_config=LoraConfig(r=16)"), "adapters-off", 1, ""),
         ("run.py", DPO.format(", precompute_ref_log_probs=True", ""), "none", 1, "before training"),
+        # TRL's copy stays where its passes are made before; LLaMA-Factory's is a model of its own
+        ("run.py", REFERENCE.format("7B") + DPO.format(
+            ", precompute_ref_log_probs=True", ", ref_model=ref"), "copy", 0, "before training"),
+        ("run.py", REFERENCE.format("7B") + DPO.format("", ", ref_model=ref"), "copy", 1, ""),
+        ("run.py", REFERENCE.format("0.5B") + DPO.format("", ", ref_model=ref"), "copy", 1,
+         "another model"),
+        ("run.py", DPO.format("", ", ref_model=deepcopy(model)"), "copy", 1, ""),
+        ("run.py", DPO.format("", ", ref_model=None"), "copy", 1, ""),
+        ("dpo.yaml", KTO.format("lora").replace("kto", "dpo\nref_model: Qwen/Qwen2.5-7B"),
+         "copy", 1, ""),
+        ("dpo.yaml", KTO.format("lora").replace(
+            "kto", "dpo\nref_model: Qwen/Qwen2.5-7B\nref_model_quantization_bit: 4"),
+         "copy", 1, "4-bit weights of a reference"),
         ("kto.yaml", KTO.format("lora"), "adapters-off", 3, ""),
         ("kto.yaml", KTO.format("full"), "copy", 3, ""),
         ("orpo.yaml", KTO.format("lora").replace("kto", "dpo\npref_loss: orpo"), "none", 1, ""),
@@ -208,3 +223,44 @@ def test_llama_factory_loads_a_copy_in_16_bits(tmp_path, kind):
     path.write_text(KTO.format(kind).replace("kto", "dpo"))
     job = load("dgx-h100", path).workload
     assert (job.method.kind, job.reference, job.reference_dtype) == (kind, "copy", "bf16")
+
+
+def test_passes_made_before_leave_the_copy():
+    plain, before = (
+        stepped(SFT, *sets)[0] for sets in ([], ["reference=copy", "reference_passes=0"])
+    )
+    assert before.time_s == plain.time_s
+    copy = stepped(SFT, "reference=copy")[0].memory
+    assert before.memory.needed_bytes > plain.memory.needed_bytes
+    assert before.memory.needed_bytes == copy.needed_bytes
+
+
+def test_the_table_quotes_what_a_file_says(tmp_path):
+    """It said `stage: copy` and `stage: 3`."""
+    path = tmp_path / "kto.yaml"
+    path.write_text(KTO.format("full"))
+    said = {
+        row["key"]: row["value"] for row in sim.import_job(path).took if row["theirs"] == "stage"
+    }
+    assert said == {"reference": "kto", "reference_passes": "kto"}
+
+
+@pytest.mark.parametrize(
+    ("job", "sets", "said"),
+    [
+        (SFT, ["reference=copy", "reference_dtype=bf16"], ["stage: dpo"]),
+        (SFT, ["reference=copy", "reference_passes=3"], ["stage: kto"]),
+        (LORA, ["reference=adapters-off"], ["stage: dpo"]),
+        (LORA, ["reference=copy"], ["stage: dpo", "ref_model: "]),
+    ],
+)
+def test_written_for_llama_factory(job, sets, said):
+    """It was said not to be able to say it."""
+    loaded = load("dgx-h100", job, [
+        *sets, "micro_batch=2", "parallelism={strategy: ddp}", "attention=flash2",
+        "trainer=huggingface", "data.packing=false", "global_batch=null", "precision=bf16",
+    ])  # fmt: skip
+    text = texts_of(loaded.topology, loaded.workload, "llamafactory")["llamafactory.yaml"]
+    assert all(line in text for line in [*said, "per_device_train_batch_size: "])
+    with pytest.raises(sim.InputError, match=r"reference_passes|micro_batch|reference"):
+        texts_of(loaded.topology, loaded.workload, "trl")

@@ -144,7 +144,7 @@ class Keys:
 
     def put(self, key: str, value: Any, *names: str) -> None:
         """Take a value made of the key of some names."""
-        written = self.text(*names) if isinstance(self.tree(*names), Leaf) else ""
+        written = self.text(*names) if isinstance(self.tree(*names), Leaf) else None
         found = next((self.branch.entries[n] for n in names if n in self.branch.entries), None)
         place = found.place if found is not None else self.branch.place
         self.job.take(key, value, place, self.named(*names), written)

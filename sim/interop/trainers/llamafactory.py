@@ -9,7 +9,7 @@ from sim.inputs.models import resolve_model
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Items, Leaf
-from sim.interop.trainers import common, huggingface, preferences, words
+from sim.interop.trainers import common, huggingface, preferences, projected, words
 from sim.interop.trainers.common import LoraKeys, TrainerFormat
 from sim.interop.trainers.keys import Keys
 
@@ -82,7 +82,12 @@ def _stage(keys: Keys, stage: str) -> None:
     kind = loss if stage == "dpo" and loss in ("orpo", "simpo") else stage
     if kind not in ("", "sft", "pt"):
         preferences.of_key(keys, kind, "stage", f"stage {stage}")
-    if kind in ("dpo", "kto") and keys.job.text_at("method.kind") in ("full", "freeze"):
+    narrower = "ref_model_quantization_bit"
+    if keys.has("ref_model") and (bits := keys.count(narrower)):
+        keys.matters(f"{bits}-bit weights of a reference are not modelled", narrower)
+    method = keys.job.text_at("method.kind")
+    whole = method in ("full", "freeze") or keys.has("ref_model")
+    if kind in ("dpo", "kto") and whole:
         keys.job.suppose("reference_dtype", "bf16", "LLaMA-Factory loads it in the compute dtype")
 
 
@@ -115,7 +120,7 @@ def _projected(keys: Keys) -> None:
         keys.put_count("optimizer_rank", f"{name}_rank", default=16)
         keys.leave(f"use_{name} decides", "optim")
         if keys.flag(f"{name}_layerwise"):
-            keys.matters(words.LAYERWISE, f"{name}_layerwise")
+            keys.matters(projected.LAYERWISE, f"{name}_layerwise")
         if keys.text(f"{name}_target") not in ("", "all"):
             keys.matters("all linear layers are taken to be projected", f"{name}_target")
         keys.leave_matching("nothing of a step's time or memory", rf"{name}_\w+")
@@ -143,15 +148,19 @@ def _frozen(keys: Keys) -> None:
     Source: model/adapter.py, `_setup_freeze_tuning`; model/model_utils/checkpointing.py,
     `get_custom_gradient_checkpointing_func`, by which no gradient passes below them.
     """
-    count = int(keys.number("freeze_trainable_layers") or 0) or 2
-    spread = _spread(keys, abs(count)) if keys.flag("use_llama_pro") else ()
+    said = keys.count("freeze_trainable_layers")
+    count = 2 if said is None else said
+    spread = _spread(keys, abs(count)) if count and keys.flag("use_llama_pro") else ()
     if spread:
         place = keys.place("use_llama_pro")
         keys.put("method.layers", Items([Leaf(n, place) for n in spread], place), "use_llama_pro")
         keys.leave("so many of them", "freeze_trainable_layers")
     else:
         key = "method.last" if count > 0 else "method.first"
-        keys.put(key, abs(count), "freeze_trainable_layers")
+        if said is None:
+            keys.suppose(key, count)
+        else:
+            keys.put(key, abs(count), "freeze_trainable_layers")
     keys.job.suppose("method.input_require_grads", False, "checkpoints ask of their input alone")
     if keys.flag("use_llama_pro") and not spread:
         why = "how its blocks are spread over the model is not known: the last as many are taken"
@@ -161,13 +170,17 @@ def _frozen(keys: Keys) -> None:
         ("freeze_extra_modules", "method.extra", ENDS),
     ):
         words = [word.strip() for word in keys.text(theirs).split(",") if word.strip()]
-        if not words or "all" in words:
+        if not words or ("all" in words and names is PARTS):
             keys.leave("all of a layer", theirs)
             continue
-        if strange := [word for word in words if word.split(".")[0] not in names]:
-            keys.matters(f"{strange[0]} is no part that is known here: not trained", theirs)
         heads = {word.split(".")[0] for word in words}
         found = dict.fromkeys(ours for word, ours in names.items() if word in heads)
+        if strange := ", ".join(word for word in words if word.split(".")[0] not in names):
+            known = f"no part that is known here ({', '.join(names)})"
+            if not found and names is PARTS:  # which would train all of a layer
+                keys.fault(f"{strange}: {known}", theirs)
+            else:
+                keys.matters(f"{strange}: {known}, so not trained", theirs)
         if any("." in word for word in words):
             keys.matters("parts of attention or of an FFN are taken as the whole", theirs)
         if found:

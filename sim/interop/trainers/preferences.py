@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.inputs.translation import Sample
-from sim.inputs.tree import Place
+from sim.inputs.tree import Leaf, Place
 from sim.interop.trainers.keys import Keys
 from sim.records import NamedTuple
 
@@ -12,6 +12,7 @@ _BEFORE = (
     "the reference is run before training, a forward of every sample once, which is not counted"
 )
 _ANOTHER = "a reference of another model is not modelled: taken as a copy of what is trained"
+_COPY = "the reference is a copy of the model"
 _HEAD = (
     "a score is no vocabulary: the head's products are counted all the same (a few per cent), its "
     "logits are not"
@@ -83,22 +84,30 @@ def of_kind(keys: Keys, kind: str, place: Place, theirs: str) -> bool:
         return False
     if job.sample is not None:
         return True
-    job.sample = Sample(step.rows, place, theirs, _passes(keys, step.passes))
+    written = keys.text(theirs) if isinstance(keys.branch.entries.get(theirs), Leaf) else ""
+    passes, own = _passes(keys, step.passes)
+    job.sample = Sample(step.rows, place, theirs, written, passes, own)
     if step.scores:
-        job.take("loss", "fused-linear", place, theirs)
+        job.take("loss", "fused-linear", place, theirs, written)
     if step.left:
         job.skip(place, theirs, step.left, True)
     return True
 
 
-def _passes(keys: Keys, usual: int) -> int:
-    """Forwards of a reference in a micro-step, which a file may have made before or do without."""
+def _passes(keys: Keys, usual: int) -> tuple[int, bool]:
+    """Forwards of a reference in a micro-step, and whether it is a model of its own.
+
+    A file may have the passes made before, which leaves the model where it is, or do without.
+    """
     if keys.flag("reference_free") and usual:
         keys.leave(_FREE, "reference_free")
-        return 0
+        return 0, False
+    own = bool(usual) and keys.has("ref_model")
+    if own and keys.text("ref_model") != keys.job.text_at("model"):
+        keys.matters(_ANOTHER, "ref_model")
+    elif own:
+        keys.leave(_COPY, "ref_model")
     if keys.flag("precompute_ref_log_probs") and usual:
         keys.matters(_BEFORE, "precompute_ref_log_probs")
-        return 0
-    if usual and keys.has("ref_model"):
-        keys.matters(_ANOTHER, "ref_model")
-    return usual
+        return 0, own
+    return usual, own

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 
+from sim.inputs.python_calls import NAME
 from sim.inputs.python_values import is_unknown
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Begun, Source, Translation
-from sim.inputs.tree import Branch, Leaf
+from sim.inputs.tree import Branch, Leaf, Tree
 from sim.interop.trainers import (
     common,
     huggingface,
@@ -29,6 +30,7 @@ _KIND = re.compile(r"(?:^|\.)(DPO|ORPO|KTO|CPO|GRPO|RLOO|GKD|Reward)(?:Trainer|C
 #: models of sentence-transformers
 _EMBEDS = {"SentenceTransformer": "embeddings", "CrossEncoder": "scores"}
 _ROWS = {name: name for name in ("max_seq_length", "packing", "dataset_text_field")}
+_MODEL = "model_name_or_path"
 _UNSLOTH = "Unsloth's kernels"
 
 
@@ -39,7 +41,7 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source, job: Translation) -> None:
     """Read the trainer's arguments, the model, its adapters and how its weights are loaded."""
-    made = script_calls.made(source, _own)
+    made, reference = _apart(script_calls.made(source, _own))
     calls = script_calls.chosen(made, job)
     script_calls.set_later(made, calls, job)
     # else TRL of 2024 or none
@@ -56,6 +58,10 @@ def read(source: Source, job: Translation) -> None:
             job.begun = Begun(found[1].lower(), call.branch.place, f"{call.last}()")
             break
     huggingface.in_python(source, keys, trl, configured and not fast)
+    if reference is not None:
+        own = keys.branch.entries.get(_MODEL, reference)  # of which it is a copy
+        keys.branch.entries["ref_model"] = own if is_unknown(reference) else reference
+        keys.branch.keys["ref_model"] = reference.place
     _preferences(keys, calls)
     script_calls.spread(keys)
     unfollowed.tell(source, job)
@@ -74,17 +80,34 @@ def _preferences(keys: Keys, calls: list[script_calls.ScriptCall]) -> None:
         preferences.of_kind(keys, "scores", scores.branch.place, scores.name)
 
 
+def _apart(
+    calls: list[script_calls.ScriptCall],
+) -> tuple[list[script_calls.ScriptCall], Tree | None]:
+    """Calls without what loads a trainer's frozen reference, and which model that is, if given."""
+    trainer = next(
+        (c for c in calls if c.kind == "trainer" and "ref_model" in c.branch.entries), None
+    )
+    if trainer is None:
+        return calls, None
+    given = trainer.branch.entries["ref_model"]
+    if isinstance(given, Leaf) and given.value is None:
+        return calls, None
+    named, trained = (trainer.text(key + NAME) for key in ("ref_model", "model"))
+    loading = [c for c in calls if c.kind == "model" and named and c.text(NAME) == named != trained]
+    model = next((c.said[_MODEL] for c in loading if _MODEL in c.said), given)
+    return [c for c in calls if c not in loading], model
+
+
 def _own(name: str, call: Branch) -> tuple[str, dict[str, str]] | None:
     """A trainer, and its arguments."""
     if _ARGUMENTS.search(name):
         return "arguments", {k: k for k in call.entries if k.isidentifier()}
     if name.rpartition(".")[2] in _EMBEDS:
-        model = "model_name_or_path"
-        return "model", {"0": model, model: model, "max_seq_length": "model_max_length"}
+        return "model", {"0": _MODEL, _MODEL: _MODEL, "max_seq_length": "model_max_length"}
     if name.endswith("Trainer"):
         named = call.entries.get("model")  # TRL's loads a model of that name
         loads = isinstance(named, Leaf) and not is_unknown(named)
-        return "trainer", _ROWS | ({"model": "model_name_or_path"} if loads else {})
+        return "trainer", _ROWS | ({"model": _MODEL} if loads else {})
     return None
 
 

@@ -9,15 +9,16 @@ import re
 from collections.abc import Mapping
 
 from sim.errors import InputError
+from sim.inputs.check_optimizer import PROJECTED
 from sim.inputs.model import IN_PROJECTIONS, LINEARS
 from sim.inputs.recipes import RECIPES
 from sim.inputs.tree import Items, Leaf
 from sim.inputs.versions import SOFTWARE, older, versions
 from sim.inputs.workload import Stack, Workload
+from sim.interop.trainers import projected
 from sim.interop.trainers.keys import Keys
 
 #: ours, and the implementation where the name says it
-LAYERWISE = "a step layer by layer, within backward, is not modelled: all gradients are kept"
 _OPTIMIZERS: dict[str, tuple[str, str | None]] = {
     "adamw": ("adamw", None),
     "adam": ("adamw", None),
@@ -48,9 +49,9 @@ _LIKE = {
     "adamw_torch_4bit": ("adamw-8bit", "4-bit states are taken as 8-bit ones"),
     "ademamix": ("adamw", "its third state is not counted"),
     "galore_adafactor": ("adafactor", "GaLore's projection of Adafactor is not modelled"),
-    "galore_adamw_layerwise": ("galore", LAYERWISE),
-    "galore_adamw_8bit_layerwise": ("galore-8bit", LAYERWISE),
-    "apollo_adamw_layerwise": ("apollo", LAYERWISE),
+    "galore_adamw_layerwise": ("galore", projected.LAYERWISE),
+    "galore_adamw_8bit_layerwise": ("galore-8bit", projected.LAYERWISE),
+    "apollo_adamw_layerwise": ("apollo", projected.LAYERWISE),
 }
 #: both by the name without underscores, as a class is called
 _OPTIMIZER_OF = {name.replace("_", ""): found for name, found in _OPTIMIZERS.items()}
@@ -102,6 +103,8 @@ WRITTEN_PAGED = {
     "adamw": "paged_adamw_32bit", "adamw-8bit": "paged_adamw_8bit",
     "lion": "paged_lion_32bit", "lion-8bit": "paged_lion_8bit",
 }  # fmt: skip
+#: kinds of files whose trainer brings a Muon of its own
+OWN_MUON = ("axolotl", "llamafactory")
 WRITTEN_IMPLEMENTATION = {("adamw", "foreach"): "adamw_torch"}  # others run as they do
 WRITTEN_ATTENTION = {
     "flash2": "flash_attention_2", "flash3": "flash_attention_3", "sdpa": "sdpa", "eager": "eager",
@@ -144,10 +147,6 @@ def recipe(keys: Keys, ours: str, *names: str) -> None:
             keys.job.suppose(f"stack.{software}", need, f"{ours} needs it")
 
 
-#: of Hugging Face's ``optim_args``
-_RANK = re.compile(r"\brank\s*=\s*(\d+)")
-
-
 def optimizer(keys: Keys, *names: str) -> None:
     """Which optimizer runs."""
     optimizer_named(keys, keys.text(*names), *names)
@@ -180,8 +179,8 @@ def optimizer_named(keys: Keys, word: str, *names: str, adamw: str = "adamw") ->
         keys.put("optimizer_paged", True, *names)
     if bare not in _OPTIMIZER_OF:
         keys.matters(why, *names)
-    if rank := _RANK.search(keys.text("optim_args")):
-        keys.put("optimizer_rank", int(rank[1]), "optim_args")
+    if like in PROJECTED:
+        projected.projected(keys)
 
 
 def written_optimizer(workload: Workload) -> str:
@@ -193,9 +192,12 @@ def written_optimizer(workload: Workload) -> str:
         They have none.
     """
     optimizer = workload.optimizer
+    if optimizer in projected.WRITTEN:
+        return projected.WRITTEN[optimizer]
     if optimizer not in WRITTEN_OPTIMIZERS:
-        option, other = "--emit", "emit axolotl or llamafactory instead"
-        raise InputError.single(option, f"Hugging Face's Trainer has no {optimizer}; {other}")
+        option = "--emit"
+        able = f"; emit {' or '.join(OWN_MUON)} instead" if optimizer == "muon" else ""
+        raise InputError.single(option, f"Hugging Face's Trainer has no {optimizer}{able}")
     if workload.optimizer_paged:
         return WRITTEN_PAGED[optimizer]
     how = (optimizer, workload.optimizer_implementation)
