@@ -175,19 +175,22 @@ def test_wrong_choices_are_faults(method, message):
 
 
 def test_what_is_taken_is_said():
+    plain = {"method.adapter_dtype": "fp32", "fused_kernels": "none"}
     alone = taken(job({"lora": LORA}, modelling="huggingface").workload)
-    assert alone == {"method.adapter_dtype": "fp32"}  # nobody to reduce with
+    assert alone == plain  # nobody to reduce with
     eight = job({"lora": LORA}, machine="dgx-h100", modelling="huggingface").workload
-    assert taken(eight) == {"method.adapter_dtype": "fp32", "parallelism.reduce_dtype": "fp32"}
+    assert taken(eight) == {**plain, "parallelism.reduce_dtype": "fp32"}
     sharded = job({"qlora": {**LORA, "quantization": "gptq-int4"}}, parallelism="fsdp2").workload
     assert taken(sharded) == {
         "modelling": "torchtitan",
+        "fused_kernels": "none",
         "method.adapter_dtype": "bf16",
         "method.gptq_kernels": "cuda-old",
         "parallelism.reduce_dtype": "fp32",
     }
     assert taken(job("full", parallelism="fsdp1").workload) == {
         "modelling": "huggingface",
+        "fused_kernels": "none",
         "parallelism.reduce_dtype": "fp32",
     }
 
