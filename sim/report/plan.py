@@ -44,8 +44,8 @@ def view(report: PlanReport, share: float | None = None, drawn: bool = False) ->
         fewest = "is the fewest" if report.nodes == 1 else "are the fewest"
         size = counted(report.nodes, "node")
         heading = f"{size} {fewest} on which {met} of deadlines are met"
-        if report.stopped:
-            heading = f"On {size} {met} of deadlines are met"
+        if report.undecided:
+            heading = f"On {size} {percent(report.on_time, 0)} of deadlines are met"
     name = (
         f"{report.name}: {counted(len(report.logs), 'job')} on {counted(report.nodes, 'node')} "
         f"({counted(report.gpus, 'GPU')}), "

@@ -107,8 +107,10 @@ def finished(
     report = replace(report, notes=(*report.notes, *wanted.notes))
     report = with_odds(report, wanted, replicas, stop)
     if report.stopped or stop():
-        without = f"stopped after {report.replicas} of {counted(replicas, 'replica')}"
-        return replace(report, stopped=True, notes=(*report.notes, without))
+        asked = _played(report, wanted, replicas)
+        without = f"stopped after {report.replicas} of {counted(asked, 'replica')}"
+        notes = (*report.notes, without) if asked else report.notes
+        return replace(report, stopped=True, notes=notes)
     return replace(
         report,
         marginal=_marginal(wanted, report, told),
@@ -161,6 +163,13 @@ def _within(request: Request, nodes: int) -> Request:
     return replace(first, others=tuple(replace(f, others=()) for f in others))
 
 
+def _played(report: PlanReport, wanted: TimedJobs, replicas: int) -> int:
+    """Replicas of those asked for that are played; 0 where they would tell nothing."""
+    replicas = min(replicas, MOST_PLAYED // len(report.logs))
+    idle = not report.bound or replicas < 2 or all(r.spec is None for r in wanted.jobs)
+    return 0 if idle else replicas
+
+
 def with_odds(
     report: PlanReport, wanted: TimedJobs, replicas: int, stop: Stop = never
 ) -> PlanReport:
@@ -170,8 +179,8 @@ def with_odds(
     it as they must. The model's own error is not in it. Stopped, there are as many replicas as were
     played.
     """
-    replicas = min(replicas, MOST_PLAYED // len(report.logs))
-    if not report.bound or replicas < 2 or all(r.spec is None for r in wanted.jobs):
+    replicas = _played(report, wanted, replicas)
+    if not replicas:
         return report
     met = [0] * len(report.logs)
     able = [_within(r, report.nodes) for r in wanted.jobs]
@@ -252,8 +261,9 @@ def smallest(
         return None, ample
     for nodes in range(least, enough):
         if stop():
-            note = f"{counted(nodes - 1, 'node')} and fewer are too few, some more may be enough"
-            return replace(ample, stopped=True, notes=(note,) if nodes > least else ()), ample
+            few = f"{counted(nodes - 1, 'node')} and fewer are too few, some more may be enough"
+            note = few if nodes > least else "stopped before any size was tried: fewer may do"
+            return replace(ample, stopped=True, undecided=True, notes=(note,)), ample
         report = serve(cluster, jobs, nodes, policy, told)
         if report.on_time >= share:
             return report, ample

@@ -105,6 +105,8 @@ class PlanReport(Document):
         What of the jobs' file was left out.
     stopped : bool
         It was stopped: without odds of all replicas, or other sizes.
+    undecided : bool
+        It was stopped while smaller clusters were tried: fewer nodes may be enough.
     """
 
     schema: ClassVar[str] = SCHEMAS["plan"]
@@ -128,6 +130,7 @@ class PlanReport(Document):
     capacity: Capacity | None = None
     notes: tuple[str, ...] = ()
     stopped: bool = False
+    undecided: bool = False
 
     @property
     def bound(self) -> tuple[JobLog, ...]:
@@ -152,7 +155,7 @@ class PlanReport(Document):
         """The cluster's figures, and its jobs."""
         more = {
             "marginal": self.marginal, "capacity": self.capacity, "notes": self.notes,
-            "stopped": self.stopped,
+            "stopped": self.stopped, "undecided": self.undecided,
         }  # fmt: skip
         return {"cluster": self.name, **self.figures(), **more, "jobs": self.logs}
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import signal
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -89,9 +90,29 @@ def test_the_smallest_cluster_so_far_is_enough():
     assert found.nodes > least
     assert found.on_time >= 0.95
     said = render(plan.view(found, 0.95))
-    assert f"On {found.nodes} nodes 95 % of deadlines are met" in said
+    assert f"On {found.nodes} nodes 100 % of deadlines are met" in said
+    assert found.on_time == 1.0
     assert "8 nodes and fewer are too few" in said
     assert "fewest" not in said
+    assert (found.undecided, json.loads(found.to_json())["undecided"]) == (True, True)
+    none = sim.plan("dgx-h100", JOBS, smallest=True, stop=after(0))
+    assert "stopped before any size was tried" in render(plan.view(none, 0.95))
+
+
+def test_a_smallest_cluster_that_is_found_is_said_though_its_odds_are_cut(monkeypatch):
+    """It read as one that larger or smaller ones were not held against."""
+    whole = sim.plan("dgx-h100", JOBS, smallest=True, replicas=0)
+    monkeypatch.setattr(planning, "MOST_PLAYED", 5 * len(whole.logs))
+    found = planning.finished(
+        planning.read_plan("dgx-h100", Path(JOBS)), whole, 1000, stop=after(2)
+    )
+    assert (found.stopped, found.undecided) == (True, False)
+    said = render(plan.view(found, 0.95))
+    assert f"{found.nodes} node" in said
+    assert "fewest on which" in said
+    assert "stopped after 2 of 5 replicas" in said
+    unasked = planning.finished(planning.read_plan("dgx-h100", Path(JOBS)), whole, 0, stop=after(0))
+    assert "replica" not in " ".join(unasked.notes)
 
 
 def test_a_bandwidth_is_known_between_two_rates():
