@@ -102,7 +102,8 @@ def machine(name: str) -> tuple[Tree, str] | None:
     }
     if larger:
         part = min(larger, key=larger.__getitem__)
-        return _shipped(part, said), f"taken as {part} with {said.gpus} of its {larger[part]} GPUs"
+        which = f"{said.nodes} nodes of {part}, each" if said.nodes > 1 else part
+        return _shipped(part, said), f"taken as {which} with {said.gpus} of its {larger[part]} GPUs"
     most = max(sizes, key=sizes.__getitem__, default="")
     each = sizes.get(most, 0)
     if each >= GPUS_A_NODE and said.gpus % each == 0 and said.nodes == 1:

@@ -289,6 +289,7 @@ def test_a_gpu_that_the_catalogue_lacks(gpu, says):
     ("1x A100 80GB", "a100-x1", 1, 1), ("h100-sxm-x1", "h100-x1", 1, 1),
     ("RTX 4090 x4", "workstation-4x4090", 1, 4),
     ("2x RTX 4090", "workstation-4x4090 with 2 of its 4 GPUs", 1, 2),
+    ("4x4 GB200", "4 nodes of gb200-nvl72, each with 4 of its 72 GPUs", 4, 4),
     ("4090 x2", "workstation-4x4090 with 2", 1, 2), ("8 A100 80GB", "dgx-a100; ", 1, 8),
     ("16x H100", "2 nodes of dgx-h100", 2, 8), ("2x8 H100", "dgx-h100; ", 2, 8),
     ("16x A100 40GB", "gcp-a2-megagpu-16g", 1, 16), ("3x A6000", "a plain node", 1, 3),
