@@ -6,10 +6,12 @@ import re
 from collections.abc import Collection
 
 from sim.inputs import catalogue
-from sim.inputs.counted import begun, counted, machines_with
+from sim.inputs.counted import Counted, begun, counted, machines_with
+from sim.inputs.gpu import GPUS_A_NODE
 from sim.inputs.spoken import gpu_named
 
 _MOST = 6
+_NETWORK = "and their network, as --set 'node.nics={count: 1, rate: 100 Gb/s}'"
 #: tools whose files are not read, and top-level keys that tell them
 _UNREAD = (
     ("a NeMo 1.x configuration", {"trainer", "exp_manager", "model"}),
@@ -41,10 +43,10 @@ def instead(side: str, name: str) -> str:
             which = f"may be any of {len(gpus)} GPUs, {_some([*gpus])}; write which, and how many: "
             return f'{which}"8x {gpus[-1]}"' if len(gpus) > 1 else ""
         names, told = list(machines_with(meant.gpu)), f"is the GPU {meant.gpu}, not a machine; "
-        if not names:
-            return f'{told}write how many of it there are: "8x {name}"'
-        count = f'; write how many of it, "8x {name}", or one of them' if not meant.gpus else ""
-        return f"{told}machines with it are {_some(names)}{count}"
+        told += f"machines with it are {_some(names)}; " * bool(names)
+        if not meant.gpus:
+            return f'{told}write how many of it, "8x {name}"{", or one of them" * bool(names)}'
+        return f"{told}{_nodes_of(meant)}"
     model = _model(name)
     if model is None:
         return ""
@@ -80,6 +82,17 @@ def unread(keys: Collection[str]) -> str:
     """
     tool = next((title for title, own in _UNREAD if own <= set(keys)), "")
     return f"is {tool}, which is not read; write its job as a workload (start: init)" * bool(tool)
+
+
+def _nodes_of(meant: Counted) -> str:
+    """Why so many of a GPU are no machine, and how to say nodes of them."""
+    each = max(machines_with(meant.gpu).values(), default=0)
+    most = each if each >= GPUS_A_NODE and meant.nodes == 1 else GPUS_A_NODE
+    a_node = min(meant.gpus, most)
+    if meant.gpus % a_node or most == each:
+        return f"{meant.gpus} of it are no whole number of nodes of {a_node}"
+    nodes = f"--set nodes={meant.nodes * meant.gpus // a_node}"
+    return f'nodes of {a_node} are "{a_node}x {meant.gpu}" with {nodes} {_NETWORK}'
 
 
 def _some(names: list[str]) -> str:

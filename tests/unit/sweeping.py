@@ -1,6 +1,8 @@
 """Small sweeps that tests run."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sim.study.axes import Grid
 from sim.study.grid import grid_of
@@ -18,6 +20,5 @@ def job_file(folder: Path) -> Path:
     return path
 
 
-def small(folder: Path, *varied: str, **more: object) -> Grid:
-    grid = grid_of(["dgx-h100", str(job_file(folder))], varied)
-    return Grid(grid.name, grid.topology, grid.workload, grid.axes, **more)  # type: ignore[arg-type]
+def small(folder: Path, *varied: str, **more: Any) -> Grid:
+    return replace(grid_of(["dgx-h100", str(job_file(folder))], varied), **more)

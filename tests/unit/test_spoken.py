@@ -224,11 +224,15 @@ def test_global_batch_can_be_set_on_a_job_that_says_its_accumulation():
 @pytest.mark.parametrize(("machine", "job", "told"), [
     ("H100", "llama3-8b-sft", r"is the GPU h100-sxm-80gb, not a machine; machines with it are "
      r'dgx-h100.* and \d more; write how many of it, "8x H100", or one of them$'),
-    ("12x H100", "llama3-8b-sft", r"is the GPU h100-sxm-80gb, .* and \d more$"),
-    ("16x RTX 5090", "llama3-8b-sft", "is the GPU rtx-5090-32gb, .* are rtx-5090-x1$"),
+    ("12x H100", "llama3-8b-sft", r"is the GPU h100-sxm-80gb, .* and \d more; 12 of it are no "
+     "whole number of nodes of 8$"),
+    ("16x RTX 5090", "llama3-8b-sft", "is the GPU rtx-5090-32gb, .* are rtx-5090-x1; nodes of 8 "
+     'are "8x rtx-5090-32gb" with --set nodes=2 and their network, as'),
+    ("20x MI250X", "llama3-8b-sft", "not a machine; 20 of it are no whole number of nodes of 8$"),
+    ("2x8 RTX 4090", "llama3-8b-sft", 'nodes of 8 are "8x rtx-4090-24gb" with --set nodes=2 and'),
     ("a100", "llama3-8b-sft", r'may be any of 4 GPUs, a100-pcie-40gb, .*"8x a100-sxm-80gb"$'),
     ("4x A100", "llama3-8b-sft", "may be any of 4 GPUs, a100-pcie-40gb, "),
-    ("MI300X", "llama3-8b-sft", 'not a machine; write how many of it there are: "8x MI300X"$'),
+    ("MI300X", "llama3-8b-sft", 'not a machine; write how many of it, "8x MI300X"$'),
     ("dgx-h100", "Qwen/Qwen2.5-7B-Instruct", "is the model qwen2.5-7b, not a job; jobs that train "
      "it are qwen2.5-7b-grpo; any other job takes it with --set model=qwen2.5-7b$"),
     ("dgx-h100", "qwen3-8b", "not a job; any other job takes it with --set model=qwen3-8b$"),
