@@ -66,7 +66,8 @@ def compare(
     progress : callable, optional
         Called with variants simulated and all there are.
     stop : callable, optional
-        Asked before each but the first: once true, the answer is `stopped` and has those so far.
+        Asked before each but the first, also as it is read: once true, the answer is `stopped` and
+        has those so far.
 
     Raises
     ------

@@ -163,11 +163,9 @@ def _jobs(logs: Sequence[JobLog], likely: bool) -> Table:
 
 
 def _spare(log: JobLog) -> Cell:
-    """How long before its deadline a job ends; less than nothing: how late."""
-    if log.request.deadline_s is None:
+    if log.spare_s is None:
         return Cell("-", None)
-    spare_s = log.request.deadline_s - log.finish_s
-    return Cell(("" if log.on_time else "-") + duration(abs(spare_s)), spare_s, "s")
+    return Cell(("" if log.on_time else "-") + duration(abs(log.spare_s)), log.spare_s, "s")
 
 
 def _time(seconds: float) -> Cell:

@@ -62,8 +62,11 @@ def compare(
     told(0, len(cases))
     base = tuple(overrides)
     rows = newest(catalogue_of_offers(prices))
-    loaded, notes = [], []
+    loaded: list[Loaded] = []
+    notes: list[str] = []
     for topology, workload, changes in cases:
+        if loaded and stop():
+            break
         one = load(topology, workload, (*base, *changes))
         machine = one.topology
         row = pick_offer(machine, offer, rows) if offer else list_price(machine, rows)
@@ -72,9 +75,9 @@ def compare(
             rate = f"{usd(row.usd_per_gpu_hour)} per GPU-hour ({row.name}, {row.as_of})"
             notes.append(f"{one.topology.name} priced at {rate}")
         loaded.append(one)
-    labels = _labels(loaded, [changes for _, _, changes in cases])
+    labels = _labels(loaded, [changes for _, _, changes in cases[: len(loaded)]])
     variants: list[Variant] = []
-    for one, (_, _, changes), label in zip(loaded, cases, labels, strict=True):
+    for one, (_, _, changes), label in zip(loaded, cases, labels, strict=False):
         if variants and stop():
             break
         result = predict(*one, engine=engine, scaling=False, fixes=False)

@@ -62,6 +62,12 @@ class JobLog(Section):
         deadline = self.request.deadline_s
         return deadline is None or self.finish_s <= deadline * (1 + 1e-9)
 
+    @property
+    def spare_s(self) -> float | None:
+        """How long before its deadline it ends; negative: how late. None without one. [s]"""
+        deadline = self.request.deadline_s
+        return None if deadline is None else deadline - self.finish_s
+
     def content(self) -> dict[str, Any]:
         """The job as a flat mapping."""
         r = self.request
@@ -78,6 +84,7 @@ class JobLog(Section):
             "alone_s": r.alone_s,
             "deadline_s": r.deadline_s,
             "preemptions": self.preemptions,
+            "spare_s": self.spare_s,
             "on_time": self.on_time,
             "on_time_probability": self.odds,
         }

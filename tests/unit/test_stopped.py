@@ -35,13 +35,16 @@ def test_a_comparison_has_the_variants_so_far():
     whole = sim.compare(PAIR, JOB, **ask)
     assert not whole.stopped
     assert "Stopped" not in render(compare.view(whole))
-    for asked, known in enumerate((1, 2, 3)):
+    for asked, known in enumerate((1, 2, 3), start=3):  # once before each but the first is read
         found = sim.compare(PAIR, JOB, **ask, stop=after(asked))
         assert found.stopped
         assert json.loads(found.to_json())["stopped"] is True
         assert found.variants == whole.variants[:known]
         assert found.deltas == whole.deltas[: known - 1]
         assert f"Stopped after {known} of 4 variants" in render(compare.view(found))
+    found = sim.compare(PAIR, JOB, **ask, stop=after(1))  # as the third was to be read
+    assert [v.result for v in found.variants] == [whole.variants[0].result]
+    assert found.stopped
 
 
 def test_a_study_has_the_claims_that_can_be_judged():

@@ -187,4 +187,4 @@ def test_the_report_and_the_document_say_it():
     assert "longer than alone: copies beside copies " in " ".join(printed.split())
     step = json.loads(CliRunner().invoke(group, [*command, "--json"]).output)["step"]
     assert sum(step["transfer_slowdown"].values()) == pytest.approx(step["transfer_slowdown_s"])
-    assert 0.1 < step["transfer_slowdown_s"] / step["time_s"] < 0.2
+    assert 0.05 < step["transfer_slowdown_s"] / step["time_s"] < 0.2
