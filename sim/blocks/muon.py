@@ -65,6 +65,10 @@ class Trained(NamedTuple):
         layers = self.in_matrices + self.vectors
         return (elements - self.ends) / layers if layers else 1.0
 
+    def shared(self, times: float) -> list[tuple[int, int, int]]:
+        """Matrices of a rank with so many times the model's: both sizes, and how many. [1]"""
+        return [(m, n, round(times * count)) for (m, n), count in self.matrices]
+
     def scratch_bytes(self, parameter: float) -> float:
         """Most that a step of a matrix allocates and frees again. [B]
 
@@ -119,8 +123,7 @@ def muon_kernels(
     # momentum, looked ahead to, cast, normed, divided; decayed and moved
     each = 6 * gradient + (gradient + _HALF) + _HALF + 2 * _HALF + 4 * parameter + _HALF
     kernels, moved, copied, tensors = [], 0.0, 0.0, 0
-    for (m, n), count in found.matrices:
-        count = round(times * count)
+    for m, n, count in found.shared(times):
         tensors += count
         moved += count * each * m * n
         copied += count * ITERATIONS * 2 * _HALF * (m * n + m * m)

@@ -76,8 +76,7 @@ class Projection(NamedTuple):
         """
         g, products, moved, tensors = self.gradient, [], 0.0, 0
         small = _MOMENTS + (_BACK if self.turns_back else _SCALED)
-        for (m, n), count in found.matrices:
-            count = round(times * count)
+        for m, n, count in found.shared(times):
             tensors += count
             r = min(self.rank, m)
             shapes = [("down", (r, n, m)), ("up", (m, n, r))]

@@ -42,11 +42,11 @@ def instead(side: str, name: str) -> str:
             gpus = begun(name)
             which = f"may be any of {len(gpus)} GPUs, {_some([*gpus])}; write which, and how many: "
             return f'{which}"8x {gpus[-1]}"' if len(gpus) > 1 else ""
-        names, told = list(machines_with(meant.gpu)), f"is the GPU {meant.gpu}, not a machine; "
-        told += f"machines with it are {_some(names)}; " * bool(names)
+        sizes, told = machines_with(meant.gpu), f"is the GPU {meant.gpu}, not a machine; "
+        told += f"machines with it are {_some(list(sizes))}; " * bool(sizes)
         if not meant.gpus:
-            return f'{told}write how many of it, "8x {name}"{", or one of them" * bool(names)}'
-        return f"{told}{_nodes_of(meant)}"
+            return f'{told}write how many of it, "8x {name}"{", or one of them" * bool(sizes)}'
+        return f"{told}{_nodes_of(meant, max(sizes.values(), default=0))}"
     model = _model(name)
     if model is None:
         return ""
@@ -84,9 +84,8 @@ def unread(keys: Collection[str]) -> str:
     return f"is {tool}, which is not read; write its job as a workload (start: init)" * bool(tool)
 
 
-def _nodes_of(meant: Counted) -> str:
-    """Why so many of a GPU are no machine, and how to say nodes of them."""
-    each = max(machines_with(meant.gpu).values(), default=0)
+def _nodes_of(meant: Counted, each: int) -> str:
+    """Why so many of a GPU are no machine, nodes shipping with up to `each`; how to say them."""
     most = each if each >= GPUS_A_NODE and meant.nodes == 1 else GPUS_A_NODE
     a_node = min(meant.gpus, most)
     if meant.gpus % a_node or most == each:

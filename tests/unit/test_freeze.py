@@ -14,6 +14,7 @@ from sim.interop.emit import texts_of
 from sim.job.basis import checkpoint_bytes
 from sim.memory.states import staged_bytes
 from sim.step.step import quick
+from tests.imported import mattering
 
 SFT = "llama3-8b-sft"
 STRATEGIES = ["fsdp2", "fsdp1", "ddp", "zero2", "zero3"]
@@ -252,7 +253,7 @@ def test_files_of_llama_factory(tmp_path, keys, expected, told):
     method = load("dgx-h100", path).workload.method
     assert method.kind == "freeze"
     assert {key: getattr(method, key) for key in expected} == expected
-    assert len([row for row in sim.import_job(path).aside if row["matters"]]) == told
+    assert len(mattering(path)) == told
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 
 import sim
 from sim.inputs.loader import load
+from tests.imported import mattering
 
 #: what launches have beside what a case is about
 OPTIONS = "--model_name_or_path Qwen/Qwen2.5-7B --model_max_length 2048 --bf16"
@@ -32,7 +33,7 @@ def test_sums_of_a_shell_where_they_are_used(tmp_path, lines, gpus, micro_batch)
 def test_what_a_shell_alone_knows_is_told_whole(tmp_path, name):
     path = tmp_path / "run.sh"
     path.write_text(f"N={name}\ntorchrun --nproc_per_node $N t.py {OPTIONS}\n")
-    (told,) = [row for row in sim.import_job(path).aside if row["matters"]]
+    (told,) = mattering(path)
     assert (told["theirs"], told["why"]) == ("nproc_per_node", f"{name} is known only at run time")
 
 
@@ -40,11 +41,11 @@ def test_a_recipe_is_of_the_line_that_starts_the_training(tmp_path):
     path = tmp_path / "run.sh"
     launch = f"torchrun --nnodes 1 --nproc_per_node 8 \\\n  train.py {OPTIONS}\n"
     path.write_text(f"python preprocess.py data.json\n{launch}")
-    assert not [row for row in sim.import_job(path).aside if row["matters"]]
+    assert not mattering(path)
     path.write_text(
         f"python preprocess.py data.json\n{launch.replace('train.py', 'train.py r.yaml')}"
     )
-    (told,) = [row for row in sim.import_job(path).aside if row["matters"]]
+    (told,) = mattering(path)
     assert "r.yaml is not here" in told["why"]
 
 
@@ -124,7 +125,7 @@ def test_an_option_that_only_a_shell_knows_is_no_default(tmp_path):
     (tmp_path / "train.py").write_text(OWN.format(about=""))
     path = tmp_path / "run.sh"
     path.write_text("accelerate launch train.py --batch-size $1 --model Qwen/Qwen2.5-1.5B\n")
-    told = {row["theirs"]: row["why"] for row in sim.import_job(path).aside if row["matters"]}
+    told = {row["theirs"]: row["why"] for row in mattering(path)}
     assert "only at run time" in told["per_device_train_batch_size"]
 
 
@@ -197,7 +198,7 @@ def test_a_script_beside_its_launch_settles_what_the_options_do_not_say(tmp_path
     # of TRL's trainer its defaults, as before; adapters that only a run decides on are told
     under = f"if margs.adapt:\n    {ADAPTERS}"
     script.write_text(SETTLES.format(adapters=under, trainer="Trainer"))
-    told = {row["theirs"]: row["why"] for row in sim.import_job(run).aside if row["matters"]}
+    told = {row["theirs"]: row["why"] for row in mattering(run)}
     assert told["LoraConfig()"].startswith("made if margs.adapt, which is known only at run")
     assert load("dgx-h100", run).workload.method.kind == "full"
     script.write_text("raise SystemExit(\n")  # no Python: the launch alone

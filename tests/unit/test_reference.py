@@ -11,6 +11,7 @@ from sim.result.explain import explain
 from sim.step.step import quick, step
 from sim.step.variation import Slow, Variation
 from sim.study.generation import forward_s
+from tests.imported import mattering
 
 H100 = load("dgx-h100", "llama3-8b-sft").topology.first_gpu
 SFT, LORA = "llama3-8b-sft", "llama3-8b-lora"
@@ -212,7 +213,7 @@ def test_files_of_trainers(tmp_path, name, text, reference, passes, told):
     path.write_text(text)
     job = load("dgx-h100", path).workload
     assert (job.reference, job.reference_passes) == (reference, passes)
-    said = [row["why"] for row in sim.import_job(path).aside if row["matters"]]
+    said = [row["why"] for row in mattering(path)]
     assert any(told in why for why in said) if told else said == []
 
 

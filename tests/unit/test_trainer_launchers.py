@@ -4,6 +4,7 @@ import pytest
 
 import sim
 from sim.inputs.loader import load
+from tests.imported import mattering
 
 SKY = """\
 name: sft
@@ -93,7 +94,7 @@ def llama3_70b() -> Trainer.Config:
 def test_torchtitans_configurations_in_python(tmp_path):
     path = tmp_path / "config_registry.py"
     path.write_text(TITAN)
-    (row,) = [row for row in sim.import_job(path).aside if row["matters"]]
+    (row,) = mattering(path)
     assert (row["theirs"], "that of line 8 is taken" in row["why"]) == ("Trainer.Config()", True)
     job = load("dgx-h100", path, ["nodes=8"]).workload
     assert (job.model.name, job.micro_batch, job.sequence_length) == ("llama-3.1-70b", 4, 8192)

@@ -2,6 +2,7 @@
 
 import sim
 from sim.inputs.loader import load
+from tests.imported import mattering
 
 OPENRLHF = """\
 deepspeed --module openrlhf.cli.train_{} \\
@@ -74,5 +75,5 @@ def test_the_recipe_after_a_script(tmp_path):
     assert (job.parallelism.strategy, job.trainer) == ("fsdp2", "huggingface")
     (tmp_path / "recipe.yaml").write_text("colour: red\n")
     path = tmp_path / "run.sh"
-    (row,) = [row for row in sim.import_job(path).aside if row["matters"]]
+    (row,) = mattering(path)
     assert "no trainer's" in row["why"]

@@ -5,6 +5,7 @@ import pytest
 import sim
 from sim.inputs.loader import load
 from sim.job.basis import job_steps
+from tests.imported import mattering
 
 ARGUMENTS = (
     "per_device_train_batch_size=2, gradient_accumulation_steps=8, max_length=2048, bf16=True"
@@ -76,7 +77,7 @@ def test_rows_of_a_micro_batch(tmp_path, name, text, rows, scores, said):
     """Two of a pair: half of a step's time was missing, without a word in scripts."""
     path = tmp_path / name
     path.write_text(text)
-    told = [row["why"] for row in sim.import_job(path).aside if row["matters"]]
+    told = [row["why"] for row in mattering(path)]
     job = load("dgx-h100", path).workload
     assert (job.micro_batch, job.sequence_length) == (rows, 2048)
     assert (job.loss == "fused-linear") == scores
@@ -171,7 +172,7 @@ def test_keys_of_one_trainer_alone_say_the_kind(tmp_path, keys, rows, said):
 def held(tmp_path, name, text, rows, said):
     path = tmp_path / name
     path.write_text(text)
-    told = [row["why"] for row in sim.import_job(path).aside if row["matters"]]
+    told = [row["why"] for row in mattering(path)]
     assert load("dgx-h100", path).workload.micro_batch == rows
     assert len(told) == bool(said)
     assert all(said in why for why in told)

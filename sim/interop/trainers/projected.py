@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 
+from sim.inputs.check_optimizer import PROJECTED
 from sim.inputs.tree import Branch
 from sim.inputs.workload import Workload
 from sim.interop.trainers.keys import Keys
 
 LAYERWISE = "a step layer by layer, within backward, is not modelled: all gradients are kept"
-#: names of optimizers that our files for Hugging Face trainers write
-WRITTEN = {
-    "galore": "galore_adamw", "galore-8bit": "galore_adamw_8bit", "apollo": "apollo_adamw",
-}  # fmt: skip
 _ARGUMENTS, _TARGETS = "optim_args", "optim_target_modules"
 #: of a text of arguments: "rank=64, update_proj_gap=200"
 _RANK = re.compile(r"\brank\s*=\s*(\d+)")
@@ -55,6 +52,6 @@ def _meant(word: str, matrix: str) -> bool:
 
 def written(workload: Workload) -> dict[str, str]:
     """What Hugging Face's trainers are told beside an optimizer's name: nothing of most."""
-    if workload.optimizer not in WRITTEN:
+    if workload.optimizer not in PROJECTED:
         return {}
     return {_ARGUMENTS: f"rank={workload.optimizer_rank}", _TARGETS: "all-linear"}

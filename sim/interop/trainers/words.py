@@ -98,6 +98,7 @@ _PROJECTIONS: dict[str, tuple[str, ...]] = {
 WRITTEN_OPTIMIZERS = {
     "adamw": "adamw_torch_fused", "adamw-bf16": "adamw_torch_fused", "adamw-8bit": "adamw_bnb_8bit",
     "adafactor": "adafactor", "sgd": "sgd", "lion": "lion_32bit", "lion-8bit": "lion_8bit",
+    "galore": "galore_adamw", "galore-8bit": "galore_adamw_8bit", "apollo": "apollo_adamw",
 }  # fmt: skip
 WRITTEN_PAGED = {
     "adamw": "paged_adamw_32bit", "adamw-8bit": "paged_adamw_8bit",
@@ -192,8 +193,6 @@ def written_optimizer(workload: Workload) -> str:
         They have none.
     """
     optimizer = workload.optimizer
-    if optimizer in projected.WRITTEN:
-        return projected.WRITTEN[optimizer]
     if optimizer not in WRITTEN_OPTIMIZERS:
         option = "--emit"
         able = f"; emit {' or '.join(OWN_MUON)} instead" if optimizer == "muon" else ""
