@@ -97,8 +97,8 @@ def _experts(t: Tape, sent: int, held: int, f: int, load: float = 1.0) -> int:
     active, bias = top / model.experts, model.mlp_bias
     every: list[tuple[str, tuple[int, ...]]]
     # adapters stand beside matrices; bitsandbytes packs `nn.Linear` alone, and leaves a stack whole
-    unpacked = s.experts != "eager" and s.method.quantization == "nf4"
-    if unpacked or (s.experts != "eager" and not s.method.frozen):
+    unpacked = s.stacked and s.method.quantization == "nf4"
+    if unpacked or (s.stacked and not s.method.frozen):
         every = [(name, (held, *sides[name][::-1])) for name in names]
         every += [(f"{name}.bias", (held, sides[name][1])) for name in names if bias]
         calls = 1

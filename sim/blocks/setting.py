@@ -69,6 +69,8 @@ class Setting:
     experts : str
         ``grouped`` into one kernel, ``eager``, one after another, or ``sorted``, whose products
         alone are.
+    stacked : bool
+        All experts' matrices of a kind are one parameter.
     attention, loss : str
         Implementations.
     repeats_heads : bool
@@ -143,6 +145,7 @@ class Setting:
     upcast: bool = False
     mixer_kernels: str = "fused"
     experts: str = "grouped"
+    stacked: bool = True
     attention: str = "flash2"
     repeats_heads: bool = False
     loss: str = "eager"

@@ -259,7 +259,11 @@ def _stacked(w: Workload) -> Findings:
             f"the {w.model.experts} experts of a block are one parameter of a kind and no linear"
             f" layers: bitsandbytes leaves them in {frozen_dtype(w)}"
         )
-        hint = "stack.transformers below 5 (experts: eager) has them in 4 bits"
+        hint = (
+            "no release of transformers has them in 4 bits"
+            if w.model.stacked_experts
+            else "stack.transformers below 5 (experts: eager) has them in 4 bits"
+        )
         yield warning("stacked-experts", "workload", "method.quantization", message, hint)
     if {"gate", "up", "down"} & set(w.method.targets):
         message = (

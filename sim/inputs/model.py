@@ -53,6 +53,7 @@ class Model(Spec):
     experts: int = 0  # 0: dense
     experts_per_token: int = 0
     shared_experts: int = 0
+    stacked_experts: bool = False  # one parameter a kind, in releases before transformers 5 too
     expert_ffn_size: int = 0
     dense_layers: int = 0  # leading dense layers of a mixture
     mixture_every: int = 1  # every n-th layer behind them is a mixture; the others are dense

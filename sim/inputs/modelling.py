@@ -267,8 +267,14 @@ def experts(workload: Workload) -> str:
 
 
 def stacks_experts(workload: Workload) -> bool:
-    """Whether all experts' matrices of a kind are one parameter."""
-    return bool(workload.model.experts) and experts(workload) != "eager"
+    """Whether all experts' matrices of a kind are one parameter, however they run.
+
+    Source: transformers 5.24, where all are; 4.57, where those of gpt_oss, llama4, dbrx, granitemoe
+    and its kin and qwen3_vl_moe are, and others a list of modules.
+    """
+    model, used = workload.model, workload.stack.transformers
+    since = model.stacked_experts or (used is not None and not older(used, "5"))
+    return bool(model.experts) and (experts(workload) != "eager" or since)
 
 
 #: style of tensor parallelism in which each linear declares an input split by positions

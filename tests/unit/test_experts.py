@@ -169,7 +169,7 @@ def test_bitsandbytes_leaves_a_stack_of_experts_whole():
     method = {"qlora": {"rank": 16, "targets": ["q", "k", "v", "o"]}}
     stored, needed, unpacked = [], [], []
     for how in ("eager", "grouped"):
-        found = job(f"experts={how}", V5, method=method, model="qwen3-30b-a3b", strategy="ddp")
+        found = job(f"experts={how}", method=method, model="qwen3-30b-a3b", strategy="ddp")
         w = found.workload
         stored.append(stored_bytes(tree_of(w), dtypes(w), "fp32"))
         needed.append(memory_of(found.topology, w).needed_bytes)
@@ -181,3 +181,28 @@ def test_bitsandbytes_leaves_a_stack_of_experts_whole():
     assert stored[1] - stored[0] == more
     assert needed[1] - needed[0] == pytest.approx(more, rel=0.05)
     assert unpacked[1] < unpacked[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "stack", "experts_in_16_bits"),
+    [
+        ("gpt-oss-20b", "4.57", 24 * 32 * 3 * 2880 * 2880),
+        ("gpt-oss-20b", "5.1", 24 * 32 * 3 * 2880 * 2880),
+        ("qwen3-30b-a3b", "4.57", 0),
+        ("qwen3-30b-a3b", "5.1", 48 * 128 * 3 * 2048 * 768),
+    ],
+)
+def test_experts_that_never_were_modules_are_left_whole_too(model, stack, experts_in_16_bits):
+    """A loop over experts has them in 4 bits where each is a module: not gpt-oss', not from 5 on.
+
+    transformers 4.57, modeling_gpt_oss.py: ``gate_up_proj = nn.Parameter(torch.empty(...``.
+    """
+    method = {"qlora": {"rank": 16, "targets": ["q", "k", "v", "o"]}}
+    found = job(f"stack.transformers={stack}", method=method, model=model, strategy="ddp")
+    w = found.workload
+    assert experts(w) == "eager"
+    stacks = next(m for m in tree_of(w).layers[0].modules if m.name == "experts")
+    whole = w.model.layers * sum(p.numel for p in stacks.parameters if len(p.shape) == 3)
+    assert whole == experts_in_16_bits
+    told = [x.hint for x in found.notes.warnings if x.code == "stacked-experts"]
+    assert [("no release" in hint) for hint in told] == [model == "gpt-oss-20b"] * bool(whole)
