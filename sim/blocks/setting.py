@@ -67,8 +67,8 @@ class Setting:
     mixer_kernels : str
         Of mixers in attention's place: ``fused`` by hand, or ``torch``.
     experts : str
-        ``grouped`` into one kernel, ``eager``, one after another, or ``sorted``, whose products
-        alone are.
+        ``grouped`` into one kernel, ``eager``, one after another, ``sorted``, whose products
+        alone are, or ``all`` of them on every token.
     stacked : bool
         All experts' matrices of a kind are one parameter.
     attention, loss : str
