@@ -36,6 +36,8 @@ class Model(Spec):
     router_bias: bool = False  # trained, on a mixture's router (gpt-oss)
     attention_sinks: bool = False  # a trained logit a head that takes part of softmax (gpt-oss)
     norm_bias: bool | None = None  # None: as `bias`
+    # c tanh(x / c) in eager code of attention's scores, of the logits (Gemma 2)
+    softcaps: tuple[Literal["scores", "logits"], ...] = ()
     qk_norm: bool = False  # RMSNorm on q and k heads (Qwen3)
     qk_norm_whole: bool = False  # over all heads at once (OLMo 2)
     norms_per_layer: int = 2  # 4 in Gemma 2, 1 in GPT-J-like parallel blocks
