@@ -67,10 +67,8 @@ class Setting:
     mixer_kernels : str
         Of mixers in attention's place: ``fused`` by hand, or ``torch``.
     experts : str
-        ``grouped`` into one kernel, ``eager``, one after another, ``sorted``, whose products
-        alone are, or ``all`` of them on every token.
-    stacked : bool
-        All experts' matrices of a kind are one parameter.
+        ``grouped`` into one kernel, ``eager``, one after another, or ``sorted``, whose products
+        alone are.
     attention, loss : str
         Implementations.
     repeats_heads : bool
@@ -145,7 +143,6 @@ class Setting:
     upcast: bool = False
     mixer_kernels: str = "fused"
     experts: str = "grouped"
-    stacked: bool = True
     attention: str = "flash2"
     repeats_heads: bool = False
     loss: str = "eager"

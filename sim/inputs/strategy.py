@@ -41,6 +41,30 @@ class Trial(NamedTuple):
     offload: bool = True  # worth trying with offloading too
 
 
+class BlockRhythm(NamedTuple):
+    """How blocks of a deep model that are alike follow each other in a step.
+
+    Attributes
+    ----------
+    period : int
+        Blocks after which all that is issued is issued again, from `forward` blocks in forward and
+        `backward` blocks in backward on, for three periods at least.
+    forward, backward : int
+        How many run before.
+    layers : int
+        The fewest blocks, in whole periods less, of which that is true.
+    """
+
+    period: int
+    forward: int
+    backward: int
+    layers: int
+
+
+#: every block is issued like the next
+EACH_BLOCK = BlockRhythm(1, 2, 2, 8)
+
+
 class Strategy:
     """A way of spreading training over ranks.
 
@@ -132,6 +156,11 @@ class Strategy:
     def replicates(self, knobs: Parallelism) -> bool:
         """Whether every rank holds the whole model and the whole optimizer."""
         return True
+
+    def block_rhythm(self, workload: Workload, mesh: Mesh) -> BlockRhythm | None:
+        """In which rhythm a step runs blocks that are alike; None if in none, or none known."""
+        alone = self.blocks_alike_alone and mesh.world == 1
+        return EACH_BLOCK if self.blocks_alike or alone else None
 
     def counts_missing(self, knobs: Parallelism) -> bool:
         """Whether plans of a few blocks end as those of many do but for what the blocks do.

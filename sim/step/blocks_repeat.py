@@ -9,26 +9,29 @@ next waits for the GPU comes earlier, which changes nothing if it was early enou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
+from sim.inputs.strategy import EACH_BLOCK, BlockRhythm
 from sim.lowering.lowered import Lowered
 from sim.lowering.parts import B1, F8, I8
-from sim.lowering.table import each_of, table_of
 from sim.program import Timeline
 from sim.records import NamedTuple
-from sim.step.depth import DEEP, BlockPaces, block_paces, launches_of
+from sim.step.depth import BlockPaces, block_paces, first_of_blocks, launches_of
 from sim.step.rhythm import SAME
 from sim.step.windows import Window
 
-#: the block from whose begin on they are to repeat, and the one that is measured
-_FROM = 2
-_MEASURED = _FROM + 1
+_T = TypeVar("_T", np.int64, np.float64)
+
 _MIDDLE = (2, 3)  # forward and backward of the micro-step that stands for others
 
 
-def blocks_repeat(lowered: Lowered, timeline: Timeline, pace: BlockPaces) -> B1:
-    """Which steps of a stack repeat three blocks in every direction of every micro-step, (steps,).
+def blocks_repeat(
+    lowered: Lowered, timeline: Timeline, pace: BlockPaces, rhythm: BlockRhythm = EACH_BLOCK
+) -> B1:
+    """Which steps of a stack repeat three periods in every direction of every micro-step, (steps,).
 
     Parameters
     ----------
@@ -36,21 +39,23 @@ def blocks_repeat(lowered: Lowered, timeline: Timeline, pace: BlockPaces) -> B1:
         Steps of a few blocks, with ranks of one class.
     pace : BlockPaces
         When they begin each block.
+    rhythm : BlockRhythm
+        In which they are issued.
     """
-    cuts = pace.begins[..., _FROM : _FROM + 4]
+    cuts = _at(rhythm, pace.begins, 0, 1, 2, 3)
     period = cuts[..., 2] - cuts[..., 1]
     least = SAME * period
     even = np.abs(np.diff(cuts, axis=2) - period[..., None]).max(axis=2) <= least
     cuts = cuts - 2 * least[..., None]  # what begins with a block may be rounded to before it
     launches, stop = launches_of(lowered, lowered.views[0])
-    gained = pace.leads[..., _MEASURED + 1] - pace.leads[..., _MEASURED]
+    gained = np.diff(_at(rhythm, pace.leads, 1, 2))[..., 0]
     kept = (gained >= -least).all(axis=1)
-    in_time = host_in_time(lowered, timeline, launches[:, _MEASURED + 1], stop, gained > least)
+    in_time = host_in_time(lowered, timeline, _at(rhythm, launches, 2)[:, 0], stop, gained > least)
     found: B1 = np.asarray(kept & in_time & even.all(axis=1))
     left = np.flatnonzero(found)
     while left.size:  # ops of a block stand at other places where a lane is further ahead
         found[left] = False
-        places = _places(lowered, timeline, cuts[left[0]], int(left[0]))
+        places = _places(lowered, timeline, cuts[left[0]], int(left[0]), rhythm)
         there = _stand(timeline, places, cuts, left)
         if places.periods is not None:
             mine = left[there]
@@ -59,9 +64,17 @@ def blocks_repeat(lowered: Lowered, timeline: Timeline, pace: BlockPaces) -> B1:
     return found
 
 
+def _at(rhythm: BlockRhythm, values: npt.NDArray[_T], *periods: int) -> npt.NDArray[_T]:
+    """Of columns for blocks, (..., passes, blocks), those so many periods on, (..., passes, n)."""
+    further = rhythm.period * np.array(periods)
+    both = np.stack((rhythm.forward + further, rhythm.backward + further))
+    passes = np.arange(values.shape[-2])
+    return values[..., passes[:, None], both[passes % 2]]
+
+
 def missing_blocks(
     lowered: Lowered, timeline: Timeline, missing: Sequence[int],
-    windows: Sequence[tuple[Window, ...]],
+    windows: Sequence[tuple[Window, ...]], rhythm: BlockRhythm,
 ) -> list[tuple[Window, ...] | None]:  # fmt: skip
     """What stands for blocks that steps of a stack have not; None where nothing does.
 
@@ -70,15 +83,18 @@ def missing_blocks(
     lowered, timeline : Lowered, Timeline
         As for `blocks_repeat`.
     missing : sequence of int
-        Blocks that each has not. [1]
+        Blocks that each has not, whole periods. [1]
     windows : sequence of tuples of Window
         Those of each step, of which a second one is the micro-step in its middle.
+    rhythm : BlockRhythm
+        In which blocks are issued.
     """
     paces = block_paces(lowered, timeline)
-    repeat = blocks_repeat(lowered, timeline, paces).tolist()
-    blocks = paces.begins[:, :, _MEASURED : _MEASURED + 2].tolist()
+    repeat = blocks_repeat(lowered, timeline, paces, rhythm).tolist()
+    blocks = _at(rhythm, paces.begins, 1, 2).tolist()
+    times = [blocks // rhythm.period for blocks in missing]
     found: list[tuple[Window, ...] | None] = []
-    for same, more, own, passes in zip(repeat, missing, windows, blocks, strict=True):
+    for same, more, own, passes in zip(repeat, times, windows, blocks, strict=True):
         again = own[1].times if len(own) > 1 else 0
         within = [more if again and i in _MIDDLE else 0 for i in range(len(passes))]
         stand = tuple(
@@ -127,16 +143,16 @@ def host_in_time(lowered: Lowered, timeline: Timeline, nexts: I8, stop: int, ahe
 
 
 class _Places(NamedTuple):
-    """Which ops of each lane begin in which block, in one step.
+    """Which ops of each lane begin in which period, in one step.
 
     Attributes
     ----------
     at : (lanes, passes, 4) int64
-        The first op of a lane that begins in a block or later, of three blocks and the next.
+        The first op of a lane that begins in a period or later, of three periods and the next.
     low, high : (lanes, 1, 1) int64
         Ops of the lane.
     periods : (lanes, passes) int64 or None
-        Ops in a block; None where they are not as many as a block more brings: a stream that runs
+        Ops in a period; None where they are not as many as one more brings: a stream that runs
         ahead may have done its part, or be still at what was before.
     """
 
@@ -146,8 +162,10 @@ class _Places(NamedTuple):
     periods: I8 | None
 
 
-def _places(lowered: Lowered, timeline: Timeline, cuts: F8, step: int) -> _Places:
-    """Of the streams of one step of a stack, its blocks from `cuts`, (passes, 4)."""
+def _places(
+    lowered: Lowered, timeline: Timeline, cuts: F8, step: int, rhythm: BlockRhythm
+) -> _Places:
+    """Of the streams of one step of a stack, its periods from `cuts`, (passes, 4)."""
     program = lowered.program
     bounds = np.searchsorted(program.lane, np.arange(1, program.n_lanes + 1))  # the host is first
     start = timeline.start[step]
@@ -157,23 +175,19 @@ def _places(lowered: Lowered, timeline: Timeline, cuts: F8, step: int) -> _Place
     ])  # fmt: skip
     many = np.diff(at, axis=2)
     ran = many[..., 0].reshape(len(many), -1, 2).sum(axis=2)  # forward and backward
-    alike = (many == many[..., :1]).all() and (ran == _ops_of_block(lowered)[1:]).all()
+    alike = (many == many[..., :1]).all() and (ran == _ops_of_period(lowered, rhythm)[1:]).all()
     low, high = bounds[:-1, None, None], bounds[1:, None, None]
     return _Places(at, low, high, many[..., 0] if alike else None)
 
 
-def _ops_of_block(lowered: Lowered) -> I8:
-    """Ops that a block in the middle has on each lane, (lanes, micro-steps)."""
-    plan = lowered.views[0].plan.first
-    known: I8 | None = plan.derived.get("micro-steps of a block")
-    if known is None:
-        of, ops, _ = each_of(plan)
-        mine = np.array([op.block == DEEP // 2 for op in ops], dtype=np.bool_)[of]
-        known = np.where(mine, table_of(plan).micro_step, -1)
-        plan.derived["micro-steps of a block"] = known
-    which, lane, steps = known[lowered.plan_op], lowered.program.lane, int(known.max()) + 1
-    ops_of = lane[which >= 0] * steps + which[which >= 0]
-    return np.bincount(ops_of, minlength=lowered.program.n_lanes * steps).reshape(-1, steps)
+def _ops_of_period(lowered: Lowered, rhythm: BlockRhythm) -> I8:
+    """Ops that are issued in a period on each lane, (lanes, micro-steps)."""
+    program = lowered.program
+    begins = _at(rhythm, first_of_blocks(lowered.views[0].plan), 1, 2)
+    of = np.searchsorted(begins.ravel(), lowered.plan_op, side="right")  # forward and backward
+    inside, steps = of % 2 == 1, len(begins) // 2
+    ops_of = program.lane[inside] * steps + of[inside] // 4
+    return np.bincount(ops_of, minlength=program.n_lanes * steps).reshape(-1, steps)
 
 
 def _stand(timeline: Timeline, places: _Places, cuts: F8, steps: I8) -> B1:

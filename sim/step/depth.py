@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from sim.blocks.layer import layer_kinds
 from sim.inputs.model import Model
-from sim.inputs.strategy import strategy_of
+from sim.inputs.shares import mesh_of
+from sim.inputs.strategy import EACH_BLOCK, BlockRhythm, strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.lowered import Lowered, RankView
@@ -21,25 +22,28 @@ from sim.program import Timeline
 from sim.records import NamedTuple
 from sim.strategies.plan import SEGMENT, Plan
 
-DEEP = 8  # blocks of a step that may stand for one of many
 NEAR = 2  # blocks that are gathered ahead at most, for that few to be in their rhythm
 
 
-def repeats(topology: Topology, workload: Workload) -> bool:
-    """Whether a step is deep, and every block of it may turn out to be like the next.
+def rhythm_of(topology: Topology, workload: Workload) -> BlockRhythm | None:
+    """Whether a step is deep, and its blocks may turn out to be like those a period later.
 
-    ZeRO-3 looks far ahead, the others reduce in buckets of many blocks: they are not asked, but for
-    those of which one GPU reduces nothing. Nor is what ends otherwise with more blocks.
+    Not asked is what ends otherwise with more blocks, or looks far ahead.
     """
     model, p, strategy = workload.model, workload.parallelism, strategy_of(workload)
-    alone = strategy.blocks_alike_alone and topology.world_size == 1
+    if p.pipeline_parallel > 1 or model.layers <= 2 * EACH_BLOCK.layers:
+        return None
     kinds = set(layer_kinds(model, workload.method))
-    alike = len(kinds) == 1 and (strategy.blocks_alike or alone)
-    alike = alike and not any(kind.state == "passive" for kind in kinds)  # backward runs none
-    near = p.forward_prefetch <= NEAR and strategy.counts_missing(p)
-    policy = workload.activation_checkpointing.kind
-    deep = p.pipeline_parallel == 1 and model.layers > 2 * DEEP
-    return alike and near and policy != "selective-blocks" and deep
+    if len(kinds) > 1 or any(kind.state == "passive" for kind in kinds):  # backward runs none
+        return None
+    if p.forward_prefetch > NEAR or not strategy.counts_missing(p):
+        return None
+    if workload.activation_checkpointing.kind == "selective-blocks":
+        return None
+    found = strategy.block_rhythm(workload, mesh_of(topology, workload))
+    if found is None:
+        return None
+    return found._replace(layers=found.layers + (model.layers - found.layers) % found.period)
 
 
 @lru_cache(maxsize=1024)
@@ -65,7 +69,7 @@ class BlockPaces(NamedTuple):
 def block_paces(lowered: Lowered, timeline: Timeline) -> BlockPaces:
     """How a step of a few blocks goes, or those of a stack."""
     view = lowered.slowest(timeline)
-    first = _first_of_blocks(view.plan)
+    first = first_of_blocks(view.plan)
     start, end = np.atleast_2d(timeline.start), np.atleast_2d(timeline.end)
     at = np.searchsorted(lowered.plan_op[view.compute], first) + view.compute.start
     begins = start[:, at]
@@ -80,11 +84,11 @@ def launches_of(lowered: Lowered, view: RankView) -> tuple[I8, int]:
     """
     lane = lowered.host_of(view)
     begin, end = np.searchsorted(lowered.program.lane, (lane, lane + 1))
-    ops = _first_of_blocks(view.plan)
+    ops = first_of_blocks(view.plan)
     return np.asarray(begin + np.searchsorted(lowered.plan_op[begin:end], ops)), int(end)
 
 
-def _first_of_blocks(plan: Plan) -> npt.NDArray[np.int64]:
+def first_of_blocks(plan: Plan) -> npt.NDArray[np.int64]:
     """The op with which each block begins, (2 x micro-steps, blocks), in the order of running."""
     plan = plan.first
     known: npt.NDArray[np.int64] | None = plan.derived.get("first of blocks")

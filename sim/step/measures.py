@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
+from sim.inputs.strategy import BlockRhythm
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.records import NamedTuple
 from sim.step.breakdown import Breakdown
 from sim.step.cycling import UnevenError, cycled, few_of
-from sim.step.depth import DEEP, of_layers, repeats
+from sim.step.depth import of_layers, rhythm_of
 from sim.step.outcome import Ran
 from sim.step.run import StepJob, run_together
 from sim.step.variation import Progress
@@ -63,19 +64,26 @@ def simulated(
     """
     found: dict[int, StepMeasures] = {}
 
-    def together(which: Sequence[int], layers: int | None) -> None:
-        """Some of the steps with so many blocks, those that stand for all; None: with all."""
+    def together(which: Sequence[int], rhythm: BlockRhythm | None) -> None:
+        """Some of the steps with as few blocks as stand for all in a rhythm; None: with all."""
         parts = []
         for i in which:
             topology, workload = jobs[i]
-            few = workload if layers is None else of_layers(workload, layers)
+            few = of_layers(workload, rhythm.layers) if rhythm else workload
             parts.append(StepJob(topology, few, workload.model.layers))
-        for ran in run_together(parts, asked.engine, asked.causes, progress):
+        more = (progress, rhythm) if rhythm else (progress,)
+        for ran in run_together(parts, asked.engine, asked.causes, *more):
             for row, place in enumerate(ran.places):
                 if row not in ran.apart:
                     found[which[place]] = _measured(ran, row, asked.waits)
 
-    together([i for i, job in enumerate(jobs) if repeats(*job)], DEEP)
+    deep: dict[BlockRhythm, list[int]] = {}
+    for i, job in enumerate(jobs):
+        rhythm = rhythm_of(*job)
+        if rhythm is not None:
+            deep.setdefault(rhythm, []).append(i)
+    for rhythm, which in deep.items():
+        together(which, rhythm)
     for i, (topology, workload) in enumerate(jobs):
         few = None if i in found else few_of(workload)
         if few is not None:

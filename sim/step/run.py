@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from sim.engine import run, watch
+from sim.inputs.strategy import EACH_BLOCK, BlockRhythm
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.lowering.costs import Priced
@@ -237,6 +238,7 @@ class StepJob(NamedTuple):
 
 def run_together(
     jobs: Sequence[StepJob], engine: str, causes: bool = True, progress: Progress | None = None,
+    rhythm: BlockRhythm = EACH_BLOCK,
 ) -> Iterator[Ran]:  # fmt: skip
     """Simulate steps with equal ranks once, those of one structure in one call of the engine.
 
@@ -252,6 +254,8 @@ def run_together(
         Whether to say what transfers lost to each other (`Breakdown.transfers`).
     progress : callable, optional
         Of a large pipeline, as for `run_replicas`.
+    rhythm : BlockRhythm
+        In which blocks of those are issued that have some of them.
     """
     together: dict[int, Ready] = {}
     longer = []
@@ -282,7 +286,7 @@ def run_together(
         missing = [jobs[i].layers - jobs[i].workload.model.layers for i in places]
         more: Sequence[tuple[Window, ...] | None] = [()] * len(places)
         if any(missing):
-            more = missing_blocks(stack.lowered, timeline, missing, windows)
+            more = missing_blocks(stack.lowered, timeline, missing, windows, rhythm)
         found = measured(places, mine, stack.lowered, timeline, windows, causes, more)
         apart = {row for row, each in enumerate(more) if each is None}
         if any(found.repeats):

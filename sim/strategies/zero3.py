@@ -14,9 +14,9 @@ from sim.blocks.modules import ModelTree
 from sim.blocks.optimizer import FP32, Optimizer, optimizer_of
 from sim.inputs.finding import Finding, warning
 from sim.inputs.notes import Message
-from sim.inputs.strategy import register
+from sim.inputs.strategy import BlockRhythm, register
 from sim.inputs.trainer import trainer_of
-from sim.inputs.workload import Workload
+from sim.inputs.workload import Parallelism, Workload
 from sim.mesh import Mesh
 from sim.strategies.activation_copies import copies_of
 from sim.strategies.deepspeed import DeepSpeed
@@ -29,6 +29,7 @@ from sim.strategies.units import tree_blocks
 from sim.strategies.zero3_coordinator import Coordinator
 from sim.strategies.zero3_gradients import STAGED_ANEW
 from sim.strategies.zero3_live import gathered, zero3_live_peak
+from sim.strategies.zero3_rhythm import zero3_rhythm
 from sim.strategies.zero3_settings import one_by_one, settings_of
 from sim.strategies.zero3_trace import FORWARD, SEGMENT, trace_of
 
@@ -195,6 +196,14 @@ class Zero3(DeepSpeed):
             )
             hint = "write experts: grouped, or parallelism.z3_leaf_experts: true, where that is so"
             yield warning("experts-one-by-one", "workload", "experts", message, hint)
+
+    def block_rhythm(self, workload: Workload, mesh: Mesh) -> BlockRhythm | None:
+        """After as many blocks as its coordinator comes to be as it was."""
+        return zero3_rhythm(workload, mesh)
+
+    def counts_missing(self, knobs: Parallelism) -> bool:
+        """Where no more secondary shards are cut with more blocks."""
+        return knobs.zero_hpz_partition_size == 1
 
     def memory_warnings(self, workload: Workload, tree: ModelTree, mesh: Mesh) -> Iterator[Message]:
         """What frozen weights do in some versions."""

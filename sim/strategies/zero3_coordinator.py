@@ -336,8 +336,8 @@ class Coordinator:
         """After the optimizer step: an all-gather for each parameter kept, frozen or not."""
         r, s, t = self.recorder, self.settings, self.trace
         r.wait_stream("all_gather", "compute")
-        for p, keep in enumerate(self.persistent):
-            if keep:
+        for p in t.all_held:
+            if self.persistent[p]:
                 part = 1.0 * self.shard[p] * self.size
                 r.collective(
                     "all_gather", "all_gather", "optimizer", "shard", part, part * s.world,

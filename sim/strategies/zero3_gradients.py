@@ -47,8 +47,8 @@ class GradientBucket:
         self._shard, self._issued = shard, issued
         self._size = DTYPE_BYTES[settings.dtype]
         self._reductions: deque[int] = deque()
-        self._bucket: list[int] = []
-        self._elements = 0
+        self.parameters: list[int] = []
+        self.elements = 0
         self.boundary = True  # of gradient accumulation
         self.first = True  # micro-batch of the step
 
@@ -57,22 +57,22 @@ class GradientBucket:
         r, s, numel = self._recorder, self._settings, self._trace.numel
         for p in parameters:
             size = numel[p]
-            if self._elements and self._elements + size > s.reduce_bucket:
+            if self.elements and self.elements + size > s.reduce_bucket:
                 self.flush()
             r.wait("reduce_scatter", ready)
-            if self._elements + size <= s.reduce_bucket:
+            if self.elements + size <= s.reduce_bucket:
                 r.kernel("reduce_scatter", "bucket_copy", "backward", 2.0 * self._size * size)
-            self._bucket.append(p)
-            self._elements += size
+            self.parameters.append(p)
+            self.elements += size
 
     def flush(self) -> None:
         """Reduce the bucket."""
-        if not self._bucket:
+        if not self.parameters:
             return
         r, s, t = self._recorder, self._settings, self._trace
-        bucket = sorted(self._bucket)
-        elements = self._elements
-        self._bucket, self._elements = [], 0
+        bucket = sorted(self.parameters)
+        elements = self.elements
+        self.parameters, self.elements = [], 0
         if len(self._reductions) > 2:
             r.host_sync((self._reductions.popleft(),))
         wide = DTYPE_BYTES[s.reduce_dtype]
@@ -139,7 +139,7 @@ class GradientBucket:
 
     def sub_groups(self) -> list[int]:
         """Trainable elements of a rank, cut into groups that the optimizer updates one by one."""
-        shards = [n for n, t in zip(self._shard, self._trace.trainable, strict=True) if t]
+        shards = [self._shard[p] for p in self._trace.all_held if self._trace.trainable[p]]
         if self._settings.sub_group >= sum(shards):
             return [sum(shards)] if shards else []
         groups, size = [], 0

@@ -40,6 +40,7 @@ class ModuleTrace:
     numel: list[int] = field(default_factory=list)
     trainable: list[bool] = field(default_factory=list)
     widest: list[int] = field(default_factory=list)  # longest side of a matrix, 0 of a vector
+    all_held: list[int] = field(default_factory=list)  # those of missing layers as their like's
     unit_names: list[str] = field(default_factory=list)
     unit_modules: list[str] = field(default_factory=list)  # "" for containers
     unit_blocks: list[int] = field(default_factory=list)
@@ -222,6 +223,8 @@ def _number_parameters(t: ModuleTrace, tree: ModelTree, packed: int) -> list[dic
             t.trainable.append(trainable)
             t.widest.append(widest)
         by_block.append(numbers)
+        mine = [p for each in numbers.values() for p in each]
+        t.all_held += mine * (1 + tree.missing * (number == last - 1))
     if tree.tied:
         table, head = tree.embedding.modules[0], tree.head.forward[-1]
         by_block[-1][head.name].extend(by_block[0][table.name][:1])

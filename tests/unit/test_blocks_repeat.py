@@ -8,14 +8,16 @@ import pytest
 from sim.blocks.parameters import tree_of
 from sim.inputs.loader import load
 from sim.inputs.shares import mesh_of
+from sim.inputs.strategy import EACH_BLOCK
 from sim.step import measures
 from sim.step.blocks_repeat import blocks_repeat
-from sim.step.depth import DEEP, block_paces, of_layers, repeats
+from sim.step.depth import block_paces, of_layers, rhythm_of
 from sim.step.measures import AskedOf, simulated
 from sim.step.run import StepJob, run_together
 from sim.strategies import plan_of
 
 SHARDED = "parallelism={strategy: fsdp1}"
+ZERO3 = "parallelism={strategy: zero3}"
 ALONE = "node={gpu: a100-pcie-80gb, gpus: 1, pcie: {generation: 4}}"
 JOBS = {
     "full": ("dgx-a100", "llama3-8b-sft", [SHARDED, "gradient_accumulation=1"]),
@@ -35,6 +37,18 @@ JOBS = {
         "pcie4-a100-8",
         "llama3-8b-sft",
         [ALONE, "nodes=1", "parallelism={strategy: single}"],
+    ),
+    # bound by its gathers: they go as far ahead in every block
+    "zero3": (
+        "dgx-a100",
+        "llama3-70b-full",
+        [ZERO3, "nodes=8", "sequence_length=512", "gradient_accumulation=4"],
+    ),
+    # four blocks are gathered ahead, 2.3 fill a bucket of gradients, kept in groups of 1e9
+    "buckets": (
+        "dgx-a100",
+        "llama3-8b-sft",
+        [ZERO3, "nodes=8", "sequence_length=512", "micro_batch=1", "model.layers=401"],
     ),
     # four blocks are too few to find the rhythm of eight
     "late": ("dgx-a100", "mpt-30b-pretrain", [SHARDED, "nodes=4", "micro_batch=2"]),
@@ -59,7 +73,7 @@ def figures(breakdown):
 def whole(jobs, monkeypatch):
     """Measures with every block simulated."""
     with monkeypatch.context() as patch:
-        patch.setattr(measures, "repeats", lambda *_job: False)
+        patch.setattr(measures, "rhythm_of", lambda *_job: None)
         return simulated(jobs, ASKED, None)
 
 
@@ -74,7 +88,10 @@ def test_every_figure_is_that_of_all_blocks(name, monkeypatch):
         lambda parts, *a: run([depths.append(p.workload.model.layers) or p for p in parts], *a),
     )  # fmt: skip
     [quick] = simulated(jobs, ASKED, None)
-    assert depths == [DEEP]
+    found = rhythm_of(*jobs[0])
+    assert depths == [found.layers]
+    assert found.period == (9 if name == "buckets" else 1)
+    assert (found == EACH_BLOCK) == ("zero3" not in loaded.workload.parallelism.strategy)
     [full] = whole(jobs, monkeypatch)
     pairs = [(quick.whole, full.whole)]
     if full.middle is None:
@@ -90,7 +107,7 @@ def test_every_figure_is_that_of_all_blocks(name, monkeypatch):
 def deep(name):
     """A step of a few blocks of one of `JOBS`."""
     loaded = load(*JOBS[name])
-    few = of_layers(loaded.workload, DEEP)
+    few = of_layers(loaded.workload, EACH_BLOCK.layers)
     [ran] = run_together([StepJob(loaded.topology, few, loaded.workload.model.layers)], "auto")
     return ran
 
@@ -120,7 +137,7 @@ def test_steps_of_a_stack_are_judged_as_each_alone():
     jobs = []
     for size in (128, 512, 1024, 2048, 4096, 8192):
         loaded = load("dgx-a100", "llama3-8b-sft", [SHARDED, f"sequence_length={size}"])
-        few = of_layers(loaded.workload, DEEP)
+        few = of_layers(loaded.workload, EACH_BLOCK.layers)
         jobs.append(StepJob(loaded.topology, few, loaded.workload.model.layers))
 
     def judged(jobs):
@@ -151,7 +168,7 @@ def test_streams_that_run_ahead_are_not_taken_for_a_rhythm(monkeypatch):
 def test_a_host_that_is_ahead_may_not_be_waited_for_later():
     """What is launched later than its turn, once blocks more may have put the host ahead."""
     loaded = load("dgx-h100", "llama3-8b-sft", ["gradient_accumulation=2"])
-    few = of_layers(loaded.workload, DEEP)
+    few = of_layers(loaded.workload, EACH_BLOCK.layers)
     [ran] = run_together([StepJob(loaded.topology, few, loaded.workload.model.layers)], "auto")
     pace, program = block_paces(ran.lowered, ran.timeline), ran.lowered.program
     assert blocks_repeat(ran.lowered, ran.timeline, pace).all()
@@ -171,20 +188,20 @@ def test_blocks_of_ddp_are_alike_on_one_gpu_alone(monkeypatch):
     machine, job, sets = JOBS["alone"]
     pair = ALONE.replace("gpus: 1", "gpus: 2")
     one, two = (load(machine, job, [*sets, node]) for node in (ALONE, pair))
-    assert repeats(one.topology, one.workload)
-    assert not repeats(two.topology, two.workload)
+    assert rhythm_of(one.topology, one.workload)
+    assert not rhythm_of(two.topology, two.workload)
     depths = []
     run = measures.run_together
     monkeypatch.setattr(
         "sim.step.blocks_repeat.blocks_repeat",
-        lambda _lowered, _timeline, pace: pace.begins[:, 0, 0] < 0,
+        lambda _lowered, _timeline, pace, _rhythm: pace.begins[:, 0, 0] < 0,
     )
     monkeypatch.setattr(
         measures, "run_together",
         lambda parts, *a: run([depths.append(p.workload.model.layers) or p for p in parts], *a),
     )  # fmt: skip
     simulated([(one.topology, one.workload)], ASKED, None)
-    assert depths == [DEEP, one.workload.model.layers]
+    assert depths == [EACH_BLOCK.layers, one.workload.model.layers]
 
 
 def test_models_of_other_depths_do_not_share_a_plan_of_few_blocks():
@@ -192,10 +209,9 @@ def test_models_of_other_depths_do_not_share_a_plan_of_few_blocks():
     updates = []
     for layers in (24, 32, 40):
         loaded = load(*JOBS["single"][:2], [*JOBS["single"][2], f"model.layers={layers}"])
-        tree = tree_of(of_layers(loaded.workload, DEEP), layers - DEEP)
-        plan = plan_of(
-            of_layers(loaded.workload, DEEP), tree, mesh_of(loaded.topology, loaded.workload)
-        )
+        few = of_layers(loaded.workload, EACH_BLOCK.layers)
+        tree = tree_of(few, layers - EACH_BLOCK.layers)
+        plan = plan_of(few, tree, mesh_of(loaded.topology, loaded.workload))
         whole = plan_of(
             loaded.workload, tree_of(loaded.workload), mesh_of(loaded.topology, loaded.workload)
         )

@@ -7,11 +7,12 @@ from sim.calibration.figures import Figure
 from sim.calibration.observation import step_time
 from sim.inputs.calibration import Calibration
 from sim.inputs.loader import load
+from sim.inputs.strategy import EACH_BLOCK
 from sim.memory.bound import solve
 from sim.memory.report import memory
 from sim.result.predict import predict
 from sim.step.blocks_repeat import blocks_repeat
-from sim.step.depth import DEEP, block_paces, of_layers, repeats
+from sim.step.depth import block_paces, of_layers, rhythm_of
 from sim.step.run import StepJob, run_step, run_together
 from sim.step.step import _walked, memory_of, step
 from sim.study.candidates import Candidate
@@ -48,8 +49,8 @@ def test_blocks_without_a_rhythm_are_all_simulated():
     sets = ["model=qwen3-30b-a3b", "sequence_length=2048", "experts=grouped",
             "parallelism={strategy: fsdp1, forward_prefetch: 1}"]  # fmt: skip
     loaded = load("dgx-h100", "llama3-8b-sft", sets)
-    assert repeats(loaded.topology, loaded.workload)
-    few = of_layers(loaded.workload, DEEP)
+    assert rhythm_of(loaded.topology, loaded.workload)
+    few = of_layers(loaded.workload, EACH_BLOCK.layers)
     [ran] = run_together([StepJob(loaded.topology, few, loaded.workload.model.layers)], "python")
     assert not blocks_repeat(ran.lowered, ran.timeline, block_paces(ran.lowered, ran.timeline))
     full = run_step(loaded.topology, loaded.workload, engine="python")

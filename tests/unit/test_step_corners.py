@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sim.inputs.loader import load
+from sim.inputs.strategy import EACH_BLOCK
 from sim.lowering.lowered import Lowered
 from sim.lowering.parts import CATEGORIES
 from sim.program import Timeline
@@ -14,7 +15,7 @@ from sim.step import rhythm, trace_marks
 from sim.step.breakdown import Breakdown
 from sim.step.chrome_trace import Trace
 from sim.step.cycling import few_of
-from sim.step.depth import DEEP, block_paces, of_layers
+from sim.step.depth import block_paces, of_layers
 from sim.step.kept import forget
 from sim.step.pressure import with_retries
 from sim.step.ready import priced_of
@@ -35,7 +36,7 @@ def job():
 
 
 def test_the_host_launches_a_block_before_it_begins(job):
-    deep = run_step(job.topology, of_layers(job.workload, DEEP), engine="python")
+    deep = run_step(job.topology, of_layers(job.workload, EACH_BLOCK.layers), engine="python")
     pace = block_paces(deep.lowered, deep.timeline)
     assert (pace.leads > 0.0).all()
     assert (pace.leads < pace.begins).all()
