@@ -70,6 +70,8 @@ ENTRY_KINDS = ("models", "gpus", "machines", "jobs", "strategies", "offers", "fo
 _PLURALS = {"topology": "topologies", "strategy": "strategies"}
 _ALIASES = {"topologies": "machines", "workloads": "jobs", "prices": "offers"}  # as arguments are
 
+#: share of deadlines that the fewest nodes meet where nobody says which
+ON_TIME = 0.95
 #: how far a search goes that somebody waits for, at a page or in a conversation [GPUs]
 PROMPT_GPUS = 64
 

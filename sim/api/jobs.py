@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sim.inputs.arguments import Argument
     from sim.inputs.calibration import Calibration
     from sim.inputs.config import Configuration
+    from sim.inputs.notes import Message
     from sim.result.explain import MethodComparison
     from sim.result.improve import Improvement
     from sim.result.memory import MemoryAnswer
@@ -96,18 +97,21 @@ def simulate(
     from sim.inputs.loader import load
 
     sets = settings(overrides, calibration, keys)
+    said: tuple[Message, ...] = ()
     if offer or prices:
         from sim.study.pricing import rented_at
 
-        sets = (*rented_at(topology, workload, sets, offer, path(prices)), *sets)
+        rented, said = rented_at(topology, workload, sets, offer, path(prices))
+        sets = (*rented, *sets)
     loaded = load(topology, workload, sets)
+    notes = replace(loaded.notes, warnings=(*loaded.notes.warnings, *said))
     from sim.result.predict import predict
     from sim.step.variation import read_variation
 
     slowed = texts("slow", slow, "['rank:3=0.9']")
     varied = read_variation(jitter, slowed, seed, replicas)
     found = predict(
-        loaded.topology, loaded.workload, loaded.notes, engine=engine, level=varied.level(level),
+        loaded.topology, loaded.workload, notes, engine=engine, level=varied.level(level),
         scaling=scaling, fixes=fixes, variation=varied, progress=progress,
     )  # fmt: skip
     if not scaling or loaded.topology.nodes == 1:

@@ -141,7 +141,7 @@ def collective(
     asked = Collective(meant, wanted, ranks, nccl, algorithm, protocol, nccl_path)
     sets = settings(overrides, calibration)
     texts = axes(vary)
-    if texts:
+    if texts or zipped:
         return collective_variants(topology, from_options(texts, zipped), sets, asked, progress)
     return collective_sweep(compile_fabric(load_topology(topology, sets)), asked)
 

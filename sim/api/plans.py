@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.api.arguments import Overrides, Varied, axes, settings, several
-from sim.choices import share_of
+from sim.choices import ON_TIME, share_of
+from sim.errors import InputError
 
+_ON_TIME = "--on-time"
 if TYPE_CHECKING:
     from sim.choices import Policy, Portion, ReplicaCount
     from sim.files import File
@@ -26,7 +28,7 @@ def plan(
     *,
     policy: Policy = "fifo",
     smallest: bool = False,
-    on_time: Portion = 0.95,
+    on_time: Portion | None = None,
     replicas: ReplicaCount = 20,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
@@ -45,8 +47,8 @@ def plan(
         Who goes first; priority preempts.
     smallest : bool
         Find the fewest nodes instead of using the cluster's.
-    on_time : str or float
-        Share of deadlines that `smallest` must meet.
+    on_time : str or float, optional
+        Share of deadlines that `smallest` must meet; 95 %.
     replicas : int
         Times to play failures, for the odds of deadlines; 0: none.
     progress : callable, optional
@@ -59,9 +61,10 @@ def plan(
 
     sets = settings(overrides, calibration)
     listed = jobs if isinstance(jobs, Mapping) else Path(jobs)
+    share = _share(on_time, smallest)
     if smallest:
         return fewest(
-            cluster, listed, policy=policy, share=share_of(on_time), sets=sets, replicas=replicas,
+            cluster, listed, policy=policy, share=share, sets=sets, replicas=replicas,
             progress=progress, stop=stop or never,
         )  # fmt: skip
     return plan(
@@ -78,7 +81,7 @@ def compare_plans(
     vary: Varied = (),
     growth: str | Sequence[float] = (1.0,),
     smallest: bool = False,
-    on_time: Portion = 0.95,
+    on_time: Portion | None = None,
     overrides: Overrides = (),
     calibration: File | Calibration | None = None,
     progress: Progress | None = None,
@@ -109,9 +112,17 @@ def compare_plans(
     return compare_plans(
         several(clusters), Path(jobs), policies=policies, vary=axes(vary),
         growths=try_growth(growth) if isinstance(growth, str) else growth, fewest=smallest,
-        share=share_of(on_time), sets=settings(overrides, calibration), progress=progress,
+        share=_share(on_time, smallest), sets=settings(overrides, calibration), progress=progress,
         stop=stop or never,
     )  # fmt: skip
+
+
+def _share(on_time: Portion | None, smallest: bool) -> float:
+    """Of deadlines that must be met."""
+    if on_time is not None and not smallest:
+        message = "is what the fewest nodes must meet; ask for them by --smallest (smallest=True)"
+        raise InputError.single(_ON_TIME, message)
+    return share_of(ON_TIME if on_time is None else on_time)
 
 
 def run_study(

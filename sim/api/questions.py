@@ -253,6 +253,10 @@ def _alone(screen: str | None, exact: int | None, **given: int | str | None) -> 
         if screen and value is not None and not here:
             message = "a screening computes few configurations, in this process; leave it out"
             faults.append(Fault("sweep", None, None, name, message))
+    pools = [name for name, value in given.items() if value is not None]
+    if len(pools) > 1:
+        message = f"say one of {' and '.join(pools)}: where configurations are computed"
+        faults.append(Fault("sweep", None, None, pools[-1], message))
     if exact is not None and not screen:
         message = "is of a screening; write screen=MEASURE as well"
         faults.append(Fault("sweep", None, None, "exact", message))

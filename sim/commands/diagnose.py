@@ -8,7 +8,7 @@ import sim
 from sim.api.measurements import diagnose as diagnose_run
 from sim.commands.asked import asks
 from sim.commands.complete import MACHINES
-from sim.commands.options import Answer, answered, job, sets
+from sim.commands.options import Answer, answered, job, refuse, sets
 from sim.errors import InputError
 from sim.page.asked import Asked
 
@@ -47,6 +47,7 @@ def command(
     from sim.report.progress import progress_bar
 
     if confusion:
+        refuse(["measured", "log", "baseline"], "of a diagnosis; leave out --confusion")
         return confused.view(sim.confusion(topology, workload, also=also, overrides=overrides))
     if measured is None and log is None:
         source, message = "diagnose", "give --measured KEY=VALUE, or --log FILE"

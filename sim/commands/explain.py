@@ -6,6 +6,7 @@ import click
 
 from sim.commands.complete import CODES
 from sim.commands.options import Answer, answered, job_or_none, sets
+from sim.errors import InputError
 
 
 @click.command("explain")
@@ -25,6 +26,9 @@ def command(topology: str, workload: str, overrides: tuple[str, ...]) -> Answer:
     import sim
 
     if not workload:
+        if overrides:
+            message = "takes no --set, --calibration or --model-config: those are of a job"
+            raise InputError.single(topology, message)
         code = sim.explain_code(topology)
         from sim.report.code import view as code_view
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from sim.api.jobs import simulate
 from sim.commands.asked import asks
@@ -94,6 +95,28 @@ def job_or_none(function: F) -> F:
 own_prices = _asks(
     "prices", metavar="FILE", help="A price file of your own; its rows replace the shipped ones."
 )
+
+
+def refuse(names: Iterable[str], why: str) -> None:
+    """A usage error that names those of some parameters that are given, should any be.
+
+    Parameters
+    ----------
+    names : iterable of str
+        As the verb's function calls them.
+    why : str
+        Follows their options: what they are of, and what would be right.
+    """
+    context, names = click.get_current_context(), frozenset(names)
+    given = [
+        param.opts[0]
+        for param in context.command.params
+        if param.name in names
+        and context.get_parameter_source(param.name) is not ParameterSource.DEFAULT
+    ]
+    if given:
+        message = f"{', '.join(given)}: {why}"
+        raise click.UsageError(message)
 
 
 def priced(function: F) -> F:

@@ -6,21 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
-from click.core import ParameterSource
 
 import sim
 from sim.api.plans import compare_plans
 from sim.api.plans import plan as one_plan
-from sim.choices import CHOICES
+from sim.choices import CHOICES, ON_TIME
 from sim.commands.asked import asks
 from sim.commands.complete import MACHINES
-from sim.commands.options import Answer, answered, sets
+from sim.commands.options import Answer, answered, refuse, sets
 from sim.commands.output import stopped_softly
 
 if TYPE_CHECKING:
     from sim.choices import Policy
 
-_ONE_PLAN = "--gantt and --replicas are of one plan; several are compared here"
+_ONE_PLAN = "of one plan; several are compared here"
 _POLICIES = CHOICES["Policy"]
 _asks = asks(compare_plans)
 
@@ -35,7 +34,7 @@ _asks = asks(compare_plans)
     "earliest deadline first, priority: preempts, backfill: EASY.",
 )  # fmt: skip
 @_asks("smallest", help="Find the fewest nodes instead of using the cluster's.")
-@_asks("on_time", help="Share of deadlines that must be met, such as 95%.")
+@_asks("on_time", help="Share of deadlines that --smallest must meet; 95 %.")
 @click.option("--or", "others", multiple=True, metavar="CLUSTER",
               help="Another cluster to compare with.")  # fmt: skip
 @_asks("vary", metavar="KEY=A,B",
@@ -47,7 +46,7 @@ _asks = asks(compare_plans)
 @answered(page=True)
 def command(
     cluster: str, jobs: Path, overrides: tuple[str, ...], policies: tuple[str, ...],
-    smallest: bool, on_time: float, others: tuple[str, ...], vary: tuple[str, ...],
+    smallest: bool, on_time: float | None, others: tuple[str, ...], vary: tuple[str, ...],
     growth: str | None, replicas: int, gantt: bool,
 ) -> Answer:  # fmt: skip
     """Serve JOBS (.yaml, or a trace .csv) on CLUSTER: queueing, deadlines and their odds, cost.
@@ -59,9 +58,7 @@ def command(
 
     chosen = cast("tuple[Policy, ...]", _POLICIES if "all" in policies else policies)
     if len(chosen) > 1 or others or vary or growth is not None:
-        asked = click.get_current_context().get_parameter_source("replicas")
-        if gantt or asked is not ParameterSource.DEFAULT:
-            raise click.UsageError(_ONE_PLAN)
+        refuse(["gantt", "replicas"], _ONE_PLAN)
         with progress_bar("scenarios") as progress, stopped_softly() as stop:
             found = sim.compare_plans(
                 [cluster, *others], jobs, policies=chosen, vary=vary, growth=growth or "1",
@@ -74,4 +71,5 @@ def command(
             cluster, jobs, policy=chosen[0], smallest=smallest, on_time=on_time,
             replicas=replicas, overrides=overrides, progress=progress, stop=stop,
         )  # fmt: skip
-    return plan.view(planned, on_time if smallest else None, gantt)
+    share = ON_TIME if on_time is None else on_time
+    return plan.view(planned, share if smallest else None, gantt)

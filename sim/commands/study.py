@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.commands.options import FORMS, printed, reported
+from sim.commands.options import FORMS, printed, refuse, reported
 from sim.commands.output import end_as_asked, plots_written, show, stopped_softly, write_page
 
 
@@ -31,6 +31,7 @@ def command(
     from sim.report.study_plots import plots_of
 
     if listing:
+        refuse(["study", "plots"], "of a study that is run; --list runs none")
         show(listed(sim.studies()), form, output)
         return
     if study is None:

@@ -11,7 +11,17 @@ import sim
 from sim.api.steps import trace, trace_diff
 from sim.commands.asked import asks
 from sim.commands.complete import MACHINES
-from sim.commands.options import FORMS, Answer, answered, job_or_none, pair, printed, sets, varied
+from sim.commands.options import (
+    FORMS,
+    Answer,
+    answered,
+    job_or_none,
+    pair,
+    printed,
+    refuse,
+    sets,
+    varied,
+)
 from sim.commands.output import emit, show, tell
 from sim.errors import InputError
 
@@ -22,6 +32,8 @@ if TYPE_CHECKING:
 _RANKS = "--ranks"
 _CHROME = ("chrome", "json")  # the same: a Chrome trace is JSON
 _PICTURES = ("svg",)
+#: what a chart of stages, which is of equal ranks, has not
+_OF_TIMELINES = ("level", "ranks", "jitter", "slow", "seed", "all_micro_steps", "snapshot")
 
 
 @click.command("diff")
@@ -112,10 +124,13 @@ def command(
     from sim.report.progress import progress_bar
 
     if stages or form in _PICTURES:
+        refuse(_OF_TIMELINES, "of a timeline; a chart of stages (--stages, svg) takes none")
         with progress_bar("ops") as progress:
             chart = sim.stages(topology, workload, overrides=overrides, progress=progress)
         _chart(chart, form, output)
         return
+    if form not in _CHROME:
+        refuse(["ranks"], "of a timeline; a list is of the slowest rank's collectives")
     with progress_bar("ops") as progress:
         found = sim.trace(
             topology, workload, overrides=overrides, level=level, seed=seed, slow=slow,

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from sim.choices import CHOICES, PublishedPart
-from sim.commands.options import FORMS, printed, reported
+from sim.commands.options import FORMS, printed, refuse, reported
 from sim.commands.output import plots_written, show, write_page
 
 
@@ -44,6 +44,10 @@ def command(
     from sim.report.validation import view
     from sim.report.validation_plots import plots_of
 
+    if what == "memory":
+        refuse(["misses"], "of single rows; the table of memory has every one")
+    if what not in ("all", "training"):
+        refuse(["plots"], "of training runs; validate training, or all")
     with progress_bar("rows") as progress:
         found = sim.validate(what, cross_validate=cross, progress=progress)
     drawn: dict[str, str] = {}

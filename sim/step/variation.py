@@ -109,6 +109,9 @@ def read_variation(
         raise InputError.single(REPLICAS, message)
     if seed < 0:
         raise InputError.single(_SEED, f"{seed} is negative")
+    if seed and not _share(jitter):
+        message = f"nothing is drawn without jitter; say how much with {JITTER}, such as 5%"
+        raise InputError.single(_SEED, message)
     return Variation(_share(jitter), tuple(_slow(text) for text in slow), seed, replicas)
 
 

@@ -188,7 +188,10 @@ def from_options(texts: Iterable[str], zipped: bool) -> tuple[Axis, ...]:
             points.extend(_expanded(value, Place(source), key, faults))
         found.append(Axis((key.strip(),), tuple((p,) for p in points)))
     _repeated([k for a in found for k in a.keys], Place("--vary"), faults)
-    if not faults and zipped and found:
+    if not faults and zipped and len(found) < 2:
+        message = f"moves axes together, and there is {'one' if found else 'none'}; vary two keys"
+        faults.append(Fault("--zip", None, None, "", message))
+    if not faults and zipped:
         lengths = {a.keys[0]: len(a.points) for a in found}
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{k} has {n}" for k, n in lengths.items())

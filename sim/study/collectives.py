@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from sim.cost.collectives import CollectiveCost, plan_collective
-from sim.cost.nccl.communicator import Nccl
+from sim.cost.nccl.communicator import ASKED, Nccl
 from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
 from sim.fabric.fabric import Fabric, compile_fabric
@@ -16,6 +16,7 @@ from sim.fabric.held import let_go
 from sim.inputs.arguments import Argument
 from sim.inputs.loader import load_topology
 from sim.inputs.topology import Topology
+from sim.inputs.versions import older, versions
 from sim.quantities import gib
 from sim.step.bounds import most_bytes
 from sim.step.variation import Progress, silent
@@ -24,7 +25,8 @@ from sim.units import GIB, KIB, MIB, TIB
 
 _SUFFIX = {"": 1.0, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
-_SOURCE, _VARY = "--sizes", "--vary"
+_SOURCE, _VARY, _PATH = "--sizes", "--vary", "--nccl-path"
+PLAIN = "plain"
 _MOST_BYTES = 2.0**50
 #: of each GPU of a machine at work, and of each row, written as JSON: 2 to 4 kB, 5 kB measured [B]
 _GPU_BYTES, _ROW_BYTES = 4_000, 5_000
@@ -228,12 +230,21 @@ def collective_sweep(fabric: Fabric, asked: Collective) -> CollectiveSweep:
     Raises
     ------
     InputError
-        The machine has not so many GPUs.
+        The machine has not so many GPUs; a path that this NCCL has not, or that nothing takes here.
     """
+    found = _swept(fabric, asked)
+    if asked.path != PLAIN and found.costs == _swept(fabric, replace(asked, path=PLAIN)).costs:
+        message = f"{asked.path} changes nothing here: {asked.op} is as plain at each of its sizes"
+        raise InputError.single(_PATH, f"{message}; leave it out")
+    return found
+
+
+def _swept(fabric: Fabric, asked: Collective) -> CollectiveSweep:
     count = fabric.n_ranks if asked.ranks is None else asked.ranks
     if not 2 <= count <= fabric.n_ranks:
         message = f"{count} is not from 2 to the {fabric.n_ranks} GPUs of {fabric.topology.name}"
         raise InputError.single(fabric.topology.name, message, "ranks")
+    _check_path(asked)
     nccl = Nccl(asked.nccl, asked.path)
     costs = tuple(
         _figures(plan_collective(
@@ -245,6 +256,16 @@ def collective_sweep(fabric: Fabric, asked: Collective) -> CollectiveSweep:
     nodes = int(fabric.rank_node[count - 1]) + 1  # ranks stand node by node
     name, staging = fabric.topology.name, fabric.staging_range()
     return CollectiveSweep(name, asked.op, count, nodes, asked.nccl, staging, costs)
+
+
+def _check_path(asked: Collective) -> None:
+    """Refuse a path that NCCL of this version has not."""
+    if asked.path not in ASKED:
+        return
+    need = versions()["feature"][f"nccl-{asked.path}"]["nccl"]
+    if older(asked.nccl, need):
+        message = f"{asked.path} is in NCCL {need} and newer, not in {asked.nccl}"
+        raise InputError.single(_PATH, f"{message}; write --nccl {need} too")
 
 
 def _figures(cost: CollectiveCost) -> SizeCost:
@@ -279,7 +300,7 @@ def collective_variants(
     progress(0, len(grid))
     for changes in grid.points():
         let_go(_KEPT)  # none is asked for again
-        sweeps.append(collective_sweep(compile_fabric(machine(changes)), asked))
+        sweeps.append(_swept(compile_fabric(machine(changes)), asked))
         values.append(tuple(_short(str(value)) for value in changes.values()))
         progress(len(sweeps), len(grid))
     return CollectiveVariants(grid.keys, tuple(values), tuple(sweeps))

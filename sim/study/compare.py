@@ -20,7 +20,12 @@ from sim.step.variation import Progress, Stop, never, silent
 from sim.study.axes import Grid, from_options
 from sim.study.compared import Comparison, Delta, Variant, as_long
 from sim.study.deltas import delta_of, variant_of
-from sim.study.machine_offers import list_price, offer_settings, pick_offer
+from sim.study.machine_offers import (
+    list_price,
+    offer_settings,
+    passed_over,
+    pick_offer,
+)
 from sim.study.price_pairs import price_pairs
 
 _SOURCE = "compare"
@@ -74,6 +79,9 @@ def compare(
             one = load(topology, workload, (*base, *offer_settings(row), *changes))
             rate = f"{usd(row.usd_per_gpu_hour)} per GPU-hour ({row.name}, {row.as_of})"
             notes.append(f"{one.topology.name} priced at {rate}")
+            notes += filter(None, [passed_over(machine, prices, row)])
+        elif prices is not None:
+            notes.append(f"{machine.name} keeps its own price; --offer cheapest takes an offer's")
         loaded.append(one)
     labels = _labels(loaded, [changes for _, _, changes in cases[: len(loaded)]])
     variants: list[Variant] = []

@@ -132,7 +132,11 @@ def gpus_for(
     InfeasibleError
         No size does, with the fastest.
     """  # fmt: skip
-    machine, job, _ = load(topology, workload, sets)
+    machine, job, notes = load(topology, workload, sets)
+    # one node is where the search begins
+    if machine.nodes > 1 and notes.origin("topology.nodes").kind == "override":
+        message = f"{machine.nodes} changes nothing: how many is the question; leave it out"
+        raise InputError.single(machine.name, message, "nodes")
     if machine.node is None or machine.graph is not None:
         message = "describe the machine by `node`: an explicit graph has its own number of nodes"
         raise InputError.single(machine.name, message)

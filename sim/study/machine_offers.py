@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 
 from sim.errors import Fault, InputError
 from sim.inputs.offers import cheapest, filtered, offer_keys
 from sim.inputs.price import PriceRow, regions_differ, today
+from sim.inputs.price_files import read_offers
 from sim.inputs.topology import Offer, Topology
 from sim.job.basis import terms_of
 
@@ -66,6 +68,29 @@ def pick_offer(topology: Topology, name: str, rows: Iterable[PriceRow]) -> Price
     best = cheapest(found)
     assert best is not None
     return best
+
+
+def passed_over(topology: Topology, prices: Path | None, taken: PriceRow) -> str:
+    """Why a machine is rented at no row of a price file of one's own; "" where it is, or none is.
+
+    Parameters
+    ----------
+    topology : Topology
+        The machine.
+    prices : Path, optional
+        The file.
+    taken : PriceRow
+        What it is rented at.
+    """
+    mine = matching(topology, read_offers(prices)) if prices is not None else []
+    if prices is None or taken in mine:
+        return ""
+    best = cheapest(mine)
+    if best is None:
+        gpus = " and ".join(gpu.name for gpu in topology.gpu_counts)
+        return f"{prices} has no offer of nodes of {gpus} as {topology.name} has"
+    why = best.doubt(today()) or f"{best.name} is dearer, or not what was named"
+    return f"no row of {prices} is taken: {why}"
 
 
 def like_for_like(

@@ -12,6 +12,7 @@ from sim.documents import SCHEMAS, Listing, Section, plain
 from sim.errors import Fault, InputError
 from sim.inputs.arguments import Argument
 from sim.inputs.loader import load
+from sim.inputs.notes import Message
 from sim.inputs.offers import catalogue, newest
 from sim.inputs.price import TERMS, PriceRow, today
 from sim.inputs.topology import Offer, Topology
@@ -21,7 +22,13 @@ from sim.job.energy import carbon_intensity
 from sim.result.predict import predict
 from sim.result.result import Result
 from sim.step.variation import Progress, silent
-from sim.study.machine_offers import CHEAPEST, matching, offer_settings, pick_offer
+from sim.study.machine_offers import (
+    CHEAPEST,
+    matching,
+    offer_settings,
+    passed_over,
+    pick_offer,
+)
 from sim.units import HOUR_S
 
 ON_DEMAND, SPOT, *RESERVED = TERMS
@@ -34,11 +41,15 @@ def rented_at(
     overrides: Iterable[str],
     name: str | None,
     prices: Path | None,
-) -> tuple[str, ...]:
-    """Overrides that rent a machine at the offer of that name, the cheapest where there is none."""
+) -> tuple[tuple[str, ...], tuple[Message, ...]]:
+    """Overrides that rent a machine at the offer of that name, the cheapest where there is none.
+
+    Beside them a warning, where that is no row of a price file of one's own.
+    """
     machine = load(topology, workload, tuple(overrides)).topology
-    rows = newest(catalogue(prices))
-    return offer_settings(pick_offer(machine, name or CHEAPEST, rows))
+    taken = pick_offer(machine, name or CHEAPEST, newest(catalogue(prices)))
+    said = passed_over(machine, prices, taken)
+    return offer_settings(taken), (Message("own-prices", "topology.offer", said),) if said else ()
 
 
 @dataclass(frozen=True, slots=True)

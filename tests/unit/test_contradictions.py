@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.advised import against, tried
-from bench.silent import TRAINED, of_machines, outcome, values
+from bench.silent.keys import TRAINED, of_machines, outcome, values
 from sim import simulate
 from sim.errors import InputError
 from sim.inputs.loader import load

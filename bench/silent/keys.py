@@ -1,18 +1,8 @@
-"""Keys that are neither refused nor warned of and move no figure: every strategy x key x value.
-
-python -m bench.silent              # all 8 strategies, how each key ends and what is silent
-python -m bench.silent fsdp2 zero3  # of some
-python -m bench.silent ways         # keys beside other axes, methods, offload and replicas
-python -m bench.silent tensor qlora # of some
-python -m bench.silent machines     # keys of the topology, on one node and on two
-"""
+"""Keys of a workload and of a topology, under each strategy and beside other ways to train."""
 
 from __future__ import annotations
 
 import json
-import sys
-import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
@@ -21,7 +11,6 @@ from sim import simulate
 from sim.errors import InputError
 from sim.inputs.base import Spec
 from sim.inputs.method import Method
-from sim.inputs.registry import STRATEGIES
 from sim.inputs.workload import (
     Checkpointing,
     CheckpointSave,
@@ -92,6 +81,50 @@ TRAINED: dict[str, tuple[str, ...]] = {
     "padded": ("parallelism={strategy: fsdp2}", "data={packing: false, mean_length: 300}"),
     "galore": ("parallelism={strategy: ddp}", "method=full", "optimizer=galore"),
     "reference": ("parallelism={strategy: fsdp2}", "reference=copy"),
+    "adapters off": ("parallelism={strategy: fsdp2}", "reference=adapters-off"),
+    "dpo": (
+        "parallelism={strategy: zero3}", "method=full", "reference=copy", "reference_passes=2",
+        "trainer=huggingface",
+    ),
+    "sharded": ("parallelism={strategy: zero2, offload: optimizer}", "method=full"),
+    "flat": ("parallelism={strategy: fsdp1, wrap: peft}", "activation_checkpointing=full"),
+    "te": (
+        "parallelism={strategy: megatron, tensor_parallel: 2, tp_comm_overlap: true}",
+        "method=full", "precision={kind: fp8, recipe: te-current}", "attention=te",
+    ),
+    "blockwise": (
+        "parallelism={strategy: fsdp2}", "method=full",
+        "precision={kind: fp8, recipe: te-blockwise}", "attention=cudnn", "stack.cuda=12.9",
+    ),
+    "muon": ("parallelism={strategy: ddp}", "method=full", "optimizer=muon"),
+    "apollo": ("parallelism={strategy: ddp}", "method=full", "optimizer=apollo"),
+    "paged": (
+        "parallelism={strategy: ddp}", "method=qlora", "optimizer=adamw-8bit",
+        "optimizer_paged=true",
+    ),
+    "checkpoints": (
+        "parallelism={strategy: fsdp2}", "method=full",
+        "checkpoint={interval: 60 s, mode: full, memory_interval: 20 s}",
+        "reliability={gpu_mtbf: 100 h, spare_nodes: 1}", "nodes=2", "tokens=1e11",
+    ),
+    "spot": (
+        "parallelism={strategy: fsdp2}", "tokens=1e10",
+        "offer={price_per_gpu_hour: 2 USD, spot_price_per_gpu_hour: 1 USD, capacity: spot}",
+    ),
+    "loader": (
+        "parallelism={strategy: fsdp2}",
+        "data={workers: 1, preprocess_tokens_per_s_per_worker: 1000}",
+    ),
+    "evaluated": ("parallelism={strategy: fsdp2}", "evaluation={every: 10, tokens: 1e6}"),
+    "eager": (
+        "parallelism={strategy: ddp}", "attention=eager", "loss=chunked",
+        "optimizer_implementation=for-loop", "stack.torch=2.1",
+    ),
+    "unpacked": (
+        "parallelism={strategy: fsdp2}", "data={packing: padding-free, mean_length: 300}",
+        "activation_checkpointing={kind: selective-blocks, every: 2}",
+    ),
+    "hybrid layers": ("parallelism={strategy: fsdp2}", "method=full", "model=nemotron-h-8b"),
 }  # fmt: skip
 #: keys of a topology, with other values
 OF_MACHINES: dict[str, tuple[Any, ...]] = {
@@ -121,8 +154,8 @@ OF_MACHINES: dict[str, tuple[Any, ...]] = {
 class Ended(NamedTuple):
     """What became of a key that was set."""
 
-    strategy: str  # or how many nodes a machine has
-    key: str
+    strategy: str  # or another way to train, how many nodes a machine has, what a verb is asked
+    key: str  # or option
     value: Any
     how: str  # refused, warned, moved, silent, or its own: the job has that value already
 
@@ -222,19 +255,3 @@ def of_machines() -> Iterator[Ended]:
             for value in others:
                 how = outcome(MACHINE, (nodes,), (f"{key}={json.dumps(value)}",))
                 yield Ended(nodes, key, value, how)
-
-
-def main() -> None:
-    """Print what is silent, and how many end how."""
-    began, counts = time.process_time(), Counter[str]()
-    asked = list(TRAINED) if sys.argv[1:] == ["ways"] else sys.argv[1:]
-    for one in of_machines() if asked == ["machines"] else ended(asked or list(STRATEGIES)):
-        counts[one.how] += 1
-        if one.how == "silent":
-            print(f"{one.strategy}: {one.key} = {json.dumps(one.value)} says and moves nothing")
-    print(", ".join(f"{n} {how}" for how, n in counts.most_common()), end="; ")
-    print(f"{time.process_time() - began:.0f} s of CPU")
-
-
-if __name__ == "__main__":
-    main()
