@@ -60,7 +60,7 @@ def silent_keys(workload: Workload) -> frozenset[str]:
         found.discard("method.quantization")
     if workload.reference != "copy":
         found.add("reference_dtype")
-    if workload.reference == "none":
+    if workload.reference in ("none", "itself"):
         found.add("reference_passes")
     if workload.optimizer not in PROJECTED:
         found.add("optimizer_rank")

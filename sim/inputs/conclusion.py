@@ -50,7 +50,7 @@ def conclude(job: Translation, path: Path | None) -> None:
     )
     if strategy == "fsdp1" and adapted and apart:
         job.suppose("parallelism.wrap", "peft", "PEFT's wrap policy keeps adapters apart")
-    if job.sample is not None and (job.sample.passes or job.sample.own):
+    if job.sample is not None and (job.sample.passes or job.sample.before):
         _reference(job, job.sample, strategy, adapted)
     model = job.text_at("model")
     if job.marks_leaves and strategy == "zero3" and model and _experts(model, path):
@@ -68,7 +68,9 @@ def _count_rows(job: Translation, rows: int) -> None:
 
 def _reference(job: Translation, sample: Sample, strategy: str, adapted: bool) -> None:
     """The frozen model that a trainer of preferences runs beside: the base, or a copy of it."""
-    kind = "adapters-off" if adapted and not sample.own else "copy"
+    kind = "copy" if sample.own else "adapters-off" if adapted else "copy"
+    if sample.before and kind == "copy" and not sample.own:
+        kind = "itself"  # not trained yet
     place, theirs, passes, said = sample.place, sample.theirs, sample.passes, sample.written
     offload = job.text_at("parallelism.offload")
     runs = strategy not in STRATEGIES or strategy_named(strategy).takes_reference
@@ -78,7 +80,7 @@ def _reference(job: Translation, sample: Sample, strategy: str, adapted: bool) -
         job.skip(place, theirs, why, True)
         return
     job.take("reference", kind, place, theirs, said)
-    if passes != 1:
+    if passes != 1 and kind != "itself":
         job.take("reference_passes", passes, place, theirs, said)
     narrow = job.text_at("precision.kind") in ("", "fp32")
     whole = strategy in ("ddp", "single") and job.text_at("precision.master") != "bf16"

@@ -39,6 +39,12 @@ def reference_of(workload: Workload) -> Workload:
     )  # fmt: skip
 
 
+def passes_before(workload: Workload) -> bool:
+    """Whether a reference looks at each sample once, before training, and at none in a step."""
+    passes = 0 if workload.reference == "itself" else workload.reference_passes
+    return workload.reference != "none" and not passes
+
+
 def reference_dtype(workload: Workload) -> str:
     """Of a copy's weights: ``bf16`` (or the 16 bits computed in), ``fp32``."""
     return workload.reference_dtype or workload.precision.activations

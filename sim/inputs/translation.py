@@ -65,7 +65,8 @@ class Sample(NamedTuple):
     """How many rows of a batch a trainer makes of a sample, and what says so.
 
     `written` is the value of the key that says it, nothing of a command; `passes` are forwards
-    without gradients beside them, of a frozen reference, which may be a model of its `own`.
+    without gradients beside them, of a frozen reference, which may be a model of its `own`, or made
+    `before` training, of all samples once.
     """
 
     rows: int
@@ -74,6 +75,7 @@ class Sample(NamedTuple):
     written: str = ""
     passes: int = 0
     own: bool = False
+    before: bool = False
 
 
 @dataclass(frozen=True, slots=True)

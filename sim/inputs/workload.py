@@ -324,8 +324,8 @@ class Workload(Spec):
     loss_chunks: Positive = 8  # of a chunked loss
     train_metrics: NotNegative = 0  # times a trainer takes the loss once more, without gradient
     # a frozen model's forward in each micro-step (DPO, KTO): of a copy of the model before
-    # training, or of this one with its adapters off
-    reference: Literal["none", "copy", "adapters-off"] = "none"
+    # training, or of this one with its adapters off; itself: of this one, all before it is trained
+    reference: Literal["none", "copy", "adapters-off", "itself"] = "none"
     # of the copy's weights; None: the compute dtype, as trainers load it
     reference_dtype: Literal["bf16", "fp32"] | None = None
     reference_passes: NotNegative = 1  # forwards in a micro-step; 0: all made before training

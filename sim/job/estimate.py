@@ -1,8 +1,8 @@
 """The whole job in closed form: what is expected of it, the same for `run`, sweeps and searches.
 
 Wall-clock is steps x the slower of step and input pipeline, and evaluations, divided by the share
-of time that failures and checkpoints leave on average (`mean_goodput`); `forecast_job` plays
-replicas of it for quantiles.
+of time that failures and checkpoints leave on average (`mean_goodput`), after what a reference
+looks at before the first step; `forecast_job` plays replicas of it for quantiles.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from sim.job.pipeline import Stall
 from sim.job.spec import JobSpec
 from sim.records import dataclass
 from sim.step.breakdown import Breakdown
+from sim.step.reference import before_training_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +110,14 @@ def estimate_job(
     save, copy = save_of(topology, workload, links), copy_of(topology, workload, links)
     stall = Stall(pace, pace - step.time_s, 1.0 - step.time_s / pace, None)
     evaluating_s = evaluation_s(workload, step, tokens / steps)
-    spec = job_spec(topology, workload, steps, stall, save, copy, evaluating_s, step)
+    before_s = before_training_s(topology, workload, steps / workload.epochs)
+    spec = job_spec(topology, workload, steps, stall, save, copy, evaluating_s, before_s, step)
     kept = mean_goodput(spec)
     evaluations = steps // spec.evaluation_every if spec.evaluation_every else 0
     working, evaluated = steps * step.time_s, evaluations * evaluating_s
     wall = (steps * pace + evaluated) / kept.useful if kept.useful else math.inf
-    stepping = working + evaluated + (wall * kept.again if kept.useful else 0.0)
+    stepping = before_s + working + evaluated + (wall * kept.again if kept.useful else 0.0)
+    wall += before_s
     bill = bill_of(topology, workload, step, wall, min(wall, stepping), tokens)
     return JobEstimate(
         steps=steps,

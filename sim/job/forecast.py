@@ -69,7 +69,10 @@ def forecast_job(
     stall = simulate_stall(pipeline, step.time_s)
     save, copy = save_of(topology, workload, links), copy_of(topology, workload, links)
     evaluating_s = evaluation_s(workload, step, expected.tokens / expected.steps)
-    spec = job_spec(topology, workload, expected.steps, stall, save, copy, evaluating_s, step)
+    before_s = expected.spec.setup_s
+    spec = job_spec(
+        topology, workload, expected.steps, stall, save, copy, evaluating_s, before_s, step
+    )
     outcome = simulate_job(spec, replicas)
     rate = spec.storage_rate
     breaks = save.blocking_s > 0.0 and rate > 0.0

@@ -80,6 +80,7 @@ def job_spec(
     save: CheckpointCost,
     copy: CheckpointCost | None,
     evaluation_s: float,
+    setup_s: float,
     step: Breakdown,
 ) -> JobSpec:
     """What the simulation of the whole job needs, from keys and their defaults."""
@@ -123,4 +124,5 @@ def job_spec(
         preemption_notice_s=notice_s,
         evaluation_every=workload.evaluation.every if evaluation_s > 0.0 else 0,
         evaluation_s=evaluation_s,
+        setup_s=setup_s,
     )

@@ -109,4 +109,5 @@ def _shortened(spec: JobSpec) -> tuple[JobSpec, float]:
     spec = replace(spec, steps=max(1, round(spec.steps / scale)))
     lumps = spec.steps // spec.evaluation_every // MOST + 1 if spec.evaluation_every else 1
     every, each_s = spec.evaluation_every * lumps, spec.evaluation_s * lumps
-    return replace(spec, evaluation_every=every, evaluation_s=each_s), scale
+    setup_s = spec.setup_s / scale
+    return replace(spec, evaluation_every=every, evaluation_s=each_s, setup_s=setup_s), scale

@@ -84,7 +84,7 @@ class JobSpec:
     evaluation_s : float
         One evaluation. [s]
     setup_s : float
-        Before the first step: image, data, compile. [s]
+        Before the first step: a reference's passes. [s]
     """
 
     steps: int

@@ -19,7 +19,7 @@ _PARTS = {
     "restart": "restarts",
     "waiting": "waiting for nodes",
     "fewer_nodes": "slower on fewer nodes",
-    "setup": "setup",
+    "setup": "reference before",
 }
 
 

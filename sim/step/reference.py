@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from sim.inputs.reference import reference_of
+from sim.inputs.reference import passes_before, reference_of
 from sim.inputs.rows import run_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -44,10 +44,23 @@ def reference_passes(
     slow : tuple of Slow
         Its stragglers. Of jitter the passes are those of no draw.
     """
-    if workload.reference == "none" or not workload.reference_passes:
+    if workload.reference == "none" or passes_before(workload):
         return None
     each = _forward(topology, reference_of(workload), slow)
     return weighted((each, workload.reference_passes))
+
+
+def before_training_s(topology: Topology, workload: Workload, steps: float) -> float:
+    """A reference's forwards of the rows of so many steps, where all are made before. [s]
+
+    Source: TRL 1.16, trainer/dpo_trainer.py, ``_precompute_ref_logps``: in batches of a
+    micro-step's size, on the model as it is prepared for training.
+    """
+    if not passes_before(workload):
+        return 0.0
+    run = run_on(topology, workload)
+    each = _forward(topology, reference_of(run), ()).breakdown.time_s
+    return steps * workload.gradient_accumulation * each
 
 
 def with_passes(window: WindowMeasures, passes: WindowMeasures, times: float) -> WindowMeasures:
@@ -59,6 +72,12 @@ def with_passes(window: WindowMeasures, passes: WindowMeasures, times: float) ->
 
 def reference_notes(topology: Topology, workload: Workload) -> tuple[str, ...]:
     """What of a step the reference takes, in a sentence."""
+    rows = before_training_s(topology, workload, 1.0)
+    if rows:
+        return (
+            "reference: a forward without gradients of every row once, before training: "
+            f"{duration(rows)} for the rows of a step",
+        )
     each = reference_passes(topology, run_on(topology, workload))
     if each is None:
         return ()

@@ -186,10 +186,13 @@ def test_what_is_not_modelled_is_refused(job, sets, code):
     [
         ("run.py", DPO.format("", ""), "copy", 1, ""),
         ("run.py", DPO.format("", ", peft_config=LoraConfig(r=16)"), "adapters-off", 1, ""),
-        ("run.py", DPO.format(", precompute_ref_log_probs=True", ""), "none", 1, "before training"),
+        ("run.py", DPO.format(", precompute_ref_log_probs=True", ""), "itself", 1, ""),
+        ("run.py", DPO.format(
+            ", precompute_ref_log_probs=True", ", peft_config=LoraConfig(r=16)"),
+         "adapters-off", 0, ""),
         # TRL's copy stays where its passes are made before; LLaMA-Factory's is a model of its own
         ("run.py", REFERENCE.format("7B") + DPO.format(
-            ", precompute_ref_log_probs=True", ", ref_model=ref"), "copy", 0, "before training"),
+            ", precompute_ref_log_probs=True", ", ref_model=ref"), "copy", 0, ""),
         ("run.py", REFERENCE.format("7B") + DPO.format("", ", ref_model=ref"), "copy", 1, ""),
         ("run.py", REFERENCE.format("0.5B") + DPO.format("", ", ref_model=ref"), "copy", 1,
          "another model"),
@@ -234,6 +237,32 @@ def test_passes_made_before_leave_the_copy():
     copy = stepped(SFT, "reference=copy")[0].memory
     assert before.memory.needed_bytes > plain.memory.needed_bytes
     assert before.memory.needed_bytes == copy.needed_bytes
+
+
+@pytest.mark.parametrize(
+    ("job", "inside", "before"),
+    [
+        (LORA, ["reference=adapters-off"], ["reference=adapters-off", "reference_passes=0"]),
+        (SFT, ["reference=copy", "reference_dtype=fp32"], ["reference=itself"]),
+    ],
+)
+def test_passes_made_before_are_of_the_job(job, inside, before):
+    """Each row once: of two epochs half as many as beside each micro-step, and paid for."""
+    length = ["tokens=null", "samples=50000", "epochs=2", "checkpoint.interval=null",
+              "offer={price_per_gpu_hour: 2 USD}"]  # fmt: skip
+    plain, beside, ahead = (
+        sim.simulate("dgx-h100", job, overrides=[*length, *sets], scaling=False, fixes=False)
+        for sets in ([], inside, before)
+    )
+    assert ahead.step.time_s == plain.step.time_s
+    each = beside.step.time_s - plain.step.time_s
+    walls = [found.job.wall_clock_s for found in (plain, ahead)]
+    rows = plain.job.steps / 2 * each
+    assert walls[1] - walls[0] == pytest.approx(rows, rel=0.02)
+    assert ahead.job.shares["setup"] == pytest.approx(rows / walls[1], rel=0.05)
+    hours = ahead.cost.gpu_hours - plain.cost.gpu_hours  # paid for
+    assert hours == pytest.approx(8 * rows / 3600, rel=0.02)
+    assert any("before training" in line for line in ahead.assumptions)
 
 
 def test_the_table_quotes_what_a_file_says(tmp_path):

@@ -8,9 +8,7 @@ from sim.interop.trainers.keys import Keys
 from sim.records import NamedTuple
 
 _FREE = "no reference is run"
-_BEFORE = (
-    "the reference is run before training, a forward of every sample once, which is not counted"
-)
+_BEFORE = "the reference is run before training, a forward of every sample once"
 _ANOTHER = "a reference of another model is not modelled: taken as a copy of what is trained"
 _COPY = "the reference is a copy of the model"
 _HEAD = (
@@ -85,8 +83,8 @@ def of_kind(keys: Keys, kind: str, place: Place, theirs: str) -> bool:
     if job.sample is not None:
         return True
     written = keys.text(theirs) if isinstance(keys.branch.entries.get(theirs), Leaf) else ""
-    passes, own = _passes(keys, step.passes)
-    job.sample = Sample(step.rows, place, theirs, written, passes, own)
+    passes, own, before = _passes(keys, step.passes)
+    job.sample = Sample(step.rows, place, theirs, written, passes, own, before)
     if step.scores:
         job.take("loss", "fused-linear", place, theirs, written)
     if step.left:
@@ -94,20 +92,21 @@ def of_kind(keys: Keys, kind: str, place: Place, theirs: str) -> bool:
     return True
 
 
-def _passes(keys: Keys, usual: int) -> tuple[int, bool]:
-    """Forwards of a reference in a micro-step, and whether it is a model of its own.
+def _passes(keys: Keys, usual: int) -> tuple[int, bool, bool]:
+    """Forwards of a reference in a micro-step, whether it is a model of its own, or run before.
 
-    A file may have the passes made before, which leaves the model where it is, or do without.
+    A file may have the passes made before, which leaves a model of its own where it is, or do
+    without.
     """
     if keys.flag("reference_free") and usual:
         keys.leave(_FREE, "reference_free")
-        return 0, False
+        return 0, False, False
     own = bool(usual) and keys.has("ref_model")
     if own and keys.text("ref_model") != keys.job.text_at("model"):
         keys.matters(_ANOTHER, "ref_model")
     elif own:
         keys.leave(_COPY, "ref_model")
     if keys.flag("precompute_ref_log_probs") and usual:
-        keys.matters(_BEFORE, "precompute_ref_log_probs")
-        return 0, own
-    return usual, own
+        keys.leave(_BEFORE, "precompute_ref_log_probs")
+        return 0, own, True
+    return usual, own, False
