@@ -5,14 +5,13 @@ Host memory is that of one rank, held from the first step on.
 
 from __future__ import annotations
 
-import math
-
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import ModelTree
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.strategies import terms as t
 from sim.strategies.allocations import Allocations, Style
+from sim.strategies.pinned import fsdp_shards, pinned_bytes
 from sim.strategies.units import (
     dtypes,
     stored_bytes,
@@ -27,15 +26,6 @@ NVME_OPTIMIZER_BUFFERS, NVME_PARAMETER_BUFFERS, NVME_PARAMETER_ELEMENTS = 4, 5, 
 #: Of a training process beside its tensors: Python, PyTorch, the host's part of CUDA and NCCL. [B]
 #: Source: 3 to 5 GB in reports of offloaded runs; assumed
 PROCESS = 4e9
-
-
-def pinned_bytes(size: float) -> float:
-    """What a pinned allocation of so many bytes takes: the next power of two. [B]
-
-    Source: PyTorch CachingHostAllocator, ``allocate``: "round up the allocation to the nearest
-    power of two to improve reuse".
-    """
-    return float(1 << max(0, math.ceil(size) - 1).bit_length()) if size > 0.0 else 0.0
 
 
 class StepMemory:
@@ -107,16 +97,16 @@ class StepMemory:
                 keep("master weights", 4.0 * elements)
                 keep("gradients", groups * taken(4.0 * p.sub_group_size) + taken(4.0 * rest))
                 keep("gradients in the compute dtype", taken(self.compute * elements))
-            else:
-                keep("gradients", DTYPE_BYTES[types.master] * elements)
         if parameters and nvme:
             keep("NVMe buffers", NVME_PARAMETER_BUFFERS * self.compute * NVME_PARAMETER_ELEMENTS)
-        elif parameters or (offloads and not deepspeed):
-            size = stored_bytes(self.tree, types, types.compute if deepspeed else types.master)
-            size /= self.ranks
-            keep("parameters", taken(size) if deepspeed else size)
-            if deepspeed:
-                keep("parameters as loaded", self._as_loaded(size) if p.pin_memory else size)
+        elif parameters and deepspeed:
+            size = stored_bytes(self.tree, types, types.compute) / self.ranks
+            keep("parameters", taken(size))
+            keep("parameters as loaded", self._as_loaded(size) if p.pin_memory else size)
+        elif offloads and not deepspeed:
+            held, gradients = fsdp_shards(self.workload, self.tree, self.ranks)
+            keep("parameters", held)
+            keep("gradients", gradients)
         if offloads:
             keep("process", PROCESS)
         if self.workload.activation_checkpointing.offload:

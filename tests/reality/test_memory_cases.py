@@ -190,6 +190,31 @@ def test_host_memory_of_a_32b():
     assert report.host_bytes == pytest.approx(27 * 32.76e9, rel=0.2)
 
 
+def test_host_memory_of_a_70b_in_four_bits():
+    """FSDP1 with all on the host: 127 GB there on four cards of 24 GB, 22 GB on each, reserved.
+
+    The weights are 38 GB: each is pinned in powers of two, and so is a gradient of as much, which
+    frozen ones never get. Source: philschmid.de, "Efficiently fine-tune Llama 3 with PyTorch FSDP
+    and Q-Lora", April 2024 (from memory).
+    """
+    job = {
+        "name": "no-robots", "model": "llama-3-70b", "sequence_length": 3072, "steps": 10,
+        "gradient_accumulation": 2, "attention": "sdpa", "loss": "huggingface",
+        "method": {"qlora": {"rank": 16, "targets": "all-linear", "dropout": 0.05}},
+        "parallelism": {
+            "strategy": "fsdp1", "offload": "all", "wrap": "peft", "use_orig_params": False,
+        },
+        "activation_checkpointing": {"full": {"reentrant": True}}, "trainer": "huggingface",
+        "stack": {"torch": "2.2", "cuda": "12.1", "nccl": "2.19"},
+    }  # fmt: skip
+    found = load(machine("a10g-pcie-24gb", 4, cpu={"memory": "192 GB"}), job)
+    report = memory(found.topology, found.workload)
+    assert report.host_bytes == pytest.approx(127e9, rel=0.2)
+    assert report.host_terms["gradients"] > 38e9
+    assert report.verdict.word == "fits"
+    assert report.needed_bytes < 22e9
+
+
 BLOOMZ = {
     "name": "bloomz-7b1", "layers": 30, "hidden_size": 4096, "heads": 32, "kv_heads": 32,
     "head_dim": 128, "ffn_size": 16384, "ffn": "gelu", "norm": "layernorm", "positions": "alibi",

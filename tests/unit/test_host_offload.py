@@ -29,7 +29,7 @@ from sim.mesh import Mesh
 from sim.result.threads import thread_warnings
 from sim.step.step import step
 from sim.strategies import plan_of
-from sim.strategies.step_memory import pinned_bytes
+from sim.strategies.pinned import pinned_bytes
 from tests.unit.machines import dgx_h100
 from tests.unit.test_fabric_graphs import explicit
 
