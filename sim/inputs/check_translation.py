@@ -9,6 +9,8 @@ from sim.inputs.topology import Topology
 from sim.inputs.translation import Translation
 from sim.inputs.tree import Place
 
+_MOST = 6
+
 
 def check_translation(
     job: Translation, machine: Topology, given: Mapping[str, Place]
@@ -19,7 +21,25 @@ def check_translation(
         for aside in job.aside
         if aside.matters and not aside.answered(given)
     ]
-    return (*_gpus(job, machine), *_samples(job, given), *found)
+    return (*_gpus(job, machine), *_samples(job, given), *found, *_unread(job))
+
+
+def _unread(job: Translation) -> list[Finding]:
+    """Keys of each file that no reader knows: whether they change the run is not known either."""
+    files: dict[str, list[str]] = {}
+    for aside in job.unread:
+        name = aside.place.source.rpartition("/")[2]
+        line = f" (line {aside.place.line})" if aside.place.line else ""
+        files.setdefault(name, []).append(f"{aside.theirs}{line}")
+    found = []
+    for name, keys in files.items():
+        more = f" and {len(keys) - _MOST} more" if len(keys) > _MOST else ""
+        message = (
+            f"{name}: {', '.join(keys[:_MOST])}{more}: no keys that are known here; whether they "
+            "change the run is not known either"
+        )
+        found.append(warning("not-read", "workload", "", message))
+    return found
 
 
 def _samples(job: Translation, given: Mapping[str, Place]) -> tuple[Finding, ...]:

@@ -112,6 +112,8 @@ class Translation:
         Our keys.
     took, supposed, aside : lists
         What became of each key.
+    unread : list of Aside
+        Of `aside`, keys that no reader knows.
     faults : list of Fault
         What cannot be read, and where two files contradict each other.
     loads_bf16 : str
@@ -145,6 +147,7 @@ class Translation:
     took: list[Took] = field(default_factory=list)
     supposed: list[Supposed] = field(default_factory=list)
     aside: list[Aside] = field(default_factory=list)
+    unread: list[Aside] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     loads_bf16: str = ""
     loads_fp32: str = ""

@@ -108,8 +108,8 @@ GIVEN = "train.py --model Qwen/Qwen2.5-1.5B \\\n  --batch-size 2 --accumulate=4 
 def test_options_of_a_launch_stand_for_the_scripts_own_defaults(tmp_path, launch, named):
     """Defaults were taken (micro-batch 8), and the options "not known here"; or refused."""
     run, script = tmp_path / "run.sh", tmp_path / "train.py"
-    run.write_text(f"python prepare.py --batch-size 99\n{launch} {GIVEN} --fp32 --lr 1e-5\n"
-                   if launch != "python" else f"{launch} {GIVEN} --fp32 --lr 1e-5\n")  # fmt: skip
+    before = "python prepare.py --batch-size 99\n" * (launch != "python")
+    run.write_text(f"{before}{launch} {GIVEN} --fp32 --lr 1e-5 --tp-size 4\n")
     script.write_text(OWN.format(about=""))
     files = (run, script) if named else (run,)
     found = sim.import_job(*files)
@@ -118,7 +118,8 @@ def test_options_of_a_launch_stand_for_the_scripts_own_defaults(tmp_path, launch
     assert (job.sequence_length, job.precision.kind) == (512, "fp32")
     why = {row["theirs"]: row["why"] for row in found.aside}
     assert why["batch-size"] == "read by the script that it is given to"
-    assert why["lr"] == "an argument of a script that is not known here"
+    assert why["lr"] == "no effect on time or memory of a step"
+    assert why["tp-size"] == "an argument of a script that is not known here"
 
 
 def test_an_option_that_only_a_shell_knows_is_no_default(tmp_path):

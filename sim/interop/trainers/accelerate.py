@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
-from sim.interop.trainers import common, deepspeed, fsdp_keys
+from sim.interop.trainers import deepspeed, fsdp_keys
 from sim.interop.trainers.common import TrainerFormat
-from sim.interop.trainers.keys import Keys
+from sim.interop.trainers.keys import WHY_NO_MATTER, Keys
 from sim.interop.trainers.words import put_dtype, recipe
 
 _MARKS = {
@@ -54,7 +54,7 @@ def read(source: Source, job: Translation) -> None:
         job.take("compile", True, keys.place("dynamo_config"), "dynamo_config.dynamo_backend")
     job.launched = "accelerate launches it"
     keys.leave_matching(
-        common.WHY_NO_MATTER,
+        WHY_NO_MATTER,
         r"compute_environment|debug|downcast_bf16|machine_rank|main_\w+|rdzv_backend|same_network"
         r"|tpu_\w+|use_cpu|gpu_ids|enable_cpu_affinity|fsdp_config|deepspeed_config|fp8_config"
         r"|distributed_type|megatron_lm_config|mpirun_config|ipex_config|dynamo_config|\w*commands?",
@@ -74,7 +74,7 @@ def zero(source: Source, keys: Keys) -> None:
     """DeepSpeed by a file, or by accelerate's own few keys: of its YAML or of its command."""
     if keys.has("deepspeed_config_file"):
         deepspeed.named(source, keys, "deepspeed_config_file")
-        keys.leave(common.WHY_NO_MATTER, "zero3_init_flag deepspeed_multinode_launcher")
+        keys.leave(WHY_NO_MATTER, "zero3_init_flag deepspeed_multinode_launcher")
         keys.rest("accelerate")
         return
     stage = keys.count("zero_stage")
@@ -89,7 +89,7 @@ def zero(source: Source, keys: Keys) -> None:
     if stage == 3:
         keys.put_on("checkpoint.mode", "zero3_save_16bit_model", value="full")
     keys.leave(
-        common.WHY_NO_MATTER,
+        WHY_NO_MATTER,
         "deepspeed_multinode_launcher deepspeed_hostfile zero3_init_flag gradient_clipping "
         "offload_optimizer_device offload_param_device zero3_save_16bit_model "
         "deepspeed_moe_layer_cls_names offload_optimizer_nvme_path offload_param_nvme_path",

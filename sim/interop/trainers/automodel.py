@@ -6,7 +6,7 @@ from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.interop.trainers import common, words
 from sim.interop.trainers.common import LoraKeys, TrainerFormat
-from sim.interop.trainers.keys import Keys
+from sim.interop.trainers.keys import WHY_NO_MATTER, Keys
 
 _DEGREES = {
     "tp_size": "tensor_parallel", "cp_size": "context_parallel", "pp_size": "pipeline_parallel",
@@ -49,7 +49,7 @@ def read(source: Source, job: Translation) -> None:
     if keys.inner("compile").flag("enabled"):
         job.take("compile", True, keys.place("compile"), "compile.enabled")
     keys.leave_matching(
-        common.WHY_NO_MATTER,
+        WHY_NO_MATTER,
         r"optimizer|lr_scheduler|rng|dist_env|checkpoint|validation\w*|dataloader"
         r"|loss_fn|wandb|recipe|clip_grad_norm|compile|fp8|seed|distributed"
         r"|freeze_config|slurm|mlflow",
@@ -90,7 +90,7 @@ def _method(keys: Keys) -> None:
     if not peft.has("target_modules"):
         peft.put_on("method.targets", "match_all_linear", value="all-linear")
     peft.leave(
-        common.WHY_NO_MATTER,
+        WHY_NO_MATTER,
         "alpha use_triton dropout_position lora_A_init match_all_linear exclude_modules",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
-from sim.interop.trainers import common, deepspeed, fsdp_keys, preferences, words
+from sim.interop.trainers import common, deepspeed, fsdp_keys, huggingface, preferences, words
 from sim.interop.trainers.common import LoraKeys, TrainerFormat
 from sim.interop.trainers.keys import AUTO, Keys
 
@@ -14,12 +14,6 @@ _ATTENTION = {
     "flash_attention": "flash2", "sdp_attention": "sdpa", "eager_attention": "eager",
     "xformers_attention": "", "flex_attention": "", "sage_attention": "",
 }  # fmt: skip
-_NOT_MODELLED = {
-    "tiled_mlp": "MLPs over tiles of the sequence are not modelled: all of it at once",
-    "unfrozen_parameters": common.PARTLY_FROZEN,
-    "relora": "ReLoRA's merges are not modelled",
-    "lora_target_parameters": "adapters of bare parameters are not counted",
-}
 
 
 def recognises(source: Source) -> bool:
@@ -70,8 +64,9 @@ def _preferences(keys: Keys) -> None:
     kind = keys.text("rl")
     if kind:
         preferences.of_key(keys, kind, "rl")
-    if keys.flag("reward_model"):
-        preferences.of_key(keys, "reward", "reward_model")
+    for name in ("reward_model", "process_reward_model"):
+        if keys.flag(name):  # of the latter a row is one sample
+            preferences.of_key(keys, "scores" if name.startswith("process") else "reward", name)
 
 
 def _rows(keys: Keys) -> None:
@@ -79,6 +74,8 @@ def _rows(keys: Keys) -> None:
     if keys.flag("pad_to_sequence_len") and not packed:
         keys.put("data.packing", True, "pad_to_sequence_len")
         keys.leave("each sample is padded to a whole row", "sample_packing")
+    elif keys.is_on("batch_flattening") and not packed:
+        common.unpadded(keys, "batch_flattening")
     else:
         keys.put_flag("data.packing", "sample_packing", default=False)
     if packed:
@@ -101,6 +98,10 @@ def _method(keys: Keys) -> None:
     keys.put_on("method.targets", "lora_target_linear", value="all-linear")
     names = LoraKeys("adapter", "lora_r", "lora_target_modules", "lora_dropout")
     common.lora(keys, names, bool(four) or adapter == "qlora", why=common.OF_PEFT)
+    if keys.flag("peft_autocast_adapter_dtype") is False:
+        keys.put("method.adapter_dtype", "as-compute", "peft_autocast_adapter_dtype")
+    bits = keys.inner("bnb_config_kwargs")
+    bits.put_flag("method.double_quantization", "bnb_4bit_use_double_quant")
     fused = [n for n in ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel") if keys.flag(n)]
     if fused:
         keys.put("method.adapters", "fused", *fused)
@@ -141,6 +142,9 @@ def _liger(keys: Keys) -> None:
 
 def _strategy(source: Source, keys: Keys) -> None:
     job = keys.job
+    workers = keys.count("ray_num_workers") if keys.flag("use_ray") else None
+    if workers:
+        job.world = (workers, keys.place("ray_num_workers"))
     words = keys.words("fsdp")
     plugin = keys.inner("fsdp_config")
     fsdp_keys.accumulation(keys)
@@ -150,6 +154,7 @@ def _strategy(source: Source, keys: Keys) -> None:
     else:
         keys.leave("no fsdp_config", "fsdp_version")
     deepspeed.named(source, keys, "deepspeed")
+    huggingface.buckets(keys)
     split = ("context_parallel_size", "sequence_parallel_degree")  # the latter until 0.12
     keys.put_count("parallelism.context_parallel", *split)
     keys.leave("how keys and values go round", "heads_k_stride ring_attn_func")
@@ -189,13 +194,13 @@ def _precision(keys: Keys) -> None:
 
 
 def _aside(keys: Keys) -> None:
-    keys.matter_said(_NOT_MODELLED)
+    keys.matter_said({"unfrozen_parameters": common.PARTLY_FROZEN})
     keys.leave(
         "read from the model itself",
         "model_type base_model_config is_llama_derived_model load_in_8bit load_in_4bit "
         "revision_of_model",
     )
-    keys.leave_matching(common.WHY_NO_MATTER, common.NO_MATTER + r"|cosine_\w+|pretraining_dataset")
+    keys.settle("axolotl", "huggingface")
     keys.rest("axolotl")
 
 

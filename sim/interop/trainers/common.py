@@ -30,25 +30,10 @@ class TrainerFormat:
     options: Callable[[Source], Mapping[str, Mapping[str, str]]] | None = None
 
 
-#: keys of any Hugging Face trainer that change neither the time nor the memory of a step
-NO_MATTER = (
-    r"learning_rate|lr|lr_scheduler\w*|scheduler|warmup\w*|weight_decay|adam_\w+|seed|data_seed"
-    r"|output_dir|overwrite_\w+|logging_\w+|report_to|run_name|wandb\w*|mlflow\w*|comet\w*"
-    r"|tensorboard\w*|swanlab\w*|plot_loss|hub_\w+|push_to_hub\w*|save_total_limit"
-    r"|save_only_model|save_safetensors|save_first_step|saves_per_epoch|resume_from_checkpoint"
-    r"|remove_unused_columns|ddp_timeout|include_\w+|disable_tqdm|log_level\w*|do_train|do_predict"
-    r"|chat_template\w*|template|datasets?|dataset_\w+|special_tokens|tokens|tokenizer\w*"
-    r"|trust_remote_code|val_set_size|test_datasets|strict|shuffle\w*|train_on_inputs"
-    r"|group_by_length|train_sampling_strategy|early_stopping\w*|debug|load_best_model_at_end|metric_for_best_model"
-    r"|greater_is_better|average_tokens_across_devices|model_init_kwargs|use_cache|model_revision"
-    r"|lora_alpha|lora_fan_in_fan_out|peft_use_rslora|use_rslora|lora_model_dir"
-    r"|ddp_find_unused_parameters|router_aux_loss_coef|neftune\w*|label_smoothing_factor"
-)
 PARTLY_FROZEN = (
     "what is frozen of a partly frozen model is not followed: taken as trained in full (more "
     "states); add --set 'method={freeze: {last: N}}', or first, layers, extra"
 )
-WHY_NO_MATTER = "no effect on time or memory of a step"
 OF_PEFT = "PEFT's default"
 _EIGHT_BIT = "8-bit weights are not modelled where they are sharded: taken in the compute dtype"
 _RUN_TIME = "counted in steps or epochs: `checkpoint.interval` and `evaluation` are set by hand"
@@ -141,9 +126,23 @@ def unsloth(job: Translation, adapted: bool) -> None:
 
 
 def liger(keys: Keys, *names: str) -> None:
-    """Liger's kernels, and its loss that runs with the head, where a flag is set."""
-    keys.put_on("fused_kernels", *names, value="all")
-    keys.put_on("loss", *names, value="fused-linear")
+    """Liger's kernels, and its loss that runs with the head, where a flag is set.
+
+    Which of them, a mapping beside the flag may say; each that it leaves out runs.
+    """
+    if not keys.flag(*names):
+        return
+    config = keys.inner("liger_kernel_config")
+    parts = [config.flag(part) is not False for part in ("rms_norm", "swiglu", "rope")]
+    fused = "all" if all(parts[:2]) else ("norm+rope" if parts[2] else "norm") if parts[0] else ""
+    if fused:
+        keys.put("fused_kernels", fused, *names)
+    elif any(parts):
+        config.matters("of Liger's kernels those with norms are followed", "rms_norm")
+    if config.flag("fused_linear_cross_entropy") is not False:
+        keys.put("loss", "fused-linear", *names)
+    elif config.flag("cross_entropy"):
+        config.put("loss", "huggingface-fused", "cross_entropy")
 
 
 def eight_bit(keys: Keys, name: str) -> None:

@@ -14,7 +14,7 @@ from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Place
 from sim.interop.trainers import common, words
 from sim.interop.trainers.common import TrainerFormat
-from sim.interop.trainers.keys import AUTO, Keys
+from sim.interop.trainers.keys import AUTO, WHY_NO_MATTER, Keys
 
 _COUNTS = (
     "stage3_prefetch_bucket_size",
@@ -167,7 +167,7 @@ def table(keys: Keys) -> None:
             keys.matters("is not modelled", name)
     _cuts(keys)
     keys.leave_matching(
-        common.WHY_NO_MATTER,
+        WHY_NO_MATTER,
         "optimizer|scheduler|steps_per_print|wall_clock.*"
         "|zero_allow_.*|zero_force_.*|comms_.*|monitor_config|tensorboard|csv_.*"
         "|wandb|memory_breakdown|dump_state|prescale_.*|gradient_predivide.*"
@@ -181,7 +181,7 @@ def _cuts(keys: Keys) -> None:
     keys.put_ulysses("sequence_parallel_size")
     tensor = keys.inner("tensor_parallel")
     tensor.put_degree("parallelism.tensor_parallel", "autotp_size")
-    tensor.leave(common.WHY_NO_MATTER, "tp tensor_parallel dtype preset_model")
+    tensor.leave(WHY_NO_MATTER, "tp tensor_parallel dtype preset_model")
     if keys.inner("compile").flag("deepcompile"):
         keys.matters("DeepCompile's schedule is not modelled: taken as ZeRO's own", "compile")
     keys.leave("1: not split along it", "sequence_parallel_size tensor_parallel")

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 
 from sim.inputs.tree import Items, Leaf, Tree
 from sim.interop.trainers import fsdp_keys
-from sim.interop.trainers.common import WHY_NO_MATTER
-from sim.interop.trainers.keys import Keys
+from sim.interop.trainers.keys import WHY_NO_MATTER, Keys
 from sim.interop.trainers.script_calls import ScriptCall
 
 _MESHES = ("mesh", "device_mesh")

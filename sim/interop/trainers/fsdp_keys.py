@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from sim.interop.trainers.common import WHY_NO_MATTER
-from sim.interop.trainers.keys import Keys
+from sim.interop.trainers.keys import WHY_NO_MATTER, Keys
 
 _SHARDING = {
     "full_shard": "full-shard", "1": "full-shard",
@@ -93,7 +92,14 @@ def fsdp(keys: Keys, version: int, words: list[str]) -> None:
 
 def accumulation(keys: Keys) -> None:
     """Whether accelerate reduces gradients in every micro-step, of `TrainingArguments`."""
-    found = keys.inner("accelerator_config").inner("gradient_accumulation_kwargs")
+    config = keys.inner("accelerator_config")
+    if config.flag("split_batches"):
+        why = "each batch is cut over the ranks: --set micro_batch=N, of one of them"
+        answers = (frozenset({"micro_batch"}),)
+        keys.job.skip(
+            config.place("split_batches"), config.named("split_batches"), why, True, answers
+        )
+    found = config.inner("gradient_accumulation_kwargs")
     if found.flag("sync_each_batch"):
         name = "sync_each_batch"
         keys.job.syncs_each = found.named(name), found.place(name)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch
-from sim.interop.trainers import common, deepspeed, fsdp_keys, trl_kinds, words
+from sim.interop.trainers import accelerate, common, deepspeed, fsdp_keys, trl_kinds, words
 from sim.interop.trainers.common import LoraKeys, TrainerFormat
-from sim.interop.trainers.keys import Keys
+from sim.interop.trainers.keys import WHY_NO_MATTER, Keys
 
 _MARKS = {
     "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "optim",
@@ -183,15 +183,12 @@ def training(
     if keys.text(*towers):
         why = "the tower and its tokens are not counted: the language model alone is"
         keys.matters(why, *towers)
-    if keys.flag("auto_find_batch_size"):
-        why = "the batch that will fit is not known: per_device_train_batch_size is taken"
-        keys.matters(why, "auto_find_batch_size")
     common.saving(keys)
-    keys.leave_matching(common.WHY_NO_MATTER, common.NO_MATTER)
+    keys.settle("huggingface")
     keys.leave_matching("the compiler's settings", "torch_compile_.*")
     keys.leave(
         "read above",
-        "bf16 fp16 max_grad_norm optim_args torch_empty_cache_steps dataloader_drop_last "
+        "optim_target_modules bf16 fp16 max_grad_norm optim_args dataloader_drop_last "
         "dataloader_pin_memory dataloader_persistent_workers gradient_checkpointing_kwargs "
         "activation_checkpointing_kwargs liger_kernel_config",
     )
@@ -199,7 +196,6 @@ def training(
 
 def strategy(source: Source, keys: Keys) -> None:
     """FSDP, DeepSpeed or DDP of `TrainingArguments`, and when their gradients are reduced."""
-    job = keys.job
     fsdp_keys.accumulation(keys)
     options = " ".join(keys.words("fsdp")).lower().split()
     plugin = keys.tree("fsdp_config")
@@ -210,7 +206,13 @@ def strategy(source: Source, keys: Keys) -> None:
         fsdp_keys.fsdp(inner, version, options)
     deepspeed.by_stage(keys)
     deepspeed.named(source, keys, "deepspeed")
-    bucket = keys.number("ddp_bucket_cap_mb")
+    accelerate.mesh(keys.inner("parallelism_config"))
+    buckets(keys)
+
+
+def buckets(keys: Keys) -> None:
+    """DDP's buckets, where nothing shards."""
+    job, bucket = keys.job, keys.number("ddp_bucket_cap_mb")
     if bucket and job.at("parallelism.strategy") is None:
         job.suppose("parallelism.strategy", "ddp", "neither FSDP nor DeepSpeed is configured")
         keys.put("parallelism.bucket_cap_mb", bucket, "ddp_bucket_cap_mb")
@@ -255,6 +257,9 @@ def _rows(keys: Keys) -> None:
         common.unpadded(keys, "padding_free")
     else:
         keys.put_flag("data.packing", "packing")
+    kernel = keys.text("attn_implementation") or _model_keys(keys).text("attn_implementation")
+    if packed and keys.text("packing_strategy") != "wrapped" and "flash" in kernel:
+        common.masked(keys, "packing")  # best-fit packing hands the kernel where samples begin
     keys.suppose("data.packing", False)
     keys.leave(
         "how samples are put into rows",
@@ -286,7 +291,7 @@ def _method(keys: Keys, rank: int, dropout: float, narrow: bool) -> None:
             "lora_r lora_target_modules lora_dropout load_in_4bit load_in_8bit",
         )
     keys.leave(
-        common.WHY_NO_MATTER,
+        WHY_NO_MATTER,
         "bnb_4bit_quant_type bnb_4bit_quant_storage lora_task_type use_bnb_nested_quant "
         "load_in_4bit load_in_8bit",
     )

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
+from sim.data import table
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
 
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0", "none"})
 _NOTHING = frozenset({"", "~", "null"})
+_OFF = _FALSE | {"0.0"}
 AUTO = "auto"
+WHY_NO_MATTER = "no effect on time or memory of a step"
+
+
+@cache
+def idle(tool: str) -> str:
+    """A pattern of keys of a trainer that change neither the time nor the memory of a step."""
+    return "|".join(table("trainer_keys")[tool]["idle"])
 
 
 class Keys:
@@ -210,19 +220,27 @@ class Keys:
         self.seen.update(names)
         self.job.skip(self.place(*names), self.named(*names), why, True)
 
-    def matter_on(self, table: Mapping[str, str]) -> None:
-        """`matters`, for each flag of a table that is set: its name and why."""
-        for name, why in table.items():
-            if self.flag(name):
-                self.matters(why, name)
-
-    def matter_said(self, table: Mapping[str, str]) -> None:
-        """`matter_on`, of keys that may also be lists or mappings."""
-        for name, why in table.items():
+    def matter_said(self, reasons: Mapping[str, str]) -> None:
+        """`matters`, for each key of some that is set, by name; what is off is left aside."""
+        for name, why in reasons.items():
             found = self.tree(name)
-            said = found is not None and getattr(found, "entries", True)
-            if said and str(getattr(found, "value", "")).lower() != "false":
+            said = found is not None and getattr(found, "entries", getattr(found, "items", True))
+            if said and str(getattr(found, "value", "")).lower() not in _OFF:
                 self.matters(why, name)
+            else:
+                self.leave("off", name)
+
+    def settle(self, *tools: str) -> None:
+        """Say of keys that no reader takes which change a run, and leave aside those that do not.
+
+        Parameters
+        ----------
+        *tools : str
+            Tables of ``data/trainer_keys.toml``.
+        """
+        for tool in tools:
+            self.matter_said(table("trainer_keys")[tool]["matters"])
+            self.leave_matching(WHY_NO_MATTER, idle(tool))
 
     def leave(self, why: str, names: str | Iterable[str]) -> None:
         """Leave some keys aside, those that are there; a text holds several names."""
@@ -249,4 +267,10 @@ class Keys:
 
     def rest(self, title: str) -> None:
         """Leave aside what nobody asked for; a key of a known tool is a hint, not a fault."""
-        self.leave_matching(f"no key that this reader of {title} files follows")
+        self.unread(f"no key that this reader of {title} files follows")
+
+    def unread(self, why: str) -> None:
+        """Leave aside what is left, of which nobody knows whether it changes a run."""
+        begun = len(self.job.aside)
+        self.leave_matching(why)
+        self.job.unread += self.job.aside[begun:]

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Items, Leaf, Tree
-from sim.interop.trainers import common, launch
+from sim.interop.trainers import launch
 from sim.interop.trainers.common import TrainerFormat
-from sim.interop.trainers.keys import Keys
+from sim.interop.trainers.keys import WHY_NO_MATTER, Keys
 from sim.units import whole
 
 _KINDS = ("PyTorchJob", "MPIJob", "TrainJob", "Job", "JobSet", "RayJob", "Pod")
@@ -51,7 +51,7 @@ def read(source: Source, job: Translation) -> None:
         words += [str(entry.value)] if isinstance(entry, Leaf) else []
     plain = (" ".join(shlex.split(w)) if "\n" in w or " " in w else w for w in words)
     launch.arguments(" ".join(plain), source, job, found, {})
-    keys.leave(common.WHY_NO_MATTER, branch.entries)
+    keys.leave(WHY_NO_MATTER, branch.entries)
 
 
 def _under(tree: Tree, names: tuple[str, ...], depth: int = 0) -> Iterator[Tree]:

@@ -166,8 +166,8 @@ def _trained(
     if theirs and not said:
         huggingface.arguments(source, keys)
     keys.leave("read by the script that it is given to", job.handed)
-    unknown = [name for name in rest.entries if name not in job.handed]
-    keys.leave("an argument of a script that is not known here", unknown)
+    keys.settle("launchers", "huggingface")
+    keys.unread("an argument of a script that is not known here")
 
 
 def _accelerate(launch: Keys, source: Source, job: Translation) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 from sim.inputs.translation import Source
 from sim.interop.trainers import deepspeed, fsdp_calls
-from sim.interop.trainers.common import WHY_NO_MATTER
-from sim.interop.trainers.keys import Keys
+from sim.interop.trainers.keys import WHY_NO_MATTER, Keys
 from sim.interop.trainers.script_calls import ScriptCall
 from sim.units import whole
 

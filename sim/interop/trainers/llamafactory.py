@@ -14,13 +14,6 @@ from sim.interop.trainers.common import LoraKeys, TrainerFormat
 from sim.interop.trainers.keys import Keys
 
 _MARKS = {"finetuning_type", "cutoff_len", "stage", "lora_target", "quantization_bit"}
-_NOT_MODELLED = {
-    "use_badam": "BAdam is not modelled: taken as AdamW",
-    "use_adam_mini": "Adam-mini is not modelled: taken as AdamW",
-    "use_kt": "KTransformers' experts in host memory are not modelled: all are on the GPU",
-    "shift_attn": "shifted sparse attention is not modelled: taken as full",
-    "use_ray": "Ray launches it: the ranks are the same",
-}
 
 
 def recognises(source: Source) -> bool:
@@ -43,7 +36,7 @@ def read(source: Source, job: Translation) -> None:
         words.attention(keys, "flash_attn")
     keys.suppose("attention", "sdpa")
     if keys.flag("use_unsloth"):
-        common.unsloth(job, job.text_at("method.kind") != "full")
+        common.unsloth(job, job.text_at("method.kind") in ("lora", "qlora"))
     if keys.flag("use_muon"):
         keys.put("optimizer", "muon", "use_muon")
         keys.leave("use_muon decides", "optim")
@@ -61,18 +54,12 @@ def read(source: Source, job: Translation) -> None:
         keys.put("precision.master", "bf16", "pure_bf16")
     _stage(keys, stage)
     common.own_muon(keys, "use_muon")
-    keys.matter_on(_NOT_MODELLED)
     if not off:  # Unsloth's checkpointing keeps what it saves in host memory
         keys.put_on("activation_checkpointing.offload", "use_unsloth_gc")
     keys.leave(
         "read above", "use_reentrant_gc double_quantization quantization_type quantization_method"
     )
-    keys.leave_matching(
-        common.WHY_NO_MATTER,
-        r"preprocessing_\w+|flash_attn|rope_scaling|infer_\w+|export_\w+"
-        r"|ddp_\w+|image_\w+|video_\w+|media_dir|mask_history|enable_thinking"
-        r"|adapter_name_or_path|overwrite_\w+|ref_\w+|pref_\w+|max_samples",
-    )
+    keys.settle("llamafactory")
     keys.rest("LLaMA-Factory")
 
 
@@ -198,8 +185,13 @@ def _method(keys: Keys) -> None:
         return
     if kind == "oft":
         keys.matters("OFT is not modelled: taken as LoRA", "finetuning_type")
+    if keys.flag("use_llama_pro"):
+        keys.matters("adapters of its new blocks alone are not modelled: of all", "use_llama_pro")
     names = LoraKeys("finetuning_type", "lora_rank", "lora_target", "lora_dropout")
     common.lora(keys, names, bits == 4, default_targets="all-linear")
+    library = keys.text("quantization_method").lower()
+    if bits and library not in ("", "bnb", "bitsandbytes"):
+        keys.matters(f"weights of {library} are taken as bitsandbytes'", "quantization_method")
     if bits == 4:
         keys.put_flag("method.double_quantization", "double_quantization")
     elif bits and bits != 8:

@@ -9,9 +9,9 @@ from typing import Any
 
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
-from sim.interop.trainers import common, megatron_stages, words
+from sim.interop.trainers import megatron_stages, words
 from sim.interop.trainers.common import TrainerFormat
-from sim.interop.trainers.keys import Keys
+from sim.interop.trainers.keys import WHY_NO_MATTER, Keys
 
 _COUNTS = (
     ("model.layers", "num-layers"),
@@ -75,7 +75,7 @@ def read(source: Source, job: Translation) -> None:
     _recompute(keys)
     job.suppose("method.kind", "full", "Megatron trains in full")
     job.suppose("data.packing", True, "Megatron's data sets fill rows")
-    keys.leave_matching(common.WHY_NO_MATTER, _NO_MATTER)
+    keys.leave_matching(WHY_NO_MATTER, _NO_MATTER)
     for name in [n for n in keys.branch.entries if n not in keys.seen]:
         if (
             "parallel" in name

@@ -58,7 +58,7 @@ def read(source: Source, job: Translation) -> None:
     if name not in ("", "sft"):
         preferences.of_key(keys, name, "module", f"train_{name}")
     keys.leave("read above", "load_in_4bit module")
-    keys.leave_matching(common.WHY_NO_MATTER, common.NO_MATTER)
+    keys.settle("huggingface")
     keys.rest("OpenRLHF")
 
 

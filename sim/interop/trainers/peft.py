@@ -8,16 +8,6 @@ from sim.interop.trainers import common
 from sim.interop.trainers.common import LoraKeys, TrainerFormat
 from sim.interop.trainers.keys import Keys
 
-_VARIANTS = {
-    "use_qalora": "QA-LoRA is not modelled: taken as LoRA",
-    "use_bdlora": "block-diagonal matrices are not modelled: taken as LoRA's",
-    "rank_pattern": "ranks that differ by layer are not modelled: r is taken for all",
-    "layers_to_transform": "adapters on some layers alone are not modelled: taken on all",
-    "target_parameters": "adapters of bare parameters are not counted",
-    "layer_replication": "replicated layers are not modelled",
-    "trainable_token_indices": "trained tokens are not counted",
-}
-
 
 def recognises(source: Source) -> bool:
     """PEFT's mark."""
@@ -36,8 +26,7 @@ def read(source: Source, job: Translation) -> None:
     four = job.text_at("method.quantization") == "nf4"
     names = LoraKeys("peft_type", "r init_r", "target_modules", "lora_dropout")
     common.lora(keys, names, four)
-    keys.matter_said(_VARIANTS)
-    keys.leave_matching(common.WHY_NO_MATTER)
+    keys.settle("peft")
 
 
 FORMATS.register(TrainerFormat("peft", "a PEFT adapter_config.json", recognises, read))

@@ -26,7 +26,7 @@ from sim.interop.trainers import (
     words,
 )
 from sim.interop.trainers.common import TrainerFormat
-from sim.interop.trainers.keys import Keys
+from sim.interop.trainers.keys import WHY_NO_MATTER, Keys
 from sim.interop.trainers.script_calls import ScriptCall
 
 _TORCH = "PyTorch's default"
@@ -270,7 +270,7 @@ def _accelerator(keys: Keys, by: dict[str, ScriptCall]) -> None:
         "gradient_accumulation_plugin split_batches mixed_precision dynamo_plugin",
     )
     inner.leave(
-        common.WHY_NO_MATTER,
+        WHY_NO_MATTER,
         "cpu log_with kwargs_handlers project_dir project_config device_placement even_batches "
         "step_scheduler_with_optimizer rng_types",
     )

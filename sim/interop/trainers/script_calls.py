@@ -15,8 +15,7 @@ from sim.inputs.python_calls import CONDITION, LATER, NAME, calls_of
 from sim.inputs.python_values import is_unknown
 from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Leaf, Place, Tree, plain_of
-from sim.interop.trainers import common
-from sim.interop.trainers.keys import Keys
+from sim.interop.trainers.keys import Keys, idle
 from sim.records import NamedTuple
 
 _NO_MODEL = re.compile(r"Tokenizer|Processor|Config|Peft|AutoPeft|load_dataset")
@@ -70,7 +69,7 @@ class ScriptCall(NamedTuple):
         """What of it changes a step, to be held against another."""
         return {
             name: plain_of(tree) for name, tree in self.said.items()
-            if not re.fullmatch(common.NO_MATTER, name)
+            if not re.fullmatch(idle("huggingface"), name)
         }  # fmt: skip
 
     def text(self, key: str) -> str:
@@ -166,7 +165,7 @@ def set_later(calls: list[ScriptCall], taken: list[ScriptCall], job: Translation
         if call.kind == "later" or (call.kind == "arguments" and call in taken):
             for key, tree in call.branch.entries.items():
                 name = key.removesuffix(LATER)
-                if name != key and not re.fullmatch(common.NO_MATTER, name):
+                if name != key and not re.fullmatch(idle("huggingface"), name):
                     why = f"{getattr(tree, 'value', '')} comes after the call that makes it"
                     job.skip(tree.place, name, why, True)
 
@@ -187,7 +186,7 @@ def tell_unknown(keys: Keys) -> None:
     found = keys.branch
     for name in [name for name, tree in found.entries.items() if is_unknown(tree)]:
         said = found.entries.pop(name)
-        if isinstance(said, Leaf) and not re.fullmatch(common.NO_MATTER, name):
+        if isinstance(said, Leaf) and not re.fullmatch(idle("huggingface"), name):
             why = f"{said.value[2:-1]} is known only at run time"
             keys.job.skip(said.place, name, why, True)
             keys.unsaid[name] = f"{said.place.text.rpartition('/')[2]}: {why}"

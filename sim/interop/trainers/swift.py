@@ -25,16 +25,22 @@ def read(source: Source, job: Translation) -> None:
     """Read the file, and the DeepSpeed file that it names."""
     keys = Keys.of(source, job, "ms-swift's default")
     keys.put("model", keys.text("model", "model_id_or_path"), "model", "model_id_or_path")
-    keys.put_count("sequence_length", "max_length")
-    keys.put_flag("data.packing", "packing")
     packed, free = keys.flag("packing"), keys.flag("padding_free")
+    keys.put_count("sequence_length", *("packing_length",) * bool(packed), "max_length")
+    keys.put_flag("data.packing", "packing")
     if packed:
         common.masked(keys, "packing")
     elif free:
         common.unpadded(keys, "padding_free")
     keys.suppose("data.packing", False)
-    keys.leave("rows are max_length", "packing_length padding_free")
+    keys.leave("rows are as long", "packing_length padding_free max_length")
     _method(keys)
+    if keys.text("tuner_backend") == "unsloth":
+        common.unsloth(job, job.text_at("method.kind") in ("lora", "qlora"))
+    if keys.flag("use_galore"):
+        keys.put("optimizer", "galore", "use_galore")
+        keys.put_count("optimizer_rank", "galore_rank", default=128)
+        keys.leave("use_galore decides", "optim")
     words.attention(keys, "attn_impl")
     keys.suppose("attention", "sdpa")
     dtype = words.dtype(keys, "torch_dtype") or "bf16"
@@ -49,15 +55,15 @@ def read(source: Source, job: Translation) -> None:
     if task and not kind:  # a reward model's task is a head of scores, and its rows are pairs
         preferences.of_key(keys, task, "task_type")
     keys.put_ulysses("sequence_parallel_size")
-    keys.leave_matching(
-        common.WHY_NO_MATTER,
-        r"torch_dtype|model_type|model_author|model_name|dataset\w*|split_\w+"
-        r"|load_args|load_data_args|add_version|bnb_\w+|system|freeze_\w+"
-        r"|sequence_parallel_size|use_hf|logging_\w+|streaming|loss_scale"
-        r"|padding_side|ckpt_dir|truncation_strategy|max_pixels|agent_template"
-        r"|create_checkpoint_symlink|ignore_args_error|check_model|lazy_tokenize"
-        r"|acc_\w+|predict_with_generate|device_map|rank|global_world_size|local_\w+",
+    if keys.text("experts_impl") == "grouped_mm":
+        keys.put("experts", "grouped", "experts_impl")
+    if job.text_at("parallelism.strategy") == "zero3":
+        keys.put_count("parallelism.zero_hpz_partition_size", "zero_hpz_partition_size")
+    keys.put_degree("parallelism.tensor_parallel", "deepspeed_autotp_size")
+    keys.leave(
+        "taken so far as it cuts", "experts_impl zero_hpz_partition_size deepspeed_autotp_size"
     )
+    keys.settle("ms-swift")
     keys.rest("ms-swift")
 
 
@@ -71,7 +77,10 @@ def _method(keys: Keys) -> None:
         if kind != "lora":
             keys.matters(f"{kind} is not modelled: taken as LoRA", *_KINDS)
         names = LoraKeys(
-            " ".join(_KINDS), "lora_rank", "target_modules lora_target_modules", "lora_dropout"
+            " ".join(_KINDS),
+            "lora_rank",
+            "target_regex target_modules lora_target_modules",
+            "lora_dropout",
         )
         common.lora(keys, names, four, dropout=0.05, default_targets="all-linear")
     if (keys.count("quant_bits") or 4) != 4:

@@ -12,7 +12,7 @@ from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch
 from sim.interop.trainers import common, words
 from sim.interop.trainers.common import TrainerFormat
-from sim.interop.trainers.keys import Keys
+from sim.interop.trainers.keys import WHY_NO_MATTER, Keys
 from sim.pipeline.schedules import SCHEDULES
 from sim.units import whole
 
@@ -75,7 +75,7 @@ def read(source: Source, job: Translation) -> None:
     if words.dtype(training, "dtype") == "bf16":
         training.put("precision.master", "bf16", "dtype")
     training.leave_matching(
-        common.WHY_NO_MATTER,
+        WHY_NO_MATTER,
         r"dataset\w*|max_norm|gc_\w+|seed|warmup\w*"
         rf"|deterministic|mixed_precision_\w+|dtype|disable_cuda_graphs|compile|{_AXIS}",
     )
@@ -105,7 +105,7 @@ def read(source: Source, job: Translation) -> None:
     job.suppose("data.packing", True, "torchtitan's data sets fill rows")
     keys.suppose("attention", "sdpa")
     keys.leave_matching(
-        common.WHY_NO_MATTER,
+        WHY_NO_MATTER,
         "job|profiling|metrics|lr_scheduler|validation|comm|debug|experimental"
         "|fault_tolerance|memory_estimation|compile|checkpoint|optimizer"
         "|activation_checkpoint|quantize|float8|hf_assets_path|dump_folder"
@@ -131,7 +131,7 @@ def _model(model: Keys) -> None:
     if family:
         model.put("model", catalogue_name(family, flavour), "flavor", "name")
     model.leave(
-        common.WHY_NO_MATTER,
+        WHY_NO_MATTER,
         "name hf_assets_path tokenizer_path norm_type print_after_conversion",
     )
 

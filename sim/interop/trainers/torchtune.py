@@ -9,7 +9,7 @@ from sim.inputs.translation import Source, Translation
 from sim.inputs.tree import Branch, Items, Leaf
 from sim.interop.trainers import common, preferences, words
 from sim.interop.trainers.common import TrainerFormat
-from sim.interop.trainers.keys import Keys
+from sim.interop.trainers.keys import WHY_NO_MATTER, Keys
 
 #: ``lora_llama3_1_8b``: how it is trained, the family and the size
 _BUILDER = re.compile(
@@ -22,6 +22,8 @@ _PAIRED = re.compile(r"paired|preference|hh_rlhf")
 _NO_MATTER = (
     r"tokenizer|checkpointer|resume_from_checkpoint|seed|shuffle|lr_scheduler|output_dir"
     r"|metric_logger|log_\w+|profiler|device|save_\w+|dataset\w*|model|optimizer|loss"
+    r"|enable_kv_cache|low_cpu_ram|tasks|max_seq_length|collate_fn|quantizer|prompt|max_new_tokens"
+    r"|temperature|top_k|teacher_\w+|kd_\w+|ref_checkpointer|dataloader|batch_size_\w+|limit"
     r"|early_exit\w*|clip_grad_norm|run_val_\w+|batch_size_val|enable_async_checkpointing"
 )
 
@@ -62,7 +64,7 @@ def read(source: Source, job: Translation) -> None:
     job.suppose("parallelism.strategy", "fsdp2", "recipes of several GPUs shard with FSDP2")
     job.suppose("trainer", "torchtune", "torchtune's loop")
     job.suppose("attention", "sdpa", "torchtune's attention")
-    keys.leave_matching(common.WHY_NO_MATTER, _NO_MATTER)
+    keys.leave_matching(WHY_NO_MATTER, _NO_MATTER)
     keys.rest("torchtune")
 
 
@@ -87,7 +89,9 @@ def _model(keys: Keys) -> None:
         return
     family = re.sub(r"^(llama|gemma|phi)(?=\d)", r"\1-", found["family"].replace("_", "."))
     keys.put("model", f"{family}-{found['size'].replace('_', '.')}", "_component_")
-    keys.put("method.kind", (found["how"] or "full").rstrip("_"), "_component_")
+    four = bool(found["how"]) and keys.flag("quantize_base") is True
+    keys.put("method.kind", "qlora" if four else (found["how"] or "full").rstrip("_"),
+             *("quantize_base",) * four, "_component_")  # fmt: skip
     if not found["how"]:
         return
     keys.put_count("method.rank", "lora_rank")
@@ -102,7 +106,7 @@ def _model(keys: Keys) -> None:
     keys.put_flag("method.dora", "use_dora")
     if keys.flag("apply_lora_to_output"):
         keys.matters("adapters of the head are not counted", "apply_lora_to_output")
-    keys.leave(common.WHY_NO_MATTER, "lora_alpha apply_lora_to_output")
+    keys.leave(WHY_NO_MATTER, "lora_alpha apply_lora_to_output")
     keys.rest("torchtune")
 
 
@@ -144,7 +148,11 @@ def _memory(keys: Keys) -> None:
     elif apart:
         why = "read where it names tok_embeddings and output, not otherwise"
         keys.matters(why, "custom_sharded_layers")
-    for name in ("fsdp_reshard_after_forward", "tensor_parallel_dim"):
+    keys.inner("fsdp").put_on("parallelism.offload", "cpu_offload", value="all")
+    if keys.text("ac_mode") == "selective":
+        keys.matters("blocks of which some are checkpointed are taken as all", "ac_mode")
+    keys.leave("taken with what they are of", "fsdp ac_mode ac_option tensor_parallel_plan")
+    for name in ("fsdp_reshard_after_forward", "tensor_parallel_dim", "memory_efficient_fsdp_wrap"):
         if keys.text(name).lower() not in ("", "1", "true", "[]"):
             keys.matters("this reader of torchtune files does not follow it", name)
 

@@ -1,0 +1,154 @@
+"""Keys of trainers' files: what they change is taken, told, or known to be without effect."""
+
+import re
+
+import pytest
+
+from sim.data import table
+from sim.inputs.loader import load
+from tests.imported import mattering
+
+AXOLOTL = """\
+base_model: Qwen/Qwen2.5-7B
+adapter: qlora
+sequence_len: 2048
+micro_batch_size: 2
+bf16: true
+datasets: [{path: mine, type: alpaca}]
+"""
+TRL = """\
+model_name_or_path: Qwen/Qwen2.5-7B
+max_length: 2048
+per_device_train_batch_size: 2
+bf16: true
+"""
+TRAINER = """\
+model_name_or_path: Qwen/Qwen2.5-7B
+per_device_train_batch_size: 2
+bf16: true
+num_train_epochs: 1
+"""
+FACTORY = """\
+model_name_or_path: Qwen/Qwen2.5-7B
+stage: sft
+cutoff_len: 2048
+per_device_train_batch_size: 2
+bf16: true
+"""
+SWIFT = """\
+model: Qwen/Qwen2.5-7B
+train_type: lora
+torch_dtype: bfloat16
+max_length: 2048
+per_device_train_batch_size: 2
+"""
+TUNE = """\
+model: {_component_: torchtune.models.llama3_1.lora_llama3_1_8b, lora_rank: 8, quantize_base: true}
+tokenizer: {max_seq_len: 2048}
+batch_size: 2
+dtype: bf16
+fsdp: {cpu_offload: true}
+"""
+
+
+def at(workload, path):
+    for key in path.split("."):
+        workload = getattr(workload, key)
+    return workload
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "value"),
+    [
+        (TRAINER, "loss", "huggingface"),
+        (TRL + "use_liger_kernel: true\n", "fused_kernels", "all"),
+        (TRAINER + "use_liger_kernel: true\n", "loss", "fused-linear"),
+        (
+            TRAINER + "use_liger_kernel: true\n"
+            "liger_kernel_config: {fused_linear_cross_entropy: false, cross_entropy: true}\n",
+            "loss", "huggingface-fused",
+        ),
+        (
+            TRAINER + "use_liger_kernel: true\nliger_kernel_config: {swiglu: false, rope: false}\n",
+            "fused_kernels", "norm",
+        ),
+        (AXOLOTL + "ddp_bucket_cap_mb: 50\n", "parallelism.bucket_cap_mb", 50),
+        (AXOLOTL + "batch_flattening: true\n", "data.packing", True),
+        (
+            AXOLOTL + "bnb_config_kwargs: {bnb_4bit_use_double_quant: false}\n",
+            "method.double_quantization", False,
+        ),
+        (AXOLOTL, "method.double_quantization", True),
+        (SWIFT + "packing: true\npacking_length: 4096\n", "sequence_length", 4096),
+        (SWIFT + "packing_length: 4096\n", "sequence_length", 2048),
+        (SWIFT + "tuner_backend: unsloth\n", "method.adapters", "fused"),
+        (SWIFT + "target_regex: .*(q|v)_proj\n", "method.targets", ("q", "v")),
+        (TUNE, "method.kind", "qlora"),
+        (TUNE, "parallelism.offload", "all"),
+        (FACTORY + "finetuning_type: freeze\nuse_unsloth: true\n", "method.adapters", "eager"),
+        (FACTORY + "finetuning_type: lora\nuse_unsloth: true\n", "method.adapters", "fused"),
+    ],
+)  # fmt: skip
+def test_what_a_key_says_is_taken(tmp_path, text, path, value):
+    """Each was left aside, or taken as something else, without a word."""
+    sets = [] if "max_length: 2048" in text else ["sequence_length=2048"]
+    file = tmp_path / "job.yaml"
+    file.write_text(text)
+    assert at(load("dgx-h100", file, sets).workload, path) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "theirs", "why"),
+    [
+        (TRL + "label_smoothing_factor: 0.1\n", "label_smoothing_factor", "whole logits"),
+        (TRL + "packing: true\nattn_implementation: flash_attention_2\n", "packing", "mean_length"),
+        (
+            TRL + "accelerator_config: {split_batches: true}\n",
+            "accelerator_config.split_batches", "cut over the ranks",
+        ),
+        (AXOLOTL + "lisa_n_layers: 4\n", "lisa_n_layers", "LISA"),
+        (AXOLOTL + "layer_offloading: true\n", "layer_offloading", "on the host"),
+        (AXOLOTL + "overrides_of_model_config: {num_hidden_layers: 4}\n",
+         "overrides_of_model_config", "its shape"),
+        (FACTORY + "finetuning_type: full\nuse_mca: true\n", "use_mca", "Megatron"),
+        (FACTORY + "quantization_bit: 4\nquantization_method: hqq\n",
+         "quantization_method", "hqq"),
+        (SWIFT + "max_memory: {0: 20GB}\n", "max_memory", "over devices"),
+    ],
+)  # fmt: skip
+def test_what_is_not_followed_is_told(tmp_path, text, theirs, why):
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    assert [why in row["why"] for row in mattering(path) if row["theirs"] == theirs] == [True]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TRL + "label_smoothing_factor: 0.0\npacking: true\npacking_strategy: wrapped\n"
+        "attn_implementation: flash_attention_2\n",
+        TRL + "packing: true\n",  # SDPA computes whole rows
+        AXOLOTL + "lisa_n_layers: 0\nlayer_offloading: false\nlora_rank_pattern: {}\n",
+    ],
+)
+def test_what_is_off_is_not_told(tmp_path, text):
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    assert mattering(path) == []
+
+
+def test_keys_that_nobody_knows_are_told_in_every_verb(tmp_path):
+    """`import` alone listed them: of `sequnce_len`, no other verb said a word."""
+    path = tmp_path / "job.yaml"
+    path.write_text(AXOLOTL + "fancy: 3\nuse_wandb: true\nmirco_batch_size: 8\n")
+    warnings = load("dgx-h100", path).notes.warnings
+    (told,) = [w.message for w in warnings if w.code == "not-read"]
+    assert told.startswith("job.yaml: fancy (line 7), mirco_batch_size (line 9): no keys")
+    path.write_text(AXOLOTL + "use_wandb: true\n")
+    assert not [w for w in load("dgx-h100", path).notes.warnings if w.code == "not-read"]
+
+
+def test_no_key_both_matters_and_does_not():
+    for name, of in table("trainer_keys").items():
+        both = [key for key in of["matters"] if re.fullmatch("|".join(of["idle"]), key)]
+        assert name == "peft" or not both, (name, both)
