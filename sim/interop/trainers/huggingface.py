@@ -24,6 +24,9 @@ _TRL = {
 }  # fmt: skip
 _DEFAULT = "transformers' default"
 _OF_TRL = "TRL's default"
+#: trainers of TRL's whose loss runs with the head, tile by tile (`add_fused_lm_head`, TRL 1.16)
+_TILED = ("sft", "dpo", "kto", "grpo", "rloo")
+_TILES = "TRL 1.16 runs it with the head in tiles (SFT since 1.6; before, huggingface)"
 _LIGER = ("use_liger_kernel", "use_liger", "enable_liger_kernel")
 #: what scripts of one's own call the longest row, and what turns adapters on in them
 _LENGTH = ("model_max_length", "block_size", "max_seq_len")
@@ -114,6 +117,9 @@ def _arguments(source: Source, keys: Keys, trl: bool, configured: bool) -> None:
             _method(keys, rank=16, dropout=0.05, narrow=True)
     else:  # what scripts of one's own call it
         keys.put_count("sequence_length", *_LENGTH)
+    begun = trl_kinds.of_keys(keys)
+    if configured and (begun.kind if begun else "sft") in _TILED:
+        keys.job.suppose("loss", "fused-linear", _TILES)
     precision = "bf16" if configured else "fp32"
     training(source, keys, micro_batch=8, precision=precision, checkpointing=configured)
     if keys.flag("load_in_8bit"):
