@@ -8,7 +8,7 @@ from sim.blocks.kernels import Kernel
 from sim.blocks.linear import linear
 from sim.blocks.modules import OpRole, Position
 from sim.blocks.norm import norm
-from sim.blocks.ops import Exchange, Map
+from sim.blocks.ops import Exchange, Map, softcap
 from sim.blocks.padding import padded, unpadded
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
@@ -192,8 +192,9 @@ def core(
     scratch, backward_scratch = context.buffers(s, sizes)
     out = t.op(
         "attention", qkv, sizes.outputs, qkv, ahead, back,
-        role=OpRole.ATTENTION, own=True, kept_by_policy=True, extra=4.0 * rows * n_heads,
-        gradients=2, flops=counted(t, n_heads * (dim + value_dim), window), exchanges=exchanges,
+        role=OpRole.ATTENTION, own=True, extra=4.0 * rows * n_heads, gradients=2,
+        kept_by_policy=s.attention != "te",  # whose kernel is no operator of torch
+        flops=counted(t, n_heads * (dim + value_dim), window), exchanges=exchanges,
         scratch=scratch, backward_scratch=backward_scratch,
     )  # fmt: skip
     return padded(t, out, sizes.outputs / e) if s.unpads else out
@@ -289,6 +290,11 @@ def _eager(
         role=role, product=True, gradients=2, flops=counted(t, n_heads * dim, window),
         exchanges=exchanges,
     )  # fmt: skip
+    if "scores" in s.model.softcaps:
+        scores = t.op(
+            "scores.softcap", (scores,), e * n, (), *softcap("scores.softcap", e * n, t.fused),
+            role=role, own=True,
+        )  # fmt: skip
     fuses = s.fuses_softmax and _softmax_kernel(s.dtype, length, keys, batch)
     if fuses:  # from scores to probabilities, and from one gradient to the other
         forward = [Map("softmax", 2 * e * n, 1, "fused")]

@@ -22,6 +22,7 @@ from sim.inputs.modelling import (
     model_of,
     modelling_of,
     repeats_heads,
+    stacks_experts,
     tensor_style,
 )
 from sim.inputs.reference import REFERENCE
@@ -129,6 +130,7 @@ def _read(workload: Workload) -> Setting:
         upcast=workload.method.prepare_kbit,
         mixer_kernels=mixer_kernels(workload),
         experts=experts(workload),
+        stacked=stacks_experts(workload),
         attention=_attention(workload.attention, stack.torch),
         repeats_heads=repeats_heads(workload),
         unpads=UNPADS[workload.attention_padding],

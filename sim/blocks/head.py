@@ -7,7 +7,7 @@ from sim.blocks.kernels import Kernel
 from sim.blocks.linear import matrix
 from sim.blocks.modules import OpRole, Position
 from sim.blocks.norm import norm
-from sim.blocks.ops import Map
+from sim.blocks.ops import Map, softcap
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
 from sim.blocks.tensor import chunk_sums, enter, gather_logits, loss_sums, whole_stream
@@ -39,6 +39,9 @@ def _loss(t: Tape, hidden: int) -> int:
     once = Routed(1, s.tokens, 1.0)
     logits = matrix(t, "head", hidden, d, v, once, bias=model.head_bias, role=OpRole.HEAD)
     logits = gather_logits(t, logits, model.vocab_size)
+    if capped(s):
+        of = s.product * s.tokens * s.loss_columns
+        t.unseen("softcap", *softcap("softcap", of, False), role=OpRole.HEAD)
     # trainers compile the layers; the loss is compiled only where `loss` says so
     t.fused = t.fused and s.loss != "eager"
     forward, backward = _cross_entropy(t, s.loss)
@@ -46,6 +49,15 @@ def _loss(t: Tape, hidden: int) -> int:
     t.fused = False
     _metrics(t)
     return logits
+
+
+def capped(s: Setting) -> bool:
+    """Whether logits are capped by operations of their own, whose tanh autograd keeps.
+
+    Kernels that take the loss from the logits cap them too, and compilers fuse what surrounds it.
+    """
+    apart = s.loss in ("eager", "huggingface", "huggingface-fused")
+    return "logits" in s.model.softcaps and apart
 
 
 def _metrics(t: Tape) -> None:
@@ -164,7 +176,21 @@ class LossMemory(NamedTuple):
 
 
 def loss_memory(s: Setting) -> LossMemory:
-    """Bytes that a loss keeps of the logits.
+    """Bytes that a loss keeps of the logits, and of what a softcap before it made.
+
+    Equation: c tanh(x / c) keeps tanh's, as large as the logits, until its backward.
+    """
+    found = _loss_memory(s)
+    if not capped(s):
+        return found
+    more = s.product * s.tokens * s.loss_columns
+    return found._replace(
+        saved=found.saved + more, forward=found.forward + more, backward=found.backward + more
+    )
+
+
+def _loss_memory(s: Setting) -> LossMemory:
+    """Bytes that a loss keeps of the logits as it reads them.
 
     Notes
     -----

@@ -5,11 +5,12 @@ matrices one parameter (torchtitan's `GroupedExperts`). ``eager``: Hugging Face'
 experts, each of which finds its tokens (the host waits for how many), gathers them, multiplies, and
 adds its share to the whole output; in backward each makes and adds a gradient of all tokens.
 ``sorted``: a group whose products run one by one, where the grouped kernel does not; the host waits
-once a product for where each expert's tokens are. Where ranks hold parts of the experts,
+once a product for where each expert's tokens are. ``all``: every expert multiplies every token,
+scaled by its score, zero for most, in one batch. Where ranks hold parts of the experts,
 `sim.blocks.dispatch` says how tokens reach them.
 
 Source of the loop's kernels: sim/data/host/modelling.json, recorded from Mixtral; of ``sorted``:
-transformers 5.24, integrations/moe.py, ``_grouped_mm_fallback``.
+transformers 5.24, integrations/moe.py, ``_grouped_mm_fallback``; of ``all``: modeling_llama4.py.
 """
 
 from __future__ import annotations
@@ -91,14 +92,14 @@ def _route(t: Tape, x: int, partial: bool) -> int:
 def _experts(t: Tape, sent: int, held: int, f: int, load: float = 1.0) -> int:
     """Products of the experts held here, `f` columns each, on `load` times the mean's tokens."""
     s, model = t.setting, t.setting.model
-    d, top = model.hidden_size, model.experts_per_token
+    d, top = model.hidden_size, _copies(t)
     names = ("w1", "w2", "w3") if model.ffn in GATED else ("w1", "w2")
     sides = {"w1": (d, f), "w2": (f, d), "w3": (d, f)}
-    active, bias = top / model.experts, model.mlp_bias
+    active, bias = model.experts_per_token / model.experts, model.mlp_bias
     every: list[tuple[str, tuple[int, ...]]]
     # adapters stand beside matrices; bitsandbytes packs `nn.Linear` alone, and leaves a stack whole
-    unpacked = s.experts != "eager" and s.method.quantization == "nf4"
-    if unpacked or (s.experts != "eager" and not s.method.frozen):
+    unpacked = s.stacked and s.method.quantization == "nf4"
+    if unpacked or (s.stacked and not s.method.frozen):
         every = [(name, (held, *sides[name][::-1])) for name in names]
         every += [(f"{name}.bias", (held, sides[name][1])) for name in names if bias]
         calls = 1
@@ -130,6 +131,10 @@ def _experts(t: Tape, sent: int, held: int, f: int, load: float = 1.0) -> int:
         t.singly = s.experts == "sorted"
         out = matrix(t, name, read, *sides[name], by, bias=bias, packs=not unpacked)
         t.singly = False
+        if s.stacked and s.experts == "eager" and not s.method.frozen:
+            # each expert's part of the gradient is a whole one, zeros but for it, and added
+            whole = s.element * float(held * sides[name][0] * sides[name][1])
+            t.unseen(f"{name}.part", (), [Map(f"{name}.part", 4 * held * whole, 2)])
         if name not in low:
             return out
         return adapter(t, name, read, out, *sides[name], f"{module}.A", f"{module}.B", by)
@@ -137,15 +142,26 @@ def _experts(t: Tape, sent: int, held: int, f: int, load: float = 1.0) -> int:
     return mlp(t, sent, grouped, f * top * load)
 
 
+def _copies(t: Tape) -> int:
+    """How many experts multiply each token."""
+    model = t.setting.model
+    return model.experts if t.setting.experts == "all" else model.experts_per_token
+
+
 def _permute(t: Tape, x: int) -> int:
     """Tokens in the order of their experts, each as often as it has experts."""
     s, model = t.setting, t.setting.model
     e, tokens, d, n_experts = s.element, s.tokens, model.hidden_size, model.experts
-    top = model.experts_per_token
+    top = _copies(t)
     n, whole = float(tokens * top * d), e * float(tokens * d) * n_experts
     forward = [Map("permute", 2 * e * n, 2, "gather")]
     backward = [Map("permute", 2 * e * n + e * tokens * d, 2, "gather")]
-    if s.experts == "eager":
+    kept = 8.0 * tokens * top
+    if s.experts == "all":  # copies of the tokens, kept, times their scores
+        kept = e * n
+        forward = [Map("permute", 3 * e * n + e * tokens * d, 2)]
+        backward = [Map("permute", 5 * e * n + e * tokens * d, 3)]
+    elif s.experts == "eager":
         found = Map("permute.where", 8.0 * tokens * top, 3, "gather", waits=True)
         forward = [found] * n_experts + [Map("permute", 2 * e * n, n_experts, "gather")]
         # a gradient of zeros for all tokens, filled and added: for each expert
@@ -154,8 +170,7 @@ def _permute(t: Tape, x: int) -> int:
             Map("permute.whole", 4 * whole, 2 * n_experts),
         ]
     return t.op(
-        "dispatch", (x,), t.size(d) * top, (), forward, backward, extra=8.0 * tokens * top,
-        module="experts",
+        "dispatch", (x,), t.size(d) * top, (), forward, backward, extra=kept, module="experts"
     )  # fmt: skip
 
 
@@ -163,11 +178,13 @@ def _unpermute(t: Tape, made: int, weights: int) -> int:
     """Each token's outputs, weighted and summed."""
     s, model = t.setting, t.setting.model
     e, tokens, d, n_experts = s.element, s.tokens, model.hidden_size, model.experts
-    top = model.experts_per_token
+    top = _copies(t)
     n = float(tokens * top * d)
     forward = [Map("unpermute", (2 * e + 2 * e) * n, 3, "gather")]
     backward = [Map("unpermute", (3 * e + 2 * e) * n, 3, "gather")]
-    one_by_one = s.experts == "eager"
+    one_by_one, scaled = s.experts == "eager", s.experts == "all"
+    if scaled:
+        forward, backward = [Map("unpermute", e * (n + tokens * d))], [Map("unpermute", 2 * e * n)]
     if one_by_one:
         # weights gathered and applied, the sum; the whole output of zeros first
         forward = [
@@ -176,7 +193,7 @@ def _unpermute(t: Tape, made: int, weights: int) -> int:
         ]
         backward = [Map("unpermute", 9 * e * n, (5 + INDEX_PUT) * n_experts, "gather")]
     return t.op(
-        "combine", (made, weights), t.size(d), (made,), forward, backward,
+        "combine", (made, weights), t.size(d), () if scaled else (made,), forward, backward,
         extra=8.0 * tokens * top if one_by_one else 0.0,
     )  # fmt: skip
 

@@ -171,6 +171,16 @@ class Op(NamedTuple):
                 yield row
 
 
+def softcap(name: str, size: float, fused: bool) -> tuple[list[Map], list[Map]]:
+    """Divide, tanh, multiply, forward and backward, of so many bytes; what tanh made is kept.
+
+    Source: transformers 5.24, modeling_gemma2.py, `eager_attention_forward` and the model's head.
+    """
+    if fused:
+        return [Map(name, 2 * size, 1, "fused")], [Map(name, 3 * size, 1, "fused")]
+    return [Map(name, 6 * size, 3)], [Map(name, 7 * size, 3)]
+
+
 class Description(NamedTuple):
     """A block as played: modules as forward runs them, operations, sizes of tensors (0: input).
 

@@ -95,7 +95,7 @@ def build_tree(
     setting = Setting(
         one_layer(model), method or FULL, tensor=tensor,
         sequence_parallel=share.sequence_parallel, expert=share.expert,
-        experts="grouped" if share.grouped else "eager",
+        stacked=share.grouped,
     )  # fmt: skip
     places = registered(model, norms_first=tensor > 1)
 

@@ -67,8 +67,10 @@ class Setting:
     mixer_kernels : str
         Of mixers in attention's place: ``fused`` by hand, or ``torch``.
     experts : str
-        ``grouped`` into one kernel, ``eager``, one after another, or ``sorted``, whose products
-        alone are.
+        ``grouped`` into one kernel, ``eager``, one after another, ``sorted``, whose products
+        alone are, or ``all`` of them on every token.
+    stacked : bool
+        All experts' matrices of a kind are one parameter.
     attention, loss : str
         Implementations.
     repeats_heads : bool
@@ -143,6 +145,7 @@ class Setting:
     upcast: bool = False
     mixer_kernels: str = "fused"
     experts: str = "grouped"
+    stacked: bool = True
     attention: str = "flash2"
     repeats_heads: bool = False
     loss: str = "eager"

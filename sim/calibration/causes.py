@@ -34,7 +34,7 @@ from sim.inputs.topology import Network, Nics, Node, Topology
 from sim.inputs.workload import Checkpointing, Precision, Workload
 from sim.memory.report import memory
 from sim.quantities import percent
-from sim.step.pressure import retry_s
+from sim.step.pressure import retries, retry_s
 from sim.units import show
 
 #: of the capacity, reserved and in flight, from where the allocator may retry: fragmentation of
@@ -156,7 +156,22 @@ def _allocator(topology: Topology, workload: Workload, strength: float) -> Chang
     found = memory(topology, workload).verdict
     if found.missing_bytes < (CROWDED - 1.0) * found.capacity_bytes:
         return None
-    return Changed(topology, workload, lambda b: b.time_s + strength * retry_s(workload, topology))
+    more = _retries(workload, strength) * retry_s(workload, topology)
+    return Changed(topology, workload, lambda b: b.time_s + more)
+
+
+def _retries(workload: Workload, strength: float) -> float:
+    """Strength: allocations that fail in a layer and micro-step, beside those that are predicted.
+
+    A layer makes some ten large ones, forward and backward, and as many where it recomputes.
+    """
+    return strength * workload.model.layers * workload.gradient_accumulation
+
+
+def _says_retries(topology: Topology, workload: Workload, strength: float) -> str:
+    said = f"about {_retries(workload, strength):,.0f} retries a step"
+    known = retries(workload, memory(topology, workload).verdict)
+    return f"{said} beside the {known:,.0f} that are predicted" if known >= 1.0 else said
 
 
 # --- job -----------------------------------------------------------------------------------------
@@ -291,9 +306,8 @@ CAUSES: tuple[Cause, ...] = (
         everywhere=False,
     ),
     Cause(
-        "allocator", "memory is nearly full and the allocator retries", 0.6, _allocator,
-        (2.0, 8.0, 32.0, 128.0),
-        lambda t, w, s: f"about {s:.0f} retries a step",
+        "allocator", "memory is nearly full and the allocator retries", 0.8, _allocator,
+        (0.05, 0.2, 0.8, 3.2, 12.8), _says_retries,
         'torch.cuda.memory_stats()["num_alloc_retries"]',
     ),
     Cause(

@@ -16,7 +16,7 @@ from sim.inputs.topology import Topology
 from sim.memory.report import memory
 from sim.quantities import duration, gib, percent
 from sim.step.breakdown import Breakdown
-from sim.step.pressure import retry_s
+from sim.step.pressure import retries, retry_s
 from sim.step.step import step
 from sim.units import GIB
 
@@ -112,10 +112,8 @@ def _peak(changed: Changed, _: Breakdown) -> float:
 
 def _retries(changed: Changed, under: Breakdown) -> float:
     added = changed.time(under) - under.time_s if changed.adds == "step" else 0.0
-    crowded = memory(changed.topology, changed.workload)
-    if crowded.peak_reserved_bytes < 0.9 * crowded.capacity_bytes:
-        return 1.0
-    return 1.0 + added / retry_s(changed.workload, changed.topology)
+    declared = retries(changed.workload, memory(changed.topology, changed.workload).verdict)
+    return 1.0 + declared + added / retry_s(changed.workload, changed.topology)
 
 
 def _spread(changed: Changed, _: Breakdown) -> float:

@@ -233,8 +233,8 @@ def _experts(w: Workload) -> Findings:
     if w.method.frozen:
         message = f"expert parallelism is modelled for full training, not for {w.method.kind}"
         yield fault("expert-method", "workload", path, message, "write 1")
-    if experts(w) == "eager":
-        message = "a loop over the experts needs all of them on every rank"
+    if experts(w) in ("eager", "all"):
+        message = "a loop over the experts, or all of them at once, needs all on every rank"
         yield fault("expert-loop", "workload", "experts", message, "write experts: grouped")
     if p.wrap == "linear":
         message = "expert parallelism needs units of whole blocks"
@@ -259,7 +259,11 @@ def _stacked(w: Workload) -> Findings:
             f"the {w.model.experts} experts of a block are one parameter of a kind and no linear"
             f" layers: bitsandbytes leaves them in {frozen_dtype(w)}"
         )
-        hint = "stack.transformers below 5 (experts: eager) has them in 4 bits"
+        hint = (
+            "no release of transformers has them in 4 bits"
+            if w.model.stacked_experts
+            else "stack.transformers below 5 (experts: eager) has them in 4 bits"
+        )
         yield warning("stacked-experts", "workload", "method.quantization", message, hint)
     if {"gate", "up", "down"} & set(w.method.targets):
         message = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sim.inputs.finding import Finding, Findings, fault, warning
 from sim.inputs.model import Model
+from sim.inputs.workload import Workload
 
 DEEPEST = 2_000  # layers, of which models have up to 1,000; so many take 0.7 GiB to add up
 _WIDEST = 10_000_000  # columns, rows and experts
@@ -128,3 +129,41 @@ def _mixture(m: Model) -> Findings:
     if not 0 < m.mixture_every <= m.layers:
         message = f"a mixture every {m.mixture_every} of {m.layers} layers is none"
         yield _wrong("model-size", "mixture_every", message, "write 1, or 2 for every second")
+
+
+def of_job(w: Workload) -> Findings:
+    """Whether a job's rows and its attention are what a model was made for."""
+    yield from _positions(w)
+    yield from _softcap(w)
+
+
+def _positions(w: Workload) -> Findings:
+    m = w.model
+    if not 0 < m.max_positions < w.sequence_length or m.positions in ("alibi", "none"):
+        return
+    message = (
+        f"{w.sequence_length} is more than {m.name} was made for ({m.max_positions} positions)"
+    )
+    if m.positions == "learned":
+        hint = "its positions are a table; a longer sequence has no entry there"
+        yield fault("positions", "workload", "sequence_length", message, hint)
+    else:
+        hint = "time and memory are right; quality needs RoPE scaling"
+        yield warning("positions", "workload", "sequence_length", message, hint)
+
+
+def _softcap(w: Workload) -> Findings:
+    """Kernels without a softcap of scores compute another model.
+
+    Source: transformers 5.24, integrations/sdpa_attention.py, and modeling_gemma2.py
+    (``_supports_sdpa``); FlashAttention 2.6 on has one, Transformer Engine's choice none.
+    """
+    kernels = {"sdpa": "PyTorch's attention", "cudnn": "cuDNN's attention",
+               "te": "Transformer Engine's attention", "flash1": "FlashAttention 1"}  # fmt: skip
+    if "scores" not in w.model.softcaps or w.attention not in kernels:
+        return
+    message = (
+        f"{kernels[w.attention]} has no softcap of scores, which {w.model.name} has: another model"
+        " is trained, or (transformers 5) the job refused"
+    )
+    yield warning("softcap", "workload", "attention", message, "write flash2, or eager")

@@ -37,7 +37,7 @@ def findings(workload: Workload) -> Findings:
     yield from check_optimizer.findings(workload)
     yield from _method(workload)
     yield from check_model.findings(workload.model)
-    yield from _positions(workload)
+    yield from check_model.of_job(workload)
     yield from check_mesh.workload_findings(workload)
     yield from _checkpointing(workload)
     yield from _fp8(workload)
@@ -273,21 +273,6 @@ def _dora(w: Workload) -> Findings:
     if w.compile:
         message = "its kernels are counted one by one, though a compiler fuses them"
         yield warning("dora", "workload", "method.dora", message, "write compile: false")
-
-
-def _positions(w: Workload) -> Findings:
-    m = w.model
-    if not 0 < m.max_positions < w.sequence_length or m.positions in ("alibi", "none"):
-        return
-    message = (
-        f"{w.sequence_length} is more than {m.name} was made for ({m.max_positions} positions)"
-    )
-    if m.positions == "learned":
-        hint = "its positions are a table; a longer sequence has no entry there"
-        yield fault("positions", "workload", "sequence_length", message, hint)
-    else:
-        hint = "time and memory are right; quality needs RoPE scaling"
-        yield warning("positions", "workload", "sequence_length", message, hint)
 
 
 def _checkpointing(w: Workload) -> Findings:

@@ -15,7 +15,7 @@ from sim.errors import Fault, InputError
 from sim.files import hidden, is_file
 from sim.inputs import check_model
 from sim.inputs.hf_classic import CLASSIC
-from sim.inputs.hf_defaults import DECODER_OF, DEFAULTS, HEAD_DIM
+from sim.inputs.hf_defaults import DECODER_OF, DEFAULTS, HEAD_DIM, STACKED
 from sim.inputs.hf_hybrids import HYBRIDS
 from sim.inputs.hf_kinds import DENSE
 from sim.inputs.hf_mixtures import MIXTURES
@@ -138,6 +138,8 @@ def model_from_config(config: Mapping[str, Any], *, source: str = "config.json")
         )
     fields = _common(reader)
     fields.update(KINDS[kind](reader, fields))
+    if shown in STACKED and fields.get("experts"):
+        fields["stacked_experts"] = True
     notes += fields.pop("notes", ())
     if more := reader.count("num_nextn_predict_layers", "num_mtp_modules", default=0, least=0):
         layers = "the layer that predicts" if more == 1 else f"{more} layers that predict"

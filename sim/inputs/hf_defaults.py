@@ -110,6 +110,13 @@ DECODER_OF |= {"qwen3_omni_moe_text": "qwen3_moe", "phi3_v": "phi3", "phi4mm": "
 DECODER_OF |= {"glm4v_text": "glm4", "glm4v_moe_text": "glm4_moe"}
 #: kinds that are another by a name of their own
 DECODER_OF |= {"kimi_k2": "deepseek_v3", "minimax_text_01": "minimax", "minimax_m1": "minimax"}
+#: kinds whose experts transformers never had as modules: one parameter holds all of a matrix's
+#: Source: transformers 4.57 and 5.24, modeling_*.py, classes of experts
+STACKED = frozenset({
+    "gpt_oss", "llama4_text", "dbrx", "granitemoe", "granitemoeshared", "granitemoehybrid",
+    "qwen3_vl_moe_text", "qwen3_5_moe_text", "deepseek_v32", "glm_moe_dsa", "glm4_moe_lite",
+    "mistral4", "solar_open", "exaone_moe", "hy_v3",
+})  # fmt: skip
 HEAD_DIM = {"qwen3": 128, "gpt_oss": 64, "gemma": 256, "gemma2": 256, "gemma3_text": 256}
 HEAD_DIM["llama4_text"] = 128
 HEAD_DIM |= dict.fromkeys(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sim.inputs.hf_classic import SQUARED
 from sim.inputs.hf_kinds import llama, qwen3
-from sim.inputs.hf_mixtures import LATENT, latent, qwen3_moe, routed
+from sim.inputs.hf_mixtures import LATENT, SORTED, latent, qwen3_moe, routed
 from sim.inputs.hf_parts import Fields, KindReader, mixture, shared, turned
 from sim.inputs.hf_reader import HfReader
 
@@ -132,7 +132,7 @@ def _granite(reader: HfReader, fields: Fields) -> Fields:
         return {**found, "ffn_size": wide}
     columns = fields["ffn_size"]
     return {
-        **found, **mixture(reader, 8, 2, columns),
+        **found, **mixture(reader, 8, 2, columns), **SORTED,
         **shared(reader, columns, 1024, "shared_intermediate_size"),
     }  # fmt: skip
 

@@ -28,7 +28,9 @@ def _gemma2(reader: HfReader, fields: Fields) -> Fields:
     window = windowed(reader, 4096)
     if "layer_types" not in reader.values and window:
         window["sliding_window_pattern"] = 2
-    return {"ffn": "geglu", **biased(reader), "norms_per_layer": 4, **window}
+    caps = {"scores": "attn_logit_softcapping", "logits": "final_logit_softcapping"}
+    capped = tuple(what for what, key in caps.items() if reader.values.get(key, True) is not None)
+    return {"ffn": "geglu", **biased(reader), "norms_per_layer": 4, "softcaps": capped, **window}
 
 
 def _vaultgemma(reader: HfReader, fields: Fields) -> Fields:

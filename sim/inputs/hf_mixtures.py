@@ -16,6 +16,9 @@ from sim.inputs.hf_parts import (
 )
 from sim.inputs.hf_reader import HfReader
 
+#: Granite's loop
+SORTED = {"expert_loop": "sorted"}
+
 
 def qwen3_moe(reader: HfReader, fields: Fields) -> Fields:
     """Norms of each head, and routed experts behind the leading dense layers."""
@@ -122,6 +125,7 @@ def _llama4(reader: HfReader, fields: Fields) -> Fields:
         **biased(reader), **mixture(reader, 16, 1, fields["ffn_size"]), "shared_experts": 1,
         "ffn_size": reader.count("intermediate_size_mlp", default=16384), "mixture_every": step,
         "notes": (f"three of four layers attend within {chunk:,} tokens: counted in full",),
+        "expert_loop": "all",
     }  # fmt: skip
 
 
@@ -234,7 +238,7 @@ MIXTURES: dict[str, KindReader] = {
     "glm4_moe_lite": _deepseek,
     "mistral4": _deepseek,
     "youtu": latent,
-    "granitemoe": lambda r, f: {**biased(r), **mixture(r, 8, 2, f["ffn_size"])},
+    "granitemoe": lambda r, f: {**biased(r), **mixture(r, 8, 2, f["ffn_size"]), **SORTED},
     "llama4_text": _llama4,
     "glm4_moe": _glm4_moe,
     "sarvam_moe": _sarvam,
@@ -242,6 +246,7 @@ MIXTURES: dict[str, KindReader] = {
         **biased(r),
         **mixture(r, 8, 2, f["ffn_size"]),
         **shared(r, f["ffn_size"], 0, "shared_intermediate_size"),
+        **SORTED,
     },
     "solar_open": lambda r, _: {
         "qkv_bias": r.flag("attention_bias", False),

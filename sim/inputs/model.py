@@ -36,6 +36,8 @@ class Model(Spec):
     router_bias: bool = False  # trained, on a mixture's router (gpt-oss)
     attention_sinks: bool = False  # a trained logit a head that takes part of softmax (gpt-oss)
     norm_bias: bool | None = None  # None: as `bias`
+    # c tanh(x / c) in eager code of attention's scores, of the logits (Gemma 2)
+    softcaps: tuple[Literal["scores", "logits"], ...] = ()
     qk_norm: bool = False  # RMSNorm on q and k heads (Qwen3)
     qk_norm_whole: bool = False  # over all heads at once (OLMo 2)
     norms_per_layer: int = 2  # 4 in Gemma 2, 1 in GPT-J-like parallel blocks
@@ -53,6 +55,10 @@ class Model(Spec):
     experts: int = 0  # 0: dense
     experts_per_token: int = 0
     shared_experts: int = 0
+    stacked_experts: bool = False  # one parameter a kind, in releases before transformers 5 too
+    # how a loop of transformers runs them, in place of one by one: of tokens that are sorted once
+    # (Granite); all on every token, in 5 too (Llama 4)
+    expert_loop: Literal["each", "sorted", "all"] = "each"
     expert_ffn_size: int = 0
     dense_layers: int = 0  # leading dense layers of a mixture
     mixture_every: int = 1  # every n-th layer behind them is a mixture; the others are dense

@@ -249,26 +249,41 @@ def mixer_kernels(workload: Workload) -> Literal["fused", "torch"]:
 
 
 def experts(workload: Workload) -> str:
-    """How a mixture's experts run: ``grouped``, ``sorted`` or, one by one, ``eager``.
+    """How a mixture's experts run: ``grouped``, ``sorted``, ``all`` or, one by one, ``eager``.
 
     Source: transformers 5.0, modeling_utils.py, ``get_correct_experts_implementation``: a group
     from PyTorch 2.9 on. Of PyTorch's time it is where no version is said: it came with 2.10.
     PyTorch's kernel is of bf16, and so of GPUs that have it; else experts are multiplied one after
     another (aten/src/ATen/native/cuda/GroupedBlas.cpp, `_grouped_mm_cuda`; before Ampere
-    transformers 5.24, integrations/moe.py, ``_can_use_grouped_mm``).
+    transformers 5.24, integrations/moe.py, ``_can_use_grouped_mm``). Granite's loop (4.57,
+    modeling_granitemoe.py, `GraniteMoeParallelExperts`) and Llama 4's, which takes no group (5.24,
+    modeling_llama4.py, `Llama4TextMoe.forward`), are their own.
     """
     if not workload.model.experts:
         return "grouped"
+    own = workload.model.expert_loop
     used, torch = workload.stack.transformers, workload.stack.torch
     group = not older(torch, "2.10") if used is None else not older(used, "5")
-    loops = modelling_of(workload).loops_experts and (not group or older(torch, "2.9"))
-    sorts = modelling_of(workload).loops_experts and compute_dtype(workload) != "bf16"
-    return workload.experts or ("eager" if loops else "sorted" if sorts else "grouped")
+    ours = modelling_of(workload).loops_experts
+    if workload.experts or not ours:
+        return workload.experts or "grouped"
+    if own == "all" or not group or older(torch, "2.9"):
+        return "eager" if own == "each" else own
+    return "grouped" if compute_dtype(workload) == "bf16" else "sorted"
 
 
 def stacks_experts(workload: Workload) -> bool:
-    """Whether all experts' matrices of a kind are one parameter."""
-    return bool(workload.model.experts) and experts(workload) != "eager"
+    """Whether all experts' matrices of a kind are one parameter, however they run.
+
+    Source: transformers 5.24, where all are; 4.57, where those of gpt_oss, llama4, dbrx, granitemoe
+    and its kin and qwen3_vl_moe are, and others a list of modules. Unsloth, whose adapters are
+    fused, makes modules of those that it loops over (``gate_up_projs`` of gpt-oss in 4 bits).
+    """
+    model, used = workload.model, workload.stack.transformers
+    if experts(workload) == "eager" and workload.method.adapters == "fused":
+        return False
+    since = model.stacked_experts or (used is not None and not older(used, "5"))
+    return bool(model.experts) and (experts(workload) != "eager" or since)
 
 
 #: style of tensor parallelism in which each linear declares an input split by positions

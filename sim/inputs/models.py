@@ -211,7 +211,7 @@ def _entry(name: str) -> dict[str, Any]:
     entry = tomllib.loads((_folder() / f"{name}.toml").read_text(encoding="utf-8"))
     for key in _ALSO:
         entry.pop(key, None)
-    entry.update({key: tuple(entry[key]) for key in ("notes", "layer_pattern") if key in entry})
+    entry.update({key: tuple(value) for key, value in entry.items() if isinstance(value, list)})
     return entry
 
 

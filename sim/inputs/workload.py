@@ -307,9 +307,9 @@ class Workload(Spec):
     modelling: Literal["huggingface", "torchtitan", "composer", "megatron", "nanotron"] | None = (
         None
     )
-    # of a mixture: one grouped kernel, Hugging Face's loop, or products one by one of tokens that
-    # are sorted once; None: as the modelling code has it
-    experts: Literal["eager", "grouped", "sorted"] | None = None
+    # of a mixture: one grouped kernel, Hugging Face's loop, products one by one of tokens that are
+    # sorted once, or all experts on every token; None: as the modelling code has it
+    experts: Literal["eager", "grouped", "sorted", "all"] | None = None
     # of mixers in attention's place (Gated DeltaNet, Mamba-2): kernels by hand
     # (flash-linear-attention, mamba-ssm, causal-conv1d), or PyTorch's, as transformers has without;
     # None: those by hand

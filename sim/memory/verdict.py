@@ -85,9 +85,11 @@ class Verdict:
         return self.host_bytes <= self.host_capacity_bytes
 
     @property
-    def host_alone(self) -> bool:
-        """Whether the host is all that has no room."""
-        return self.on_gpu and not self.on_host
+    def host_decides(self) -> bool:
+        """Whether the host is all that has no room, or that may have none."""
+        if not self.fits or self.retries:
+            return self.on_gpu and not self.on_host
+        return self._likely_on_host < min(SURE, self._likely_on_gpu)
 
     @property
     def fits(self) -> bool:
@@ -107,10 +109,15 @@ class Verdict:
     @property
     def probability(self) -> float:
         """That the job runs, from the errors of published peaks."""
-        return min(
-            probability(self.needed_bytes, self.capacity_bytes, self.half_width),
-            probability(self.host_bytes, self.host_capacity_bytes, self.half_width),
-        )
+        return min(self._likely_on_gpu, self._likely_on_host)
+
+    @property
+    def _likely_on_gpu(self) -> float:
+        return probability(self.needed_bytes, self.capacity_bytes, self.half_width)
+
+    @property
+    def _likely_on_host(self) -> float:
+        return probability(self.host_bytes, self.host_capacity_bytes, self.half_width)
 
     @property
     def word(self) -> VerdictWord:
@@ -130,6 +137,9 @@ class Verdict:
         if self.word != "at risk":
             return ""
         said = f"{percent(self.probability, 0)} likely to run"
+        if self.host_decides:
+            taken = f"{gib(self.host_bytes)} of {gib(self.host_capacity_bytes)}"
+            return f"{said}: host memory, {taken} a node, may not do"
         if self.retries:
             if round(100 * self.probability) == 100:
                 said = "sure to run, but slower"  # the risk is of time alone

@@ -156,10 +156,11 @@ def _fixes(fixes: tuple[MemoryFix, ...], now: Verdict) -> Table:
     heading = "Fixes, those that make it fit first, cheapest in GPU time a token first"
     if not now.fits and not any(f.fits for f in fixes):
         heading = "Fixes, none of which makes it fit, cheapest in GPU time a token first"
-    if now.host_alone:
-        heading = heading.replace("Fixes", "Fixes of host memory a node", 1)
-    elif now.fits:
+    if now.fits:
         heading = "What would save memory, cheapest in GPU time a token first"
+    if now.host_decides:
+        heading = heading.replace("Fixes", "Fixes of host memory a node", 1)
+        heading = heading.replace("memory,", "host memory a node,", 1)
     return Table(columns, rows, heading, headed=False)
 
 

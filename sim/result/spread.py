@@ -12,7 +12,7 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.trainer import reduces_each, trainer_of
 from sim.inputs.workload import Workload
-from sim.memory.report import machine
+from sim.memory.report import machine, memory
 from sim.result.change import Change, Maker
 from sim.strategies.pipeline_play import received_bytes
 
@@ -134,7 +134,8 @@ def _sharding(topology: Topology, workload: Workload) -> Iterator[Change]:
         kind = {"context_parallel_kind": kinds[0]} if lacks else {}
         text = f"sequences over {twice} GPUs"
         yield make.parallel("smaller", text, context_parallel=twice, **kind)
-    if workload.optimizer == "adamw":
+    # DeepSpeed steps what is on the host by its own Adam, of 32 bits, and refuses others
+    if workload.optimizer == "adamw" and not (strategy.deepspeed and p.offload != "none"):
         yield make.job("smaller", "8-bit AdamW", optimizer="adamw-8bit")
     able = strategy.steps_in_backward and trainer_of(workload).steps_in_backward
     if able and not workload.optimizer_in_backward and not workload.method.frozen:
@@ -158,6 +159,10 @@ def _sharding(topology: Topology, workload: Workload) -> Iterator[Change]:
         if p.offload == "all" and "optimizer" in strategy.offloads:
             text = "the optimizer alone in host memory"
             yield make.parallel("both", text, offload="optimizer")
+        moves = "nvme" in strategy.offload_devices and p.offload_device == "cpu"
+        if moves and memory(topology, workload).verdict.host_decides:
+            text = "what is offloaded on NVMe, not in host memory"
+            yield make.parallel("smaller", text, offload_device="nvme")
     if _grows(topology, workload):
         nodes = 2 * topology.nodes
         more = topology.model_copy(update={"nodes": nodes})

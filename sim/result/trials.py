@@ -160,19 +160,19 @@ def _fix(change: Change, before: MemoryReport, after: MemoryReport, base: float)
 
 def _needs(found: MemoryReport, before: MemoryReport) -> float:
     """Bytes of a GPU, or of a node's host if that is all that a job lacks `before` a change. [B]"""
-    return found.verdict.host_bytes if before.verdict.host_alone else found.needed_bytes
+    return found.verdict.host_bytes if before.verdict.host_decides else found.needed_bytes
 
 
 def _saved(before: MemoryReport, after: MemoryReport) -> float:
     """What a change saves of that; nothing where it asks the GPU for more than it has instead."""
-    if before.verdict.host_alone and not after.verdict.on_gpu:
+    if before.verdict.host_decides and not after.verdict.on_gpu:
         return 0.0
     return _needs(before, before) - _needs(after, before)
 
 
 def _helps(before: MemoryReport, after: MemoryReport, least: float = 0.0) -> bool:
     """Whether a change saves more than such a share of what a job lacks: of GPU or host."""
-    if before.verdict.on_host or before.verdict.host_alone:
+    if before.verdict.on_host or before.verdict.host_decides:
         return _saved(before, after) > least * _needs(before, before)
     pairs = [(b.needed_bytes, b.verdict.host_bytes) for b in (before, after)]
     return any(was - now > least * was for was, now in zip(*pairs, strict=True))

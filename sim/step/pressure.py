@@ -64,16 +64,20 @@ def retry_s(workload: Workload, topology: Topology) -> float:
     return plain * (constants()["retry_expandable"] if workload.stack.expandable_segments else 1.0)
 
 
+def retries(workload: Workload, found: Verdict) -> float:
+    """Large allocations of a step that fail at first. [1]"""
+    passed = strategy_of(workload).record_streams
+    each = PER_BLOCK * workload.model.layers if passed else EXCHANGES
+    return retry_share(found) * each * _passes(workload)
+
+
 def with_retries(
     breakdown: Breakdown, workload: Workload, topology: Topology, found: Verdict
 ) -> Breakdown:
     """The step with what its failed allocations cost, as time in which the host holds it up."""
-    share = retry_share(found)
-    if share == 0.0:
+    lost = retries(workload, found) * retry_s(workload, topology)
+    if lost == 0.0:
         return breakdown
-    passed = strategy_of(workload).record_streams
-    each = PER_BLOCK * workload.model.layers if passed else EXCHANGES
-    lost = share * each * _passes(workload) * retry_s(workload, topology)
     return replace(breakdown, time_s=breakdown.time_s + lost, host_s=breakdown.host_s + lost)
 
 

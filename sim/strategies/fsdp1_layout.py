@@ -73,6 +73,19 @@ def flat_numel(numels: list[int], aligned: int, ranks: int) -> int:
     return ceil(total / ranks) * ranks
 
 
+def flat_dtype(types: Dtypes, learns: bool) -> str:
+    """Dtype in which a flat parameter is stored: one for all of it, whoever is frozen in it.
+
+    `learns`: some of its parameters are trained. Others stay as they were loaded, the root's
+    embedding and head among them.
+
+    Source: PyTorch, fsdp/_flat_param.py, ``_validate_tensors_to_flatten`` (one dtype);
+    accelerate, accelerator.py, ``prepare_model``, which makes each ``module._flat_param`` fp32 that
+    ``requires_grad``.
+    """
+    return types.master if learns else types.frozen
+
+
 def _unit(
     name: str, block: int, modules: list[Module], shard: int, types: Dtypes,
     orig_params: bool,
@@ -87,7 +100,7 @@ def _unit(
         p.numel for m, p in parameters if types.quantised and not p.trainable and is_matrix(m, p)
     )
     plain = numel - packed
-    stored = DTYPE_BYTES[types.master if with_grad else types.frozen]
+    stored = DTYPE_BYTES[flat_dtype(types, bool(with_grad))]
     return Unit(
         name=name,
         block=block,

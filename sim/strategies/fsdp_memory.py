@@ -17,6 +17,7 @@ from sim.records import NamedTuple
 from sim.strategies import terms as t
 from sim.strategies.allocations import Allocations
 from sim.strategies.fsdp1_checkpoints import keeps_inputs
+from sim.strategies.fsdp1_layout import flat_dtype
 from sim.strategies.fsdp2_layout import experts_apart, experts_shard, gathered_ahead
 from sim.strategies.step_memory import StepMemory
 from sim.strategies.units import Unit, fsdp2_unit, trainable
@@ -140,12 +141,8 @@ class FsdpMemory(StepMemory):
 
     def _unit(self, modules: Sequence[Module], ranks: int) -> Unit:
         types = self.types
-        method = self.workload.method
-        learns = method.adapted or any(p.trainable for m in modules for p in m.parameters)
-        plain = not types.quantised and method.frozen_dtype == "as-compute"
-        if self.mixed and learns and plain:
-            # a flat parameter has one dtype, so frozen weights are stored in the adapters'
-            types = types._replace(frozen=types.master)
+        if self.mixed and any(p.trainable for m in modules for p in m.parameters):
+            types = types._replace(frozen=flat_dtype(types, learns=True))
         return fsdp2_unit("", 0, modules, 1 if self.flat else ranks, types)
 
     # forward

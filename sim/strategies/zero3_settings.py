@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sim.errors import InputError
-from sim.inputs.modelling import experts
+from sim.inputs.modelling import stacks_experts
 from sim.inputs.versions import older, version
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh
@@ -107,4 +107,5 @@ def attributes_frozen(release: str) -> bool:
 
 def one_by_one(workload: Workload) -> bool:
     """Whether its hooks see each expert on its own; a dense model has none to see."""
-    return experts(workload) == "eager" and not workload.parallelism.z3_leaf_experts
+    apart = bool(workload.model.experts) and not stacks_experts(workload)
+    return apart and not workload.parallelism.z3_leaf_experts

@@ -7,7 +7,7 @@ import pytest
 
 from sim.blocks.adapters import code
 from sim.blocks.lowprec import unpacking
-from sim.blocks.parameters import build_tree
+from sim.blocks.parameters import build_tree, tree_of
 from sim.blocks.setting import Setting
 from sim.blocks.unroll import unroll
 from sim.errors import InputError
@@ -18,6 +18,8 @@ from sim.inputs.shares import mesh_of
 from sim.memory.report import memory
 from sim.step.step import step
 from sim.strategies import build_plan
+from sim.strategies.fsdp1_layout import lay_out
+from sim.strategies.units import dtypes
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "adapters.json").read_text())
 KIND = {"linear": {"kind": "lora"}, "gptq": {"kind": "qlora", "quantization": "gptq-int4"}}
@@ -122,6 +124,24 @@ def test_what_is_not_of_4_bits_is_fp32_by_hand():
     ]
     assert cast[0] == cast[2]
     assert cast[1] - cast[0] == 6 * (table + 4096 + 2 * 64 * 4096)
+
+
+@pytest.mark.parametrize(("frozen", "root"), [("as-compute", 2), ("fp32", 4)])
+def test_a_flat_root_that_nothing_trains_is_stored_as_loaded(frozen, root):
+    """FSDP1: 32 blocks of 218,112,000 weights and 1,310,720 of adapters in fp32, one dtype each.
+
+    The root's embedding, head and norm hold no adapter: accelerate leaves that flat parameter
+    alone, and the schedule, which casts it before it is gathered, and memory say the same of it.
+    """
+    fsdp1 = {"strategy": "fsdp1", "wrap": "block+root"}
+    found = job({"lora": {**LORA, "frozen_dtype": frozen}}, "dgx-h100", parallelism=fsdp1)
+    w = found.workload
+    outer = root * (2 * 128256 * 4096 + 4096)
+    blocks = 4 * 32 * (218_112_000 + 1_310_720)
+    assert memory(found.topology, w).by_moment["init"] == (outer + blocks) / 8
+    units = lay_out(w, tree_of(w), 8, dtypes(w)).units
+    assert sum(unit.master_bytes for unit in units) == outer + blocks
+    assert units[0].cast == ((0.0, 0.0) if root == 2 else (outer, outer / 2))
 
 
 def test_frozen_weights_in_fp32_are_kept_as_cast():

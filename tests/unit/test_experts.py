@@ -9,6 +9,7 @@ from sim.errors import InputError
 from sim.inputs.loader import load
 from sim.inputs.modelling import experts, taken
 from sim.inputs.shares import mesh_on
+from sim.inputs.strategy import strategy_of
 from sim.step.step import memory_of, step
 from sim.strategies import build_plan
 from sim.strategies.units import dtypes, stored_bytes
@@ -169,7 +170,7 @@ def test_bitsandbytes_leaves_a_stack_of_experts_whole():
     method = {"qlora": {"rank": 16, "targets": ["q", "k", "v", "o"]}}
     stored, needed, unpacked = [], [], []
     for how in ("eager", "grouped"):
-        found = job(f"experts={how}", V5, method=method, model="qwen3-30b-a3b", strategy="ddp")
+        found = job(f"experts={how}", method=method, model="qwen3-30b-a3b", strategy="ddp")
         w = found.workload
         stored.append(stored_bytes(tree_of(w), dtypes(w), "fp32"))
         needed.append(memory_of(found.topology, w).needed_bytes)
@@ -181,3 +182,76 @@ def test_bitsandbytes_leaves_a_stack_of_experts_whole():
     assert stored[1] - stored[0] == more
     assert needed[1] - needed[0] == pytest.approx(more, rel=0.05)
     assert unpacked[1] < unpacked[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "stack", "experts_in_16_bits"),
+    [
+        ("gpt-oss-20b", "4.57", 24 * 32 * 3 * 2880 * 2880),
+        ("gpt-oss-20b", "5.1", 24 * 32 * 3 * 2880 * 2880),
+        ("qwen3-30b-a3b", "4.57", 0),
+        ("qwen3-30b-a3b", "5.1", 48 * 128 * 3 * 2048 * 768),
+    ],
+)
+def test_experts_that_never_were_modules_are_left_whole_too(model, stack, experts_in_16_bits):
+    """A loop over experts has them in 4 bits where each is a module: not gpt-oss', not from 5 on.
+
+    transformers 4.57, modeling_gpt_oss.py: ``gate_up_proj = nn.Parameter(torch.empty(...``.
+    """
+    method = {"qlora": {"rank": 16, "targets": ["q", "k", "v", "o"]}}
+    found = job(f"stack.transformers={stack}", method=method, model=model, strategy="ddp")
+    w = found.workload
+    assert experts(w) == "eager"
+    stacks = next(m for m in tree_of(w).layers[0].modules if m.name == "experts")
+    whole = w.model.layers * sum(p.numel for p in stacks.parameters if len(p.shape) == 3)
+    assert whole == experts_in_16_bits
+    told = [x.hint for x in found.notes.warnings if x.code == "stacked-experts"]
+    assert [("no release" in hint) for hint in told] == [model == "gpt-oss-20b"] * bool(whole)
+
+
+def test_a_stack_that_is_looped_over_is_one_module():
+    """gpt-oss under transformers 4.57: ZeRO-3 sees one module, PyTorch whole gradients of parts."""
+    loop = "stack={torch: 2.8, transformers: 4.57}"
+    w = job(loop, model="gpt-oss-20b").workload
+    assert experts(w) == "eager"
+    assert "experts-one-by-one" not in [f.code for f in strategy_of(w).findings(w)]
+    assert "experts-one-by-one" in [f.code for f in strategy_of(w).findings(job(loop).workload)]
+    t = unroll(w)
+    (part,) = (k for k in t.of(t.layer_kinds[0], "backward") if k.name == "w1.part")
+    # 32 experts: zeros of the whole parameter each, then read, read and written
+    assert part.bytes == 32 * 4 * 2 * (32 * 2880 * 2880)
+    frozen = unroll(job(loop, model="gpt-oss-20b", method=LORA).workload)
+    names = [k.name for k in frozen.of(frozen.layer_kinds[0], "backward")]
+    assert not any(name.endswith(".part") for name in names)
+
+
+def test_unsloth_makes_modules_of_a_stack_that_it_loops_over():
+    method = {"qlora": {"rank": 8, "adapters": "fused"}}
+    loop = "stack={torch: 2.8, transformers: 4.57}"
+    w = job(loop, method=method, model="gpt-oss-20b", strategy="ddp").workload
+    packed = 24 * (32 * 3 * 2880 * 2880 + 2880 * (2 * 4096 + 2 * 512))  # and what scales them
+    table = 201088 * 2880  # and the head, in 16 bits
+    by_hand = (0.5 + 1 / 64) * packed + 2 * 2 * table
+    assert stored_bytes(tree_of(w), dtypes(w), "fp32") == pytest.approx(by_hand, rel=0.02)
+
+
+@pytest.mark.parametrize("transformers", ["4.57", "5.1"])
+def test_llama_4_multiplies_every_token_by_every_expert(transformers):
+    """transformers 5.24, modeling_llama4.py: `hidden_states.repeat(experts)` times the scores."""
+    stack = f"stack={{torch: 2.9, transformers: '{transformers}', cuda: '12.8'}}"
+    keys = {"model": "llama-4-scout", "strategy": "fsdp2", "modelling": "huggingface"}
+    found = job(stack, **keys)
+    assert taken(found.workload)["experts"] == "all"
+    t = unroll(found.workload)
+    products = [k for k in t.of(t.layer_kinds[0], "forward") if k.name in ("w1", "w2", "w3")]
+    one = 2 * 512 * 5120 * 8192  # an expert's, of every token; a shared one is of all, too
+    assert sum(k.flops for k in products) == 3 * (16 + 1) * one
+    with pytest.raises(InputError, match="all of them at once"):
+        job(stack, "parallelism.expert_parallel=8", **keys)
+
+
+@pytest.mark.parametrize(("transformers", "how"), [("4.57", "sorted"), ("5.1", "grouped")])
+def test_granite_sorts_its_tokens(transformers, how):
+    """transformers 4.57, modeling_granitemoe.py: `inputs.split(expert_size)`, a product each."""
+    stack = f"stack={{torch: 2.9, transformers: '{transformers}', cuda: '12.8'}}"
+    assert taken(job(stack, model="granite-4.0-h-tiny").workload)["experts"] == how

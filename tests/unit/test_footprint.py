@@ -9,6 +9,7 @@ from sim.blocks.autograd import footprint
 from sim.blocks.footprint import head_footprint, layer_footprint
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
+from sim.blocks.unroll import unroll
 from sim.inputs.method import Method
 from sim.inputs.models import resolve_model
 from sim.inputs.workload import Precision, Stack, Workload
@@ -20,7 +21,8 @@ LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 
 def workload(name="llama-3.1-8b", length=4096, torch="2.13", **keys):
     keys.setdefault("attention", "sdpa")
-    model, stack = resolve_model(name), Stack(torch=torch, transformers="4.53")  # repeats heads
+    model = resolve_model(name) if isinstance(name, str) else name
+    stack = Stack(torch=torch, transformers="4.53")  # repeats heads
     return Workload(name="w", model=model, sequence_length=length, stack=stack, **keys)
 
 
@@ -125,6 +127,30 @@ def test_gpt_block_by_hand():
     d = 768
     per_token = 2 * (d + d + 3 * d + d + d + d + 4 * d + 4 * d) + 4 * 12 + 2 * 8
     assert p.saved == 256 * per_token
+
+
+def test_softcaps_keep_what_tanh_made():
+    """Gemma 2: as much as the logits, or the scores of 8 heads, in bf16; no kernel that caps does.
+
+    30 tanh(x / 30) divides (4 B an element), takes tanh (4) and multiplies (4); backward reads
+    tanh's output too (4 + 6 + 4).
+    """
+    tokens, model = 1024, resolve_model("gemma-2-2b")
+    plain = model.model_copy(update={"softcaps": ()})
+    for loss, more in (("huggingface", 1), ("eager", 1), ("fused", 0), ("fused-linear", 0)):
+        kinds = (workload(m, tokens, loss=loss, attention="flash2") for m in (model, plain))
+        capped, free = map(head_footprint, kinds)
+        size = more * 2 * tokens * 256_000
+        assert capped.saved - free.saved == size
+        assert capped.forward_peak - free.forward_peak == size
+    eager, free = (workload(m, tokens, attention="eager") for m in (model, plain))
+    saved = [layer_footprint(w, "layer").saved for w in (eager, free)]
+    assert saved[0] - saved[1] == 2 * 8 * tokens**2
+    kernels = [
+        sum(k.bytes for way in ("forward", "backward") for k in unroll(w).of("layer", way))
+        for w in (eager, free)
+    ]
+    assert kernels[0] - kernels[1] == (12 + 14) * 8 * tokens**2
 
 
 def test_residual_gradient_is_shared_not_copied():

@@ -37,6 +37,19 @@ def test_what_a_shell_alone_knows_is_told_whole(tmp_path, name):
     assert (told["theirs"], told["why"]) == ("nproc_per_node", f"{name} is known only at run time")
 
 
+@pytest.mark.parametrize(
+    ("nodes", "gpus", "told"), [("2:2", 16, []), ("1:4", None, ["nnodes"]), ("1", 8, [])]
+)
+def test_torchrun_words_for_how_many(tmp_path, nodes, gpus, told):
+    """A range of nodes is those that come, `gpu` as many processes as a node has GPUs."""
+    path = tmp_path / "run.sh"
+    path.write_text(f"torchrun --nnodes {nodes} --nproc-per-node 8 t.py {OPTIONS}\n")
+    assert sim.import_job(path).gpus == gpus
+    assert [row["theirs"] for row in mattering(path)] == told
+    path.write_text(f"torchrun --nnodes {nodes} --nproc_per_node gpu t.py {OPTIONS}\n")
+    assert sim.import_job(path).gpus is None
+
+
 def test_a_recipe_is_of_the_line_that_starts_the_training(tmp_path):
     path = tmp_path / "run.sh"
     launch = f"torchrun --nnodes 1 --nproc_per_node 8 \\\n  train.py {OPTIONS}\n"

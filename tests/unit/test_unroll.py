@@ -95,6 +95,16 @@ def test_selective_op_keeps_no_product_of_transformer_engine():
     assert made["tensorwise"] == ["wk", "wo", "w3"]
 
 
+def test_selective_op_runs_attention_of_transformer_engine_again():
+    """A kernel of its own function, past torch's dispatcher: no operator of the policy's list."""
+    flops = {}
+    for attention in ("flash2", "cudnn", "te"):
+        ac = Checkpointing(kind="selective-op")
+        t = unroll(job(attention=attention, activation_checkpointing=ac))
+        flops[attention] = attention_flops(t.of("layer", "recompute"))
+    assert flops == {"flash2": 0, "cudnn": 0, "te": attention_flops(t.of("layer", "forward"))}
+
+
 def test_selective_blocks():
     third = unroll(
         job(

@@ -25,7 +25,7 @@ from sim.interop.trainers import (
     verl,
 )
 from sim.interop.trainers.common import TrainerFormat
-from sim.interop.trainers.keys import Keys
+from sim.interop.trainers.keys import AUTO, Keys
 from sim.interop.trainers.words import put_dtype
 from sim.units import whole
 
@@ -111,6 +111,7 @@ def arguments(
     """
     options = _options(text, source.name, values)
     launch = Keys(job, Branch({**options, **found}, Place(source.name)))
+    _elastic(launch)
     per_node = launch.count("nproc_per_node", "nproc-per-node", "gpus", "num_gpus")
     if per_node is None:
         per_node = whole(values.get("NPROC_PER_NODE", ""))  # ms-swift's
@@ -128,6 +129,23 @@ def arguments(
     job.begun = trl_kinds.command(started, source.name) or job.begun
     _trained(launch, started, source, job, values)
     trl_kinds.told_by_command(launch)
+
+
+def _elastic(launch: Keys) -> None:
+    """What torchrun calls how many: MIN:MAX nodes, as many processes as there are GPUs.
+
+    Source: torch/distributed/run.py, `parse_min_max_nnodes` and `determine_local_world_size`.
+    """
+    entries = launch.branch.entries
+    if span := re.fullmatch(r"(\d+):(\d+)", launch.text("nnodes")):
+        place, said = launch.place("nnodes"), launch.text("nnodes")
+        known = span[1] if span[1] == span[2] else AUTO
+        entries["nnodes"] = Leaf(known, place)
+        if known == AUTO:
+            launch.job.skip(place, "nnodes", f"{said}: as many nodes as come", True)
+    for name in ("nproc_per_node", "nproc-per-node"):
+        if launch.text(name).lower() == "gpu":
+            entries[name] = Leaf(AUTO, launch.place(name))
 
 
 def _trained(
