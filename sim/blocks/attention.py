@@ -22,10 +22,13 @@ BACKWARD_PRODUCTS = 2.5
 def attention(t: Tape, x: int, window: int | None) -> int:
     """The branch from the norm's output to what is added to the residual stream."""
     s, model = t.setting, t.setting.model
-    d, e, dim = model.hidden_size, s.element, model.head_dim
-    heads, kv_heads = s.split(model.heads), s.split(model.kv_heads)
+    d, e = model.hidden_size, s.element
+    kv_heads, dim = model.key_heads(window is not None)
+    heads, kv_heads = s.split(model.heads), s.split(kv_heads)
+    one = model.values_are_keys and window is None
     q_width, kv_width = heads * dim, kv_heads * dim
-    read = read_by(t, x, *(("wqkv",) if model.fused_qkv else ("wq", "wk", "wv")))
+    separate = ("wq", "wk") if one else ("wq", "wk", "wv")
+    read = read_by(t, x, *(("wqkv",) if model.fused_qkv else separate))
     bias = model.bias or model.qkv_bias
     if model.fused_qkv:
         width = q_width + 2 * kv_width
@@ -42,9 +45,11 @@ def attention(t: Tape, x: int, window: int | None) -> int:
         columns = q_width * (2 if model.attention_gate else 1)
         q = both = linear(t, "wq", read("wq"), d, columns, targets=("q",), bias=bias)
         k = linear(t, "wk", read("wk"), d, kv_width, targets=("k",), bias=bias)
-        v = linear(t, "wv", read("wv"), d, kv_width, targets=("v",), bias=bias)
-        # three linears read one input: two gradient sums
-        t.unseen("qkv.sum", (), [Map("qkv.sum", 6.0 * e * summed_tokens(t) * d, 2)], module="wq")
+        v = k if one else linear(t, "wv", read("wv"), d, kv_width, targets=("v",), bias=bias)
+        # so many linears read one input: gradient sums, one fewer
+        sums = len(separate) - 1
+        summed = [Map("qkv.sum", 3.0 * sums * e * summed_tokens(t) * d, sums)]
+        t.unseen("qkv.sum", (), summed, module="wq")
     if model.qk_norm_whole:
         q = norm(t, "q_norm", q, q_width, Position.INNER)
         k = norm(t, "k_norm", k, kv_width, Position.INNER)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from sim.inputs import check_pipeline
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.modelling import (
@@ -123,11 +125,10 @@ def _tensor(w: Workload) -> Findings:
     if lacks := not_modelled(strategy_of(w), "tensor parallelism is", "tensor_parallel"):
         yield fault("tensor-strategy", "workload", path, lacks.message, lacks.hint)
         return
-    for heads, what in ((m.heads, "heads"), (m.kv_heads, "key-value heads")):
+    fewest = math.gcd(m.kv_heads, m.global_kv_heads)
+    for heads, what in ((m.heads, "heads"), (fewest, "key-value heads")):
         if heads % t:
-            able = ", ".join(
-                str(n) for n in range(1, heads + 1) if m.heads % n == m.kv_heads % n == 0
-            )
+            able = ", ".join(str(n) for n in range(1, heads + 1) if m.heads % n == fewest % n == 0)
             message = f"{heads} {what} of {m.name} cannot be divided among {t} GPUs"
             yield fault("indivisible", "workload", path, message, f"write one of {able}")
             return

@@ -57,9 +57,15 @@ def _sizes(m: Model) -> Findings:
 
 
 def _attention(m: Model) -> Findings:
-    if m.heads % m.kv_heads:
-        message = f"{m.heads} heads cannot share {m.kv_heads} key-value heads"
-        yield _wrong("model-heads", "kv_heads", message, "write a divisor of heads")
+    for key, shared in (("kv_heads", m.kv_heads), ("global_kv_heads", m.global_kv_heads or 1)):
+        if m.heads % shared:
+            message = f"{m.heads} heads cannot share {shared} key-value heads"
+            yield _wrong("model-heads", key, message, "write a divisor of heads")
+    own = m.global_kv_heads or m.global_head_dim or m.values_are_keys
+    if own and (m.kv_lora_rank or m.fused_qkv or not m.sliding_window):
+        message = "layers without a window have heads of their own beside others with one alone,"
+        key, hint = "global_head_dim", "leave out global_kv_heads, global_head_dim, values_are_keys"
+        yield _wrong("model-heads", key, f"{message} of separate q, k and v", hint)
     turned = m.rope_head_dim or int(round(m.head_dim * m.rope_fraction, 6))
     if m.positions == "rope" and turned % 2:
         key = "rope_head_dim" if m.rope_head_dim else "head_dim"

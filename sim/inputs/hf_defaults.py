@@ -19,6 +19,9 @@ DEFAULTS: dict[
     "gemma": (3072, 28, 16, 16, 24576, 256000, 8192, True),
     "gemma2": (2304, 26, 8, 4, 9216, 256000, 8192, True),
     "gemma3_text": (2304, 26, 8, 4, 9216, 262208, 131072, True),
+    "gemma4_text": (2304, 30, 8, 4, 9216, 262144, 131072, True),
+    "gemma4_unified_text": (2304, 30, 8, 4, 9216, 262144, 262144, True),
+    "afmoe": (2048, 32, 16, None, 6144, 200192, 16384, False),
     "gpt2": (768, 12, 12, None, None, 50257, 1024, True),
     "gpt_neox": (6144, 44, 64, None, 24576, 50432, 2048, False),
     "phi": (2048, 24, 32, None, 8192, 51200, 2048, False),
@@ -115,10 +118,11 @@ DECODER_OF |= {"kimi_k2": "deepseek_v3", "minimax_text_01": "minimax", "minimax_
 STACKED = frozenset({
     "gpt_oss", "llama4_text", "dbrx", "granitemoe", "granitemoeshared", "granitemoehybrid",
     "qwen3_vl_moe_text", "qwen3_5_moe_text", "deepseek_v32", "glm_moe_dsa", "glm4_moe_lite",
-    "mistral4", "solar_open", "exaone_moe", "hy_v3",
+    "mistral4", "solar_open", "exaone_moe", "hy_v3", "gemma4_text", "afmoe",
 })  # fmt: skip
 HEAD_DIM = {"qwen3": 128, "gpt_oss": 64, "gemma": 256, "gemma2": 256, "gemma3_text": 256}
-HEAD_DIM["llama4_text"] = 128
+HEAD_DIM |= {"llama4_text": 128, "gemma4_text": 256, "gemma4_unified_text": 256}
+HEAD_DIM["afmoe"] = 128
 HEAD_DIM |= dict.fromkeys(
     ("ernie4_5", "glm", "glm4", "solar_open", "seed_oss", "minimax_m2", "ministral3", "helium"), 128
 )

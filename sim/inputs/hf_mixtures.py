@@ -129,6 +129,59 @@ def _llama4(reader: HfReader, fields: Fields) -> Fields:
     }  # fmt: skip
 
 
+def _gemma4(reader: HfReader, fields: Fields) -> Fields:
+    """Gemma 3's layers, of which those without a window have fewer and wider heads.
+
+    Beside a mixture stands the dense FFN, which is its shared expert here.
+    """
+    unified = reader.kind == "gemma4_unified_text"
+    if reader.count("hidden_size_per_layer_input", default=0 if unified else 256, least=0):
+        reader.fault("hidden_size_per_layer_input", "an embedding for each layer is not modelled")
+    if reader.count("num_kv_shared_layers", default=0, least=0):
+        reader.fault("num_kv_shared_layers", "keys and values that layers share are not modelled")
+    window = windowed(reader, 1024 if unified else 512)
+    if "layer_types" not in reader.values and window:
+        window["sliding_window_pattern"] = 6
+    one, wide = reader.flag("attention_k_eq_v", False), fields["ffn_size"]
+    notes = [
+        "norms of values, which have no weights, are left out",
+        "FlashAttention takes heads of up to 256 columns: wider ones are counted at its pace",
+    ]
+    found = {
+        "ffn": "geglu", **biased(reader), "norms_per_layer": 4, "qk_norm": True, **window,
+        "global_head_dim": reader.count("global_head_dim", default=512), "values_are_keys": one,
+    }  # fmt: skip
+    if one:
+        usual = fields["kv_heads"]
+        found["global_kv_heads"] = reader.count("num_global_key_value_heads", default=usual)
+    if reader.flag("enable_moe_block", False):
+        columns = reader.count("moe_intermediate_size")
+        if wide % columns:
+            message = f"{wide} is no multiple of the {columns} columns of an expert: not modelled"
+            reader.fault("intermediate_size", message)
+        experts, d = reader.count("num_experts"), fields["hidden_size"]
+        found |= mixture(reader, None, None, columns) | {"shared_experts": wide // columns}
+        own = fields["layers"] * (3 * d + d + experts)
+        notes.append(
+            "a mixture's own norms, and scales of its router's input and choice, are left out "
+            f"({own:,} parameters)"
+        )
+    return {**found, "notes": tuple(notes)}
+
+
+def _afmoe(reader: HfReader, fields: Fields) -> Fields:
+    """Attention behind a gate, norms behind attention and FFN, windows in three of four layers."""
+    window = windowed(reader, 1024)
+    if "layer_types" not in reader.values and window:
+        window["sliding_window_pattern"] = reader.count("global_attn_every_n_layers", default=4)
+    note = "layers without RoPE (those without a window) are counted as if they had it"
+    return {
+        "qk_norm": True, "norms_per_layer": 4, "attention_gate": True, **biased(reader), **window,
+        **routed(reader, 64, 6, 2, 1408, 0), "notes": (note,),
+        "dense_layers": reader.count("num_dense_layers", default=1, least=0),
+    }  # fmt: skip
+
+
 def _glm4_moe(reader: HfReader, fields: Fields) -> Fields:
     return {
         "qkv_bias": reader.flag("attention_bias", False),
@@ -240,6 +293,9 @@ MIXTURES: dict[str, KindReader] = {
     "youtu": latent,
     "granitemoe": lambda r, f: {**biased(r), **mixture(r, 8, 2, f["ffn_size"]), **SORTED},
     "llama4_text": _llama4,
+    "gemma4_text": _gemma4,
+    "gemma4_unified_text": _gemma4,
+    "afmoe": _afmoe,
     "glm4_moe": _glm4_moe,
     "sarvam_moe": _sarvam,
     "granitemoeshared": lambda r, f: {

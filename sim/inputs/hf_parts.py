@@ -18,12 +18,12 @@ def biased(reader: HfReader, key: str = "attention_bias", *, default: bool = Fal
     return {"qkv_bias": bias, "output_bias": bias}
 
 
-def mixture(reader: HfReader, experts: int, of_token: int, columns: int) -> Fields:
+def mixture(reader: HfReader, experts: int | None, of_token: int | None, columns: int) -> Fields:
     """Routed experts: how many by default, how many of a token, columns of each."""
     return {
         "experts": reader.count("num_local_experts", "num_experts", default=experts),
         "experts_per_token": reader.count(
-            "num_experts_per_tok", "experts_per_token", default=of_token
+            "num_experts_per_tok", "experts_per_token", "top_k_experts", default=of_token
         ),
         "expert_ffn_size": columns,
     }

@@ -48,6 +48,10 @@ class Model(Spec):
     rope_fraction: float = 1.0
     sliding_window: int | None = None
     sliding_window_pattern: int = 1  # every n-th layer is global; 1: all layers slide
+    # of layers without a window, where these have other heads (Gemma 4); 0: as the others
+    global_kv_heads: int = 0
+    global_head_dim: int = 0
+    values_are_keys: bool = False  # in layers without a window: no projection of values (Gemma 4)
     embedding_norm: bool = False
     head_bias: bool = False
     fused_qkv: bool = False  # one c_attn / Wqkv matrix (GPT-2, GPT-NeoX, MPT, Phi-3)
@@ -108,6 +112,12 @@ class Model(Spec):
     def linears(self) -> tuple[str, ...]:
         """Linear layers that it may have, as methods name them."""
         return LINEARS if self.mixers else LINEARS[:7]
+
+    def key_heads(self, slides: bool) -> tuple[int, int]:
+        """Heads of keys and values, and columns of a head, of layers with a window or without."""
+        if slides:
+            return self.kv_heads, self.head_dim
+        return self.global_kv_heads or self.kv_heads, self.global_head_dim or self.head_dim
 
     def mixes(self, index: int) -> bool:
         """Whether a layer, the first one 0, is a mixture of experts."""

@@ -72,7 +72,10 @@ def parameters(keys: dict) -> int:
     networks = words.count("ffn") if alone else layers
     dense, every = keys.get("dense_layers", 0), keys.get("mixture_every", 1)
     dense = networks - (networks - dense) // every if "experts" in keys else networks
-    total += sum(mixer(keys, word) for word in words)
+    every_n = keys.get("sliding_window_pattern", 1)
+    whole = [not keys.get("sliding_window") or (every_n > 1 and not (i + 1) % every_n)
+             for i in range(layers)]  # fmt: skip
+    total += sum(mixer(keys | wide(keys, w), word) for word, w in zip(words, whole, strict=True))
     total += layers * (1 if alone else keys.get("norms_per_layer", 2)) * norm
     total += dense * forward(keys, keys["ffn_size"])
     if "experts" in keys:
@@ -82,6 +85,13 @@ def parameters(keys: dict) -> int:
         mixture += d * keys.get("shared_expert_gate", False)
         total += (networks - dense) * mixture
     return total
+
+
+def wide(keys: dict, whole: bool) -> dict:
+    """Heads of a layer that sees all positions, where they are others."""
+    own = {"kv_heads": keys.get("global_kv_heads"), "head_dim": keys.get("global_head_dim")}
+    alone = {"one_kv": True} if keys.get("values_are_keys") else {}
+    return {k: v for k, v in own.items() if v} | alone if whole else {}
 
 
 def mixer(keys: dict, word: str) -> int:
@@ -120,7 +130,7 @@ def attention(keys: dict) -> int:
         low = keys.get("q_lora_rank")
         q = d * low + low + low * h * size if low else d * h * size
         return q + d * (r + rope) + r + r * h * (size - rope + v) + h * v * d
-    total = d * (h + 2 * kv) * size + h * size * d
+    total = d * (h + (1 if "one_kv" in keys else 2) * kv) * size + h * size * d
     total += d * h * size * keys.get("attention_gate", False)
     total += (h + 2 * kv) * size * (bias or keys.get("qkv_bias", False))
     total += d * keys.get("output_bias", bias)

@@ -47,7 +47,7 @@ def test_a_point_tells_two_models_apart():
             "google/gemma-3n-E4B-it",
             r"an embedding for each layer \(PLE\), several residual streams",
         ),
-        ("google/gemma-4-31b-it", "layers of unlike heads"),
+        ("google/gemma-4-E4B-it", "an embedding for each layer"),
         ("ai21labs/AI21-Jamba-1.5-Large", "state-space"),
         ("Zyphra/Zamba2-7B", "state-space"),
         ("state-spaces/mamba2-2.7b", "state-space"),
