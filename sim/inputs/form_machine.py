@@ -101,6 +101,7 @@ def _own_gpu(reader: Binder, tree: Branch, path: str) -> Branch | None:
     return _lent(reader, tree, path)
 
 
+_NUMBERS = re.compile(r"\d+")
 #: what the measured GPU of an architecture lends to one that leaves it out
 _LENT = ("boost_clock", "l2_cache", "peak_fp32", "idle_power", "compute_capability")
 #: what a GPU has not unless it says so
@@ -134,13 +135,17 @@ def _catalogue_gpu(reader: Binder, leaf: Leaf, path: str) -> Spec | None:
             reader.assumed.append(Assumption(path, spoken))
             return catalogue.gpu(spoken)
         alike = " or ".join(f'"{n}"' for n in gpus_like(str(name), names))
+        own = "another is described: {name: ..., base: %s, and what differs}"
         if why := no_gpu(str(name)):
             hint = f": it {why}" if not why.startswith("a ") else f"; {why}"
+        elif (
+            hint := f"; did you mean {alike}?" if alike else did_you_mean(str(name).lower(), names)
+        ):
+            nearest = hint.split('"')[1]
+            if _NUMBERS.findall(str(name)) != _NUMBERS.findall(nearest):  # else a slip of the pen
+                hint += f" {own % nearest}"
         else:
-            hint = f"; did you mean {alike}?" if alike else did_you_mean(str(name).lower(), names)
-        if not hint:
-            own = "{name: ..., base: the nearest of them, and what differs}"
-            hint = f"; known are {', '.join(names)}; another is described: {own}"
+            hint = f"; known are {', '.join(names)}; {own % 'the nearest of them'}"
         reader.fault(leaf.place, path, f"{described(leaf)} is no GPU of the catalogue{hint}")
     return found
 

@@ -93,7 +93,8 @@ def test_a_key_of_an_inner_table_is_led_there():
     ("Tesla V100-PCIE-32GB", "v100-pcie-32gb"), ("NVIDIA GH200 480GB", "gh200-96gb"),
     ("NVIDIA B300 SXM6 AC", "b300-sxm-288gb"), ("RTX 5000 Ada", "rtx-5000-ada-32gb"),
     ("NVIDIA GeForce RTX 4090 Laptop GPU", None), ("V100", None),
-    ("RTX 2080", None), ("RTX 2080 Ti", "rtx-2080-ti-11gb"), ("RTX 2080 11GB", "rtx-2080-ti-11gb"),
+    ("RTX 2080 SUPER", None), ("RTX 2080 Ti", "rtx-2080-ti-11gb"),
+    ("RTX 2080 11GB", "rtx-2080-ti-11gb"),
     ("RTX 5000", None), ("Quadro RTX 5000", None), ("Quadro RTX 5000 32GB", None),
     ("RTX 4000", None), ("RTX 4000 20GB", "rtx-4000-ada-20gb"), ("Quadro RTX 6000", None),
     ("RTX 6000 48GB", "rtx-6000-ada-48gb"), ("Quadro RTX 8000", "rtx-8000-48gb"),
@@ -111,7 +112,7 @@ def test_gpus_by_what_people_and_drivers_call_them(word, name):
     ("Tesla V100",
      '"v100-pcie-16gb" or "v100-pcie-32gb" or "v100-sxm-16gb" or "v100-sxm-32gb"'),
     ("NVIDIA GH200 144GB", '"gh200-96gb"'),
-    ("NVIDIA H100 96GB HBM3", '"h100-hbm2e-96gb"'), ("RTX 2080", '"rtx-2080-ti-11gb"'),
+    ("NVIDIA H100 96GB HBM3", '"h100-hbm2e-96gb"'), ("RTX 2060", '"rtx-2080-8gb"'),
     ("Quadro RTX 5000", '"rtx-5000-ada-32gb"'),
     ("RTX 6000", '"rtx-6000-ada-48gb" or "rtx-pro-6000-96gb"'),
 ])  # fmt: skip
@@ -311,3 +312,26 @@ def test_gpus_by_their_number_are_a_machine(name, taken, nodes, gpus):
         assert told["counted"].startswith(f'"{name}" is taken as {taken}')
     varied = prepare(name, "llama3-8b-lora", job).vary({"node.cpu.cores": 64}).loaded()
     assert "counted" in [note.code for note in varied.notes.warnings]
+
+
+def test_a_card_that_is_near_one_of_the_catalogue_is_told_how_to_be_described():
+    for said, near in (("RTX 4090 48GB", "rtx-4090-24gb"), ("RTX 3060 Ti", "rtx-3060-12gb")):
+        with pytest.raises(InputError, match="another is described: .*base: " + near):
+            load_topology({"name": "m", "node": {"gpu": said, "gpus": 1}})
+    own = {"name": "rtx-4090-48g", "base": "rtx-4090-24gb", "memory": "47.5 GiB"}
+    found = load_topology({"name": "m", "node": {"gpu": own, "gpus": 1}}).node.gpu
+    assert (found.sms, found.memory) == (128, 47.5 * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("NVIDIA GeForce RTX 4070", "rtx-4070-12gb"), ("4070 Ti", "rtx-4070-ti-12gb"),
+        ("RTX 4070 SUPER", "rtx-4070-super-12gb"), ("RTX 4080 SUPER", "rtx-4080-super-16gb"),
+        ("RTX 3070", "rtx-3070-8gb"), ("3080 Ti", "rtx-3080-ti-12gb"), ("3080", "rtx-3080-10gb"),
+        ("RTX 2080", "rtx-2080-8gb"), ("RTX 5070", "rtx-5070-12gb"),
+        ("NVIDIA RTX A5500", "rtx-a5500-24gb"), ("RTX 4500 Ada", "rtx-4500-ada-24gb"),
+    ],
+)  # fmt: skip
+def test_cards_that_differ_by_a_word(said, name):
+    assert gpu_named(said, gpu_names()) == name
