@@ -76,7 +76,7 @@ def compare(
         machine = one.topology
         row = pick_offer(machine, offer, rows) if offer else list_price(machine, rows)
         if row is not None:
-            one = load(topology, workload, (*base, *offer_settings(row), *changes))
+            one = load(topology, workload, (*offer_settings(machine, row), *base, *changes))
             rate = f"{usd(row.usd_per_gpu_hour)} per GPU-hour ({row.name}, {row.as_of})"
             notes.append(f"{one.topology.name} priced at {rate}")
             notes += filter(None, [passed_over(machine, prices, row)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from sim.errors import Fault, InputError
 from sim.inputs.offers import cheapest, filtered, offer_keys
@@ -128,9 +129,23 @@ def like_for_like(
     return min(pairs, key=distance)
 
 
-def offer_settings(row: PriceRow) -> tuple[str, ...]:
-    """An offer as overrides of a topology's `offer`."""
-    return tuple(f"offer.{key}={json.dumps(text)}" for key, text in offer_keys(row).items())
+#: what a machine's own price comes with; an offer that is taken instead has terms of its own
+_OWN_TERMS = (
+    "capacity", "spot_price_per_gpu_hour", "commitment", "commitment_discount", "energy_per_kwh",
+    "own",
+)  # fmt: skip
+
+
+def offer_settings(topology: Topology, row: PriceRow) -> tuple[str, ...]:
+    """An offer as overrides of a topology's `offer`, in place of a price that it has.
+
+    How long the machine takes to set up, and how soon one is taken away, stay as it says.
+    """
+    own, keys = topology.offer or Offer(), dict[str, Any](offer_keys(row))
+    if terms_of(own) is not None:
+        plain = {key: Offer.model_fields[key].default for key in _OWN_TERMS}
+        keys = {k: v for k, v in plain.items() if getattr(own, k) != v} | keys
+    return tuple(f"offer.{key}={json.dumps(value)}" for key, value in keys.items())
 
 
 def price_doubt(offer: Offer | None) -> str:

@@ -49,7 +49,8 @@ def rented_at(
     machine = load(topology, workload, tuple(overrides)).topology
     taken = pick_offer(machine, name or CHEAPEST, newest(catalogue(prices)))
     said = passed_over(machine, prices, taken)
-    return offer_settings(taken), (Message("own-prices", "topology.offer", said),) if said else ()
+    warned = (Message("own-prices", "topology.offer", said),) if said else ()
+    return offer_settings(machine, taken), warned
 
 
 @dataclass(frozen=True, slots=True)

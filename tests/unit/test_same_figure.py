@@ -50,3 +50,28 @@ def test_a_cluster_of_size_is_the_run_of_its_plan():
     assert best.step_s == pytest.approx(whole.step.time_s, rel=1e-9)
     assert best.figures.wall_s == pytest.approx(whole.job.wall_clock_s, rel=1e-9)
     assert best.figures.cost_usd == pytest.approx(whole.cost.total_usd, rel=1e-9)
+
+
+SPOT = {
+    "price_per_gpu_hour": "3 USD", "spot_price_per_gpu_hour": "1 USD", "capacity": "spot",
+    "energy_per_kwh": "0.2 USD", "commitment": "720 h", "setup": "1 h",
+}  # fmt: skip
+BOUGHT = {"own": {"price_per_gpu": "30000 USD"}, "capacity": "owned", "energy_per_kwh": "0.1 USD"}
+
+
+@pytest.mark.parametrize("own", [{}, SPOT, BOUGHT])
+def test_an_offer_that_is_taken_is_paid_on_its_own_terms(own):
+    """A machine of one's own stayed spot capacity, or owned, with a commitment and electricity."""
+    mine = {"name": "mine", "node": {"gpu": "H100", "gpus": 8}, "offer": own}
+    offer = "nebius"
+    priced = next(o for o in sim.prices_job([mine], JOB).items() if o.row.provider == offer)
+    run = sim.simulate(mine, JOB, offer=offer, scaling=False, fixes=False)
+    beside = sim.compare([mine, mine], JOB, offer=offer).variants[0].result
+    for found in (run, beside):
+        assert (found.cost.price_kind, found.cost.total_usd) == ("on-demand", priced.cost.total_usd)
+        assert found.job.wall_clock_s == priced.wall_s
+    sets = {"offer.capacity": "spot", "offer.spot_price_per_gpu_hour": "1 USD"}
+    run = sim.simulate(mine, JOB, offer=offer, overrides=sets, scaling=False, fixes=False)
+    beside = sim.compare([mine, mine], JOB, offer=offer, overrides=sets).variants[0].result
+    assert run.cost.price_kind == beside.cost.price_kind == "spot"
+    assert run.cost == beside.cost
