@@ -13,7 +13,7 @@ from sim.step.step import memory_of
 from sim.study.estimates import Simulated
 from sim.study.machines import Machine
 from sim.study.phases import idle_cost
-from sim.study.sized import REFERENCE_GPUS, Contender, SizeReport
+from sim.study.sized import Contender, SizeReport
 from sim.study.target import Target
 
 SHOWN = 12
@@ -56,8 +56,9 @@ def view(report: SizeReport) -> View:
     """What `scaling-sim size` says."""
     t = report.tally
     batch = f"{report.global_batch} sequences a step"
-    if report.assumed_batch:
-        batch += f" (assumed: the workload's batch on {REFERENCE_GPUS} GPUs; {_as_much(report)})"
+    if report.assumed_on:
+        on = counted(report.assumed_on, "GPU")
+        batch += f" (assumed: the workload's batch on {on}; --global-batch)"
     title = f"{_goal(report.target).capitalize()} for {report.workload}, {batch}"
     offers = counted(len(report.contenders), "offer")
     searched = (
@@ -71,15 +72,6 @@ def view(report: SizeReport) -> View:
     winner = report.winner
     found = _nothing(report) if winner is None else _found(report, winner)
     return View(title, [Lines([searched], indent=0, apart=False), *found], report, lead=2)
-
-
-def _as_much(report: SizeReport) -> str:
-    """The option that sets the batch, with what loads the GPUs asked for as those assumed."""
-    gpus = report.exact_gpus or 0
-    batch, rest = divmod(report.global_batch * gpus, REFERENCE_GPUS)
-    if gpus <= REFERENCE_GPUS or rest:
-        return "--global-batch"
-    return f"--global-batch {batch} gives each of {gpus} as much"
 
 
 def _stopped(report: SizeReport) -> str:

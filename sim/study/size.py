@@ -16,7 +16,7 @@ from sim.inputs.workload import Workload
 from sim.job.basis import has_length, no_length
 from sim.step.variation import Progress, Stop, never, silent
 from sim.study.axes import Grid, from_options
-from sim.study.candidates import CHECKPOINTING, CHOSEN, OFFLOAD, Space, family
+from sim.study.candidates import CHECKPOINTING, CHOSEN, NODES, OFFLOAD, Space, family
 from sim.study.contest import Contest, broken_even
 from sim.study.layouts import KEYS, LAYOUT
 from sim.study.machines import SETUP_S, Machine, MachineFilter, machines, rented_as_set, set_up
@@ -86,15 +86,16 @@ def size(
     found, left_out = machines(wanted or MachineFilter(), topologies, prices, spot)
     found = [set_up(machine, setup_s) for machine in found]
     given = list(sets)
-    bases, unfit = _bases(workload, given, found)
+    bases, unfit = _bases(workload, given, found, gpus)
     found = [rented_as_set(m, bases[i]) if i in bases else m for i, m in enumerate(found)]
     job = next(iter(bases.values())).loaded().workload
     if not has_length(job):
         raise no_length(job.name)
     batch = global_batch or job.global_batch
-    assumed = batch is None
-    if batch is None:
-        batch = batch_on(job, REFERENCE_GPUS).sequences
+    assumed = None if batch else gpus or max(REFERENCE_GPUS, job.parallelism.sharing)
+    if assumed:
+        batch = batch_on(job, assumed).sequences
+    assert batch is not None
     keys = [key for key in vary if key.strip() != LAYOUT]
     space = Space(
         batch, max(most_gpus, gpus or 0), family(job), CHECKPOINTING, OFFLOAD,
@@ -184,8 +185,34 @@ def _phases(
     return phases, replace(target, deadline_s=deadline, budget_usd=budget)
 
 
+def _base(machine: Machine, workload: Argument, sets: Sequence[str], gpus: int | None) -> Prepared:
+    """The workload checked beside one node of a machine, or as many as its own layout needs.
+
+    Raises
+    ------
+    InputError
+        It goes on no number of nodes: what is wrong on one.
+    """
+    sizes: Sequence[int] = NODES
+    if gpus is not None:
+        nodes, rest = divmod(gpus, machine.topology.gpus_per_node)
+        sizes = (1,) if rest else (1, nodes)
+    fault: InputError | None = None
+    for nodes in sizes:
+        topology = machine.topology.model_copy(update={"nodes": nodes})
+        try:
+            return prepare(topology, workload, [*sets, "parallelism.replicate=1"])
+        except InputError as error:
+            fault = fault or error
+            cut = all(fault.path.startswith("parallelism.") for fault in error.faults)
+            if not cut or machine.most_nodes == 1:
+                break
+    assert fault is not None
+    raise fault
+
+
 def _bases(
-    workload: Argument, sets: list[str], found: Sequence[Machine]
+    workload: Argument, sets: list[str], found: Sequence[Machine], gpus: int | None
 ) -> tuple[dict[int, Prepared], list[str]]:
     """The workload checked beside each machine, and why it cannot run on others.
 
@@ -199,7 +226,7 @@ def _bases(
     fault: InputError | None = None
     for i, machine in enumerate(found):
         try:
-            kept[i] = prepare(machine.topology, workload, [*sets, "parallelism.replicate=1"])
+            kept[i] = _base(machine, workload, sets, gpus)
         except InputError as error:
             fault = fault or error
             unfit.append(f"{machine.name}: {error.faults[0].message}")

@@ -18,7 +18,7 @@ from sim.study.phases import PhasePlan
 from sim.study.search import Counts
 from sim.study.target import Target
 
-#: GPUs of the node that a batch without `global_batch` is counted on
+#: GPUs that a batch without `global_batch` is counted on, where no number of them is asked for
 REFERENCE_GPUS = 8
 
 
@@ -123,8 +123,8 @@ class SizeReport(Document):
         Its name.
     global_batch : int
         Sequences a step, of every plan.
-    assumed_batch : bool
-        Whether the workload left it open.
+    assumed_on : int or None
+        Where the workload left it open: the GPUs that its own batch was counted on.
     contenders : tuple of Contender
         Best first; those without a plan last.
     tally : Counts
@@ -159,7 +159,7 @@ class SizeReport(Document):
     target: Target
     workload: str
     global_batch: int
-    assumed_batch: bool
+    assumed_on: int | None
     contenders: tuple[Contender, ...]
     tally: Counts
     left_out: tuple[str, ...]

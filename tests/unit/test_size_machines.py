@@ -175,12 +175,31 @@ def test_a_size_that_a_machine_has_not_is_laid_to_gpus_not_to_the_batch(gpus, sa
     assert f"mine: {said}" in told(view(found))
 
 
-def test_the_batch_that_fills_the_gpus_asked_for_is_said():
-    """What 8 GPUs take spread over 512 is an eighth or less of a sequence each."""
-    batch = sim.size("llama3-8b-sft", topologies=[H100S], gpus=8, max_gpus=8).global_batch
-    title = view(sim.size("llama3-8b-sft", topologies=[H100S], gpus=512)).title
-    assert f"{batch} sequences a step (assumed: the workload's batch on 8 GPUs; " in title
-    assert f"--global-batch {64 * batch} gives each of 512 as much" in title
-    for gpus, given in ((None, None), (8, None), (512, 64)):
-        found = sim.size("llama3-8b-sft", topologies=[H100S], gpus=gpus, global_batch=given)
-        assert "as much" not in view(found).title
+@pytest.mark.parametrize(("gpus", "on"), [(None, 8), (8, 8), (16, 16), (512, 512)])
+def test_a_batch_that_is_left_open_is_the_jobs_own_on_the_gpus_asked_for(gpus, on):
+    """As `run` counts it: that of 8 GPUs spread over 512 was an eighth of a sequence each."""
+    joined = {**H100S, "node": {**H100S["node"], "nics": {"count": 8}}}
+    found = sim.size("llama3-8b-sft", topologies=[joined], gpus=gpus, max_gpus=8)
+    job = sim.simulate(joined, "llama3-8b-sft", nodes=on // 8, scaling=False, fixes=False)
+    assert found.global_batch == job.workload.global_batch_sequences
+    assert f"(assumed: the workload's batch on {on} GPUs; --global-batch)" in view(found).title
+    assert found.winner is not None
+    given = sim.size("llama3-8b-sft", topologies=[joined], gpus=gpus, global_batch=64, max_gpus=8)
+    assert "assumed" not in view(given).title
+
+
+def test_a_layout_that_one_node_is_too_small_for_is_sized_as_it_is_run():
+    """Tensor parallelism over two nodes of a GPU each was refused: 2 does not divide 1 GPUs."""
+    one = {"name": "one", "node": {"gpu": "h100-sxm-80gb", "gpus": 1, "nics": {"count": 1}}}
+    sets = {"parallelism.tensor_parallel": 2, "nodes": 2}
+    job = sim.simulate(one, "llama3-8b-sft", overrides=sets, scaling=False, fixes=False)
+    assert job.memory.fits
+    del sets["nodes"]
+    for gpus in (2, None):
+        found = sim.size("llama3-8b-sft", topologies=[one], gpus=gpus, max_gpus=4, overrides=sets,
+                         objective="time", risk=0.5)  # fmt: skip
+        assert found.winner is not None
+        assert found.winner.candidate.workload.parallelism.tensor_parallel == 2
+    alone = {**one, "node": {"gpu": "h100-sxm-80gb", "gpus": 1}}
+    with pytest.raises(InputError, match="2 does not divide 1 GPUs"):
+        sim.size("llama3-8b-sft", topologies=[alone], gpus=2, overrides=sets)
