@@ -3,8 +3,9 @@
 A transfer alone takes its latency and its work at the rate that is its weight (a copy has no other
 bound than its links). Beside others on a link that cannot carry all of them at the pace each would
 have alone, it takes longer; the loss goes to those that were under way beside it on such a link, by
-the seconds they were. What no transfer explains went to kernels on the same HBM. It is time in
-flight: of the step it costs what is exposed of it.
+the seconds they were. What no transfer explains went to kernels on the same HBM. A copy that a
+kernel makes on a stream of its own (a cast, parameters on their way into a gather's buffer) loses
+to all that shares its HBM. It is time in flight: of the step it costs what is exposed of it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.engine.losses import Transfers, losses
+from sim.engine.losses import SLOWER, Transfers, losses
 from sim.lowering.lowered import Lowered, RankView
-from sim.lowering.parts import B1, CATEGORIES, I4, I8
+from sim.lowering.parts import B1, CATEGORIES, F8, I4, I8
 from sim.program import Program, Timeline
 from sim.records import NamedTuple
+from sim.step import overlap
 from sim.step.windows import Windows
 
 COLLECTIVES, COPIES, KERNELS = "collectives", "copies", "kernels (HBM)"
+ASIDE = f"{overlap.COPIES} ({overlap.MEMORY})"  # the key of what kernels there lost that copy
 _COPY = CATEGORIES.index("copy")
 
 
@@ -32,7 +35,7 @@ def shared(
     """Seconds that a rank's collectives and copies took longer than alone, by cause.
 
     Keys say which of the two lost and beside what (`beside`): a copy that goes faster may take less
-    from its like, and more from collectives that the step waits for.
+    from its like, and more from collectives that the step waits for. `ASIDE` is apart.
 
     Parameters
     ----------
@@ -93,7 +96,22 @@ def shared(
         ),
         len(windows.counts),
     )
+    found = np.concatenate((found, _aside(lowered, timeline, view, windows)), axis=2)
     return [[_named(sums) for sums in each] for each in windows.added(found)]
+
+
+def _aside(lowered: Lowered, timeline: Timeline, view: RankView, windows: Windows) -> F8:
+    """Seconds that a rank's copies by kernels beside others took longer, (steps, windows, 1)."""
+    copies = (lowered.program.hold_resource == view.index) & (lowered.category == _COPY)
+    start, end, alone = (
+        np.atleast_2d(column[..., copies])
+        for column in (timeline.start, timeline.end, lowered.alone_s)
+    )
+    lost = end - start - alone
+    lost[lost <= SLOWER * alone] = 0.0
+    begun = start[:, None]
+    within = (windows.begin[..., None] <= begun) & (begun < windows.finish[..., None])
+    return within @ lost[..., None]
 
 
 class _Routes(NamedTuple):
@@ -167,7 +185,7 @@ def beside(loser: str, cause: str) -> str:
 
 
 _LOSERS = (COLLECTIVES, COPIES)
-_KEYS = [beside(loser, cause) for loser in _LOSERS for cause in (*_LOSERS, KERNELS)]
+_KEYS = [*(beside(loser, cause) for loser in _LOSERS for cause in (*_LOSERS, KERNELS)), ASIDE]
 
 
 def _named(sums: Sequence[float]) -> dict[str, float]:

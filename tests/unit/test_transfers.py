@@ -12,7 +12,7 @@ from sim.engine import compiled
 from sim.engine.losses import CAUSES, KINDS, Transfers, losses
 from sim.inputs.loader import load
 from sim.step.run import run_step
-from sim.step.transfers import COLLECTIVES, COPIES, KERNELS, beside, shared
+from sim.step.transfers import ASIDE, COLLECTIVES, COPIES, KERNELS, beside, shared
 from sim.step.windows import Window, Windows
 
 JOB = {"name": "x", "model": "llama-3-8b", "sequence_length": 2048, "micro_batch": 2}
@@ -136,7 +136,29 @@ def test_causes_add_up_and_do_not_depend_on_the_level(machine, sets, largest):
     ]  # fmt: skip
     alone = program.latency[ops] + program.work[ops] / np.array(paces)
     longer = timeline.end[ops] - timeline.start[ops] - alone
+    of_kernels = found.pop(ASIDE, 0.0)
     assert sum(found.values()) == pytest.approx(longer.sum(), rel=1e-4)
+    beside_others = [
+        folded.lowered.lane_names.index(f"rank {view.rank} {stream}")
+        for stream in ("copy_in", "reduce_scatter", "all_reduce")
+        if f"rank {view.rank} {stream}" in folded.lowered.lane_names
+    ]
+    kernels = np.isin(program.lane, beside_others) & (program.curve >= 0)
+    longer = (timeline.end - timeline.start - folded.lowered.alone_s)[kernels]
+    assert of_kernels == pytest.approx(longer.sum(), rel=1e-4, abs=1e-9)
+
+
+def test_the_copy_before_a_gather_loses_to_kernels_that_hbm_bounds():
+    """What FSDP2 gathers next is copied beside the compute stream: by hand 2 bytes of HBM a byte,
+    and where a kernel takes all of HBM too, each has half of it and the copy takes twice as long.
+    """
+    found = outcome("dgx-h100", "parallelism={strategy: fsdp2}")
+    lowered, timeline = found.lowered, found.timeline
+    lane = lowered.lane_names.index("rank 0 copy_in")
+    copies = lowered.program.lane == lane
+    alone, took = lowered.alone_s[copies], (timeline.end - timeline.start)[copies]
+    assert 1.5 < (took / alone).max() < 2.01
+    assert 0.0 < found.breakdown.transfers[ASIDE] < (took[took > 1.001 * alone]).sum()
 
 
 def test_what_meets_nothing_loses_nothing():
@@ -150,7 +172,7 @@ def test_a_copy_alone_loses_nothing():
     one = "node={gpu: a100-pcie-80gb, gpus: 1, pcie: {generation: 4}}"
     found = outcome("pcie4-a100-8", "nodes=1", one, OFFLOADED)
     assert found.breakdown.copy_s > 0.0
-    assert found.breakdown.transfers == {}
+    assert found.breakdown.transfers.keys() == {ASIDE}  # of kernels, beside others
 
 
 def test_a_faster_slot_of_the_host_takes_from_gathers():
