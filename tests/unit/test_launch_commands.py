@@ -217,3 +217,19 @@ def test_a_script_beside_its_launch_settles_what_the_options_do_not_say(tmp_path
     assert load("dgx-h100", run).workload.method.kind == "full"
     script.write_text("raise SystemExit(\n")  # no Python: the launch alone
     assert load("dgx-h100", run).workload == alone
+
+
+def test_variables_and_options_that_share_a_line(tmp_path):
+    """As Megatron's own examples have them."""
+    script = tmp_path / "train.sh"
+    script.write_text(
+        "TP=4; PP=2\nexport NNODES=4 GPUS_PER_NODE=8\n"
+        'DISTRIBUTED_ARGS="--nproc_per_node $GPUS_PER_NODE --nnodes $NNODES"\n'
+        "torchrun $DISTRIBUTED_ARGS pretrain_gpt.py --num-layers 32 --hidden-size 4096"
+        " --num-attention-heads 32 --seq-length 4096 --max-position-embeddings 4096 --swiglu"
+        " --vocab-size 32000 --bf16 --micro-batch-size 1 --global-batch-size 128"
+        " --train-iters 10 --tensor-model-parallel-size $TP --pipeline-model-parallel-size $PP\n"
+    )
+    p = load("dgx-h100", script, ["nodes=4"]).workload.parallelism
+    assert (p.tensor_parallel, p.pipeline_parallel) == (4, 2)
+    assert sim.import_job(script).gpus == 32

@@ -205,3 +205,19 @@ def test_a_critic_of_another_model_is_told_of(tmp_path):
         _, found = read(tmp_path, text, "ppo.yaml")
         rows = [row for row in found.aside if row["theirs"] == "critic.model.path"]
         assert [row["matters"] for row in rows if row["matters"]] == [True] * told
+
+
+def test_sequences_split_by_sft_in_no_table(tmp_path):
+    """Its options outside every table, and no variable of the shell among them."""
+    script = tmp_path / "sft.sh"
+    script.write_text(
+        "lr=1e-5\ntorchrun --nproc_per_node=8 -m verl.trainer.fsdp_sft_trainer"
+        " data.train_batch_size=256 data.max_length=2048 data.micro_batch_size_per_gpu=4"
+        " model.partial_pretrain=Qwen/Qwen2.5-7B-Instruct"
+        " ulysses_sequence_parallel_size=2 use_remove_padding=true\n"
+    )
+    found = load("dgx-h100", script, ["nodes=1"]).workload
+    p = found.parallelism
+    assert (p.strategy, p.context_parallel, p.context_parallel_kind) == ("fsdp2", 2, "ulysses")
+    assert found.data is not None
+    assert found.data.packing

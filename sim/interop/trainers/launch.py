@@ -40,6 +40,7 @@ _PYTHON = re.compile(r"(?<![\w./-])[\w./-]+\.py\b")
 #: what a line starts: a script, a module, a trainer's own command
 _PROGRAM = re.compile(r"\.py\b|\s-m\s|\b(?:axolotl|llamafactory-cli|swift|trl)\s")
 #: a list of words: ``ARGS=(--key value`` ... ``)``
+_FIRST = re.compile(r"^[A-Za-z_]\w*\+?=(?=--)")  # ARGS="--first-option ..."
 _OPENED = re.compile(r"^\s*(?:local\s+|declare\s+-a\s+)?[A-Za-z_]\w*\+?=\(")
 _CLOSED = re.compile(r"\)\s*$")
 #: variables of NCCL that turn a path off, and what a machine without it is
@@ -156,7 +157,7 @@ def _trained(
     _positional(started, source, job)
     _accelerate(launch, source, job)
     if _HYDRA.search(started):
-        tree = shell.overrides(started, source.name, values)
+        tree = shell.overrides(started, source.name, values, verl.OUTERMOST)
         inner = Source(source.path, source.name, "", tree)
         if verl.recognises(inner):
             verl.configured(inner, job, launch.text("config-name", "config_name"))
@@ -308,8 +309,9 @@ def _directives(source: Source) -> tuple[dict[str, Leaf], dict[str, str]]:
             found["nodes" if match[1] else "gpus"] = Leaf(
                 match[1] or match[2], Place(source.name, number)
             )
-        elif match := shell.ASSIGNED.match(line):
-            values.setdefault(match[1], shell.own_default(match[1], match[2].strip("\"'")))
+        else:
+            for key, value in shell.assigned(line):
+                values.setdefault(key, shell.own_default(key, value.strip("\"'")))
     for name, of in (
         ("SKYPILOT_NUM_NODES", "nodes"),
         ("SKYPILOT_NUM_GPUS_PER_NODE", "gpus"),
@@ -340,6 +342,7 @@ def _options(text: str, name: str, values: dict[str, str]) -> dict[str, Leaf]:
         bare = _OPENED.sub("", line)
         words = shell.words(_CLOSED.sub("", bare) if bare.count(")") > bare.count("(") else bare)
         for at, word in enumerate(words):
+            word = _FIRST.sub("", word)
             if not word.startswith("--"):
                 continue
             key, equals, value = word[2:].partition("=")

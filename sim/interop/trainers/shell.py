@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+from collections.abc import Iterator
 
 from sim.inputs.python_names import Names, Scope
 from sim.inputs.python_values import Values
@@ -17,18 +18,27 @@ _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::[-=]([^}]*))?\}|(\w+))")
 _WITHIN = r"(?:[^()\n]|\([^()\n]*\))"
 _PUT_IN = rf"\$\((?:[^()\n]|\({_WITHIN}*\))*\)"
 _SUBSTITUTED = re.compile(_PUT_IN)
-ASSIGNED = re.compile(
-    rf"^\s*(?:export\s+|local\s+|declare\s+)?([A-Za-z_]\w*)=([\"']?{_PUT_IN}[\"']?|[^\s#;]+)"
+_ASSIGNED = re.compile(
+    rf"(?:;|&&)?\s*(?:export\s+|local\s+|declare\s+)?"
+    rf"([A-Za-z_]\w*)=([\"']?{_PUT_IN}[\"']?|[^\s#;]+)\s*"
 )
 _GOES_ON = re.compile(r"[\\`^]\s*$")  # of a shell, of PowerShell, of Windows' own
 _DRIVE = re.compile(r"(?<![\w$])[A-Za-z]:\\")
 #: an option and its value in one quotation, or several options
 _SEVERAL = re.compile(r"^--[\w-]+ | --")
-_OVERRIDE = re.compile(r"\+{0,2}([A-Za-z_]\w*(?:\.\w+)+)=(.*)", re.DOTALL)
+_OVERRIDE = re.compile(r"\+{0,2}([A-Za-z_]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
 #: a sum in a shell script, of numbers once its variables are put in
 _SUM = re.compile(rf"\$\(\(({_WITHIN}{{1,200}})\)\)")
 _TERM = r"[\s(]*(?:0|[1-9]\d{0,11})[\s)]*"
 _TERMS = re.compile(rf"{_TERM}(?:[-+*/]{_TERM}){{0,8}}")
+
+
+def assigned(line: str) -> Iterator[tuple[str, str]]:
+    """Variables that a line begins with, one or several, and what they are set to."""
+    line, at = line.strip(), 0
+    while found := _ASSIGNED.match(line, at):
+        yield found[1], found[2]
+        at = found.end()
 
 
 def own_default(name: str, value: str) -> str:
@@ -98,13 +108,17 @@ def _sum(match: re.Match[str], values: dict[str, str]) -> str:
     )
 
 
-def overrides(text: str, name: str, values: dict[str, str]) -> Branch:
-    """``a.b=c`` of a command, as nested tables, each with its line."""
+def overrides(
+    text: str, name: str, values: dict[str, str], outermost: frozenset[str] = frozenset()
+) -> Branch:
+    """``a.b=c`` of a command, as nested tables, each with its line; ``a=c`` of `outermost` keys."""
     tree = Branch({}, Place(name))
     for number, line in enumerate(text.splitlines(), 1):
         for word in [] if line.lstrip().startswith("#") else words(line):
             if found := _OVERRIDE.fullmatch(word):
                 *above, last = found[1].split(".")
+                if not above and last not in outermost:  # a variable of the shell
+                    continue
                 branch, place = tree, Place(name, number)
                 for part in above:
                     inner = branch.entries.setdefault(part, Branch({}, place))

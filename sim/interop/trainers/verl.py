@@ -24,6 +24,8 @@ _AXES = {
     "context_parallel_size": "context_parallel",
     "expert_model_parallel_size": "expert_parallel",
 }
+#: keys of its SFT trainer that stand in no table
+OUTERMOST = frozenset({"ulysses_sequence_parallel_size", "use_remove_padding"})
 _MEAN = frozenset({"post_training.completion.mean", "post_training.completion"})
 
 
@@ -212,13 +214,12 @@ def _tuned(keys: Keys) -> None:
     _model(model, "partial_pretrain")
     data.put_count("sequence_length", "max_length", default=1024)
     data.put_count("global_batch", "train_batch_size", default=256)
-    _spread(model, model.inner("fsdp_config"), model.text("strategy") or "fsdp")
+    _spread(model, model.inner("fsdp_config"), model.text("strategy") or "fsdp", keys)
     free = keys.flag("use_remove_padding")
     if free:
         common.unpadded(keys, "use_remove_padding")
     else:  # its collator fills rows up to max_length
         keys.leave("rows are filled up to max_length", "use_remove_padding")
-    keys.put_ulysses("ulysses_sequence_parallel_size")
     rows, name = _micro(data, "micro_batch_size")
     if rows:
         data.put("micro_batch", rows, name)
@@ -249,12 +250,15 @@ def _model(model: Keys, path: str, *, recomputes: bool = True) -> None:
     words.attention(model, "attn_implementation")
 
 
-def _spread(actor: Keys, plugin: Keys, word: str) -> None:
-    """What shards the trained model, by verl's word for it, and how sequences are split."""
-    sequences = "ulysses_sequence_parallel_size"
-    split = actor.put_ulysses(sequences)
+def _spread(actor: Keys, plugin: Keys, word: str, outer: Keys | None = None) -> None:
+    """What shards the trained model, by verl's word for it, and how sequences are split.
+
+    `outer`: the table that says the latter, where it is not the actor's.
+    """
+    sequences, says = "ulysses_sequence_parallel_size", outer or actor
+    split = says.put_ulysses(sequences)
     if split and word == "fsdp":
-        actor.matters("is modelled with FSDP2: FSDP1 is taken as that", sequences)
+        says.matters("is modelled with FSDP2: FSDP1 is taken as that", sequences)
     if word in _STRATEGIES:
         ours = "fsdp2" if split and word == "fsdp" else _STRATEGIES[word]
         _take(actor, "parallelism.strategy", ours, "strategy", word)
