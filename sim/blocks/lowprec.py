@@ -129,7 +129,7 @@ def _quantise(t: Tape, what: str, elements: float, copies: int, weight: bool = F
     scale = recipe.weight_scale if weight else recipe.scale
     made = DTYPE_BYTES[recipe.dtype] + scale  # of an element, by one copy
     written = (2 + copies * made) * elements
-    if t.setting.recipe == "te-delayed":
+    if recipe.delayed:
         return [Map(cast, written, 1, "fused", "quantize"), Map(amax, 4096, 2, "", "quantize")]
     te = recipe.library == "te"
     if not te and not t.fused:
@@ -156,7 +156,8 @@ def quantise_forward(t: Tape, name: str, x: int, ins: float, w: float) -> list[M
     s, recipe = t.setting, RECIPES[t.setting.recipe]
     if s.keeps_fp8:
         part = t.kept.get(x, x)
-        once = [_pass(f"{name}.input.cast", 3 if part != x else 4, t.sizes[part] / s.element)]
+        each = 4 if recipe.turned and part == x else 3
+        once = [_pass(f"{name}.input.cast", each, t.sizes[part] / s.element)]
         return [] if t.by_norm(part) else once
     rows = _quantise(t, f"{name}.input", ins, recipe.copies)
     if s.fp8_gather or s.keeps_weights:
@@ -169,7 +170,7 @@ def quantise_backward(t: Tape, name: str, x: int, y: float, ins: float, w: float
     recipe = RECIPES[t.setting.recipe]
     if t.setting.keeps_fp8:
         return _kept_backward(t, name, x, y, ins)
-    rows = _quantise(t, f"{name}.grad", y, 2)
+    rows = _quantise(t, f"{name}.grad", y, 1 + recipe.turned)
     if recipe.again:
         rows += _quantise(t, f"{name}.input", ins, 1)
     if recipe.library == "ao" and not t.setting.fp8_gather:
@@ -178,13 +179,15 @@ def quantise_backward(t: Tape, name: str, x: int, y: float, ins: float, w: float
 
 
 def _kept_backward(t: Tape, name: str, x: int, y: float, ins: float) -> list[Map]:
-    """Megatron's: what is gathered or came from a norm has no transpose yet."""
+    """Megatron's: what is gathered or came from a norm has no transpose yet, where one is read."""
     s, part = t.setting, t.kept.get(x, x)
+    turns = RECIPES[s.recipe].turned
     if reads_part(t):
-        rows = [_pass(f"{name}.grad.cast", 3, y / s.tensor), _pass(f"{name}.grad.turn", 2, y)]
+        rows = [_pass(f"{name}.grad.cast", 3, y / s.tensor)]
+        rows += [_pass(f"{name}.grad.turn", 2, y)] * turns
     else:
-        rows = [_pass(f"{name}.grad.cast", 4, y)]
-    turned = part != x or t.by_norm(part)
+        rows = [_pass(f"{name}.grad.cast", 3 + turns, y)]
+    turned = turns and (part != x or t.by_norm(part))
     return [*rows, _pass(f"{name}.input.turn", 2, ins)] if turned else rows
 
 

@@ -9,8 +9,9 @@ from sim.inputs.check_rows import padding_said
 from sim.inputs.check_workload import too_old
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.gpu import Gpu
-from sim.inputs.modelling import FLASH1_SINCE, FLASH_SINCE, stacks_experts, with_kernels
+from sim.inputs.modelling import FLASH1_SINCE, FLASH_SINCE, stacks_experts
 from sim.inputs.recipes import RECIPES
+from sim.inputs.rows import with_kernels
 from sim.inputs.shares import batch_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
@@ -103,7 +104,7 @@ def _attention(gpu: Gpu, w: Workload) -> Findings:
 
 def _groups_of_heads(t: Topology, w: Workload) -> Findings:
     """PyTorch's own attention where it falls back on plain products."""
-    if with_kernels(t, w) is w:
+    if with_kernels(t, w).attention == w.attention:
         return
     old = [gpu.name for gpu in t.gpu_counts if gpu.compute_capability < FLASH_SINCE]
     why = f"FlashAttention does not run on {old[0]}" if old else "FlashAttention has no FP32"

@@ -12,7 +12,7 @@ from sim.inputs.check_rows import check_rows
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.method import OF_FREEZE, Method
 from sim.inputs.modelling import ASYNC, tensor_style
-from sim.inputs.recipes import RECIPES, USUAL
+from sim.inputs.recipes import RECIPES, USUAL, WRITTEN
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.strategy import COMMON, having, strategy_named, strategy_of
 from sim.inputs.versions import SOFTWARE, older, versions
@@ -306,7 +306,7 @@ def _fp8(w: Workload) -> Findings:
     recipe = RECIPES.get(p.recipe)
     if recipe is None or recipe.dtype != p.kind:
         message = f"{p.recipe} is no recipe of {p.kind}"
-        known = ", ".join(name for name, one in RECIPES.items() if one.dtype == p.kind)
+        known = ", ".join(name for name in WRITTEN if RECIPES[name].dtype == p.kind)
         yield fault("recipe-dtype", "workload", "precision.recipe", message, f"write {known}")
         return
     gathers = strategy_of(w).gathers_fp8

@@ -12,7 +12,6 @@ from typing import Literal
 from sim.inputs.model import Model
 from sim.inputs.recipes import RECIPES
 from sim.inputs.strategy import strategy_of
-from sim.inputs.topology import Topology
 from sim.inputs.trainer import reduces_each, trainer_named, trainer_of
 from sim.inputs.versions import older
 from sim.inputs.workload import Stack, Workload
@@ -142,7 +141,8 @@ def keeps_fp8(workload: Workload) -> bool:
     Transformer Engine 1.13, pytorch/module/base.py (``get_fp8_workspace``,
     ``grad_output_preprocess``), layernorm_linear.py, fp8.py (``reduce_and_update_fp8_tensors``).
     """
-    return workload.precision.recipe == "te-delayed" and modelling_of(workload).keeps_fp8
+    recipe = RECIPES.get(workload.precision.recipe)
+    return recipe is not None and recipe.delayed and modelling_of(workload).keeps_fp8
 
 
 def copies_weights(workload: Workload) -> bool:
@@ -343,19 +343,6 @@ def keeps_scores(workload: Workload, capability: float) -> bool:
     grouped = model.kv_heads < model.heads and not model.kv_lora_rank
     flash = capability >= FLASH_SINCE and compute_dtype(workload) != "fp32"
     return grouped and not flash and asks_groups(workload)
-
-
-def with_kernels(topology: Topology, workload: Workload) -> Workload:
-    """The job with the attention that its library falls back on, where one GPU makes it."""
-    if workload.attention != "sdpa":  # asked for often
-        return workload
-    least = min(gpu.compute_capability for gpu in topology.gpu_counts)
-    return _written_out(workload) if keeps_scores(workload, least) else workload
-
-
-@lru_cache(maxsize=256)
-def _written_out(workload: Workload) -> Workload:
-    return workload.model_copy(update={"attention": "eager"})
 
 
 def taken(workload: Workload) -> dict[str, str]:

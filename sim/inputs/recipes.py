@@ -27,6 +27,10 @@ class Recipe(NamedTuple):
         Bytes of scales an element of an input or a gradient. [B]
     weight_scale : float
         The same of a weight. [B]
+    delayed : bool
+        Scales are those of past steps.
+    turned : bool
+        Products read a copy by row and one by column; else one copy serves all three.
     amax : bool
         A pass of its own reads a tensor for its maximum, before that which casts it.
     apart : bool
@@ -53,6 +57,8 @@ class Recipe(NamedTuple):
     library: str = "te"
     scale: float = 0.0
     weight_scale: float = 0.0
+    delayed: bool = False
+    turned: bool = True
     amax: bool = False
     apart: bool = False
     copies: int = 2
@@ -77,7 +83,7 @@ class Recipe(NamedTuple):
 _MX = "scales of 32 elements are Blackwell's instructions (tcgen05)"
 RECIPES: dict[str, Recipe] = {
     # a maximum of past steps: one kernel casts, transposes and takes the next maximum
-    "te-delayed": Recipe(sums_bias=True),
+    "te-delayed": Recipe(sums_bias=True, delayed=True),
     "te-current": Recipe(amax=True),
     # fp32 scales: 1 x 128 elements of inputs and gradients, 128 x 128 of weights (DeepSeek-V3)
     "te-blockwise": Recipe(
@@ -103,6 +109,20 @@ RECIPES: dict[str, Recipe] = {
         copies=1, again=True, swizzled=True, capability=(10.0, 12.0), needs=_MX, timed=False,
     ),
 }  # fmt: skip
+WRITTEN = tuple(RECIPES)
+#: Where FP8 products take operands as they lie, tensors of one scale have one copy.
+#: Source: Transformer Engine 2.8, pytorch/utils.py, ``is_non_tn_fp8_gemm_supported``;
+#: pytorch/csrc/quantizer.cpp, ``Float8Quantizer::create_tensor``
+ONE_COPY = {name: f"{name}, one copy" for name in ("te-delayed", "te-current")}
+for _name, _once in ONE_COPY.items():
+    RECIPES[_once] = RECIPES[_name]._replace(copies=1, turned=False)
+
+
+def needs_one_copy(capability: float) -> bool:
+    """Whether a GPU's FP8 products take operands by row and by column alike."""
+    return 10.0 <= capability < 12.0 or capability >= 13.0
+
+
 #: what a precision means without a recipe: what torchao does, and the only one of 4 bits
 USUAL = {"fp8": "tensorwise", "fp4": "te-nvfp4"}
 #: recipes by the names that people write in place of a precision

@@ -12,7 +12,8 @@ from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING, TypeVar
 
-from sim.inputs.modelling import with_kernels
+from sim.inputs.modelling import keeps_scores
+from sim.inputs.recipes import ONE_COPY, needs_one_copy
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.trainer import reduces_each
@@ -86,6 +87,31 @@ def sample_length(workload: Workload) -> float:
     if said.mean is not None and said.mean <= cut and (said.maximum or 0) <= cut:
         return said.mean  # none is cut
     return distribution(said, cut).mean
+
+
+def with_kernels(topology: Topology, workload: Workload) -> Workload:
+    """The job as its libraries run it on a machine's GPUs.
+
+    With the attention that they fall back on where one GPU makes them, and one FP8 copy of a tensor
+    where that serves all of its products.
+    """
+    if workload.attention != "sdpa" and workload.precision.recipe not in ONE_COPY:
+        return workload  # asked for often
+    capabilities = [gpu.compute_capability for gpu in topology.gpu_counts]
+    return _as_on(
+        workload, workload.attention == "sdpa" and keeps_scores(workload, min(capabilities)),
+        all(needs_one_copy(capability) for capability in capabilities),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _as_on(workload: Workload, written_out: bool, one_copy: bool) -> Workload:
+    changed: dict[str, object] = {"attention": "eager"} if written_out else {}
+    precision = workload.precision
+    if one_copy and precision.recipe in ONE_COPY:
+        recipe = {"recipe": ONE_COPY[precision.recipe]}
+        changed["precision"] = precision.model_copy(update=recipe)
+    return workload.model_copy(update=changed) if changed else workload
 
 
 def run_on(topology: Topology, workload: Workload) -> Workload:

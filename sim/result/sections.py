@@ -11,7 +11,7 @@ from typing import Any
 from sim.blocks.flops import token_flops
 from sim.blocks.parameters import count_parameters
 from sim.fabric import Fabric, compile_fabric
-from sim.inputs.modelling import with_kernels
+from sim.inputs.rows import with_kernels
 from sim.inputs.shares import batch_of, batch_on
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology

@@ -62,9 +62,10 @@ class MegatronMemory(StepMemory):
         master = 4.0 * self.owned if self.types.compute != "fp32" else 0.0
         fp8 = DTYPE_BYTES["fp8"] * self.low
         stored = self.compute * total - (self.types.fp8_gather * (self.compute * self.low - fp8))
-        copies = fp8  # a transpose of what is stored, or what products read by row and by column
-        if self.low and not self.types.fp8_gather:
-            copies = RECIPES[self.workload.precision.recipe].weight_bytes * self.low
+        copies = 0.0  # a transpose of what is stored, or what products read by row and by column
+        if self.low:
+            recipe = RECIPES[self.workload.precision.recipe]
+            copies = recipe.weight_bytes * self.low - self.types.fp8_gather * fp8
         self.at_rest(
             stored, parameters_on_host=False, states_on_host=False, master=master,
             share=self.share,

@@ -198,7 +198,8 @@ class RankJob:
             recipe = RECIPES[self.workload.precision.recipe]
             reads = 0 if self.types.fp8_gather else 1 + recipe.amax
             each = recipe.weight_bytes + reads * compute
-            r.kernel("compute", "quantise", "optimizer", each * low)
+            if recipe.turned or not self.types.fp8_gather:  # else they are read as they arrive
+                r.kernel("compute", "quantise", "optimizer", each * low)
         r.kernel("compute", "zero", "optimizer", wide * self.numel)
 
     def _copy_parts(self, parts: int, size: float) -> None:

@@ -22,9 +22,8 @@ from sim.blocks.flops import checkpointed_layers
 from sim.blocks.footprint import checkpoint_policy, layer_footprint
 from sim.blocks.parameters import tree_of
 from sim.inputs.base import fields_but
-from sim.inputs.modelling import with_kernels
 from sim.inputs.pipeline import blocks_of, shape_of
-from sim.inputs.rows import at_longest
+from sim.inputs.rows import at_longest, with_kernels
 from sim.inputs.shares import mesh_on
 from sim.inputs.topology import Topology
 from sim.inputs.trainer import reduces_each

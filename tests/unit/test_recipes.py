@@ -17,8 +17,10 @@ from sim.errors import InputError
 from sim.inputs import catalogue
 from sim.inputs.loader import load
 from sim.inputs.recipes import RECIPES
+from sim.inputs.rows import run_on
 from sim.result.bands import band, evidence
 from sim.result.likeness import JobTraits
+from sim.step.step import memory_of
 from tests.unit.decoders import LLAMA
 
 TOKENS, WIDE, OUT = 1000, 256, 512
@@ -46,6 +48,12 @@ def played(recipe):
         ("te-current",
          {"input.amax": 2 * X, "input.cast": 4 * X, "weight.amax": 2 * W, "weight.cast": 4 * W},
          {"grad.amax": 2 * Y, "grad.cast": 4 * Y}, X),
+        # on Blackwell one copy of each serves all three products
+        ("te-delayed, one copy",
+         {"input.cast": 3 * X, "weight.cast": 3 * W}, {"grad.cast": 3 * Y}, X),
+        ("te-current, one copy",
+         {"input.amax": 2 * X, "input.cast": 3 * X, "weight.amax": 2 * W, "weight.cast": 3 * W},
+         {"grad.amax": 2 * Y, "grad.cast": 3 * Y}, X),
         # an fp32 scale for 128 elements of an input or a gradient, for 128 x 128 of a weight
         ("te-blockwise",
          {"input.cast": (4 + 2 / 32) * X, "weight.cast": (4 + 2 / 4096) * W},
@@ -73,7 +81,7 @@ def played(recipe):
 def test_casts_move_and_keep_what_is_counted_by_hand(recipe, forward, backward, kept):
     found_forward, found_backward, op = played(recipe)
     small = {"input.amax": 4096, "weight.amax": 4096}  # delayed: histories of maxima
-    if recipe == "te-delayed":
+    if RECIPES[recipe].delayed:
         forward, backward = {**forward, **small}, {**backward, "grad.amax": 4096}
     assert found_forward == pytest.approx(forward)
     assert found_backward == pytest.approx(backward)
@@ -237,6 +245,32 @@ def test_a_recipe_that_a_tool_would_change_is_refused(tool, strategy, recipe, tm
     sets = [f"precision={{fp8: {{recipe: {recipe}}}}}", f"parallelism={strategy}", *BLACKWELL]
     with pytest.raises(InputError, match="recipe"):
         sim.export("dgx-h100", "llama3-8b-sft", emit=[tool], folder=tmp_path, overrides=sets)
+
+
+@pytest.mark.parametrize(
+    ("machine", "copies"),
+    [("dgx-h100", 2), ("dgx-b200", 1), ("rtx-5090-x1", 2)],
+)
+@pytest.mark.parametrize("recipe", ["te-delayed", "te-current"])
+def test_blackwells_products_read_one_copy(machine, copies, recipe):
+    """Capability 10, not 12: cuBLAS takes FP8 operands as they lie, so nothing is transposed.
+
+    Megatron-LM keeps them beside the weights, a byte each: 32 layers of 218,103,808.
+    """
+    job = {
+        "model": "llama3-8b", "sequence_length": 4096, "micro_batch": 1, "steps": 1,
+        "precision": {"fp8": {"recipe": recipe}}, "parallelism": "megatron",
+        "stack": {"torch": "2.9", "cuda": "12.9"},
+    }  # fmt: skip
+    found = load(machine, job)
+    run = run_on(found.topology, found.workload)
+    assert RECIPES[run.precision.recipe].weight_bytes == copies
+    assert found.workload.precision.recipe == recipe
+    held = memory_of(found.topology, found.workload).by_moment["forward"]
+    blackwell = load("dgx-b200", job)
+    least = memory_of(blackwell.topology, blackwell.workload).by_moment["forward"]
+    if machine != "rtx-5090-x1":  # whose one GPU holds all states
+        assert held - least == (copies - 1) * 32 * 218_103_808
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import sim
 from sim.blocks.footprint import layer_footprint
 from sim.errors import InputError
 from sim.inputs.loader import load
-from sim.inputs.modelling import with_kernels
+from sim.inputs.rows import with_kernels
 from sim.step.step import memory_of
 
 ASKS = ["stack.transformers=4.55", "attention=sdpa"]
