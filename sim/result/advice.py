@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sim.errors import InfeasibleError
 from sim.inputs.checks import check
 from sim.inputs.method import Method
 from sim.inputs.rows import varied
@@ -15,6 +16,7 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.versions import sdpa_flash, sdpa_since
 from sim.inputs.workload import Checkpointing, Precision, Workload
+from sim.memory.bound import solve
 from sim.result.change import Aim, Change, Maker
 from sim.result.spread import spread
 from sim.strategies.fsdp1_checkpoints import keeps_inputs
@@ -37,6 +39,24 @@ def changes(topology: Topology, workload: Workload, aim: Aim) -> Iterator[Change
         found = check(change.topology, change.workload)
         if not any(f.error or f.path in change.settings for f in found if f not in now):
             yield change
+
+
+def shorter(topology: Topology, workload: Workload) -> Change | None:
+    """Sequences cut to the longest that fit; None where that is less than a quarter of them."""
+    try:
+        longest = solve(topology, workload, "sequence_length")
+    except InfeasibleError:
+        return None
+    length = longest.value
+    if not 0.25 <= length / workload.sequence_length < 1.0:
+        return None
+    change = Maker(topology, workload).spelt(
+        "smaller", {"sequence_length": length}, f"sequences cut to {length:,} tokens", trains=True,
+        sequence_length=length,
+    )  # fmt: skip
+    now = check(topology, workload)
+    refused = any(f.error for f in check(topology, change.workload) if f not in now)
+    return None if refused else change
 
 
 def _all(topology: Topology, workload: Workload) -> Iterator[Change]:

@@ -9,7 +9,7 @@ from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.report import MemoryReport
 from sim.records import dataclass
-from sim.result.advice import changes
+from sim.result.advice import changes, shorter
 from sim.result.change import Change
 from sim.result.result import Fix
 from sim.step.breakdown import Breakdown
@@ -146,6 +146,9 @@ def smaller(topology: Topology, workload: Workload) -> tuple[MemoryFix, ...]:
             if cure is not None:
                 found.append(cure)
                 break
+    cut = None if before.verdict.on_gpu else shorter(topology, workload)
+    if cut is not None:
+        found.append(_fix(cut, before, memory_of(cut.topology, cut.workload), base))
     found.sort(key=lambda f: (not f.fits, f.changes_training, f.time_cost, -f.saved_bytes))
     return tuple(found)
 

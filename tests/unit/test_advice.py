@@ -8,12 +8,13 @@ import pytest
 import sim
 from sim.errors import InputError
 from sim.inputs.loader import load
+from sim.memory.bound import solve
 from sim.memory.report import memory
 from sim.report.memory import view as memory_view
 from sim.report.run import fixes_table
 from sim.report.settings import settings
 from sim.report.view import Table
-from sim.result.advice import changes
+from sim.result.advice import changes, shorter
 from sim.result.predict import predict
 from sim.result.trials import ranked, smaller
 from sim.step.step import step
@@ -227,6 +228,28 @@ def test_what_the_host_lacks_is_mended_on_the_host() -> None:
     assert disks.needed_bytes == pytest.approx(before.host_bytes - disks.saved_bytes)
     assert disks.saved_bytes > 500e9
     assert disks.time_cost > 0.2
+
+
+def test_sequences_are_cut_where_they_alone_are_too_much() -> None:
+    """32B on 16 H100 trains at 20,000 tokens, not at 32,000: the thread's own cure.
+
+    Source: simplescaling/s1 issues 13 and 22. Of 70B on eight A100s no length fits.
+    """
+    job = {
+        "name": "s1", "model": "qwen2.5-32b", "sequence_length": 32_000, "steps": 10,
+        "parallelism": {"strategy": "fsdp1"}, "activation_checkpointing": "full",
+        "attention": "sdpa", "loss": "eager",
+    }  # fmt: skip
+    loaded = load("dgx-h100", job, ["nodes=2"])
+    (cut,) = [f for f in smaller(loaded.topology, loaded.workload) if "sequence_length" in f.change]
+    assert cut.fits
+    assert cut.changes_training
+    length = solve(loaded.topology, loaded.workload, "sequence_length").value
+    assert cut.description == f"sequences cut to {length:,} tokens"
+    assert 20_000 <= length < 32_000
+    states = load("dgx-a100", "llama3-70b-full")
+    assert not memory(states.topology, states.workload).fits
+    assert shorter(states.topology, states.workload) is None
 
 
 def test_a_host_that_is_nearly_full_is_the_risk_that_is_told() -> None:
