@@ -212,7 +212,8 @@ def _pinned(topology: Topology, workload: Workload) -> bool:
 def _full_precision(topology: Topology, workload: Workload, strength: float) -> Changed | None:
     if workload.precision.kind == "fp32":
         return None
-    fp32 = Precision.model_construct(kind="fp32", master="fp32")
+    tf32 = workload.precision.tf32  # what is left of the declared precision
+    fp32 = Precision.model_construct(kind="fp32", master="fp32", tf32=tf32)
     changed = workload.model_copy(update={"precision": fp32})
     if workload.attention != "eager":  # no fused kernel but PyTorch's own has FP32
         changed = changed.model_copy(update={"attention": "sdpa"})
@@ -362,7 +363,7 @@ CAUSES: tuple[Cause, ...] = (
         "kernel names: triton_* missing; TORCH_LOGS=graph_breaks,recompiles",
     ),
     Cause(
-        "fp32", "it computes in FP32: mixed precision is not in effect", 0.2, _full_precision,
+        "fp32", "it computes in FP32: mixed precision is not in effect", 0.1, _full_precision,
         ONCE, silent, "dtype in the names of GEMM kernels",
     ),
     Cause(

@@ -52,29 +52,6 @@ def test_planted_cause_is_among_those_that_explain(key: str, strength: float) ->
     assert own.probability >= 0.1 * max(e.probability for e in found.explanations)
 
 
-def test_retries_are_as_many_as_a_job_has_allocations() -> None:
-    """Llama 2 7B, FSDP1, two samples a micro-step and 16 of these, on four A100 40 GB.
-
-    At risk as declared, and a third slower: 8.3 s are some 460 retries of 18 ms, one in a layer
-    and micro-step (32 x 16), and 96 are in the step as declared (three a layer, once a step).
-    """
-    job = {
-        "name": "vicuna", "model": "llama-2-7b", "sequence_length": 2048, "micro_batch": 2,
-        "gradient_accumulation": 16, "steps": 10, "parallelism": {"strategy": "fsdp1"},
-        "activation_checkpointing": "full", "attention": "flash2", "loss": "huggingface",
-        "trainer": "huggingface",
-    }  # fmt: skip
-    loaded = load({"name": "four", "node": {"gpu": "a100-sxm-40gb", "gpus": 4}}, job)
-    seconds = step(loaded.topology, loaded.workload).time_s
-    found = diagnose([Figure(loaded.topology, loaded.workload, seconds + 8.3)])
-    named = [e.cause.key for e in found.explanations]
-    assert "allocator" in named[:3]
-    own = found.explanations[named.index("allocator")]
-    assert own.explains
-    assert own.strength * 32 * 16 == pytest.approx(8.3 / 18e-3, rel=0.05)
-    assert own.detail.endswith("retries a step beside the 96 that are predicted")
-
-
 def test_nothing_to_explain() -> None:
     loaded = load("dgx-h100", JOB, SETS)
     seconds = step(loaded.topology, loaded.workload).time_s
