@@ -5,6 +5,8 @@ python -m bench.silent fsdp2 zero3  # of some
 python -m bench.silent ways         # keys beside other axes, methods, offload and replicas
 python -m bench.silent tensor qlora # of some
 python -m bench.silent machines     # keys of the topology, on one node and on two
+python -m bench.silent terms        # of offers, owners, failures, calibrations, checkpoints, phases
+python -m bench.silent files        # of post-training, files of jobs, sized phases and prices
 python -m bench.silent options      # each option of each verb
 """
 
@@ -16,13 +18,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from bench.silent.files import of_files
 from bench.silent.keys import TRAINED, Ended, ended, of_machines
 from bench.silent.options import of_options
+from bench.silent.terms import of_terms
 from sim.inputs.registry import STRATEGIES
 
 #: other subjects than strategies and ways to train
 SUBJECTS: dict[str, Callable[[], Iterator[Ended]]] = {
-    "machines": of_machines, "options": of_options,
+    "machines": of_machines, "terms": of_terms, "files": of_files, "options": of_options,
     "ways": lambda: ended(TRAINED),
 }  # fmt: skip
 

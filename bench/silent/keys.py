@@ -8,8 +8,10 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 from sim import simulate
+from sim.cost.attention import family
 from sim.errors import InputError
 from sim.inputs.base import Spec
+from sim.inputs.loader import load
 from sim.inputs.method import Method
 from sim.inputs.workload import (
     Checkpointing,
@@ -115,6 +117,7 @@ TRAINED: dict[str, tuple[str, ...]] = {
         "parallelism={strategy: fsdp2}",
         "data={workers: 1, preprocess_tokens_per_s_per_worker: 1000}",
     ),
+    "of its time": ("parallelism={strategy: zero3}", "stack.torch=2.1", "stack.cuda=12.1"),
     "evaluated": ("parallelism={strategy: fsdp2}", "evaluation={every: 10, tokens: 1e6}"),
     "eager": (
         "parallelism={strategy: ddp}", "attention=eager", "loss=chunked",
@@ -165,6 +168,8 @@ class Told(NamedTuple):
 
     figures: str
     warnings: frozenset[str]
+    paths: frozenset[str]  # of keys that they are about
+    attention: str  # the kernel that is its choice on this machine
     assumptions: tuple[str, ...]
     inputs: str  # what tells them from others
 
@@ -177,7 +182,11 @@ def _told(machine: str, sets: tuple[str, ...]) -> Told:
     for name in ("provenance", "assumptions", "warnings"):
         told.pop(name)
     said = frozenset(f"{w.code} {w.path} {w.message}" for w in found.warnings)
-    return Told(json.dumps(told, sort_keys=True), said, found.assumptions, inputs)
+    paths = frozenset(w.path.partition(".")[2] for w in found.warnings)
+    topology, job, _ = load(machine, JOB, sets)
+    model, dtype = job.model, job.precision.activations
+    kernel = family(job.attention, topology.first_gpu, dtype, model.head_dim)
+    return Told(json.dumps(told, sort_keys=True), said, paths, kernel, found.assumptions, inputs)
 
 
 def outcome(machine: str, sets: tuple[str, ...], more: tuple[str, ...]) -> str:
@@ -196,11 +205,13 @@ def outcome(machine: str, sets: tuple[str, ...], more: tuple[str, ...]) -> str:
         return "refused"
     if after.inputs == before.inputs:
         return "its own"
-    if after.warnings - before.warnings:
+    keys = {one.partition("=")[0] for one in more}
+    if after.warnings - before.warnings or keys & after.paths:
         return "warned"
     if after.figures != before.figures:
         return "moved"
-    return "its own" if _assumed(before.assumptions, more) else "silent"
+    chosen = keys == {"attention"} and before.attention == after.attention
+    return "its own" if chosen or _assumed(before.assumptions, more) else "silent"
 
 
 def _assumed(assumptions: tuple[str, ...], sets: tuple[str, ...]) -> bool:

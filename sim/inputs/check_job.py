@@ -31,6 +31,8 @@ def _length(w: Workload) -> Findings:
         if w.epochs != 1.0:
             message += f": {w.epochs:g} epochs of how many samples?"
             hint = "add samples=52000, or as many as there are, for wall-clock and cost"
+        if w.deadline is not None:
+            message += ", nor whether it meets its deadline"
         yield warning("no-job-length", "workload", "", message, hint)
     elif w.epochs != 1.0 and w.samples is None:
         message = f"{w.epochs:g} epochs count for nothing beside {given[0]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
@@ -14,6 +14,7 @@ from sim.inputs.catalogue import gpu_names
 from sim.inputs.csv_file import csv_rows
 from sim.inputs.price import CONFIDENCES, TERMS, UNCHECKED, Currency, PriceRow, currency_of
 
+_A_SLIP = 0.8  # of likeness: "country_name" beside country is a column of its own
 MOST_BYTES = 32_000_000  # a catalogue of all of a provider's regions is a few MB
 COLUMNS = tuple(f.name for f in fields(PriceRow))
 REQUIRED = COLUMNS[:5]
@@ -27,14 +28,19 @@ def read_offers(path: Path) -> list[PriceRow]:
     InputError
         As for `csv_rows`; missing columns or values that are not prices.
     """
-    return read_rows(path, _row)
+    return read_rows(path, _row, known=COLUMNS)
 
 
 Parse = Callable[[str, int, dict[str, str | None], list[Fault]], PriceRow | None]
 
 
-def read_rows(path: Path, parse: Parse, required: Sequence[str] = REQUIRED) -> list[PriceRow]:
-    """Rows of a CSV, each by `parse`; every fault of the file at once."""
+def read_rows(
+    path: Path, parse: Parse, required: Sequence[str] = REQUIRED, known: Sequence[str] = ()
+) -> list[PriceRow]:
+    """Rows of a CSV, each by `parse`; every fault of the file at once.
+
+    A column that is nearly one of `known`, which the file lacks, is a fault; others are its own.
+    """
     faults: list[Fault] = []
     rows: list[PriceRow] = []
     with csv_rows(path, MOST_BYTES, "leave regions out") as reader:
@@ -42,6 +48,7 @@ def read_rows(path: Path, parse: Parse, required: Sequence[str] = REQUIRED) -> l
         if missing:
             message = f"columns missing: {', '.join(missing)}; need {', '.join(required)}"
             raise InputError([Fault(str(path), 1, 1, "", message)])
+        faults += _slips(str(path), reader.fieldnames or (), known)
         for record in reader:
             row = parse(str(path), reader.line_num, record, faults)
             if row is not None:
@@ -49,6 +56,18 @@ def read_rows(path: Path, parse: Parse, required: Sequence[str] = REQUIRED) -> l
     if faults:
         raise InputError(faults)
     return rows
+
+
+def _slips(source: str, columns: Sequence[str], known: Sequence[str]) -> Iterator[Fault]:
+    """Columns that are nearly one that the file lacks."""
+    from difflib import get_close_matches
+
+    absent = [column for column in known if column not in columns]
+    for column in columns:
+        near = get_close_matches(column, absent, n=1, cutoff=_A_SLIP)
+        if column not in known and near:
+            message = f'unknown column; did you mean "{near[0]}"?'
+            yield Fault(source, 1, None, column, message)
 
 
 class PriceCells:

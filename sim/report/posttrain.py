@@ -60,7 +60,8 @@ def view(found: PostTrainingReport) -> View:
          Cell(percent(p.share), p.share), p.on]
         for p in found.parts
     ]  # fmt: skip
-    notes = [_BESIDE] if found.overlap else []
+    notes = [f"! {key} changes nothing in this step; leave it out" for key in found.idle]
+    notes += [_BESIDE] if found.overlap else []
     sections: list[ViewPart] = [
         Facts(facts, gap=3, apart=False),
         Table([left("part"), Column("time"), Column("of the step"), left("on")], rows, indent=0),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from sim.documents import plain, round_significant
 from sim.fabric import compile_fabric
 from sim.inputs.base import Spec
-from sim.inputs.checks import check
+from sim.inputs.checks import check, finish_pair
 from sim.inputs.notes import Message, Notes
 from sim.inputs.rows import lengths_of
 from sim.inputs.topology import Topology
@@ -36,14 +37,14 @@ _OF_AXIS = {
 _SAID = (
     "strategy", "replicate", "shard", *set(_OF_AXIS.values()),
     "rank", "sequence_length", "micro_batch", "gradient_accumulation", "global_batch",
-    "tokens", "steps", "samples", "epochs", "deadline", "nodes", "gpus", "residency",
+    "tokens", "steps", "samples", "epochs", "deadline", "nodes", "gpus", "sources", "fitted_on",
     "attention", "compile", "loss", "fused_kernels", "optimizer",  # advised, where files differ
     "recipe",  # of FP8 one at least runs, and what follows from `precision: fp8` nobody set
 )  # fmt: skip
 #: of these the ones that a machine has by the same name
 _SAID_OF_JOBS = ("kind",)
 #: what an offer that is taken by its name brings with it, whether the job asks for it or not
-_OF_OFFERS = ("instance", "confidence", "spot_price_per_gpu_hour", "egress_per_gb",
+_OF_OFFERS = ("instance", "confidence", "residency", "spot_price_per_gpu_hour", "egress_per_gb",
               "storage_per_gb_month")  # fmt: skip
 #: keys of padding, which matter once it is known how long samples are
 _OF_LENGTHS = ("data.group_by_length", "attention_padding")
@@ -83,7 +84,7 @@ def idle_keys(
     for path in WAYS:
         if notes.origin(f"topology.{path}").kind != "override":
             continue
-        other = _with_default(topology, path.split("."))
+        other = with_default(topology, path.split("."))
         if other is None or other == topology or quick(other, workload).time_s != found.time_s:
             continue
         message = (
@@ -104,14 +105,16 @@ def idle_keys(
             where = f"{side}.{path}"
             if not told.isdisjoint(_around(where)) or notes.origin(where).kind != "override":
                 continue
-            other = _with_default(spec, path.split("."))
+            other = with_default(spec, path.split("."))
             said = spec is workload and path.rpartition(".")[2] in _SAID_OF_JOBS
             if said or other == spec or (path in _OF_LENGTHS and _padded_unsaid(workload)):
                 continue
             why = _without(path, workload)
             if not why and tried:
-                machine, then = (other, workload) if spec is topology else (topology, other)
-                why = _the_same(machine, then, found, shown)
+                if spec is topology:
+                    why = _the_same(other, workload, found, shown)
+                else:
+                    why = _the_same(topology, _left_out(topology, other, path, notes), found, shown)
             if why:
                 message = f"{path} changes nothing in this job: {why}"
                 told.add(where)
@@ -135,7 +138,7 @@ def _leaves(spec: Spec) -> Iterator[str]:
             if field.default is None and not field.required:
                 yield name  # written as a whole, it is idle as a whole
             yield from (f"{name}.{path}" for path in _leaves(value))
-        elif name not in _SAID and (not isinstance(value, tuple) or _axis_of(name)):
+        elif name not in _SAID:
             yield name
 
 
@@ -154,6 +157,8 @@ def _padded_unsaid(workload: Workload) -> bool:
 def _without(path: str, workload: Workload) -> str:
     """What a job has not that a key is about; "" where it has it."""
     name = path.rpartition(".")[2]
+    if name == "phases":
+        return "it is of the training alone; size plans the others"
     if name in ("experts", "z3_leaf_experts") and not workload.model.experts:
         return "its model has no experts"
     axis = _axis_of(name)
@@ -165,6 +170,12 @@ def _axis_of(name: str) -> str:
     return next((axis for begin, axis in _OF_AXIS.items() if name.startswith(begin)), "")
 
 
+def _left_out(topology: Topology, workload: Workload, path: str, notes: Notes) -> Workload:
+    """A job with a key's default, and what follows where that is not written."""
+    written = {key.removeprefix("workload.") for key in notes.given} - {path}
+    return finish_pair(topology, workload, given=written, whole=False)
+
+
 def _the_same(
     topology: Topology, workload: Workload, found: StepReport, job: tuple[object, ...]
 ) -> str:
@@ -172,7 +183,8 @@ def _the_same(
     if any(f.error for f in check(topology, workload)):
         return ""
     again = quick(topology, workload)
-    if again.time_s != found.time_s or again.memory != found.memory:
+    same = round_significant(again.time_s) == round_significant(found.time_s)
+    if not same or again.memory != found.memory:
         return ""
     if not job:
         return "step and memory are as with its default"
@@ -182,20 +194,21 @@ def _the_same(
 
 
 def _figures(job: JobForecast | None, topology: Topology) -> tuple[object, ...]:
-    """What is shown of a job; nothing of one without a length."""
+    """What is shown of a job, to the digits that are; nothing of one without a length."""
     if job is None:
         return ()
-    return job_section(job), cost_section(job, topology), job.expected.energy
+    return plain(job_section(job)), plain(cost_section(job, topology)), plain(job.expected.energy)
 
 
-def _with_default(spec: Any, keys: list[str]) -> Any:
-    """A copy in which a key has its default; None where a part of the path is not there."""
-    if not isinstance(spec, Spec):
-        return None
+def with_default(spec: Any, keys: list[str]) -> Any:
+    """A copy in which a key has its default; None where it has none, or is not there."""
     key, *rest = keys
-    value: Any = type(spec).model_fields[key].default
+    field = type(spec).model_fields.get(key) if isinstance(spec, Spec) else None
+    if field is None or (field.required and not rest):
+        return None
+    value: Any = field.default
     if rest:
-        value = _with_default(getattr(spec, key), rest)
+        value = with_default(getattr(spec, key), rest)
         if value is None:
             return None
     return spec.model_copy(update={key: value})

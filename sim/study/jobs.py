@@ -79,6 +79,11 @@ def read_jobs(given: Jobs) -> tuple[JobList, list[Branch]]:
     found = reader.read(JobList, tree, "")
     faults.extend(reader.faults)
     if found is not None:
+        faults += (
+            item.place.fault(f"jobs[{i}].every", "is from one to the next: add count, or leave it")
+            for i, (job, item) in enumerate(zip(found.jobs, _items(listed), strict=False))
+            if job.every and job.count == 1
+        )
         total = sum(j.count for j in found.jobs)
         if not total:
             faults.append(tree.place.fault("jobs", "lists no job"))
@@ -89,6 +94,10 @@ def read_jobs(given: Jobs) -> tuple[JobList, list[Branch]]:
     if faults or found is None:
         raise InputError(faults)
     return found, settings
+
+
+def _items(listed: Tree | None) -> Sequence[Tree]:
+    return listed.items if isinstance(listed, Items) else ()
 
 
 def cluster_of(argument: Argument, sets: Iterable[str] = ()) -> Cluster:

@@ -92,6 +92,8 @@ class PostTrainingReport(Document):
         Of the whole job, where it says so.
     assumptions : tuple of str
         What no measurement stands behind.
+    idle : tuple of str
+        Keys of the job that were set for this run and change nothing in this step.
     """
 
     schema: ClassVar[str] = SCHEMAS["post-training"]
@@ -114,3 +116,4 @@ class PostTrainingReport(Document):
     cost_per_step_usd: float | None
     steps: int | None
     assumptions: tuple[str, ...]
+    idle: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ they wait for.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from sim.blocks.parameters import count_parameters
@@ -20,13 +20,14 @@ from sim.errors import InfeasibleError, InputError
 from sim.fabric.fabric import compile_fabric
 from sim.inputs.arguments import Argument
 from sim.inputs.checks import check
-from sim.inputs.loader import load
+from sim.inputs.loader import Loaded, load
 from sim.inputs.post_training import PostTraining
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import SampleLengths, Workload
 from sim.job.basis import terms_of
 from sim.quantities import gib
+from sim.result.idle import with_default
 from sim.step.step import StepReport, step
 from sim.study.generation import (
     Engine,
@@ -68,7 +69,25 @@ def post_training(
         hint = "add post_training: {algorithm: grpo, prompts: 128, samples: 8}"
         raise InputError.single(w.name, f"the job has no rollouts; {hint}", "post_training")
     _check(t, w, w.post_training)
-    return _PhaseJob(t, w, w.post_training).report()
+    found = _PhaseJob(t, w, w.post_training).report()
+    return replace(found, idle=tuple(_idle(loaded, found)))
+
+
+def _idle(loaded: Loaded, found: PostTrainingReport) -> Iterator[str]:
+    """Keys of the job that were set on the command line and whose default gives the same step."""
+    for path in loaded.notes.given:
+        side, _, key = path.partition(".")
+        if side != "workload" or loaded.notes.origin(path).kind != "override":
+            continue
+        other = with_default(loaded.workload, key.split("."))
+        if other is None or other == loaded.workload or other.post_training is None:
+            continue
+        try:
+            again = _PhaseJob(loaded.topology, other, other.post_training).report()
+        except (InputError, InfeasibleError):
+            continue
+        if again == found:
+            yield key
 
 
 def _check(t: Topology, w: Workload, asked: PostTraining) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from bench.advised import against, tried
 from bench.silent.keys import TRAINED, of_machines, outcome, values
-from sim import simulate
+from bench.silent.terms import KEYS, OF_JOBS
+from sim import plan, posttrain, prices_list, simulate
 from sim.errors import InputError
 from sim.inputs.loader import load
 from sim.result.idle import WAYS
@@ -260,6 +261,53 @@ def test_nor_beside_other_axes_methods_and_offload(way):
     ]
     assert [one for one in ends if one[2] == "silent"] == []
     assert {how for *_, how in ends} >= {"moved", "refused"}
+
+
+@pytest.mark.parametrize(
+    ("terms", "before"),
+    [
+        ("owned", ["offer.residency", "phases"]),
+        ("without a length", ["reliability.domains", "deadline", "phases"]),
+    ],
+)
+def test_nor_of_offers_failures_calibrations_and_phases(terms, before):
+    """Beside every third of `bench.silent terms` those that were silent."""
+    ends = {
+        key: outcome("dgx-h100", OF_JOBS[terms], (f"{key}={json.dumps(KEYS[key])}",))
+        for key in [*list(KEYS)[::3], *before]
+    }
+    assert [key for key, how in ends.items() if how == "silent"] == []
+    assert {ends[key] for key in before} == {"warned"}
+    assert set(ends.values()) >= {"moved", "warned"}
+
+
+def test_a_release_that_would_follow_is_idle():
+    """DeepSpeed's beside a written PyTorch was held against today's, not that of its time."""
+    job = ["parallelism=zero3", "stack.torch=2.1", "stack.cuda=12.1"]
+    sets = [*job, "parallelism.deepspeed_version=0.14.0"]
+    found = simulate("dgx-h100", "llama3-8b-lora", overrides=sets, scaling=False, fixes=False)
+    assert "workload.parallelism.deepspeed_version" in {w.path for w in found.warnings}
+
+
+def test_keys_that_a_step_of_post_training_does_not_take_are_told():
+    rollouts = "post_training={algorithm: dpo, prompts: 64}"
+    more = ["post_training.samples=4", "global_batch=64", "micro_batch=4"]
+    found = posttrain("dgx-h100", "llama3-8b-sft", overrides=[rollouts, *more])
+    assert set(found.idle) == {"post_training.samples", "global_batch"}
+
+
+def test_slips_in_files_of_prices_and_jobs_are_faults(tmp_path):
+    """A column that is nearly one was left out, and `every` without a `count` meant nothing."""
+    path = tmp_path / "own.csv"
+    head = "provider,instance,gpu,gpus_per_node,usd_per_gpu_hour,country_name,spot_usd_per_gpu_hr"
+    path.write_text(f"{head}\nmine,box,h100-sxm-80gb,8,2.0,Norway,1.0\n")
+    with pytest.raises(InputError) as refused:
+        prices_list(prices=path)
+    said = 'spot_usd_per_gpu_hr: unknown column; did you mean "spot_usd_per_gpu_hour"?'
+    assert [f"{f.path}: {f.message}" for f in refused.value.faults] == [said]
+    job = {"name": "a", "workload": "llama3-8b-sft", "every": "1 h"}
+    with pytest.raises(InputError, match=r"jobs\[0\].every: is from one to the next: add count"):
+        plan("dgx-h100", {"jobs": [job]}, replicas=0)
 
 
 def test_nothing_is_advised_that_is_then_warned_of():
