@@ -38,4 +38,5 @@ def command(
     for path in done.paths:
         tell(f"wrote {path}")
     for row in done.unsaid:
-        tell(f"{row['tool']} does not say {row['key']} = {row['planned']}")
+        runs = "" if row["read"] is None else f" (it would be {row['read']})"
+        tell(f"{row['tool']} does not say {row['key']} = {row['planned']}{runs}")

@@ -168,7 +168,8 @@ class Exported(Document):
     paths : tuple of str
         What was written.
     unsaid : tuple of mappings
-        ``tool``, ``key``, ``planned``: knobs of the plan that no file of the tool says.
+        ``tool``, ``key``, ``planned``, ``read``: knobs of the plan that no file of the tool says,
+        or that it runs otherwise, and what they are read as.
     """
 
     schema = SCHEMAS["export"]
@@ -186,7 +187,7 @@ def export(
     """`write_plan`, with what the files do not say."""
     paths = write_plan(topology, workload, kinds, folder, overwrite=overwrite)
     unsaid = [
-        {"tool": kind, "key": row.path, "planned": row.planned}
+        {"tool": kind, "key": row.path, "planned": row.planned, "read": row.read}
         for kind in dict.fromkeys(kinds)
         if kind != "yaml"
         for row in lost(texts_of(topology, workload, kind), workload)[1]

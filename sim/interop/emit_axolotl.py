@@ -34,6 +34,7 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
         **tf32(workload),
         **written_attention(workload.attention),
         "torch_compile": workload.compile,
+        **({} if workload.parallelism.clip_gradients else {"max_grad_norm": 0.0}),
     }
     if precision == "fp8":
         config["fp8"] = True

@@ -96,7 +96,9 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
         "bf16": precision.kind == "bf16" and precision.master == "fp32",
         "fp16": precision.kind == "fp16",
         **tf32(workload),
+        **({"torch_compile": True} if workload.compile else {}),
         "dataloader_num_workers": workload.data.workers,
+        "max_grad_norm": 1.0 if workload.parallelism.clip_gradients else 0.0,
     }
     if precision.kind == "bf16" and precision.master == "bf16":
         config["pure_bf16"] = True

@@ -45,6 +45,9 @@ _APART = frozenset((
 _RESOLVED: dict[str, Callable[[Workload], object]] = {
     "parallelism.gradient_sync": lambda w: "every" if reduces_each(w) else "last",
     "parallelism.reduce_dtype": reduce_dtype,
+    "parallelism.sequence_parallel": lambda w: (
+        w.parallelism.tensor_parallel > 1 and w.parallelism.sequence_parallel
+    ),
     "modelling": modelling_name,
     "experts": experts,
     "method.targets": adapted,
@@ -127,14 +130,14 @@ def _as_run(texts: Mapping[str, str], workload: Workload) -> tuple[Workload, Tra
 
 
 def _paths(spec: Spec, before: str = "") -> Iterator[str]:
-    """Knobs of a plan that differ from their defaults."""
-    for key, field in type(spec).model_fields.items():
+    """Knobs of a plan, its defaults among them: a tool's may be others; what is open is no plan."""
+    for key in type(spec).model_fields:
         path, value = f"{before}{key}", getattr(spec, key)
         if path in _APART:
             continue
         if isinstance(value, Spec):
             yield from _paths(value, f"{path}.")
-        elif value != field.default:
+        elif value is not None or path in _RESOLVED:
             yield path
 
 

@@ -153,3 +153,13 @@ def test_no_key_both_matters_and_does_not():
     for name, of in table("trainer_keys").items():
         both = [key for key in of["matters"] if re.fullmatch("|".join(of["idle"]), key)]
         assert name == "peft" or not both, (name, both)
+
+
+def test_a_deepspeed_file_that_turns_both_off_is_of_32_bits(tmp_path):
+    """It was bf16, ours; DeepSpeed casts to nothing."""
+    path = tmp_path / "ds.json"
+    path.write_text('{"zero_optimization": {"stage": 3}, "bf16": {"enabled": false}}')
+    sets = ["model=qwen2.5-7b", "sequence_length=2048", "micro_batch=1", "gradient_accumulation=1"]
+    assert load("dgx-h100", path, sets).workload.precision.kind == "fp32"
+    path.write_text('{"zero_optimization": {"stage": 3}, "bf16": {"enabled": "auto"}}')
+    assert load("dgx-h100", path, sets).workload.precision.kind == "bf16"

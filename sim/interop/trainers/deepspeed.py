@@ -150,6 +150,8 @@ def table(keys: Keys) -> None:
         job.take("precision.kind", "bf16", keys.place("bf16"), "bf16.enabled")
     elif keys.inner("fp16").flag("enabled"):
         job.take("precision.kind", "fp16", keys.place("fp16"), "fp16.enabled")
+    elif any(keys.inner(name).flag("enabled") is False for name in ("bf16", "fp16")):
+        job.suppose("precision.kind", "fp32", "neither bf16 nor fp16 is enabled")
     communication = keys.text("communication_data_type")
     if stage and communication in _COMMUNICATION:
         ours = _COMMUNICATION[communication]
