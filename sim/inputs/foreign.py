@@ -114,7 +114,7 @@ def _from_python(text: str, name: str) -> Tree:
             "(TrainingArguments, SFTConfig) or makes a loop (Accelerator, FSDP, fully_shard, a "
             "model and its backward); name the script that starts it, or the file it reads"
         )
-        raise InputError.single(name, message)
+        raise InputError.single(name, unread((), text) or message)
     return calls
 
 
@@ -199,7 +199,7 @@ def format_of(source: Source) -> Format | None:
     InputError
         The file of a tool that is known and not read.
     """
-    if told := unread(source.keys | _below(source, "trainer")):
+    if told := unread(source.keys | _below(source, "trainer"), source.text):
         raise InputError.single(source.name, told)
     return format_of_keys(source)
 

@@ -25,6 +25,12 @@ _UNREAD = (
     ("a MaxText configuration", {"base_emb_dim", "per_device_batch_size"}),
 )
 
+#: commands and calls of tools whose jobs are not read
+_UNREAD_WORDS = (
+    ("a command of Megatron-SWIFT", re.compile(r"^[ \t]*megatron +(?:sft|pt|rlhf)\b", re.M)),
+    ("a recipe of NeMo 2", re.compile(r"\bllm\.\w+\.(?:pretrain|finetune)_recipe\(")),
+)
+
 
 def instead(side: str, name: str) -> str:
     """What a name is and which of a side's names go with it; "" where it is nothing known.
@@ -72,15 +78,18 @@ def shape_instead(name: str, keys: Collection[str]) -> str:
     )
 
 
-def unread(keys: Collection[str]) -> str:
+def unread(keys: Collection[str], text: str = "") -> str:
     """What to do with a file of a tool that is known and not read; "" for any other.
 
     Parameters
     ----------
     keys : collection of str
         Those at the top of the file, and those of its ``trainer`` as ``trainer.devices``.
+    text : str
+        The file itself, of a script.
     """
-    tool = next((title for title, own in _UNREAD if own <= set(keys)), "")
+    tools = (title for title, own in _UNREAD if own <= set(keys))
+    tool = next(tools, next((t for t, words in _UNREAD_WORDS if words.search(text)), ""))
     return f"is {tool}, which is not read; write its job as a workload (start: init)" * bool(tool)
 
 

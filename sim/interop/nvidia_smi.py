@@ -16,6 +16,7 @@ from sim.interop import matrix_lines as pasted
 from sim.interop.evidence import text_of
 from sim.interop.host import ImportedNode, Nic
 
+_SLICE = re.compile(r"^\s*MIG \d+g\.\d+gb\b", re.M)  # of nvidia-smi -L
 _GPU = re.compile(r"GPU(\d+)")
 _P2P = re.compile(r"\b(?:OK|CNS|GNS|TNS|NS)\b")
 _SAME_SWITCH = ("PIX", "PXB")
@@ -49,6 +50,9 @@ def read(data: bytes, source: str, gpu: Gpu) -> ImportedNode:
     gpus = [n for n in table.names if _GPU.fullmatch(n)]
     nics = [n for n in table.names if n not in gpus]
     host = ImportedNode()
+    if _SLICE.search(plain):
+        told = "{base: a100-sxm-40gb, sms: 42, ...}"
+        host.assumed.append(f"whole GPUs: slices (MIG) are left out; one is a GPU as {told}")
     sockets = _sockets(table, gpus, nics, host)
     _switches(table, gpus, nics, sockets, host)
     _nvlink(table, gpus, gpu, host, source)

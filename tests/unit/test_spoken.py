@@ -261,6 +261,19 @@ def test_a_file_of_a_tool_that_is_not_read_says_so(tmp_path, keys, told):
         split_inputs(["dgx-h100", str(path)])
 
 
+@pytest.mark.parametrize(("name", "text", "told"), [
+    ("job.sh", "NPROC_PER_NODE=8 \\\nmegatron sft \\\n --load q --micro_batch_size 1\n",
+     "a command of Megatron-SWIFT"),
+    ("job.py", "r = llm.llama3_8b.pretrain_recipe(num_nodes=1, num_gpus_per_node=8)\n",
+     "a recipe of NeMo 2"),
+])  # fmt: skip
+def test_a_script_of_a_tool_that_is_not_read_says_so(tmp_path, name, text, told):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"is {told}, which is not read; write its job as a"):
+        load("dgx-h100", path, [])
+
+
 @pytest.mark.parametrize(
     "options", ["--checkpoint_dir out --train d.json", "--actor_rollout_ref a"]
 )

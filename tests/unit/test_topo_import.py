@@ -360,3 +360,13 @@ def test_topo_import_keeps_a_file_that_is_there(tmp_path):
     assert target.read_text(encoding="utf-8") == "mine"
     assert CliRunner().invoke(command, [*asked, "--force"]).exit_code == 0
     assert target.read_text(encoding="utf-8") == first
+
+
+def test_slices_are_said_to_be_left_out(tmp_path):
+    """What `nvidia-smi -L` lists below a GPU that is cut."""
+    path = tmp_path / "m.txt"
+    sliced = LISTED.replace("GPU-1)\n", "GPU-1)\n  MIG 3g.20gb     Device  0: (UUID: MIG-1)\n")
+    for text, told in ((LISTED + MATRIX, 0), (sliced + MATRIX, 1)):
+        path.write_text(text)
+        notes = import_topology(path).assumed
+        assert sum("slices (MIG) are left out" in note for note in notes) == told
