@@ -129,7 +129,7 @@ def _llm_c(row: Row) -> Record | None:
         row, "llm.c", "dgx-h100" if row["gpu"].startswith("H100") else "dgx-a100",
         [] if row["gpu"].startswith("H100") else ["node.gpu=a100-sxm-80gb"],
         {
-            "model": model,
+            "model": {"base": model, "vocab_size": 50304},
             "sequence_length": 1024,
             "micro_batch": int(number(row, "micro_batch_per_gpu")),
             "gradient_accumulation": int(number(row, "grad_accum")),
@@ -140,7 +140,8 @@ def _llm_c(row: Row) -> Record | None:
             "loss": "compiled",
             "stack": {"torch": "2.5", "cuda": "12.4", "nccl": "2.21"},
         },
-        "incomplete", "C and CUDA, no PyTorch; rounded comments of a script",
+        "incomplete",
+        "C and CUDA, no PyTorch; vocabulary padded to 50,304; rounded comments of a script",
         tokens=number(row, "tokens_per_s_per_gpu"),
     )  # fmt: skip
 
