@@ -31,6 +31,8 @@ _WHOLE = TITLES | {
     "unsharded_parameters": "parameters (copies)",
     "unsharded_gradients": "gradients",
 }
+#: how it ends: no error of CUDA's, no traceback
+KILLED = "where Linux would kill a rank (exit code -9)"
 _OVERHEADS = {
     "stream_pools": "pools of other streams",
     "fragmentation": "fragmentation",
@@ -67,7 +69,7 @@ def _verdict(report: MemoryReport) -> str:
     if found.fits:
         return f"Fits: {used} ({share}); {why}"
     if found.on_gpu:
-        return f"Does not fit on the host; the GPU would take {used} ({share})"
+        return f"Does not fit on the host, {KILLED}; the GPU would take {used} ({share})"
     return f"Does not fit: {used} ({share}), {gib(-report.headroom_bytes)} too much; {why}"
 
 

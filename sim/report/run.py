@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from sim.quantities import count, counted, duration, gib, percent, usd
 from sim.report.job import job_section
+from sim.report.memory import KILLED
 from sim.report.ranks import waiting
 from sim.report.settings import settings
 from sim.report.view import (
@@ -156,7 +157,7 @@ def fit_lines(result: Result) -> list[str]:
     if m.host_bytes_per_node > m.host_capacity_bytes > 0.0:
         reasons.append(
             f"needs {gib(m.host_bytes_per_node)} of {gib(m.host_capacity_bytes)} of host memory "
-            "per node"
+            f"per node, {KILLED}"
         )
     if m.host_loading_bytes_per_node > m.host_capacity_bytes > 0.0:
         reasons.append(f"{_loading(m)} (parallelism.cpu_ram_efficient_loading)")

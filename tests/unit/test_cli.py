@@ -76,6 +76,7 @@ def test_what_memory_bounds_has_names_that_people_use(call):
 def test_host_memory_that_does_not_suffice_is_named(call):
     _, out, _ = call("run", "h100-x1", "llama3-70b-full-offload", "--quiet")
     assert "of 186.3 GiB of host memory per node" in out
+    assert "Linux would kill a rank (exit code -9)" in " ".join(out.split())
     assert " too much" not in out
     assert "offload-bound" in out
 
