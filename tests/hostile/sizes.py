@@ -116,6 +116,9 @@ def cases() -> Iterator[Size]:
     for strategy in ("fsdp1", "ddp", "zero1", "zero2", "megatron"):
         deep = ("model.layers=2000", f"parallelism.strategy={strategy}")
         yield Size(f"memory {' '.join(deep)}", ("memory", *ON, *_set(deep)))
+    for knobs in ("strategy=zero3 parallelism.offload=all", "wrap=linear", "offload=all"):
+        deep = ("model.layers=2000", *f"parallelism.{knobs}".split())
+        yield Size(f"run {' '.join(deep)}", ("run", *ON, *_set(deep)))
     yield from _others()
     for name in readers():
         yield Size(f"{FILE_MB} MB of {name}", (), name)
@@ -128,6 +131,9 @@ def _others() -> Iterator[Size]:
         "run {on} --jitter 5% --replicas 1000",
         "run {on} --level ranks --set nodes=2048", "run {on} --level steps --set nodes=64",
         "run {on} --level ranks --jitter 5% --set nodes=512",
+        "run {on} --jitter 5% --replicas 1000 --set model.layers=2000",
+        "run {on} --level ranks --set nodes=64 --set model.layers=2000",
+        "run {on} --report r.html --set model.layers=2000 --set parallelism.strategy=zero3",
         "collective dgx-h100 --set nodes=32768", "collective dgx-h100 all_to_all --set nodes=2048",
         "collective dgx-h100 all_to_all --set nodes=32768", "collective dgx-h100 --sizes 1:1e18",
         "collective dgx-h100 --vary nodes=1..100000", "topo show dgx-h100 --set nodes=32768",
