@@ -113,8 +113,7 @@ def estimate_job(
     before_s = before_training_s(topology, workload, steps / workload.epochs)
     spec = job_spec(topology, workload, steps, stall, save, copy, evaluating_s, before_s, step)
     kept = mean_goodput(spec)
-    evaluations = steps // spec.evaluation_every if spec.evaluation_every else 0
-    working, evaluated = steps * step.time_s, evaluations * evaluating_s
+    working, evaluated = steps * step.time_s, spec.evaluated_s
     wall = (steps * pace + evaluated) / kept.useful if kept.useful else math.inf
     stepping = before_s + working + evaluated + (wall * kept.again if kept.useful else 0.0)
     wall += before_s

@@ -18,12 +18,13 @@ _HOPELESS = math.log(HOPELESS)
 
 
 class Goodput(NamedTuple):
-    """Shares of a job's time, evaluation and setup apart.
+    """Shares of a job's time, setup apart.
 
     Attributes
     ----------
     useful : float
-        In which steps that count are worked on, waiting for data included; 0: it never ends.
+        In which steps that count are worked on, waiting for data included, and evaluated; 0: it
+        never ends.
     again : float
         In which steps are worked on that are lost.
     """
@@ -37,35 +38,37 @@ def mean_goodput(spec: JobSpec) -> Goodput:
 
     Notes
     -----
-    From save to save is `_worked_s`, and more by the rate of failures times how much later a save
-    is durable. A start of R, which interruptions at rate L break off too, takes (exp(L R) - 1) / L:
-    the whole exp(L R) times as long as the work; that is Daly's formula where each is a failure.
-    A failure that a copy in memory outlives costs half the time between copies and the time until
-    one is whole. Nodes that are waited for or missing: `standing`.
+    From save to save, evaluations with it, is `_worked_s`, and more by the rate of failures times
+    how much later a save is durable. A start of R, which interruptions at rate L break off too,
+    takes (exp(L R) - 1) / L: the whole exp(L R) times as long as the work; that is Daly's formula
+    where each is a failure. A failure that a copy in memory outlives costs half the time between
+    copies and the time until one is whole. Nodes that are waited for or missing: `standing`.
 
     Source: Daly, "A higher order estimate of the optimum checkpoint interval", 2006.
     """
     at, rate, often = cadence(spec, spec.step_s), spec.storage_rate, spec.interruption_rate
-    stand = standing(spec, spec.steps * spec.step_s)
+    once_s = spec.steps * spec.step_s + spec.evaluated_s
+    stand = standing(spec, once_s)
     starts = often * _start_s(spec, stand.stood_by)
     waits = spec.preemption_wait_s / spec.preemption_s if spec.spares is None else 0.0
     saves = (spec.steps - 1) // at.every
-    last_s = (spec.steps - saves * at.every) * at.pace_s
-    if rate * (at.cycle_s if saves else last_s) + starts > _HOPELESS:
+    pace_s = at.pace_s + spec.evaluated_s / spec.steps
+    cycle_s, last_s = at.save_s + at.every * pace_s, (spec.steps - saves * at.every) * pace_s
+    if rate * (cycle_s if saves else last_s) + starts > _HOPELESS:
         return Goodput(0.0, 0.0)
-    once_s = work_s = saves * at.cycle_s + last_s
+    kept_s = work_s = saves * cycle_s + last_s
     if rate:
         beside = 0.0 if spec.copied_when_warned else spec.warned_rate
-        work_s = saves * _worked_s(at.cycle_s, rate, beside)
+        work_s = saves * _worked_s(cycle_s, rate, beside)
         work_s += _worked_s(last_s, rate, beside)
         work_s *= 1.0 + rate * (spec.durable_s - at.save_s) if saves else 1.0
     if at.copy_every:
-        lost_s = at.copy_every * at.pace_s / 2.0 + spec.memory_durable_s
+        lost_s = at.copy_every * pace_s / 2.0 + spec.memory_durable_s
         work_s *= 1.0 + spec.memory_rate * lost_s
     regain_s = spec.blocking_s + spec.restart_s + spec.load_s
     wall_s = work_s * math.exp(starts) * (1.0 + waits) * (1.0 + stand.regains_hz * regain_s)
     wall_s /= stand.running * stand.pace
-    return Goodput(spec.steps * spec.step_s / wall_s, (work_s - once_s) / wall_s)
+    return Goodput(once_s / wall_s, (work_s - kept_s) / wall_s)
 
 
 def _worked_s(cycle_s: float, rate: float, beside: float) -> float:

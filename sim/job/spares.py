@@ -12,10 +12,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
 
 from sim.job.spec import JobSpec
 from sim.records import NamedTuple
 
+#: of the time away, when the count of nodes away bends: at once, or by and by where it is drawn
+_BENDS = {False: (1.0,), True: (1.0, 2.5, 6.0)}
+_UNLIKELY = 1e-20  # of the likeliest number of nodes
 _HUGE = 1e200  # weights are scaled down before they overflow
 
 
@@ -86,13 +93,20 @@ def _moments(
 ) -> Iterator[tuple[float, float]]:
     """Shares of a job, and when in it: as long as the slowest repair from its start, and after. [s]
 
-    Two points of Gauss's rule where ever more nodes are away, one of what stays as it is. Until a
-    repair ends nodes go with the work that is done: what waits or is slow loses none.
+    Two points of Gauss's rule in each piece without a bend where ever more nodes are away, one of
+    what stays as it is. Until a repair ends nodes go with the work that is done: what waits or is
+    slow loses none.
     """
-    longest_s = max((loss.away_s for loss in losses), default=0.0)
-    early = min(1.0, longest_s / wall_s) if wall_s else 1.0
-    for place in (0.5 - math.sqrt(1.0 / 12.0), 0.5 + math.sqrt(1.0 / 12.0)):
-        yield early / 2.0, place * early * busy_s
+    longest_s = max((_BENDS[loss.drawn][-1] * loss.away_s for loss in losses), default=0.0)
+    if not (longest_s and busy_s):
+        yield 1.0, wall_s
+        return
+    early = min(1.0, longest_s / wall_s)
+    bends = {times * loss.away_s / busy_s for loss in losses for times in _BENDS[loss.drawn]}
+    ends = [0.0, *sorted(bend for bend in bends if bend < early), early]
+    for begin, end in pairwise(ends):
+        for place in (0.5 - math.sqrt(1.0 / 12.0), 0.5 + math.sqrt(1.0 / 12.0)):
+            yield (end - begin) / 2.0, (begin + place * (end - begin)) * busy_s
     if early < 1.0:
         yield 1.0 - early, (1.0 + early) / 2.0 * wall_s
 
@@ -102,24 +116,18 @@ def _standing_at(spec: JobSpec, losses: Sequence[_Loss], at_s: float) -> Standin
     spares = spec.spares or 0
     most = spares + spec.nodes - (spec.least_nodes or spec.nodes)  # away while it runs
     kinds = [(loss, _mean_away(loss, at_s)) for loss in losses]
-    any_kind = away = _away(kinds, most)
-    if most > spares:  # on fewer nodes a job is longer in a state that ends with its work alone
-        gone = _ends_with_the_job(kinds, at_s)
-        away = [
-            weight * (1.0 + gone * max(0, n - spares) / (spec.nodes - max(0, n - spares)))
-            for n, weight in enumerate(away)
-        ]
+    away = _while_running(spec, kinds, most, at_s)
     total = sum(away)
     singles = _repaired_and_reclaimed(losses, at_s)
-    alone = _away([(one.loss, one.mean) for one in singles], most)
+    alone = _while_running(spec, [(one.loss, one.mean) for one in singles], most, at_s)
     waits = 0.0
     if singles:
-        first_s = _first_back_s(singles, most + 1, at_s)
+        first_s = _first_back_s(spec, singles, most, at_s)
         waits = away[most] * sum(one.loss.rate for one in singles) * first_s
     for loss in losses:
         if loss.nodes > 1:
             for n in range(max(0, most - loss.nodes + 1), most + 1):
-                odds = min(1.0, alone[n] / any_kind[n]) if any_kind[n] else 1.0
+                odds = min(1.0, alone[n] / away[n]) if away[n] else 1.0
                 waits += loss.rate * away[n] * _room_s(loss, n, most, odds, singles, at_s)
     slowed = sum((n - spares) * away[n] for n in range(spares + 1, most + 1))
     regains_hz = sum(
@@ -135,10 +143,9 @@ def _standing_at(spec: JobSpec, losses: Sequence[_Loss], at_s: float) -> Standin
     )
 
 
-def _ends_with_the_job(kinds: Sequence[tuple[_Loss, float]], at_s: float) -> float:
-    """Share of the nodes away, at a moment, that no repair can have brought back yet."""
-    gone = [(loss.nodes * mean, at_s < loss.away_s and not loss.drawn) for loss, mean in kinds]
-    return sum(nodes for nodes, new in gone if new) / (sum(nodes for nodes, _ in gone) or 1.0)
+def _stays(loss: _Loss, at_s: float) -> bool:
+    """Whether none of a kind can be back yet."""
+    return at_s < loss.away_s and not loss.drawn
 
 
 def _losses(spec: JobSpec) -> Iterator[_Loss]:
@@ -168,27 +175,28 @@ def _repaired_and_reclaimed(losses: Sequence[_Loss], at_s: float) -> list[_Singl
     return found
 
 
-def _first_back_s(kinds: Sequence[_Single], away: int, at_s: float) -> float:
-    """Until the first is back of so many nodes, of which the last has just gone; in the mean. [s]
+def _first_back_s(spec: JobSpec, kinds: Sequence[_Single], most: int, at_s: float) -> float:
+    """Until the first is back of one more node than `most`, which has just gone; in the mean. [s]
 
     Notes
     -----
-    Of two kinds j are of the first, with the odds of a binomial draw by how many of each are away,
-    times how often a node of theirs goes. In a long job it is sum(rate away_s) / sum(rate) /
-    `away`, as Erlang's formula has it.
+    In a long job it is sum(rate away_s) / sum(rate) / (`most` + 1), as Erlang's formula has it.
     """
     if len(kinds) == 1:
-        return 1.0 / _back_hz(kinds[0].loss, away, at_s)
-    (first, often), (second, seldom) = kinds
-    share = often / (often + seldom)
+        return 1.0 / _back_hz(kinds[0].loss, most + 1, at_s)
+    one, other = (single.loss for single in kinds)
     times = waited = 0.0
-    for j in range(away + 1):
-        ways = math.lgamma(away + 1) - math.lgamma(j + 1) - math.lgamma(away - j + 1)
-        odds = math.exp(ways + j * math.log(share) + (away - j) * math.log1p(-share))
-        odds *= j * first.rate / often + (away - j) * second.rate / seldom
-        times += odds
-        waited += odds / (_back_hz(first, j, at_s) + _back_hz(second, away - j, at_s))
-    return waited / times
+    mine, theirs = (_away([(each.loss, each.mean)], most) for each in kinds)
+    if _stays(one, at_s):
+        mine, upto = _longer(spec, mine), _upto(theirs)
+        theirs = np.divide(theirs, upto, out=np.ones(most + 1), where=upto > 0.0).tolist()
+    for i in range(most + 1):
+        odds = mine[i] * theirs[most - i]
+        for loss, gone in ((one, i + 1), (other, i)):
+            back_hz = _back_hz(one, gone, at_s) + _back_hz(other, most + 1 - gone, at_s)
+            times += odds * loss.rate
+            waited += odds * loss.rate / back_hz
+    return waited / times if times else 0.0  # so many are never away
 
 
 def _room_s(
@@ -235,6 +243,43 @@ def _back_hz(loss: _Loss, away: int, at_s: float) -> float:
         return away / loss.away_s
     since_s = min(at_s, loss.away_s) * (away - 1) / away
     return 1.0 / (loss.away_s - since_s)
+
+
+def _while_running(
+    spec: JobSpec, kinds: Sequence[tuple[_Loss, float]], most: int, at_s: float
+) -> list[float]:
+    """Weights of 0 ... `most` nodes that are away while the job runs.
+
+    Notes
+    -----
+    A loss system while nodes come back. Those that cannot be back yet went with the work that is
+    done, whatever else was away: beside so many of them the others are a system of the places that
+    are left, and on fewer nodes the job is longer in a state that ends with its work alone.
+    """
+    parts = [[kind for kind in kinds if _stays(kind[0], at_s) == stays] for stays in (True, False)]
+    stay, back = _longer(spec, _away(parts[0], most)), _away(parts[1], most)
+    if not (parts[0] and parts[1]):
+        return stay if parts[0] else back
+    upto = _upto(back)[::-1]
+    shares = np.divide(stay, max(stay) * upto, out=np.zeros(most + 1), where=upto > 0.0)
+    found = np.zeros(2 * most + 2)
+    likely = [np.flatnonzero(each > _UNLIKELY * max(each)) for each in (shares, np.array(back))]
+    (i, j), (k, m) = ((int(each[0]), int(each[-1]) + 1) for each in likely)
+    found[i + k : j + m - 1] = np.convolve(shares[i:j], back[k:m])
+    weights: list[float] = found[: most + 1].tolist()
+    return weights
+
+
+def _upto(weights: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Sums of weights up to each; nothing is left where all of them are beside the last ones."""
+    sums = np.cumsum(weights)
+    return np.where(sums > 1e-250, sums, 0.0)
+
+
+def _longer(spec: JobSpec, stay: Sequence[float]) -> list[float]:
+    """Weights of nodes that stay away, by the work that is done, as weights of time."""
+    missing = (max(0, n - (spec.spares or 0)) for n in range(len(stay)))
+    return [weight * spec.nodes / (spec.nodes - m) for weight, m in zip(stay, missing, strict=True)]
 
 
 def _away(kinds: Sequence[tuple[_Loss, float]], most: int) -> list[float]:

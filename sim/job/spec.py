@@ -123,6 +123,15 @@ class JobSpec:
         return self.preemption_notice_s >= max(self.durable_s, 1e-9)
 
     @property
+    def evaluated_s(self) -> float:
+        """All evaluations, each once. [s]"""
+        return (
+            self.steps // self.evaluation_every * self.evaluation_s
+            if self.evaluation_every
+            else 0.0
+        )
+
+    @property
     def failure_rate(self) -> float:
         """Failures of any kind. [1/s]"""
         return 1.0 / self.mtbf_s + sum(1.0 / d.mtbf_s for d in self.domains)
