@@ -200,24 +200,34 @@ def broken_terms(found: Loaded, tally: Tally | None = None) -> Iterator[Fault]:
         return estimate
 
     base = job()
-    # a save falls due after whole steps: sooner by part of one where steps are quicker
-    slack = TOLERANCE + min(1.0, base.spec.step_s / base.spec.interval_s)
     changed = [(name, change(topology), workload) for name, change in TERMS.items()]
     changed += [(name, topology, change(workload)) for name, change in LOADERS.items()]
     for name, terms, kind in changed:
         if not terms:
             continue
         other = job(terms, kind)
+        if other.spec.step_s < base.spec.step_s:
+            other = job(terms, _as_often(kind, other.spec.step_s / base.spec.step_s))
         tally.asked += 1
         longer = other.wall_s / base.wall_s - 1 if isfinite(base.wall_s) else 0.0
-        allowed = slack if name in LOADERS else TOLERANCE
-        if longer > allowed:
+        if longer > TOLERANCE:
             yield Fault(f"{name}: longer", words, (_told(base), _told(other)), longer)
         if base.cost and other.cost and isfinite(base.cost.total_usd) and name != PAID:
             dearer = other.cost.total_usd / base.cost.total_usd - 1
-            if dearer > allowed:
+            if dearer > TOLERANCE:
                 yield Fault(f"{name}: dearer", words, (_told(base), _told(other)), dearer)
     yield from _of_the_bill(found, base, job)
+
+
+def _as_often(workload: Workload, pace: float) -> Workload:
+    """It with as many steps between saves, where each takes so much of the time.
+
+    Saves fall due after so long, and then there are more quicker steps to lose, and evaluations.
+    """
+    saves = workload.checkpoint
+    names = [name for name in ("interval", "memory_interval") if getattr(saves, name)]
+    less = {name: pace * getattr(saves, name) for name in names}
+    return workload.model_copy(update={"checkpoint": saves.model_copy(update=less)})
 
 
 def _of_the_bill(
