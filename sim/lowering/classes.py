@@ -42,6 +42,9 @@ class Compiled(NamedTuple):
     teams: Mapping[Key, Team]  # where they are not
     to_device: slice  # of local resources
     to_host: slice
+    #: (n_classes, 2) rates of copies to the device and the host by themselves [B/s]; those of equal
+    #: ranks go at the same moments, so that ranks one by one have the rates of their class
+    copy_rates: F8
 
 
 def compile_classes(
@@ -145,6 +148,15 @@ def _classes(
     return classes, slice(1, first), slice(first, n_local)
 
 
+def _copy_rates(classes: Classes, *routes: slice) -> F8:
+    rates = [
+        (classes.capacity[classes.local[:, route]] / classes.scale[:, route]).min(axis=1)
+        for route in routes
+        if route.start < route.stop
+    ]
+    return np.array(rates).T
+
+
 def _every_rank(
     fabric: Fabric,
     draws: Mapping[Key, Draws],
@@ -170,7 +182,11 @@ def _every_rank(
         steps = [s for s in found if s is not None]
         team = stepped(fabric, groups, steps) if steps else whole(each)
         teams[key] = team if capacity is None else paced(team, fabric.capacity, capacity)
-    return Compiled(classes, {}, teams, inward, outward)
+    rates = _copy_rates(classes, inward, outward)
+    if copies:
+        alike = _folded(fabric, draws, roles, copies, np.ones(fabric.n_ranks))
+        rates = np.minimum(rates, alike.copy_rates[alike.classes.of])
+    return Compiled(classes, {}, teams, inward, outward, rates)
 
 
 def _said_by(draws: Mapping[Key, Draws]) -> dict[Key, Key]:
@@ -267,7 +283,8 @@ def _folded(
         key: _orbits(each, folded, first_row[said_by[key]], of) for key, each in draws.items()
     }
     teams = {key: whole(each) for key, each in orbits.items()} if len(first) > 1 else {}
-    return Compiled(classes, orbits, teams, inward, outward)
+    rates = _copy_rates(classes, inward, outward)
+    return Compiled(classes, orbits, teams, inward, outward, rates)
 
 
 def _orbits(draws: Draws, folded: Fold, first_row: int, of: I8) -> Draws:

@@ -251,9 +251,7 @@ class Pricing:
             return
         where: slice = getattr(self.compiled, direction)
         demands = tuple((k, 1.0) for k in range(where.start, where.stop))
-        classes, me = self.compiled.classes, self.player
-        rates = classes.capacity[classes.local[me, where]] / classes.scale[me, where]
-        rate = float(rates.min())
+        rate = float(self.compiled.copy_rates[self.player, int(direction == "to_host")])
         to.add(
             latency_s=LAUNCH_S, work=op.bytes, weight=rate,
             host_s=LAUNCH_S + self._calls_s(op),

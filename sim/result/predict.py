@@ -73,10 +73,12 @@ def predict(
         A job that does not fit gets a full one too.
     """
     varied = variation or Variation()
-    alike = level == "folded" and not varied.needs_every_rank
+    alike = not varied.needs_every_rank
     found = step(
         topology, workload, engine=engine, level=level, variation=varied, progress=progress
     )
+    # what other keys would make of a step is held against one that was run as theirs
+    folded = step(topology, workload, engine=engine) if alike and level != "folded" else found
     breakdown, memory = found.breakdown, memory_section(found.memory)
     shown = step_section(breakdown, found.algorithms)
     bottleneck = classify(shown, memory, found.retries_s)
@@ -106,8 +108,8 @@ def predict(
         uncertainty=None,
         warnings=(
             *(notes.warnings if notes else ()),
-            *(idle_keys(topology, workload, notes, found, job) if alike and notes else ()),
-            *(thread_warnings(topology, workload, found.time_s) if alike else ()),
+            *(idle_keys(topology, workload, notes, folded, job) if alike and notes else ()),
+            *(thread_warnings(topology, workload, folded.time_s) if alike else ()),
             *found.memory.warnings,
             *paging_warnings(topology, found.memory),
             *(retry_warnings(workload, found.retries_s, found.time_s) if memory.fits else ()),

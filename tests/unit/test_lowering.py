@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import sim
 from sim.inputs.loader import load
 from sim.lowering import lower
 from sim.lowering import runs as lowering
@@ -84,6 +85,37 @@ def test_launch_bound_segments_keep_their_launches(monkeypatch):
     folded = run_step(loaded.topology, loaded.workload, engine="python")
     assert not found[0].all()
     assert ranks.time_s == pytest.approx(folded.time_s, rel=1e-9)
+
+
+@pytest.mark.parametrize("gpus", [2, 4])
+def test_copies_below_one_switch_weigh_the_same_rank_by_rank(gpus):
+    """Beside a gather each copy has the rate at which all ranks copy, folded or not.
+
+    Rank by rank it was that of one alone, twice as much: 4 % of the step of two L40S.
+    """
+    node = {"gpu": "l40s-pcie-48gb", "gpus": gpus, "pcie": {"gpus_per_switch": 2}}
+    loaded = load({"name": "pairs", "node": node}, "llama3-8b-lora", [
+        "model.layers=4", "micro_batch=1", "gradient_accumulation=1", "parallelism.offload=all",
+        "sequence_length=512",
+    ])  # fmt: skip
+    ranks = run_step(loaded.topology, loaded.workload, engine="python", level="ranks")
+    folded = run_step(loaded.topology, loaded.workload, engine="python")
+    assert ranks.time_s == pytest.approx(folded.time_s, rel=1e-12)
+    assert ranks.breakdown.slowdown_s == pytest.approx(folded.breakdown.slowdown_s, rel=1e-6)
+
+
+def test_ranks_run_one_by_one_are_warned_of_the_same():
+    """Threads of an optimizer on the host were not told of."""
+    node = {"gpu": "l40s-pcie-48gb", "gpus": 2}
+    job, alone = {"parallelism.offload": "all"}, {"scaling": False, "fixes": False}
+    found = [
+        sim.simulate({"name": "two", "node": node}, "mistral-7b-full", overrides=job, level=level,
+                     **alone)
+        for level in ("folded", "ranks")
+    ]  # fmt: skip
+    codes = [[warning.code for warning in each.warnings] for each in found]
+    assert codes[0] == codes[1]
+    assert "one-thread" in codes[0]
 
 
 @pytest.mark.parametrize("fastest", [0.01, 0.5, 1.0])
