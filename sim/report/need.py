@@ -6,6 +6,7 @@ from sim import units
 from sim.job.estimate import JobEstimate
 from sim.memory.bound import Bound
 from sim.quantities import counted, duration, gib, percent, usd
+from sim.report.settings import settings
 from sim.report.view import Lines, View
 from sim.study.needed import BandwidthNeeded, GpusNeeded, PriceNeeded
 
@@ -44,14 +45,16 @@ def gpus_view(found: GpusNeeded) -> View:
     else:
         title = f"{size} {_verb(found.nodes, 'end')} in {_job(found.job)}"
         title += f" (asked {duration(found.deadline_s)})"
+    there = [f"As `run` with {settings(found.settings)}"] if found.settings else []
     if found.below is None:
-        return View(f"{title}; it is the smallest size", [], found)
+        parts = [Lines(there, indent=0, apart=False)] if there else []
+        return View(f"{title}; it is the smallest size", parts, found)
     nodes, job = found.below
     said = f"{_verb(nodes, 'take')} {_job(job)}" if job else "would not hold it in memory"
     below = f"{counted(nodes, 'node')} {said}"
     if found.job is None and found.deadline_s is not None:
         below += f" (asked {duration(found.deadline_s)})"
-    return View(title, [Lines([below], indent=0, apart=False)], found)
+    return View(title, [Lines([below, *there], indent=0, apart=False)], found)
 
 
 def _verb(number: int, verb: str) -> str:

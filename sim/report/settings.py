@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 
-def settings(change: dict[str, Any]) -> str:
+def settings(change: Mapping[str, Any]) -> str:
     """Changes as a user would type them: ``--set key=value``, quoted for a shell."""
     return " ".join(
         f"--set {shlex.quote(f'{key}={_yaml(value)}')}" for key, value in change.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from sim.errors import InfeasibleError, InputError
 from sim.inputs.arguments import Argument
@@ -159,7 +160,10 @@ def gpus_for(
         estimate = _estimate(*moved)
         if deadline_s is None or estimate.wall_s <= deadline_s:
             told(len(sizes), len(sizes))  # larger ones need not be tried
-            return GpusNeeded(nodes, moved[0].world_size, estimate, before, deadline_s)
+            return GpusNeeded(
+                nodes, moved[0].world_size, estimate, before, deadline_s,
+                settings=_settings((machine, job), moved),
+            )  # fmt: skip
         if fastest is None or estimate.wall_s < fastest[1].wall_s:
             fastest = nodes, estimate
         before = nodes, estimate
@@ -272,6 +276,19 @@ def _resized(machine: Topology, job: Workload, nodes: int) -> tuple[Topology, Wo
     if rest or not steps:
         return None
     return topology, workload.model_copy(update={"gradient_accumulation": steps})
+
+
+def _settings(was: tuple[Topology, Workload], now: tuple[Topology, Workload]) -> dict[str, Any]:
+    """What `run` is told of a job at another size: groups keep theirs, so that replicas differ."""
+    (machine, job), (moved, resized) = was, now
+    p, q = job.parallelism, resized.parallelism
+    pairs = {
+        "nodes": (machine.nodes, moved.nodes),
+        "parallelism.strategy": (p.strategy, q.strategy),
+        "parallelism.replicate": (p.replicate, q.replicate),
+        "gradient_accumulation": (job.gradient_accumulation, resized.gradient_accumulation),
+    }
+    return {key: new for key, (old, new) in pairs.items() if new != old}
 
 
 def _estimate(topology: Topology, workload: Workload) -> JobEstimate:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from sim.documents import SCHEMAS, Document
 from sim.job.estimate import JobEstimate
@@ -65,6 +66,8 @@ class GpusNeeded(Document):
         What was asked. [s]
     stopped : bool
         The search was stopped: no fewer do.
+    settings : mapping
+        What `run` is told to run the job there: keys whose values are not those that it has.
     """
 
     schema: ClassVar[str] = SCHEMAS["need"]
@@ -75,6 +78,7 @@ class GpusNeeded(Document):
     below: tuple[int, JobEstimate | None] | None
     deadline_s: float | None
     stopped: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,3 +246,27 @@ def test_fewest_nodes_without_a_deadline_are_those_that_hold_it():
     assert gpus_view(found).title.startswith("3 nodes (24 GPUs) hold it in memory: done in ")
     with pytest.raises(InfeasibleError, match="has room for"):
         sim.need_gpus("l40s-x1", "llama3-70b-full")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sets", "keys"),
+    [
+        (1, {}, set()),
+        (4, {"parallelism.replicate": 4}, {"nodes", "parallelism.replicate"}),
+        (4, {"global_batch": 128}, {"nodes", "gradient_accumulation"}),
+    ],
+)
+def test_the_job_of_the_fewest_gpus_is_what_run_says_of_its_settings(nodes, sets, keys):
+    """Four replicas of 8 GPUs are one on 8; `run --set nodes=1` alone keeps four."""
+    machine = load_topology("dgx-h100", [f"nodes={nodes}"])
+    found = sim.need_gpus(machine, "llama3-8b-sft", overrides=sets)
+    assert found.settings.keys() == keys
+    both = {**sets, **found.settings}
+    if "gradient_accumulation" in both:
+        both.pop("global_batch")
+    run = sim.simulate(machine, "llama3-8b-sft", overrides=both, scaling=False, fixes=False)
+    assert run.memory.fits
+    assert run.topology.nodes == found.nodes
+    assert run.job.wall_clock_s == found.job.wall_s
+    line = " ".join(f"--set {key}={value}" for key, value in found.settings.items())
+    assert told(gpus_view(found)).endswith(f"As `run` with {line}" if line else "smallest size")
