@@ -85,6 +85,8 @@ def command(
             progress=progress, stop=stop,
         )  # fmt: skip
     show(view(found), form, None if emitted else output)
+    if not quiet():
+        tell(f"searched in {found.seconds:.1f} s")  # no part of the answer: other runs take longer
     best = found.winner.candidate if found.winner else None
     write_page(report, view(found), [Asked(best.topology, best.workload)] if best else [])
     if best is None and not found.stopped:

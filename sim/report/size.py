@@ -64,8 +64,7 @@ def view(report: SizeReport) -> View:
     searched = (
         f"Considered {counted(t.considered, 'plan')} on {offers}: {t.simulated:,} "
         f"simulated, {t.too_large:,} do not fit, {t.at_risk:,} are less than "
-        f"{percent(1.0 - report.risk, 0)} likely to, {t.ruled_out:,} ruled out by lower bounds; "
-        f"{report.seconds:.1f} s"
+        f"{percent(1.0 - report.risk, 0)} likely to, {t.ruled_out:,} ruled out by lower bounds"
     )
     if report.stopped:
         searched += f". {_stopped(report)}"

@@ -1,8 +1,12 @@
 """One question, asked of every verb, has one answer: step, wall-clock, cost and energy of a job."""
 
+import re
+
 import pytest
+from click.testing import CliRunner
 
 import sim
+from sim.cli import group
 
 MACHINE, JOB = "dgx-h100", "llama3-8b-lora"
 
@@ -75,3 +79,15 @@ def test_an_offer_that_is_taken_is_paid_on_its_own_terms(own):
     beside = sim.compare([mine, mine], JOB, offer=offer, overrides=sets).variants[0].result
     assert run.cost.price_kind == beside.cost.price_kind == "spot"
     assert run.cost == beside.cost
+
+
+def test_how_long_a_search_took_is_no_part_of_its_answer():
+    """The same question prints the same bytes."""
+    line = ["size", "llama3-8b-lora", "--topology", "dgx-h100", "--gpus", "8"]
+    done, again, quiet = (
+        CliRunner().invoke(group, [*line, "--objective", "time", *more])
+        for more in ([], [], ["--quiet"])
+    )
+    assert done.stdout == again.stdout
+    assert re.fullmatch(r"searched in [0-9.]+ s\n", done.stderr)
+    assert quiet.stderr == ""
