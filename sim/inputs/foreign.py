@@ -19,7 +19,7 @@ from sim.inputs.conclusion import conclude
 from sim.inputs.fields import plan_of
 from sim.inputs.mistaken import unread
 from sim.inputs.notebooks import is_notebook
-from sim.inputs.python_calls import from_calls
+from sim.inputs.python_calls import PARSED, calls_of, declared, from_calls
 from sim.inputs.registry import FORMATS
 from sim.inputs.topology import Topology
 from sim.inputs.translation import Source, Translation
@@ -52,8 +52,8 @@ _PYTHON = re.compile(
     r"\w(?:TrainingArguments|Config)\(|\bTrainingArguments\(|\.backward\(|\bfully_shard\("
     r"|\bAccelerator\(|\bdeepspeed\.initialize\("
 )
-#: options that a script declares, and fields of its classes
-_DECLARED = re.compile(r"""["']--([\w-]+)["']|^[ \t]+(\w+) *[:=]|[(,] *(\w+) *[:=]""", re.M)
+#: options by which a launch's reader knows a trainer's arguments
+OF_TRAINERS = frozenset({"per_device_train_batch_size", "model_name_or_path"})
 #: a dotted key of TOML of more parts than there may be levels
 _DEEP_KEY = re.compile(
     rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{MAX_DEPTH + 1}}}"""
@@ -220,8 +220,9 @@ def translate(sources: Sequence[Source]) -> Translation:
         A file that no format recognises or reads.
     """
     name = sources[0].name
+    sources, beside_launch = _apart(sources)
     files = frozenset(source.name.rpartition("/")[2] for source in sources)
-    job = Translation(Branch({}, Place(name)), files)
+    job = Translation(Branch({}, Place(name)), files, scripts=beside_launch)
     formats = []
     for source in sources:
         found = format_of(source)
@@ -243,6 +244,27 @@ def translate(sources: Sequence[Source]) -> Translation:
     return job
 
 
+def _apart(sources: Sequence[Source]) -> tuple[Sequence[Source], dict[str, Path]]:
+    """Files without scripts whose trainer's arguments a launch among them gives, and these by name.
+
+    The launch reads them as it reads what stands beside it.
+    """
+    given: dict[str, Mapping[str, str]] = {}
+    for source in sources if len(sources) > 1 else ():
+        found = None if source.name.endswith(".py") else format_of(source)
+        if found is not None and found.options is not None:
+            given |= found.options(source)
+    left, apart = [], {}
+    for source in sources:
+        name = source.name.rpartition("/")[2]
+        parsed = any(PARSED in call.entries for _, call in calls_of(source.branch))
+        if parsed and source.path is not None and OF_TRAINERS & set(given.get(name, ())):
+            apart[name] = source.path
+        else:
+            left.append(source)
+    return left, apart
+
+
 def _handed(formats: Sequence[Format], sources: Sequence[Source], job: Translation) -> list[Source]:
     """Files, the scripts in Python among them with the options that launches give them."""
     given: dict[str, Mapping[str, str]] = {}
@@ -262,20 +284,15 @@ def as_started(source: Source, given: Mapping[str, Mapping[str, str]], job: Tran
     given : mapping of str to mapping
         Options by the script's name, folders left out.
     job : Translation
-        Takes which options the script declares, of argparse or as fields of a class.
+        Takes which options the script declares.
     """
     options = given.get(source.name.rpartition("/")[2])
     if not options or not source.name.endswith(".py"):
         return source
-    declared = _DECLARED.findall(source.text)
-    own = {_bare(word) for pair in declared for word in pair if word}
-    job.handed.update(name for name in options if _bare(name) in own)
+    own = declared(source.text, source.name)
+    job.handed.update(name for name in options if name.replace("-", "_") in own)
     tree = from_calls(source.text, source.name, options)
     return Source(source.path, source.name, source.text, tree)
-
-
-def _bare(option: str) -> str:
-    return option.replace("-", "_")
 
 
 def _known() -> str:

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from sim.errors import Fault, InputError
 from sim.inputs.notebooks import cells, is_notebook
 from sim.inputs.python_losses import divided_losses
-from sim.inputs.python_names import Names, Scope, dotted
+from sim.inputs.python_names import Names, Scope, default_of, dotted
+from sim.inputs.python_options import Options, options_of
 from sim.inputs.python_values import Values
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
 
@@ -24,6 +25,8 @@ CONDITION = "(if)"  # the key of the conditions that a call stands under, as no 
 NAME = "(name)"  # and of the name that its result is given; of an argument's, after its own
 LOSS_OVER = "loss /"  # what is called where a loss is divided on its way to backward
 _FREEZES = re.compile(r"\.requires_grad$")  # told as a call of ``requires_grad_``
+PARSED = "(parsed)"  # of what a command line's parser makes, by its class's defaults
+_TOO_DEEP = "is not Python: nested too deeply to be read"
 LATER = "="  # how the key of an attribute ends that is set where it cannot be followed
 
 
@@ -46,25 +49,46 @@ def from_calls(text: str, name: str, options: Mapping[str, str] | None = None) -
         ``p.requires_grad = value``), each with `Items` of `Branch`. Arguments without a name are
         ``0``, ``1``, a mapping of them that the file does not say is ``**``; what only a run knows
         is a text that begins with `sim.inputs.python_values.UNKNOWN`. Attributes that are set on
-        what a call returns count as its arguments. Calls under an ``if`` that the file says is
-        false are left out.
+        what a call returns count as its arguments. What a parser makes of a command line
+        (``HfArgumentParser``) is a call of the class that it fills, with the file's defaults.
+        Calls under an ``if`` that the file says is false are left out.
 
     Raises
     ------
     InputError
         No Python of this release.
     """
-    code, lines = cells(text, name) if is_notebook(text, name) else (text, None)
+    module, lines = _module(text, name)
     try:
-        module = ast.parse(code)
         calls = _Calls(module, name, lines, options)
         calls.visit(module)
+        calls.parsed(options_of(module))
+    except (RecursionError, MemoryError, ValueError):
+        raise InputError.single(name, _TOO_DEEP) from None
+    return Branch(dict(calls.found), Place(name))
+
+
+def _module(text: str, name: str) -> tuple[ast.Module, list[int] | None]:
+    """The file's tree, and of a notebook the lines of its own."""
+    code, lines = cells(text, name) if is_notebook(text, name) else (text, None)
+    try:
+        return ast.parse(code), lines
     except SyntaxError as error:
         line = _line(error.lineno or 1, lines)
         raise InputError([Fault(name, line, None, "", f"is not Python: {error.msg}")]) from None
     except (RecursionError, MemoryError, ValueError):
-        raise InputError.single(name, "is not Python: nested too deeply to be read") from None
-    return Branch(dict(calls.found), Place(name))
+        raise InputError.single(name, _TOO_DEEP) from None
+
+
+def declared(text: str, name: str) -> frozenset[str]:
+    """Options that a file's parsers take from a command line, with underscores.
+
+    Raises
+    ------
+    InputError
+        As `from_calls`.
+    """
+    return options_of(_module(text, name)[0]).names
 
 
 def calls_of(tree: Branch) -> Iterator[tuple[str, Branch]]:
@@ -140,6 +164,17 @@ class _Calls(ast.NodeVisitor):
         if called := dotted(node.func):
             self._call(called, node, self._arguments(node, self._names.scope(node)))
         self.generic_visit(node)
+
+    def parsed(self, options: Options) -> None:
+        """What a parser makes of a command line: calls with the defaults of the file's fields."""
+        for made in options.made:
+            given = [
+                (key, default_of(value) or value) for key, value in made.fields.items()
+                if value is not None and not (isinstance(value, ast.Call) and not default_of(value))
+            ]  # fmt: skip
+            self._call(made.outer, made.node, given)
+            self._put(self._read[made.node][0], PARSED, Leaf(True, self._place(made.node)),
+                      self._place(made.node))  # fmt: skip
 
     def _call(
         self, called: str, node: ast.expr | ast.stmt, arguments: Iterable[tuple[str, ast.expr]]

@@ -129,7 +129,7 @@ class Names(ast.NodeVisitor):
         """A field without a default has no value; a mere annotation elsewhere binds nothing."""
         if node.value is not None:
             self.visit(node.value)
-            value: ast.expr | None = _default(node.value) or node.value
+            value: ast.expr | None = default_of(node.value) or node.value
             field = isinstance(node.target, ast.Name) and self._here.of_class
             if isinstance(node.target, ast.Name) and field and node.target.id in self._options:
                 value = _given(self._options[node.target.id], node.annotation, value)
@@ -331,7 +331,7 @@ def _agreed(values: list[Value]) -> Value | None:
     return first if alike else None
 
 
-def _default(node: ast.expr) -> ast.expr | None:
+def default_of(node: ast.expr) -> ast.expr | None:
     """The ``default`` of a call of ``field``."""
     keywords = node.keywords if isinstance(node, ast.Call) else []
     return next((k.value for k in keywords if k.arg == "default"), None)

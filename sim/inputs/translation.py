@@ -112,6 +112,8 @@ class Translation:
         Our keys.
     took, supposed, aside : lists
         What became of each key.
+    scripts : dict of str to Path
+        Scripts among the files that the launch of them reads, by name.
     unread : list of Aside
         Of `aside`, keys that no reader knows.
     faults : list of Fault
@@ -148,6 +150,7 @@ class Translation:
     supposed: list[Supposed] = field(default_factory=list)
     aside: list[Aside] = field(default_factory=list)
     unread: list[Aside] = field(default_factory=list)
+    scripts: dict[str, Path] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     loads_bf16: str = ""
     loads_fp32: str = ""

@@ -4,6 +4,7 @@ import pytest
 
 import sim
 from sim.inputs.loader import load
+from sim.inputs.python_calls import declared
 from tests.imported import mattering
 
 #: what launches have beside what a case is about
@@ -233,3 +234,66 @@ def test_variables_and_options_that_share_a_line(tmp_path):
     p = load("dgx-h100", script, ["nodes=4"]).workload.parallelism
     assert (p.tensor_parallel, p.pipeline_parallel) == (4, 2)
     assert sim.import_job(script).gpus == 32
+
+
+PARSED = """\
+@dataclass
+class DataArguments:
+    data_path: str = field(default=None)
+
+@dataclass
+class Arguments(transformers.TrainingArguments):
+    optim: str = field(default="adamw_bnb_8bit")
+    gradient_checkpointing: bool = field(default=True)
+    model_max_length: int = field(default=4096)
+
+parser = transformers.HfArgumentParser((ModelArguments, DataArguments, Arguments))
+model_args, data_args, training_args = parser.parse_args_into_dataclasses()
+note(unused="--fsdp")
+trainer = Trainer(model=model, args=training_args)
+"""
+STARTS = """\
+torchrun --nproc_per_node 8 train.py --model_name_or_path Qwen/Qwen2.5-7B --data_path a.json \\
+  --bf16 True --per_device_train_batch_size 4 --fsdp "full_shard auto_wrap"
+"""
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_scripts_own_arguments_have_its_defaults(tmp_path, named):
+    """Alpaca's kind: fields of a subclass were unread, and the script beside its launch refused."""
+    run, script = tmp_path / "run.sh", tmp_path / "train.py"
+    run.write_text(STARTS)
+    script.write_text(PARSED)
+    files = (run, script) if named else (run,)
+    job = load("dgx-h100", files).workload
+    assert (job.optimizer, job.activation_checkpointing.kind) == ("adamw-8bit", "full")
+    assert (job.sequence_length, job.micro_batch, job.precision.kind) == (4096, 4, "bf16")
+    assert job.parallelism.strategy == "fsdp1"
+    why = {row["theirs"]: row["why"] for row in sim.import_job(*files).aside}
+    assert why == {"data_path": "read by the script that it is given to"}
+    run.write_text(STARTS.replace("--bf16", "--optim sgd --model_max_length 512 --bf16"))
+    job = load("dgx-h100", files).workload
+    assert (job.optimizer, job.sequence_length) == ("sgd", 512)
+
+
+def test_a_script_without_its_command_line_says_so(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(PARSED)
+    (told,) = [row for row in mattering(script) if "command line" in row["why"]]
+    assert told["theirs"] == "TrainingArguments"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "p.add_argument('-b', '--batch-size')\nprint(other=1)",
+        "@click.option('--batch-size', default=1)\ndef main(batch_size): pass",
+        "flags.DEFINE_integer('batch_size', 1, 'rows')",
+        "def main(batch_size=1): pass\nfire.Fire(main)",
+        "class C:\n    batch_size: int = 1\n@draccus.wrap()\ndef main(cfg: C): pass",
+        "class A:\n    batch_size: int = 1\nclass B(A):\n    pass\nHfArgumentParser([B])",
+    ],
+)
+def test_options_are_those_that_a_parser_takes(text):
+    """Whatever stood before an = or a colon was one."""
+    assert declared(text, "x.py") == {"batch_size"}

@@ -7,7 +7,15 @@ from contextlib import suppress
 from itertools import takewhile
 
 from sim.errors import InputError
-from sim.inputs.foreign import LAUNCHES, PLAIN, as_started, beside, format_of, format_of_keys
+from sim.inputs.foreign import (
+    LAUNCHES,
+    OF_TRAINERS,
+    PLAIN,
+    as_started,
+    beside,
+    format_of,
+    format_of_keys,
+)
 from sim.inputs.python_calls import calls_of
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
@@ -172,7 +180,7 @@ def _trained(
     keys = Keys(job, rest)
     # scripts of one's own share axolotl's names: --base_model, --micro_batch_size
     own = form is not None and form.name == "axolotl" and "axolotl" not in started
-    theirs = {"per_device_train_batch_size", "model_name_or_path"} & inner.keys
+    theirs = OF_TRAINERS & inner.keys
     if theirs and not own and _beside(started, source, job, rest):
         huggingface.in_python(source, keys, trl=False, configured=False)
         keys.leave("read by the script that it is given to", job.handed)
@@ -273,13 +281,14 @@ def _beside(text: str, source: Source, job: Translation, options: Branch) -> boo
     """
     plain = False
     for name in dict.fromkeys(_PYTHON.findall(text)):
-        path = None if job.has_file(name) else beside(source, name)
+        own = job.scripts.get(name.rpartition("/")[2])
+        path = own or (None if job.has_file(name) else beside(source, name))
         if path is None:
             continue
         with suppress(InputError):  # of another release of Python: the launch alone is read
             code = Source(path, str(path), read_file(path), None)
             script = as_started(code, scripts(source), job)
-            script_calls.add_model(options, script, job)
+            script_calls.add_model(options, script, job, python.own_call)
             made = [name for name, _ in calls_of(script.branch) if name.endswith("Trainer")]
             plain = plain or (bool(made) and not any(map(python.TRL.search, made)))
             job.titles.append(f"{path.name}, which it starts")

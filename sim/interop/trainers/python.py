@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from sim.inputs.python_calls import NAME
+from sim.inputs.python_calls import NAME, PARSED
 from sim.inputs.python_values import is_unknown
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Begun, Source, Translation
@@ -31,6 +31,9 @@ _KIND = re.compile(r"(?:^|\.)(DPO|ORPO|KTO|CPO|GRPO|RLOO|GKD|Reward)(?:Trainer|C
 _EMBEDS = {"SentenceTransformer": "embeddings", "CrossEncoder": "scores"}
 _ROWS = {name: name for name in ("max_seq_length", "packing", "dataset_text_field")}
 _MODEL = "model_name_or_path"
+_FROM_COMMAND = (
+    "a command line has the rest of it: defaults are taken; name the script that starts it too"
+)
 _UNSLOTH = "Unsloth's kernels"
 
 
@@ -41,9 +44,12 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source, job: Translation) -> None:
     """Read the trainer's arguments, the model, its adapters and how its weights are loaded."""
-    made, reference = _apart(script_calls.made(source, _own))
+    made, reference = _apart(script_calls.made(source, own_call))
     calls = script_calls.chosen(made, job)
     script_calls.set_later(made, calls, job)
+    for call in calls:
+        if PARSED in call.branch.entries:
+            job.skip(call.branch.place, call.last, _FROM_COMMAND, True)
     # else TRL of 2024 or none
     configured = any(call.kind == "arguments" and TRL.search(call.name) for call in calls)
     keys = script_calls.gathered(calls, source, job)
@@ -98,7 +104,7 @@ def _apart(
     return [c for c in calls if c not in loading], model
 
 
-def _own(name: str, call: Branch) -> tuple[str, dict[str, str]] | None:
+def own_call(name: str, call: Branch) -> tuple[str, dict[str, str]] | None:
     """A trainer, and its arguments."""
     if _ARGUMENTS.search(name):
         return "arguments", {k: k for k in call.entries if k.isidentifier()}

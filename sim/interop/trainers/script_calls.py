@@ -193,16 +193,16 @@ def tell_unknown(keys: Keys) -> None:
 
 
 #: kinds of calls by which a script settles what its trainer's arguments have no word of
-_OF_MODEL = ("model", "adapters", "bits", "kbit", "checkpointing", "liger")
+_OF_MODEL = ("arguments", "model", "adapters", "bits", "kbit", "checkpointing", "liger")
 
 
-def add_model(options: Branch, script: Source, job: Translation) -> None:
-    """Put what a script's calls say of its model beside a trainer's arguments that it is given.
+def add_model(options: Branch, script: Source, job: Translation, own: Naming) -> None:
+    """Put what a script says of its model, and its arguments' own defaults, beside those given.
 
     What is made under a condition is not taken, of adapters that is told; what the arguments say
     stays, and what only a run knows is told where they do not say it.
     """
-    calls = [call for call in made(script, lambda *_: None) if call.kind in _OF_MODEL]
+    calls = [call for call in made(script, own) if call.kind in _OF_MODEL]
     always = [call for call in calls if not call.text(CONDITION)]
     for call in calls:
         if call.kind == "adapters" and call not in always:
