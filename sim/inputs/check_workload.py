@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
-from sim.inputs import check_job, check_mesh, check_model, check_optimizer, reference
-from sim.inputs.check_optimizer import PROJECTED
+from sim.inputs import check_job, check_mesh, check_method, check_model, check_optimizer, reference
 from sim.inputs.check_rows import check_rows
 from sim.inputs.finding import Findings, fault, warning
-from sim.inputs.method import OF_FREEZE, Method
 from sim.inputs.modelling import ASYNC, tensor_style
-from sim.inputs.recipes import RECIPES, USUAL, WRITTEN
+from sim.inputs.recipes import RECIPES, WRITTEN
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.strategy import COMMON, having, strategy_named, strategy_of
 from sim.inputs.versions import SOFTWARE, older, versions
@@ -35,7 +32,7 @@ def findings(workload: Workload) -> Findings:
     yield from _offload(workload.parallelism)
     yield from strategy_of(workload).findings(workload)
     yield from check_optimizer.findings(workload)
-    yield from _method(workload)
+    yield from check_method.findings(workload)
     yield from check_model.findings(workload.model)
     yield from check_model.of_job(workload)
     yield from check_mesh.workload_findings(workload)
@@ -46,75 +43,6 @@ def findings(workload: Workload) -> Findings:
     yield from check_rows(workload)
     yield from reference.findings(workload)
     yield from _absurd(workload)
-
-
-def silent_keys(workload: Workload) -> frozenset[str]:
-    """Paths whose defaults say nothing about this job: knobs of other strategies and methods."""
-    m, p, c = workload.method.kind, workload.precision.kind, workload.activation_checkpointing.kind
-    axes = workload.parallelism
-    spread = axes.expert_parallel > 1
-    shared = axes.context_parallel_kind if axes.context_parallel > 1 else ""
-    tensor, piped = axes.tensor_parallel > 1, axes.pipeline_parallel > 1
-    found = set(_silent(axes.strategy, m, p, c, tensor, spread, shared, workload.loss, piped))
-    if workload.method.quantised:
-        found.discard("method.quantization")
-    if workload.reference != "copy":
-        found.add("reference_dtype")
-    if workload.reference in ("none", "itself"):
-        found.add("reference_passes")
-    if workload.optimizer not in PROJECTED:
-        found.add("optimizer_rank")
-    return frozenset(found)
-
-
-@cache
-def _silent(
-    strategy: str,
-    method: str,
-    precision: str,
-    checkpointing: str,
-    tensor: bool,
-    spread: bool,
-    shared: str,
-    loss: str,
-    piped: bool,
-) -> frozenset[str]:
-    own = COMMON | strategy_named(strategy).knobs
-    out = {f"parallelism.{knob}" for knob in Parallelism.model_fields if knob not in own}
-    if method != "qlora":
-        out |= {"method.quantization", "method.double_quantization"}
-    if method in ("full", "freeze"):
-        out |= {f"method.{key}" for key in Method.model_fields if key != "kind"}
-    if method == "freeze":
-        out -= {f"method.{key}" for key in (*OF_FREEZE, "frozen_dtype", "input_require_grads")}
-    else:
-        out |= {f"method.{key}" for key in OF_FREEZE}
-    if precision != "fp8":
-        out |= {"precision.all_gather"}
-    if precision not in USUAL:
-        out |= {"precision.recipe"}
-    if precision != "fp32":
-        out |= {"precision.tf32"}
-    if loss != "chunked":
-        out |= {"loss_chunks"}
-    if not tensor:
-        out |= {"parallelism.sequence_parallel", "parallelism.loss_parallel"}
-        out |= {"parallelism.tensor_parallel_style", "parallelism.tp_comm_overlap"}
-    if not piped:
-        out |= {f"parallelism.{k}" for k in Parallelism.model_fields if k.startswith("pipeline_")}
-        out -= {"parallelism.pipeline_parallel"}
-    if not spread:
-        out |= {"routing.imbalance", "routing.seed", "parallelism.expert_dispatch"}
-    if shared != "ring":
-        out |= {"parallelism.context_parallel_rotation"}
-    if shared in ("", "ulysses"):
-        out |= {"parallelism.context_parallel_load_balance"}
-    if checkpointing == "none":
-        out |= {"activation_checkpointing.reentrant", "activation_checkpointing.offload"}
-        out |= {"parallelism.checkpoint_wrapper"}
-    if checkpointing != "selective-blocks":
-        out |= {"activation_checkpointing.every", "activation_checkpointing.fraction"}
-    return frozenset(out)
 
 
 def _knobs(p: Parallelism) -> Findings:
@@ -159,120 +87,6 @@ def _offload(p: Parallelism) -> Findings:
         path = "parallelism.offload_device"
         able = [n for n in STRATEGIES if p.offload_device in strategy_named(n).offload_devices]
         yield fault("offload-nvme", "workload", path, message, f"{', '.join(able)} can")
-
-
-def _method(w: Workload) -> Findings:
-    m = w.method
-    if m.kind == "full":
-        return
-    if m.kind == "freeze":
-        yield from _partly_frozen(w)
-        return
-    if m.rank < 1:
-        yield fault(
-            "lora-rank", "workload", "method.rank", "a rank of 0 trains nothing", "write 8 to 64"
-        )
-    if m.rank > w.model.hidden_size:
-        message = f"rank {m.rank} is more than the hidden size {w.model.hidden_size}"
-        yield fault("lora-rank", "workload", "method.rank", message, "write 8 to 64")
-    if m.kind == "lora" and m.quantization not in ("none", "int8"):
-        message = "a base of 4 bits is qlora"
-        yield fault("lora-quantized", "workload", "method.quantization", message, "write qlora")
-    if m.kind == "qlora" and m.quantization == "int8":
-        message = "a base of 8 bits is lora"
-        yield fault("lora-quantized", "workload", "method.quantization", message, "write lora")
-    if m.kind == "qlora" and m.quantization == "none":
-        message = "qlora without quantization is lora"
-        yield fault("qlora-plain", "workload", "method.quantization", message, "write lora, or nf4")
-    if not m.targets:
-        message = f"{w.model.name} has none of the layers named"
-        yield fault("lora-targets", "workload", "method.targets", message, 'write "all-linear"')
-    if m.gptq_kernels in ("exllama", "marlin"):
-        message = f"{m.gptq_kernels} has no backward, so nothing trains through it"
-        yield fault("gptq-kernels", "workload", "method.gptq_kernels", message, "write triton")
-    if m.gptq_kernels is not None and m.quantization != "gptq-int4":
-        message = f"{m.gptq_kernels} unpacks GPTQ weights; these are {m.quantization}"
-        hint = "leave it out, or write quantization: gptq-int4"
-        yield fault("gptq-kernels", "workload", "method.gptq_kernels", message, hint)
-    if m.quantization == "int8":
-        yield from _int8(w)
-    if m.prepare_kbit and m.quantization not in ("nf4", "int8"):
-        message = f"prepare_kbit leaves a model with quantization {m.quantization} as it is"
-        yield fault("prepare-kbit", "workload", "method.prepare_kbit", message, "leave it out")
-    if m.dora:
-        yield from _dora(w)
-    if m.kind == "qlora" and w.precision.low:
-        kind = w.precision.kind.upper()
-        message = f"a 4-bit base is dequantised to bf16; no library multiplies it in {kind} on top"
-        yield warning("qlora-fp8", "workload", "precision", message, "write bf16")
-
-
-def _partly_frozen(w: Workload) -> Findings:
-    m, model = w.method, w.model
-    trained, path = m.trained_layers(model.layers), "method.layers"
-    beyond = [n for n in m.layers if n >= model.layers]
-    if beyond:
-        message = f"{model.name} has layers 0 to {model.layers - 1}, not {beyond[0]}"
-        yield fault("freeze-layers", "workload", path, message, f"write {model.layers - 1} or less")
-    elif len(set(m.layers)) < len(m.layers):
-        twice = next(n for n in m.layers if m.layers.count(n) > 1)
-        yield fault(
-            "freeze-layers", "workload", path, f"layer {twice} stands twice", "write it once"
-        )
-    elif not m.extra and not (trained and m.modules):
-        message = "nothing is trained"
-        yield fault("freeze-layers", "workload", path, message, "write method: {freeze: {last: 2}}")
-    for key, count in (("last", m.last), ("first", m.first)):
-        if count > model.layers:
-            message, hint = (
-                f"{model.name} has {model.layers} layers",
-                f"write {model.layers} or less",
-            )
-            yield fault("freeze-layers", "workload", f"method.{key}", message, hint)
-    ends = {"embedding", "head"} & set(m.extra)
-    if model.tied_embeddings and len(ends) == 1:
-        message = f"embedding and head of {model.name} are one table"
-        hint = "write both, or neither"
-        yield fault("freeze-tied", "workload", "method.extra", message, hint)
-    if w.parallelism.wrap == "peft":
-        message = "adapters are wrapped apart, and there are none"
-        path = "parallelism.wrap"
-        yield fault("freeze-wrap", "workload", path, message, "write block+root")
-    if w.precision.low:
-        message = f"{w.precision.kind.upper()} is not modelled of a partly frozen model"
-        yield fault("freeze-precision", "workload", "precision", message, "write bf16")
-
-
-def _int8(w: Workload) -> Findings:
-    strategy = strategy_of(w)
-    if strategy.gathers_blocks:
-        message = (
-            f"{strategy.name} does not shard weights of LLM.int8(), whose scales are no tensors"
-        )
-        yield fault("int8", "workload", "method.quantization", message, "write nf4, or ddp")
-    if w.model.experts:
-        message = "a mixture's experts in 8 bits are not modelled"
-        yield fault("int8", "workload", "method.quantization", message, "write nf4")
-    if w.method.adapters == "fused":
-        message = "fused adapters read weights of 4 or 16 bits"
-        yield fault("int8", "workload", "method.adapters", message, "write eager")
-
-
-def _dora(w: Workload) -> Findings:
-    m = w.method
-    faults = (
-        (m.adapters == "fused", "fused adapters have no lengths to train", "adapters: eager"),
-        (m.quantised and m.quantization != "nf4",
-         f"DoRA of {m.quantization} is not modelled", "quantization: nf4"),
-        (bool(w.model.experts) and bool({"gate", "up", "down"} & set(m.targets)),
-         "DoRA of a mixture's experts is not modelled", "targets: [q, k, v, o]"),
-    )  # fmt: skip
-    for wrong, message, hint in faults:
-        if wrong:
-            yield fault("dora", "workload", "method.dora", message, f"write {hint}, or dora: false")
-    if w.compile:
-        message = "its kernels are counted one by one, though a compiler fuses them"
-        yield warning("dora", "workload", "method.dora", message, "write compile: false")
 
 
 def _checkpointing(w: Workload) -> Findings:

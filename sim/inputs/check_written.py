@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from sim.inputs.check_workload import silent_keys
 from sim.inputs.finding import Findings, warning
+from sim.inputs.silent import silent_keys
 from sim.inputs.topology import Nics, Topology
 from sim.inputs.translation import is_default
 from sim.inputs.tree import Place

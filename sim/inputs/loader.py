@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from sim.errors import Fault, InputError
-from sim.inputs import check_workload, check_written, checks, overrides
+from sim.inputs import check_written, checks, overrides
 from sim.inputs.arguments import CLASSES, Argument, Given, given, kind_of, of_side
 from sim.inputs.base import Spec
 from sim.inputs.bind import Assumption
@@ -21,6 +21,7 @@ from sim.inputs.finding import Side
 from sim.inputs.half import Half, anew, by_key, inferred
 from sim.inputs.notes import Notes
 from sim.inputs.reader import Reader
+from sim.inputs.silent import silent_keys
 from sim.inputs.topology import Topology
 from sim.inputs.trainer import trainer_of
 from sim.inputs.translation import is_default
@@ -205,7 +206,7 @@ class Prepared:
     def loaded(self) -> Loaded:
         """The specs and their notes."""
         warnings = tuple(f.notice() for f in self.findings if not f.error)
-        silent = check_workload.silent_keys(cast(Workload, self.workload.spec))
+        silent = silent_keys(cast(Workload, self.workload.spec))
         job = cast(Workload, self.workload.spec)
         followed = [] if job.trainer else [Assumption("workload.trainer", trainer_of(job).name)]
         theirs = self.workload

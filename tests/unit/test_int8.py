@@ -9,9 +9,9 @@ from sim.blocks.tape import Tape
 from sim.cost.kernel_cost import cost_model
 from sim.errors import InputError
 from sim.inputs import catalogue
-from sim.inputs.check_workload import silent_keys
 from sim.inputs.loader import load
 from sim.inputs.method import Method
+from sim.inputs.silent import silent_keys
 from sim.interop.emit_axolotl import axolotl_yaml
 from sim.interop.emit_llamafactory import llamafactory_yaml
 from sim.interop.emit_trl import trl_yaml
