@@ -6,11 +6,8 @@ from functools import lru_cache
 
 from sim.blocks.setting import Setting, one_layer
 from sim.inputs.base import fields_but
+from sim.inputs.dtypes import adapter_dtype, autocast, casts_frozen, compute_dtype
 from sim.inputs.modelling import (
-    adapter_dtype,
-    autocast,
-    casts_frozen,
-    compute_dtype,
     copies_weights,
     experts,
     fp32_logits,

@@ -5,16 +5,9 @@ from __future__ import annotations
 import math
 
 from sim.inputs import check_pipeline
+from sim.inputs.dtypes import frozen_dtype
 from sim.inputs.finding import Findings, fault, warning
-from sim.inputs.modelling import (
-    ASYNC,
-    PER_LINEAR,
-    WIDE,
-    experts,
-    frozen_dtype,
-    stacks_experts,
-    tensor_style,
-)
+from sim.inputs.modelling import ASYNC, PER_LINEAR, WIDE, experts, stacks_experts, tensor_style
 from sim.inputs.strategy import not_modelled, strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload

@@ -1,7 +1,7 @@
 """What the modelling code of a job runs where its workload leaves the choice open.
 
-Keys whose default is null (``method.adapter_dtype``) follow from the library, the strategy and the
-method. Who needs to know asks here; results say what was taken.
+Keys whose default is null (``experts``) follow from the library, the strategy and the method, as
+dtypes do (`sim.inputs.dtypes`). Who needs to know asks here; results say what was taken.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal
 
+from sim.inputs.dtypes import adapter_dtype, compute_dtype, reduce_dtype
 from sim.inputs.model import Model
 from sim.inputs.recipes import RECIPES
 from sim.inputs.strategy import strategy_of
-from sim.inputs.trainer import reduces_each, trainer_named, trainer_of
+from sim.inputs.trainer import reduces_each, trainer_of
 from sim.inputs.versions import older
 from sim.inputs.workload import Stack, Workload
 from sim.records import dataclass
-from sim.units import DTYPE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,69 +170,6 @@ def _of_te(workload: Workload) -> bool:
 def fused_kernels(workload: Workload) -> str:
     """Kernels by hand: as asked, or as the code has them."""
     return workload.fused_kernels or modelling_of(workload).fused
-
-
-def compute_dtype(workload: Workload) -> str:
-    """Dtype of activations: linears of 8 and 4 bits keep bf16 outside their products."""
-    return workload.precision.activations
-
-
-def reduce_dtype(workload: Workload) -> str:
-    """Dtype in which FSDP and DDP reduce gradients: as asked, or as the trainer named has it."""
-    asked, compute = workload.parallelism.reduce_dtype, compute_dtype(workload)
-    if asked != "auto":
-        return asked or compute
-    named = trainer_named(workload.trainer or "none")
-    return compute if strategy_of(workload).name in named.reduces_computed else "fp32"
-
-
-def casts_units(workload: Workload) -> bool:
-    """Whether parameters reach the blocks in the compute dtype, whatever they are stored in.
-
-    FSDP's mixed precision gathers them so; DeepSpeed and Megatron cast the model.
-    """
-    strategy = strategy_of(workload)
-    mixed = strategy.fsdp_version > 0 and workload.precision.master == "fp32"
-    return strategy.deepspeed or strategy.casts_model or mixed
-
-
-def autocast(workload: Workload) -> bool:
-    """Whether weights are cast product by product (`torch.autocast`, the trainer's ``bf16``)."""
-    p = workload.precision
-    return p.kind in ("bf16", "fp16") and p.master == "fp32" and not casts_units(workload)
-
-
-def adapter_dtype(workload: Workload) -> str:
-    """Dtype of adapters as forward reads them.
-
-    PEFT makes them fp32 (``autocast_adapter_dtype``, 0.12 and newer), which lasts unless the
-    strategy casts every parameter, or the trainer has layers of its own.
-    """
-    asked = workload.method.adapter_dtype
-    if asked is None:
-        own = trainer_of(workload).own_adapters and workload.precision.master != "fp32"
-        asked = "as-compute" if own or casts_units(workload) else "fp32"
-    return compute_dtype(workload) if asked == "as-compute" else asked
-
-
-def frozen_dtype(workload: Workload) -> str:
-    """Dtype in which frozen weights are stored that are not of 4 bits.
-
-    Source: PEFT, ``prepare_model_for_kbit_training`` casts every one of them to fp32.
-    """
-    asked = workload.method.frozen_dtype
-    if asked == "as-compute":
-        return "fp32" if workload.method.prepare_kbit else compute_dtype(workload)
-    return asked
-
-
-def casts_frozen(workload: Workload) -> bool:
-    """Whether each product casts a frozen weight that is stored wider, and keeps the copy.
-
-    `torch.autocast` caches copies of trained weights alone; backward keeps those of frozen ones.
-    """
-    narrow = DTYPE_BYTES[compute_dtype(workload)] < DTYPE_BYTES[frozen_dtype(workload)]
-    return workload.method.frozen and narrow and not casts_units(workload)
 
 
 def gptq_kernels(workload: Workload) -> str:

@@ -11,8 +11,9 @@ import re
 from typing import Any
 
 from sim.errors import InputError
+from sim.inputs.dtypes import reduce_dtype
 from sim.inputs.model import Model
-from sim.inputs.modelling import ASYNC, reduce_dtype, tensor_style
+from sim.inputs.modelling import ASYNC, tensor_style
 from sim.inputs.models import catalogue_model
 from sim.inputs.pipeline import less_layers, shape_of
 from sim.inputs.shares import batch_of, mesh_of

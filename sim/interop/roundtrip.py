@@ -9,9 +9,10 @@ from sim.errors import Fault, InputError
 from sim.inputs.base import Spec
 from sim.inputs.check_optimizer import PROJECTED
 from sim.inputs.checks import check, finish
+from sim.inputs.dtypes import reduce_dtype
 from sim.inputs.foreign import format_of, source_of, translate
 from sim.inputs.method import OF_FREEZE
-from sim.inputs.modelling import experts, modelling_name, reduce_dtype
+from sim.inputs.modelling import experts, modelling_name
 from sim.inputs.reader import Reader
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology

@@ -7,7 +7,8 @@ from math import gcd
 from typing import Any
 
 from sim.inputs.checks import ONE_GPU
-from sim.inputs.modelling import ASYNC, WIDE, reduce_dtype, tensor_style
+from sim.inputs.dtypes import reduce_dtype
+from sim.inputs.modelling import ASYNC, WIDE, tensor_style
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.trainer import reduces_each, trainer_of

@@ -12,9 +12,10 @@ from math import ceil, prod
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree, Module, OpRole, Parameter
 from sim.blocks.parameters import ParameterShare, build_tree, share_of
+from sim.inputs.dtypes import frozen_dtype, reduce_dtype
 from sim.inputs.method import Method
 from sim.inputs.model import Model
-from sim.inputs.modelling import frozen_dtype, model_of, reduce_dtype
+from sim.inputs.modelling import model_of
 from sim.inputs.strategy import strategy_of
 from sim.inputs.workload import Workload
 from sim.mesh import Mesh

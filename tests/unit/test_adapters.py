@@ -11,9 +11,10 @@ from sim.blocks.parameters import build_tree, tree_of
 from sim.blocks.setting import Setting
 from sim.blocks.unroll import unroll
 from sim.errors import InputError
+from sim.inputs.dtypes import casts_frozen
 from sim.inputs.loader import load
 from sim.inputs.method import Method
-from sim.inputs.modelling import casts_frozen, taken
+from sim.inputs.modelling import taken
 from sim.inputs.shares import mesh_of
 from sim.memory.report import memory
 from sim.step.step import step

@@ -12,8 +12,8 @@ from ruamel.yaml import YAML
 import sim
 from sim.commands.options import EMITTED
 from sim.errors import InputError
+from sim.inputs.dtypes import frozen_dtype
 from sim.inputs.loader import load, load_topology, load_workload
-from sim.inputs.modelling import frozen_dtype
 from sim.inputs.trainer import reduces_each
 from sim.interop.emit import FILES, write_plan
 from sim.interop.emit_accelerate import accelerate_yaml
