@@ -18,8 +18,9 @@ from sim.page.asked import Asked
 from sim.page.model import Case, Dossier
 from sim.report.view import View
 from sim.result.bands import like_runs
+from sim.result.figures import Scaling
 from sim.result.predict import predict
-from sim.result.result import Result, Scaling
+from sim.result.result import Result
 from sim.result.scaling import strong_curve
 from sim.result.sections import title_of
 from sim.step.spans import step_timeline

@@ -15,7 +15,8 @@ from sim.page.charts.canvas import Chart
 from sim.records import NamedTuple
 from sim.report.view import View, ViewPart
 from sim.result.bands import LikeRun
-from sim.result.result import Result, Scaling
+from sim.result.figures import Scaling
+from sim.result.result import Result
 from sim.step.spans import StepTimeline
 from sim.study.pricing import PricedJobs
 

@@ -6,7 +6,8 @@ import math
 
 from sim.quantities import count, counted, duration, percent, usd
 from sim.report.view import Fact, Facts, Lines
-from sim.result.result import CostSection, EnergySection, JobSection, Result
+from sim.result.figures import CostSection, EnergySection, JobSection
+from sim.result.result import Result
 from sim.result.sections import NO_IDLE
 from sim.study.machine_offers import A_PRICE
 

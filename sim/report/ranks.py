@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sim.quantities import percent
 from sim.report.view import Fact
-from sim.result.result import RankGroup, Result
+from sim.result.figures import RankGroup
+from sim.result.result import Result
 from sim.step.shares import bubble_s
 
 MOST = 3  # groups, those that wait longest

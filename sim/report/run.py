@@ -25,8 +25,9 @@ from sim.report.view import (
     borrowed,
     left,
 )
+from sim.result.figures import Memory, Scaling
 from sim.result.parts import parts_of
-from sim.result.result import Interval, Memory, Result, Scaling
+from sim.result.result import Interval, Result
 from sim.result.sections import NO_IDLE
 from sim.units import MIB
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sim.blocks.kernels import STREAMED
 from sim.job.forecast import JobForecast
 from sim.quantities import percent
+from sim.result.figures import Bottleneck, Fix, Memory, Step
 from sim.result.parts import told
-from sim.result.result import Bottleneck, Fix, Memory, Step
 
 _BOUND = 1 / 6  # of the step, or of the wall time for data: less than this holds nothing up
 _BOUNDS = {"memory-bandwidth": 1 / 3}  # every step has memory-bound kernels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.blocks.kernels import STREAMED
 from sim.quantities import whole_percents
-from sim.result.result import Step
+from sim.result.figures import Step
 
 _KINDS = {
     "GEMM": ("gemm",),

@@ -16,9 +16,10 @@ from sim.inputs.workload import Workload
 from sim.job.forecast import forecast_job
 from sim.result.bands import uncertainty
 from sim.result.bottleneck import classify, data_bottleneck
+from sim.result.figures import Scaling
 from sim.result.idle import idle_keys
 from sim.result.peak import peak_of
-from sim.result.result import Interval, Result, Scaling
+from sim.result.result import Interval, Result
 from sim.result.scaling import scaling_curve
 from sim.result.sections import (
     cost_section,

@@ -9,7 +9,7 @@ from sim.inputs.shares import batch_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.verdict import Verdict
-from sim.result.result import Scaling, ScalingPoint
+from sim.result.figures import Scaling, ScalingPoint
 from sim.step.breakdown import Breakdown
 from sim.step.step import memory_of, quick
 

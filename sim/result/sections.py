@@ -22,11 +22,9 @@ from sim.job.forecast import JobForecast
 from sim.memory.band import COVERAGE
 from sim.memory.report import MemoryReport
 from sim.pipeline.schedules import SCHEDULES
-from sim.result.peak import peak_of
-from sim.result.result import (
+from sim.result.figures import (
     CostSection,
     EnergySection,
-    Interval,
     JobSection,
     Memory,
     RankGroup,
@@ -35,6 +33,8 @@ from sim.result.result import (
     TopologySection,
     WorkloadSection,
 )
+from sim.result.peak import peak_of
+from sim.result.result import Interval
 from sim.step.breakdown import Breakdown
 from sim.step.waiting import WaitingGroup
 

@@ -11,7 +11,7 @@ from sim.memory.report import MemoryReport
 from sim.records import dataclass
 from sim.result.advice import changes, shorter
 from sim.result.change import Change
-from sim.result.result import Fix
+from sim.result.figures import Fix
 from sim.step.breakdown import Breakdown
 from sim.step.step import memory_of, quick
 

@@ -14,8 +14,8 @@ from sim.inputs.loader import Loaded, load
 from sim.inputs.offers import catalogue as catalogue_of_offers
 from sim.inputs.offers import newest
 from sim.quantities import count, usd
+from sim.result.figures import CostSection
 from sim.result.predict import predict
-from sim.result.result import CostSection
 from sim.step.variation import Progress, Stop, never, silent
 from sim.study.axes import Grid, from_options
 from sim.study.compared import Comparison, Delta, Variant, as_long

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from sim.documents import Section
 from sim.inputs.price import PriceRow, place_of, regions_differ, today
 from sim.inputs.topology import Topology
-from sim.result.result import CostSection, Result
+from sim.result.figures import CostSection
+from sim.result.result import Result
 from sim.study.machine_offers import like_for_like, price_doubt
 from sim.study.pricing import cost_at
 

@@ -11,7 +11,7 @@ from sim.page.charts.canvas import Chart, LegendKey
 from sim.page.model import Case, Dossier, PageSection, Piece
 from sim.quantities import count, counted, duration, percent, usd
 from sim.report.job import job_section
-from sim.result.result import CostSection, JobSection
+from sim.result.figures import CostSection, JobSection
 from sim.study.pareto import pareto_front
 from sim.study.pricing import PricedJob
 from sim.units import HOUR_S

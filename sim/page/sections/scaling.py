@@ -11,7 +11,8 @@ from sim.page.model import Dossier, PageSection, Piece
 from sim.quantities import count, counted, percent
 from sim.report.run import scaling_table
 from sim.result.bands import LikeRun
-from sim.result.result import Result, Scaling
+from sim.result.figures import Scaling
+from sim.result.result import Result
 
 _NOTES = {
     "weak": "Weak scaling: the batch grows with the number of GPUs.",
