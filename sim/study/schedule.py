@@ -23,6 +23,7 @@ from sim.choices import Policy
 from sim.study.cluster import Cluster, Request
 from sim.study.joblog import Hold, JobLog
 from sim.study.pool import Placed, Pool
+from sim.study.uplinks import paces
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -328,48 +329,12 @@ class _Scheduler:
         """Set every running job's pace by who is on its uplinks now."""
         if not self.talking or self.pool.per_leaf >= len(self.pool.free):
             return
-        crossing = [
-            (j, leaves)
-            for j in self.running
-            if j.log.request.communication  # a trace's job takes what it took
-            and len(j.placed) > 1
-            and len(leaves := self._leaves(j)) > 1
-        ]
-        paces = {id(j): 1.0 for j in self.running}
-        for job, leaves in crossing:
-            widest = max(leaves.values())
-            share = min(self._share(job, leaf, crossing) for leaf in leaves)
-            kind = job.log.request.kind
-            paces[id(job)] = 1.0 / self.cluster.slowdown(kind, widest, widest / share)
-        for job in self.running:
-            pace = paces[id(job)]
+        placed = [(job.log.request, job.placed) for job in self.running]
+        now = paces(placed, self.cluster, self.pool.per_leaf)
+        for job, pace in zip(self.running, now, strict=True):
             if pace == job.pace or job.saving:
                 continue
             self._advance(job)
             job.pace = pace
             if job.process is not None and job.process is not self.env.active_process:
                 job.process.interrupt(_REPACED)
-
-    def _leaves(self, job: _Running) -> dict[int, int]:
-        """Nodes of a job by leaf."""
-        found: dict[int, int] = {}
-        for node, _ in job.placed:
-            leaf = node // self.pool.per_leaf
-            found[leaf] = found.get(leaf, 0) + 1
-        return found
-
-    def _share(
-        self, job: _Running, leaf: int, crossing: list[tuple[_Running, dict[int, int]]]
-    ) -> float:
-        """Uplink of a leaf that a job gets, in units of one node's NICs.
-
-        Every ring that crosses leaves once asks for one node's NICs; others ask for it as often as
-        they communicate. What is left over is the job's; its fair share is, if that is more.
-        """
-        others = sum(
-            other.log.request.communication
-            for other, theirs in crossing
-            if other is not job and leaf in theirs
-        )
-        uplink = self.cluster.uplink
-        return max(uplink - others, uplink / (1.0 + others))
