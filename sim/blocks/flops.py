@@ -41,7 +41,7 @@ class TokenFlops:
     forward, backward : float
         One forward and one backward pass. [FLOP]
     recompute : float
-        Repeated in backward by activation checkpointing. [FLOP]
+        Repeated in backward by activation checkpointing, and by a tiled loss. [FLOP]
     attention : float
         Attention's share of ``forward + backward``. [FLOP]
     reference : float
@@ -111,6 +111,7 @@ def _token_flops(
             run = [op for op, kept in twice if not kept]
             recompute += times * _counted(run, setting, kind, masked)[0]
     f, b, _ = _counted(describe(setting, HEAD).ops, setting, HEAD, masked)
+    recompute += f if setting.loss == "tiled" else 0.0
     n = setting.tokens
     return TokenFlops((forward + f) / n, (backward + b) / n, recompute / n, scores / n)
 

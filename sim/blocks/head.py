@@ -16,6 +16,7 @@ from sim.records import NamedTuple
 #: Above this vocabulary softmax reads its rows from HBM for the maximum, the sum and the output.
 WIDE_ROW = 16384
 CHUNKS = 8  # of the kernels of a fused linear loss
+TILE = (4096, 32768)  # tokens and columns whose logits live at once in a tiled loss
 
 
 def head(t: Tape, x: int) -> int:
@@ -31,8 +32,10 @@ def _loss(t: Tape, hidden: int) -> int:
     d, v = model.hidden_size, s.split(model.vocab_size)
     if s.loss == "chunked":
         return _chunked(t, whole_stream(t, hidden), d, v)
-    multiplied = () if s.loss == "fused-linear" else ("head",)
+    multiplied = () if s.loss in ("fused-linear", "tiled") else ("head",)
     hidden = enter(t, hidden, "head", products=multiplied)
+    if s.loss == "tiled":
+        return _tiled(t, hidden, d, v)
     if s.loss == "fused-linear":
         return _fused_linear(t, hidden, d, v)
     _register(t)
@@ -164,6 +167,41 @@ def _fused_linear(t: Tape, hidden: int, d: int, v: int) -> int:
     )  # fmt: skip
 
 
+def _tiled(t: Tape, hidden: int, d: int, v: int) -> int:
+    """Loss tile by tile, each tile's logits made again in backward (TRL's chunked log-probs).
+
+    Tiles are taken as equally large. Products of the gradients add to what is there in fp32. A
+    wider weight is cast once, as strategies cast those of linears, not tile by tile.
+
+    Source: TRL 1.16, kernels/chunked_logprob.py and `add_fused_lm_head` of trainer/utils.py, of
+    PyTorch 2.8 and newer, whose products add bf16 to fp32.
+    """
+    s = t.setting
+    e, tokens, role = s.product, s.tokens, OpRole.HEAD
+    _register(t)
+    parts, across = -(-tokens // TILE[0]), -(-v // TILE[1])
+    rows, columns = -(-tokens // parts), -(-v // across)
+    product, dgrad, wgrad = t.products("head", rows, d, columns, role=role)
+    logits, summed = e * float(rows * columns), 8.0 - e
+    forward: list[Map | Kernel] = [product, Map("loss", logits, 1, "fused", "loss")]
+    backward: list[Map | Kernel] = [
+        product,
+        Map("loss", 2 * logits, 1, "fused", "loss"),
+        dgrad._replace(bytes=dgrad.bytes + summed * rows * d),
+    ]
+    sums = float(tokens * d)
+    if not s.frozen:
+        backward.append(wgrad._replace(bytes=wgrad.bytes + summed * columns * d))
+        sums += v * d
+    return t.op(
+        "loss", (hidden,), 4.0, (hidden,),
+        [Map("loss.rows", 2 * t.sizes[hidden], kind="loss"), *forward * (parts * across)],
+        [Map("loss.sums", (8.0 + e) * sums, 4, kind="loss"), *backward * (parts * across),
+         Map("loss.rows", 6 * t.sizes[hidden], 4, kind="loss")],
+        role=role, flops=2.0 * tokens * d * v, gradients=1 if s.frozen else 2,
+    )  # fmt: skip
+
+
 class LossMemory(NamedTuple):
     """Bytes of a loss beside the final norm's: see `sim.blocks.footprint.HeadFootprint`."""
 
@@ -200,7 +238,9 @@ def _loss_memory(s: Setting) -> LossMemory:
     their gradient and two fp32 copies of one chunk live, beside the gradient of the hidden states.
     torchtune makes the logits of all chunks first: compiled, its loss keeps those (2 V) and makes
     their gradient by the chunk, eager it keeps the log-softmax of all (4 V).
-    A fused linear loss keeps hidden gradients and one chunk of logits. Hugging Face's causal
+    A fused linear loss keeps hidden gradients and one chunk of logits. A tiled one keeps its rows
+    alone; while it runs there are a tile and, in forward, the norm's output that they were taken
+    of, in backward the gradients in fp32 and as they are handed on. Hugging Face's causal
     models compute it eagerly on a shifted copy of fp32 logits (12 V in either direction); from 4.46
     on the logits of the output, in the compute dtype, are there as well (14 V in forward). Loops
     that keep the model's output keep its logits through backward: 4 V fp32, or 2 V; the Hugging
@@ -212,7 +252,7 @@ def _loss_memory(s: Setting) -> LossMemory:
     Source: fsdp/mem recordings (eager); torchtitan's default loss (chunked); torchtune 0.6.1
     CEWithChunkedOutputLoss, recipes' ``del logits``; transformers 4.31
     LlamaForCausalLM.forward, 4.48 loss/loss_utils.py (huggingface);
-    Liger-Kernel fused_linear_cross_entropy for the chunk rule.
+    Liger-Kernel fused_linear_cross_entropy for the chunk rule; TRL 1.16 (tiled, as `_tiled`).
     """
     e, tokens, d, v = s.product, s.tokens, s.model.hidden_size, s.loss_columns
     logits, wide = e * tokens * v, 4.0 * tokens * v
@@ -240,6 +280,12 @@ def _loss_memory(s: Setting) -> LossMemory:
     if s.loss == "chunked":
         chunk, hidden = (2 * logits + 2 * wide) / s.loss_chunks, e * tokens * d
         return LossMemory(hidden, hidden + chunk, hidden + chunk, 0.0, 0.0)
+    if s.loss == "tiled":
+        tile = e * min(tokens, TILE[0]) * min(v, TILE[1])
+        handed = e if e < 4 else 0.0  # a copy in the dtype of what it is the gradient of
+        weight = 0.0 if s.frozen else (4.0 + handed * (not s.autocast)) * v * d
+        backward = (4.0 + handed) * tokens * d + weight
+        return LossMemory(0.0, e * tokens * d + tile, backward + tile, 0.0, 0.0)
     chunks = 1 << max(0, -(-v // d) - 1).bit_length()
     gradients = e * tokens * d + (0.0 if s.frozen else e * v * d)
     part = -(-tokens // chunks) * v * (e + 4.0)

@@ -54,8 +54,8 @@ UNDECLARED: tuple[Cause, ...] = (
     ),
     Cause(
         "no-fused-loss", "the fused loss is not in effect: logits are whole", 0.2,
-        job_with(lambda t, w: w.loss in ("fused", "fused-linear", "chunked"), checked=True,
-                 loss="eager"),
+        job_with(lambda t, w: w.loss in ("fused", "fused-linear", "chunked", "tiled"),
+                 checked=True, loss="eager"),
         ONCE, silent, "peak memory: logits of tokens x vocabulary; names of kernels at the loss",
     ),
     Cause(

@@ -319,8 +319,9 @@ class Workload(Spec):
     # code has it
     fused_kernels: Literal["none", "norm", "norm+rope", "all"] | None = None
     loss: Literal[
-        "eager", "huggingface", "huggingface-fused", "compiled", "fused", "chunked", "fused-linear"
-    ] = "eager"
+        "eager", "huggingface", "huggingface-fused", "compiled", "fused", "chunked", "fused-linear",
+        "tiled",
+    ] = "eager"  # fmt: skip
     loss_chunks: Positive = 8  # of a chunked loss
     train_metrics: NotNegative = 0  # times a trainer takes the loss once more, without gradient
     # a frozen model's forward in each micro-step (DPO, KTO): of a copy of the model before

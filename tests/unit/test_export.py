@@ -160,7 +160,7 @@ def test_whatever_moves_a_step_is_said_by_a_file_or_told(tool, sets, told):
 
 
 @pytest.mark.parametrize(("tool", "key", "planned", "read"), [
-    ("trl", "loss", "eager", "fused-linear"),
+    ("trl", "loss", "eager", "tiled"),
     ("axolotl", "loss", "eager", "huggingface"),
     ("llamafactory", "modelling", "torchtitan", "huggingface"),
     ("torchtitan", "attention", "flash2", "sdpa"),

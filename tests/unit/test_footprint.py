@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sim.blocks.autograd import footprint
+from sim.blocks.flops import token_flops
 from sim.blocks.footprint import head_footprint, layer_footprint
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
@@ -179,6 +180,34 @@ def test_a_fused_loss_holds_its_logits_once():
     found = head_footprint(job)
     logits = 2 * job.micro_batch * job.sequence_length * job.model.vocab_size
     assert found.saved - found.norm == found.backward_peak - found.norm == logits
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_tiled_loss_makes_its_logits_twice(lora):
+    """Llama 3's head (4,096 x 128,256) over 8,192 rows in bf16, two tiles by four.
+
+    A product is 2 x 8,192 x 4,096 x 128,256 FLOPs: one in forward, one again in backward, and one
+    or two for gradients. Tiles are of 4,096 rows x 32,768 columns in memory (256 MiB); gradients of
+    the rows stand there in fp32 and bf16, those of a trained weight too.
+    """
+    method = {"method": Method(kind="lora", rank=8, targets=("q",))} if lora else {}
+    model = resolve_model("llama-3-8b")
+    jobs = [workload(model, 8192, loss=loss, **method) for loss in ("tiled", "fused-linear")]
+    product = 2.0 * 8192 * 4096 * 128_256
+    tiled, liger = (
+        sum(k.flops for way in ("forward", "backward") for k in unroll(w).of("head", way))
+        for w in jobs
+    )
+    assert tiled - liger == product
+    assert liger == (2 if lora else 3) * product
+    counted, other = map(token_flops, jobs)
+    assert counted.model == other.model
+    assert counted.hardware - other.hardware == product / 8192
+    head, rows, weight = head_footprint(jobs[0]), 8192 * 4096, 4096 * 128_256
+    tile = 2 * 4096 * 32_768
+    assert head.saved == head.norm
+    assert head.forward_peak - head.norm == tile + 2 * rows
+    assert head.backward_peak - head.norm == tile + 6 * (rows + (0 if lora else weight))
 
 
 @pytest.mark.parametrize(("compiled", "kept", "peak"), [(True, 2, 2.25), (False, 4, 6.5)])

@@ -60,7 +60,7 @@ def at(workload, path):
 @pytest.mark.parametrize(
     ("text", "path", "value"),
     [
-        (TRL, "loss", "fused-linear"),
+        (TRL, "loss", "tiled"),
         (TRAINER, "loss", "huggingface"),
         (TRL + "use_liger_kernel: true\n", "fused_kernels", "all"),
         (TRAINER + "use_liger_kernel: true\n", "loss", "fused-linear"),

@@ -119,7 +119,7 @@ def _arguments(source: Source, keys: Keys, trl: bool, configured: bool) -> None:
         keys.put_count("sequence_length", *_LENGTH)
     begun = trl_kinds.of_keys(keys)
     if configured and (begun.kind if begun else "sft") in _TILED:
-        keys.job.suppose("loss", "fused-linear", _TILES)
+        keys.job.suppose("loss", "tiled", _TILES)
     precision = "bf16" if configured else "fp32"
     training(source, keys, micro_batch=8, precision=precision, checkpointing=configured)
     if keys.flag("load_in_8bit"):
