@@ -27,7 +27,7 @@ def _length(w: Workload) -> Findings:
         yield fault("job-length-twice", "workload", given[-1], message, "keep one")
     if not given:
         message = "nothing says how long the job is"
-        hint = "add tokens: 1e9, or steps, or samples, for wall-clock and cost"
+        hint = "add tokens: 1e9, or steps, or samples of an epoch, for wall-clock and cost"
         if w.epochs != 1.0:
             message += f": {w.epochs:g} epochs of how many samples?"
             hint = "add samples=52000, or as many as there are, for wall-clock and cost"

@@ -10,7 +10,14 @@ from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.interop.emit_accelerate import comment
-from sim.interop.emit_common import accumulation, adapters, length_said, state_dict_type, tf32
+from sim.interop.emit_common import (
+    accumulation,
+    adapters,
+    length_said,
+    state_dict_type,
+    tf32,
+    yours,
+)
 from sim.interop.trainers import projected
 from sim.interop.trainers.words import written_attention, written_optimizer
 from sim.interop.yaml_text import blocks
@@ -88,7 +95,7 @@ def axolotl_yaml(topology: Topology, workload: Workload) -> str:
             fsdp["use_orig_params"] = p.use_orig_params
         config["fsdp_config"] = fsdp
     config |= accumulation(workload)
-    return blocks(config, comment(workload))
+    return blocks(config, f"{comment(workload)}\n{yours(workload, 'datasets', 'output_dir')}")
 
 
 def _checkpointing(workload: Workload) -> dict[str, Any]:

@@ -44,11 +44,16 @@ def adapters(workload: Workload, dora: str) -> dict[str, Any]:
     method = workload.method
     return {
         "lora_r": method.rank,
-        "lora_alpha": 2 * method.rank,
         "lora_dropout": method.dropout,
         "lora_target_modules": written_targets(workload),
         **({dora: True} if method.dora else {}),
     }
+
+
+def yours(workload: Workload, *files: str) -> str:
+    """A line on what no plan has, since no step is longer for it: `files`, and how it learns."""
+    scaled = ("lora_alpha",) if workload.method.adapted else ()
+    return f"Yours to add: {', '.join((*files, 'learning_rate', *scaled))}, warmup, saving, logging"
 
 
 def state_dict_type(workload: Workload) -> str:

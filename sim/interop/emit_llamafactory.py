@@ -15,7 +15,7 @@ from sim.inputs.models import repository
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.interop.emit_common import accumulation, length_said, tf32
+from sim.interop.emit_common import accumulation, length_said, tf32, yours
 from sim.interop.trainers.linears import written_targets
 from sim.interop.trainers.llamafactory import ENDS, PARTS
 from sim.interop.trainers.words import written_optimizer
@@ -124,4 +124,5 @@ def llamafactory_yaml(topology: Topology, workload: Workload) -> str:
     if workload.samples and "max_steps" not in length:
         config["max_samples"] = workload.samples // rows
     config |= length
-    return blocks(config, f"{workload.name}, written by scaling-sim; add dataset and template")
+    added = yours(workload, "dataset", "template", "output_dir")
+    return blocks(config, f"{workload.name}, written by scaling-sim\n{added}")

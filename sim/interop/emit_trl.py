@@ -9,7 +9,7 @@ from sim.inputs.models import repository
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
-from sim.interop.emit_common import accumulation, adapters, length_said, tf32
+from sim.interop.emit_common import accumulation, adapters, length_said, tf32, yours
 from sim.interop.trainers import projected
 from sim.interop.trainers.words import written_attention, written_optimizer
 from sim.interop.yaml_text import blocks
@@ -70,6 +70,5 @@ def trl_yaml(topology: Topology, workload: Workload) -> str:
     if strategy_of(workload).deepspeed:
         config["deepspeed"] = "ds_config.json"
     config |= length_said(topology, workload, "num_train_epochs")
-    return blocks(
-        config, f"{workload.name}, written by scaling-sim; add dataset_name and output_dir"
-    )
+    added = yours(workload, "dataset_name", "output_dir")
+    return blocks(config, f"{workload.name}, written by scaling-sim\n{added}")

@@ -52,7 +52,7 @@ def has_length(workload: Workload) -> bool:
 
 def no_length(name: str) -> InputError:
     """What is wrong with a job that must have a length and states none."""
-    return InputError.single(name, "states no length; write tokens, steps or samples")
+    return InputError.single(name, "states no length; write tokens, steps or samples of an epoch")
 
 
 class Links(NamedTuple):

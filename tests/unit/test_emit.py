@@ -19,6 +19,7 @@ from sim.interop.emit import FILES, write_plan
 from sim.interop.emit_accelerate import accelerate_yaml
 from sim.interop.emit_axolotl import axolotl_yaml
 from sim.interop.emit_deepspeed import deepspeed_json
+from sim.interop.emit_llamafactory import llamafactory_yaml
 from sim.interop.emit_torchtitan import torchtitan_toml
 from sim.interop.emit_trl import trl_yaml
 from sim.interop.emit_yaml import topology_yaml, workload_yaml
@@ -185,6 +186,17 @@ def test_axolotl():
     assert config["sequence_len"] == 2048
     hybrid = read(axolotl_yaml(*job("parallelism.replicate=2")))
     assert (hybrid["dp_replicate_size"], hybrid["dp_shard_size"]) == (2, 8)
+
+
+@pytest.mark.parametrize("text", [axolotl_yaml, llamafactory_yaml, trl_yaml])
+def test_what_no_plan_has_is_named_and_not_made_up(text):
+    """A step is as long whatever scales the adapters: twice the rank stood here for any."""
+    lora = text(*job(workload="llama3-8b-lora"))
+    assert "lora_alpha" not in read(lora)
+    assert ", learning_rate, lora_alpha, warmup, saving, logging\n" in lora
+    full = text(*job())
+    assert "# Yours to add: " in full
+    assert "lora_alpha" not in full
 
 
 @pytest.mark.parametrize("text", [axolotl_yaml, trl_yaml])

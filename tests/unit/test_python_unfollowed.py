@@ -91,3 +91,21 @@ def test_what_is_frozen_can_be_said_beside_a_script(tmp_path):
     assert (open_.workload.method.kind, said.workload.method.last) == ("full", 4)
     codes = [[finding.code for finding in each.notes.warnings] for each in (open_, said)]
     assert codes[0].count("not-followed") == codes[1].count("not-followed") + 1
+
+
+ADAPTER = """\
+model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, task_type="CAUSAL_LM",
+    target_modules="all-linear", layers_to_transform=[0, 1], use_rslora=True))
+"""
+
+
+@pytest.mark.parametrize("script", [LOOP, TRAINER])
+def test_what_an_adapter_says_beside_its_shape_is_told_as_in_its_file(tmp_path, script):
+    path = tmp_path / "train.py"
+    path.write_text(script + ADAPTER)
+    found = sim.import_job(path)
+    why = "adapters on some layers alone are not modelled: taken on all"
+    told = {row["theirs"]: row["why"] for row in found.aside if row["matters"]}
+    assert told == {"layers_to_transform": why}
+    idle = {row["theirs"] for row in found.aside if not row["matters"]}
+    assert idle >= {"lora_alpha", "task_type", "use_rslora"}

@@ -175,6 +175,7 @@ def gathered(calls: list[ScriptCall], source: Source, job: Translation) -> Keys:
     found = Branch({}, Place(source.name))
     for call in calls:
         _put(found, call)
+        _beside(call, job)
     keys = Keys(job, found)
     tell_unknown(keys)
     _machines(source, job)
@@ -211,6 +212,7 @@ def add_model(options: Branch, script: Source, job: Translation, own: Naming) ->
     found = Branch({}, Place(script.name))
     for call in chosen(always, job):
         _put(found, call)
+        _beside(call, job)
     for name in [n for n in found.entries if n in options.entries or n == "device_map"]:
         del found.entries[name]
     tell_unknown(Keys(job, found))
@@ -249,6 +251,18 @@ def _put(found: Branch, call: ScriptCall) -> None:
         if name not in found.entries:
             found.entries[name] = tree
             found.keys[name] = tree.place
+
+
+def _beside(call: ScriptCall, job: Translation) -> None:
+    """What else an adapter's configuration says, as its file does."""
+    if call.last != "LoraConfig":
+        return
+    left = {
+        key: tree
+        for key, tree in call.branch.entries.items()
+        if key.isidentifier() and key not in _ADAPTERS and not is_unknown(tree)
+    }
+    Keys(job, Branch(left, call.branch.place)).settle("peft")
 
 
 def _flag(found: Branch, name: str, place: Place) -> None:
