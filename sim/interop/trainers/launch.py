@@ -26,6 +26,7 @@ from sim.interop.trainers import (
     deepspeed,
     fsdp_keys,
     huggingface,
+    launcher_options,
     python,
     script_calls,
     shell,
@@ -33,7 +34,7 @@ from sim.interop.trainers import (
     verl,
 )
 from sim.interop.trainers.common import TrainerFormat
-from sim.interop.trainers.keys import AUTO, Keys
+from sim.interop.trainers.keys import Keys
 from sim.interop.trainers.words import put_dtype
 from sim.units import whole
 
@@ -59,6 +60,8 @@ _OF_THE_MACHINE = {
 #: programs whose arguments are Hydra's overrides: ``actor.strategy=fsdp2``
 _HYDRA = re.compile(r"-m +(?:verl|recipe)\.\w")
 _LISTS = frozenset({"recompute-modules"})  # arguments of several words
+#: options that say how many GPUs of a node, by launcher
+_PER_NODE = ("nproc_per_node", "nproc-per-node", "gpus", "num_gpus", "gpus-per-node")
 #: options of ``accelerate launch`` that its DeepSpeed plugin takes
 _ZERO = r"zero_stage|zero3_\w+|deepspeed_\w+|offload_(?:optimizer|param)_\w+"
 #: SkyPilot's YAML, whose ``run`` is a script
@@ -120,8 +123,9 @@ def arguments(
     """
     options = _options(text, source.name, values)
     launch = Keys(job, Branch({**options, **found}, Place(source.name)))
-    _elastic(launch)
-    per_node = launch.count("nproc_per_node", "nproc-per-node", "gpus", "num_gpus")
+    launcher_options.elastic(launch)
+    launcher_options.included(launch)
+    per_node = launch.count(*_PER_NODE)
     if per_node is None:
         per_node = whole(values.get("NPROC_PER_NODE", ""))  # ms-swift's
     nodes = launch.count("nnodes", "nodes", "num_machines", "num_nodes")
@@ -129,7 +133,7 @@ def arguments(
     if nodes:
         job.nodes = (nodes, launch.place("nnodes", "nodes", "num_machines", "num_nodes"))
     if per_node:
-        job.gpus_per_node = (per_node, launch.place("nproc_per_node", "nproc-per-node", "gpus"))
+        job.gpus_per_node = (per_node, launch.place(*_PER_NODE))
     if world is None and per_node and nodes:
         world = per_node * nodes
     if world:
@@ -140,23 +144,6 @@ def arguments(
     trl_kinds.told_by_command(launch)
 
 
-def _elastic(launch: Keys) -> None:
-    """What torchrun calls how many: MIN:MAX nodes, as many processes as there are GPUs.
-
-    Source: torch/distributed/run.py, `parse_min_max_nnodes` and `determine_local_world_size`.
-    """
-    entries = launch.branch.entries
-    if span := re.fullmatch(r"(\d+):(\d+)", launch.text("nnodes")):
-        place, said = launch.place("nnodes"), launch.text("nnodes")
-        known = span[1] if span[1] == span[2] else AUTO
-        entries["nnodes"] = Leaf(known, place)
-        if known == AUTO:
-            launch.job.skip(place, "nnodes", f"{said}: as many nodes as come", True)
-    for name in ("nproc_per_node", "nproc-per-node"):
-        if launch.text(name).lower() == "gpu":
-            entries[name] = Leaf(AUTO, launch.place(name))
-
-
 def _trained(
     launch: Keys, started: str, source: Source, job: Translation, values: dict[str, str]
 ) -> None:
@@ -164,6 +151,7 @@ def _trained(
     _config(launch, source, job)
     _positional(started, source, job)
     _accelerate(launch, source, job)
+    launcher_options.settle(launch)
     if _HYDRA.search(started):
         tree = shell.overrides(started, source.name, values, verl.OUTERMOST)
         inner = Source(source.path, source.name, "", tree)
@@ -193,7 +181,7 @@ def _trained(
     if theirs and not said:
         huggingface.arguments(source, keys)
     keys.leave("read by the script that it is given to", job.handed)
-    keys.settle("launchers", "huggingface")
+    keys.settle("huggingface")
     keys.unread("an argument of a script that is not known here")
 
 
@@ -205,7 +193,6 @@ def _accelerate(launch: Keys, source: Source, job: Translation) -> None:
     if launch.flag("use_deepspeed"):
         accelerate.zero(source, _plugin(launch, "use_deepspeed", _ZERO, job))
     put_dtype(launch, "precision.kind", "mixed_precision")
-    launch.seen.add("multi_gpu")
 
 
 def _plugin(launch: Keys, name: str, pattern: str, job: Translation) -> Keys:
