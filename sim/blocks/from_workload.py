@@ -9,6 +9,7 @@ from sim.inputs.base import fields_but
 from sim.inputs.dtypes import adapter_dtype, autocast, casts_frozen, compute_dtype
 from sim.inputs.modelling import (
     copies_weights,
+    expert_gradients,
     experts,
     fp32_logits,
     fused_kernels,
@@ -128,6 +129,7 @@ def _read(workload: Workload) -> Setting:
         mixer_kernels=mixer_kernels(workload),
         experts=experts(workload),
         stacked=stacks_experts(workload),
+        expert_gradients=expert_gradients(workload),
         attention=_attention(workload.attention, stack.torch),
         repeats_heads=repeats_heads(workload),
         unpads=UNPADS[workload.attention_padding],

@@ -85,10 +85,11 @@ def matrix(
     role: OpRole = OpRole.LINEAR,
     wide: bool = True,
     packs: bool = True,
+    beside: float = 0.0,
 ) -> int:
     """The products of a weight (or of one per expert) in the module being played.
 
-    `packs`: a method of 4 bits stores it so.
+    `packs`: a method of 4 bits stores it so. `beside`: bytes alive while backward runs them.
     """
     s = t.setting
     e, wider, (groups, rows, copies) = s.product, s.element, by
@@ -150,7 +151,8 @@ def matrix(
         name, (x,), size, saves, forward, backward,
         role=role, product=True, gradients=1 if frozen else 2, weight_gradient=gradient,
         flops=2.0 * s.tokens * copies * n_in * n_out, scratch=during if int8 else scratch,
-        backward_scratch=scratch, extra=extra, weight=unpack.weight if unpack else "before",
+        backward_scratch=scratch + beside, extra=extra,
+        weight=unpack.weight if unpack else "before",
         dispatched=not (recipe and recipe.library == "te"),
     )  # fmt: skip
     if unpack and unpack.biased:

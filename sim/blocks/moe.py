@@ -6,8 +6,9 @@ experts, each of which finds its tokens (the host waits for how many), gathers t
 adds its share to the whole output; in backward each makes and adds a gradient of all tokens.
 ``sorted``: a group whose products run one by one, where the grouped kernel does not; the host waits
 once a product for where each expert's tokens are. ``all``: every expert multiplies every token,
-scaled by its score, zero for most, in one batch. Where ranks hold parts of the experts,
-`sim.blocks.dispatch` says how tokens reach them.
+scaled by its score, zero for most, in one batch. A loop that takes an expert's matrix from a stack
+by its index has a gradient of the whole stack of each, zeros but for it, which autograd adds. Where
+ranks hold parts of the experts, `sim.blocks.dispatch` says how tokens reach them.
 
 Source of the loop's kernels: sim/data/host/modelling.json, recorded from Mixtral; of ``sorted``:
 transformers 5.24, integrations/moe.py, ``_grouped_mm_fallback``; of ``all``: modeling_llama4.py.
@@ -23,6 +24,7 @@ from sim.blocks.modules import OpRole, Position
 from sim.blocks.ops import Map, joined
 from sim.blocks.tape import Tape
 from sim.blocks.tensor import enter, leave, scores_back
+from sim.units import DTYPE_BYTES
 
 #: modules as the reference model registers them
 REGISTERED = ("router", "experts", *dispatch.REGISTERED, "shared_experts", "shared_gate")
@@ -123,23 +125,56 @@ def _experts(t: Tape, sent: int, held: int, f: int, load: float = 1.0) -> int:
         )  # fmt: skip
     rows = max(1, -(-round(s.tokens * top * load) // held))
     by = Routed(held, rows, top * load)
+    looped = s.expert_gradients and not s.method.frozen
+    stacks = _stacks(t, float(held * d * f)) if looped else {}
+    # the gradient being made, and how much wider than a product's those are that are there
+    beside = stacks.get("w1", 0.0) + (1 - s.element / _parameter(t)) * sum(stacks.values())
 
     def grouped(name: str, read: int) -> int:
         if s.experts == "sorted":
             ends = [Map(f"{name}.ends", 4.0 * held, kind="copy", waits=True)]
             t.unseen(f"{name}.ends", ends, ends)
         t.singly = s.experts == "sorted"
-        out = matrix(t, name, read, *sides[name], by, bias=bias, packs=not unpacked)
+        last = beside if name == "w1" else 0.0
+        out = matrix(
+            t, name, read, *sides[name], by, bias=bias, packs=not unpacked, beside=last
+        )  # fmt: skip
         t.singly = False
-        if s.stacked and s.experts == "eager" and not s.method.frozen:
-            # each expert's part of the gradient is a whole one, zeros but for it, and added
-            whole = s.element * float(held * sides[name][0] * sides[name][1])
-            t.unseen(f"{name}.part", (), [Map(f"{name}.part", 4 * held * whole, 2)])
+        if name in stacks:
+            _join_gradient(t, name, held, stacks[name])
         if name not in low:
             return out
         return adapter(t, name, read, out, *sides[name], f"{module}.A", f"{module}.B", by)
 
     return mlp(t, sent, grouped, f * top * load)
+
+
+def _parameter(t: Tape) -> float:
+    """Bytes of an element of what autograd has a gradient of: under autocast the fp32 weight."""
+    return DTYPE_BYTES["fp32"] if t.setting.autocast else t.setting.element
+
+
+def _stacks(t: Tape, each: float) -> dict[str, float]:
+    """Bytes of the stacks, `each` elements a matrix, under the first of the matrices in one.
+
+    Gate and up are one parameter (``gate_up_proj``, Granite's ``input_linear``), but DBRX'.
+    """
+    model, size = t.setting.model, each * _parameter(t)
+    if model.ffn not in GATED:
+        return {"w1": size, "w2": size}
+    if model.expert_loop == "chunked":
+        return {"w1": size, "w2": size, "w3": size}
+    return {"w1": 2 * size, "w2": size}
+
+
+def _join_gradient(t: Tape, name: str, held: int, whole: float) -> None:
+    """What autograd makes of its experts' parts of a stack's gradient, of `whole` bytes."""
+    apart, t.apart = t.apart, 1
+    if t.setting.expert_gradients == "added":  # zeros; then read, read and written
+        t.unseen(f"{name}.part", (), [Map(f"{name}.part", 4 * held * whole, 2 * held)])
+    else:
+        t.unseen(f"{name}.cat", (), [Map(f"{name}.cat", 2 * whole)])
+    t.apart = apart
 
 
 def _copies(t: Tape) -> int:

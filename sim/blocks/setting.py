@@ -71,6 +71,8 @@ class Setting:
         alone are, or ``all`` of them on every token.
     stacked : bool
         All experts' matrices of a kind are one parameter.
+    expert_gradients : str
+        How a loop over them makes its gradient (`sim.inputs.modelling.expert_gradients`).
     attention, loss : str
         Implementations.
     repeats_heads : bool
@@ -146,6 +148,7 @@ class Setting:
     mixer_kernels: str = "fused"
     experts: str = "grouped"
     stacked: bool = True
+    expert_gradients: str = ""
     attention: str = "flash2"
     repeats_heads: bool = False
     loss: str = "eager"

@@ -57,6 +57,7 @@ def _dbrx(reader: HfReader, fields: Fields) -> Fields:
         "kv_heads": attention.count("kv_n_heads", default=1), "ffn_size": columns,
         "experts": ffn.count("moe_num_experts", default=4),
         "experts_per_token": ffn.count("moe_top_k", default=1), "expert_ffn_size": columns,
+        "expert_loop": "chunked",
         "notes": ("q, k and v are clipped, which is not counted",) if clips else (),
     }  # fmt: skip
 

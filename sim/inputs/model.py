@@ -61,8 +61,8 @@ class Model(Spec):
     shared_experts: int = 0
     stacked_experts: bool = False  # one parameter a kind, in releases before transformers 5 too
     # how a loop of transformers runs them, in place of one by one: of tokens that are sorted once
-    # (Granite); all on every token, in 5 too (Llama 4)
-    expert_loop: Literal["each", "sorted", "all"] = "each"
+    # (Granite); of stacks that are cut once (DBRX); all on every token, in 5 too (Llama 4)
+    expert_loop: Literal["each", "sorted", "chunked", "all"] = "each"
     expert_ffn_size: int = 0
     dense_layers: int = 0  # leading dense layers of a mixture
     mixture_every: int = 1  # every n-th layer behind them is a mixture; the others are dense

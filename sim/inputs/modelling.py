@@ -198,15 +198,40 @@ def experts(workload: Workload) -> str:
     """
     if not workload.model.experts:
         return "grouped"
-    own = workload.model.expert_loop
-    used, torch = workload.stack.transformers, workload.stack.torch
-    group = not older(torch, "2.10") if used is None else not older(used, "5")
+    own, group, torch = workload.model.expert_loop, _groups(workload), workload.stack.torch
     ours = modelling_of(workload).loops_experts
     if workload.experts or not ours:
         return workload.experts or "grouped"
     if own == "all" or not group or older(torch, "2.9"):
-        return "eager" if own == "each" else own
+        return "eager" if own in ("each", "chunked") else own
     return "grouped" if compute_dtype(workload) == "bf16" else "sorted"
+
+
+def _groups(workload: Workload) -> bool:
+    """Whether transformers is 5 or newer, which has experts in a group."""
+    used, torch = workload.stack.transformers, workload.stack.torch
+    return not older(torch, "2.10") if used is None else not older(used, "5")
+
+
+def expert_gradients(workload: Workload) -> Literal["", "added", "joined"]:
+    """How a loop over experts of one parameter makes its gradient, where that is trained.
+
+    ``added``: it takes each by its index, and each one's gradient is a whole one. ``joined``: it
+    cuts the parameter once, whose gradient is a concatenation. "": at once, or of each by itself.
+
+    Source: transformers 4.57, ``self.gate_up_proj[expert_idx]`` in modeling_gpt_oss.py and
+    modeling_qwen3_vl_moe.py, ``self.weight[i]`` in modeling_granitemoe.py, ``chunk`` in
+    modeling_dbrx.py; 5.24, where all loops index and integrations/moe.py,
+    ``_grouped_mm_fallback_bwd``, writes each product into its place.
+    """
+    how, own = experts(workload), workload.model.expert_loop
+    if not stacks_experts(workload):
+        return ""
+    if _groups(workload):
+        return "added" if how == "eager" else ""
+    if how == "eager" and own == "chunked":
+        return "joined"
+    return "added" if how == "eager" or how == own == "sorted" else ""
 
 
 def stacks_experts(workload: Workload) -> bool:

@@ -1,8 +1,12 @@
 """Mixtures as Hugging Face loops over their experts, beside grouped ones."""
 
+from dataclasses import replace
+
 import pytest
 
+from sim.blocks.autograd import footprint
 from sim.blocks.from_workload import setting_of
+from sim.blocks.layer import describe, layer_kinds
 from sim.blocks.parameters import tree_of
 from sim.blocks.unroll import unroll
 from sim.errors import InputError
@@ -218,8 +222,9 @@ def test_a_stack_that_is_looped_over_is_one_module():
     assert "experts-one-by-one" in [f.code for f in strategy_of(w).findings(job(loop).workload)]
     t = unroll(w)
     (part,) = (k for k in t.of(t.layer_kinds[0], "backward") if k.name == "w1.part")
-    # 32 experts: zeros of the whole parameter each, then read, read and written
-    assert part.bytes == 32 * 4 * 2 * (32 * 2880 * 2880)
+    # 32 experts: zeros of the whole parameter of gate and up each, then read, read and written
+    assert part.bytes == 32 * 4 * 2 * (32 * 2880 * 2 * 2880)
+    assert part.launches == 2 * 32
     frozen = unroll(job(loop, model="gpt-oss-20b", method=LORA).workload)
     names = [k.name for k in frozen.of(frozen.layer_kinds[0], "backward")]
     assert not any(name.endswith(".part") for name in names)
@@ -255,3 +260,55 @@ def test_granite_sorts_its_tokens(transformers, how):
     """transformers 4.57, modeling_granitemoe.py: `inputs.split(expert_size)`, a product each."""
     stack = f"stack={{torch: 2.9, transformers: '{transformers}', cuda: '12.8'}}"
     assert taken(job(stack, model="granite-4.0-h-tiny").workload)["experts"] == how
+
+
+def of_parts(model, *sets, strategy="zero3", transformers="'4.57'", torch="2.9"):
+    """Kernels and bytes of gradients of experts' parts in a layer, and its extra in backward."""
+    stack = f"stack={{torch: '{torch}', transformers: {transformers}, cuda: '12.8'}}"
+    w = job(stack, *sets, model=model, strategy=strategy, modelling="huggingface").workload
+    t = unroll(w)
+    layer = t.of(t.layer_kinds[0], "backward")
+    made = (k for k in layer if k.module == "experts" and k.name.endswith((".part", ".cat")))
+    return {k.name: (k.launches, k.bytes) for k in made}
+
+
+def test_which_loop_makes_whole_gradients():
+    """Of the code: `weight[i]` of Granite 4.57 does, `chunk` of DBRX 4.57 joins them once.
+
+    Granite's in (64 experts, 1536 x 2 x 512) and out (512 x 1536), 2 B; DBRX' three matrices (16
+    experts of 6144 x 10752). transformers 5 loops by index with DBRX too, and with fp16 writes
+    each product of a sorted group into its place.
+    """
+    granite, dbrx = 64 * 1536 * 512 * 2, 16 * 6144 * 10752 * 2
+    added = {"w1.part": (128, 64 * 4 * 2 * granite), "w2.part": (128, 64 * 4 * granite)}
+    assert of_parts("granite-4.0-h-tiny") == added
+    five = {"transformers": "'5.1'"}
+    assert of_parts("granite-4.0-h-tiny", **five) == {}
+    assert of_parts("granite-4.0-h-tiny", "precision=fp16", **five) == {}
+    assert of_parts("granite-4.0-h-tiny", "experts=grouped") == {}
+    joined = dict.fromkeys(("w1.cat", "w2.cat", "w3.cat"), (1, 2 * dbrx))
+    assert of_parts("dbrx") == joined
+    each = dict.fromkeys(("w1.part", "w2.part"), (32, 16 * 4 * dbrx))
+    assert of_parts("dbrx", torch="2.8", **five) == each | {"w3.part": (32, 16 * 4 * dbrx)}
+    assert of_parts("qwen3-30b-a3b") == of_parts("llama-4-scout") == {}
+
+
+@pytest.mark.parametrize(("strategy", "size"), [("fsdp2", 2), ("ddp", 4)])
+def test_a_whole_gradient_more_while_the_loop_runs(strategy, size):
+    """gpt-oss-20b: one more of gate and up; under autocast all are fp32, 2 B beyond a product's."""
+    stack = "stack={torch: 2.8, transformers: 4.57}"
+    keys = {"model": "gpt-oss-20b", "strategy": strategy, "modelling": "huggingface"}
+    w = job(stack, **keys).workload
+    one = 32 * 2880 * 2880
+    by_hand = size * 2 * one + (size - 2) * 3 * one
+    s, kind = setting_of(w), layer_kinds(w.model)[0]
+    assert (s.expert_gradients, s.autocast) == ("added", strategy == "ddp")
+    loop, plain = (
+        footprint(describe(replace(s, expert_gradients=how), kind), "full").backward_working
+        for how in ("added", "")
+    )
+    # the peak is where the last of three gradients is: at most a rank's activations later
+    assert loop - plain == pytest.approx(by_hand, rel=0.02)
+    t = unroll(w)
+    (part,) = (k for k in t.of(t.layer_kinds[0], "backward") if k.name == "w2.part")
+    assert part.bytes == 32 * 4 * size * one
