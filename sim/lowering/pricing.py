@@ -43,6 +43,7 @@ from sim.lowering.rows import CATEGORY, RowBlock, RowTable, joined, runs_of
 from sim.lowering.table import Distinct
 from sim.lowering.templates import Segment, Segments, segments_of, template_rows
 from sim.records import NamedTuple
+from sim.shelf import Shelf
 from sim.strategies.exchanges import DIRECT
 from sim.strategies.messages import messages_in
 from sim.strategies.plan import COLLECTIVE, HOST, OWNED, SEGMENT, Calls, Plan, PlanOp
@@ -97,7 +98,6 @@ class _Fixed(NamedTuple):
     segments: Segments  # over tokens
     runs: I8  # (D, 2) first row and rows of each distinct op; of those in `at` none yet
     at: I8  # which of the distinct ops the segments are
-    placed: dict[tuple[int, ...], RowRuns]  # runs of plan ops, by the sizes of segments
     same: Distinct  # held, so that its id stays its own
 
 
@@ -134,7 +134,6 @@ class Pricing:
         hbm = fabric.hbm(classes.ranks[self.player])
         self.hbm_capacity = float(fabric.capacity[hbm])
         self._known: dict[Hashable, RowTable] = {}  # rows of ops that are priced
-        self._fixed: dict[Hashable, _Fixed] = {}  # and of those of a plan
 
     def part(
         self, step: StepCollectives, workload: Workload, templates: Templates
@@ -146,17 +145,16 @@ class Pricing:
         run = template_rows(
             self.model, self.host, self.hbm_capacity, fixed.segments, templates, own
         )  # fmt: skip
-        placed = fixed.placed.get(run.sizes)
+        key = (id(fixed), run.sizes)
+        placed = _placed.find(key)
         if placed is None:
-            runs, fewer = fixed.runs.copy(), fixed.rows.columns.shape[1]
-            runs[fixed.at, 0] = list(accumulate(run.sizes, initial=fewer))[:-1]
-            runs[fixed.at, 1] = run.sizes
-            of = fixed.same.of
-            placed = fixed.placed[run.sizes] = runs_of(runs[of, 0], runs[of, 1])
+            placed = fixed, _placed_of(fixed, run.sizes)
+            if step.kept:
+                _placed.keep(key, placed)
         rows = joined((fixed.rows, run.block), self.model.curves())
         for row, calls in fixed.calls:
             rows.host_s[row] += self.host.trainer_s(calls, own)
-        return Part(self.role, plan, rows, placed), run.notes
+        return Part(self.role, plan, rows, placed[1]), run.notes
 
     def _fixed_of(self, step: StepCollectives, w: Workload, layers: tuple[str, ...]) -> _Fixed:
         """Rows of a plan's ops but of segments over tokens, each distinct op priced once."""
@@ -166,10 +164,10 @@ class Pricing:
         )  # fmt: skip
         if optimizer_of(w).by_matrix:  # a step of matrices is as long as their shapes make it
             owned = (*owned, w.optimizer_rank, trained(w.model, w.method))
-        key = (id(same), owned)
-        found = self._fixed.get(key)
-        if found is not None:
-            return found
+        key = (id(self), id(same), owned)
+        kept = _fixed.find(key)
+        if kept is not None:
+            return kept[1]
         whole = RowTable()
         segments, at, runs, calls = [], [], [], []
         for place, (op, alike) in enumerate(zip(same.ops, same.keys, strict=True)):
@@ -195,11 +193,10 @@ class Pricing:
         found = _Fixed(
             whole.block(), calls, segments_of(tuple(segments)),
             np.array(runs, dtype=np.int64).reshape(-1, 2),
-            np.array(at, dtype=np.int64), {}, same,
+            np.array(at, dtype=np.int64), same,
         )  # fmt: skip
-        if len(self._fixed) >= MAX_FIXED:
-            self._fixed.clear()
-        self._fixed[key] = found
+        if step.kept:
+            _fixed.keep(key, (self, found))
         return found
 
     def _calls_s(self, op: PlanOp) -> float:
@@ -339,13 +336,26 @@ def sms_spun(model: CostModel, cost: CollectiveCost) -> int:
     return max(round(taken), cost.channels > 0)
 
 
+def _placed_of(fixed: _Fixed, sizes: tuple[int, ...]) -> RowRuns:
+    """Runs of a plan's ops, of which the segments have so many rows."""
+    runs, fewer, of = fixed.runs.copy(), fixed.rows.columns.shape[1], fixed.same.of
+    runs[fixed.at, 0] = list(accumulate(sizes, initial=fewer))[:-1]
+    runs[fixed.at, 1] = sizes
+    return runs_of(runs[of, 0], runs[of, 1])
+
+
 _pricings: dict[Hashable, Pricing] = {}
-MAX_PRICINGS, MAX_FIXED, MAX_KNOWN = 256, 64, 4096  # that are kept; plans and ops of each
+MAX_PRICINGS, MAX_KNOWN = 256, 4096  # that are kept; ops of each
+MAX_OPS = 2_000_000  # of plans, at 10 B and at 16 B: a plan has a few ops a layer, or 150
+# what a key names by its id is held beside the value
+_fixed = Shelf[tuple[Pricing, _Fixed]](MAX_OPS, lambda kept: kept[1].same.of.size)
+_placed = Shelf[tuple[_Fixed, RowRuns]](MAX_OPS, lambda kept: kept[1].start.size)
 
 
 def forget() -> None:
     """Forget all prices: for who changes a table of constants while the program runs."""
-    _pricings.clear()
+    for kept in (_pricings, _fixed, _placed):
+        kept.clear()
 
 
 goes_with_machines(forget)
@@ -359,6 +369,6 @@ def pricing_of(step: StepCollectives, workload: Workload, role: Role, index: int
         found = Pricing(role, workload, step.fabric, step.compiled, index)
         if step.kept:
             if len(_pricings) >= MAX_PRICINGS:
-                _pricings.clear()
+                forget()
             _pricings[key] = found
     return found

@@ -24,6 +24,7 @@ from sim.pipeline.actions import (
     with_runtime,
 )
 from sim.records import NamedTuple
+from sim.shelf import Shelf
 
 
 class PipelineShape(NamedTuple):
@@ -110,7 +111,7 @@ class Schedule(NamedTuple):
 
         Shared by all ranks, not to be changed.
         """
-        return _executed(self, shape, defer)
+        return _executed.get((self, shape, defer), lambda: _with_all(self, shape, defer))
 
 
 @lru_cache(maxsize=256)
@@ -123,11 +124,14 @@ def _stages(schedule: Schedule, shape: PipelineShape) -> tuple[tuple[int, ...], 
     return tuple(map(tuple, found))
 
 
-@lru_cache(maxsize=16)
-def _executed(schedule: Schedule, shape: PipelineShape, defer: bool) -> Orders:
+def _with_all(schedule: Schedule, shape: PipelineShape, defer: bool) -> Orders:
     rank_of = schedule.rank_of(shape)
     orders = with_runtime(schedule.computed(shape), rank_of, shape.stages, shape.micro)
     return deferred(orders, rank_of) if defer else orders
+
+
+# an action takes some 100 B; of 16 stages and 64 micro-batches 300 orders fit
+_executed = Shelf[Orders](1_000_000, lambda orders: sum(map(len, orders.values())))
 
 
 def _gpipe(shape: PipelineShape, rank: int) -> list[Action]:

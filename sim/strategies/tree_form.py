@@ -8,9 +8,10 @@ from typing import Any
 
 from sim.blocks.modules import Block, ModelTree, Module
 from sim.records import NamedTuple
+from sim.shelf import Shelf
 from sim.strategies.units import tree_blocks
 
-MAX_FORMS = 256  # that are kept
+MAX_PARTS = 100_000  # of all forms that are kept, at some 300 B: a block is one, a parameter too
 
 
 class TreeForm(NamedTuple):
@@ -18,27 +19,23 @@ class TreeForm(NamedTuple):
 
     Attributes
     ----------
-    structure : hashable
+    structure : tuple
         All but sizes: which modules stand where, with which parameters of how many dimensions.
     sizes : tuple of int
         Of the shapes of all parameters, in the order of `with_sizes`, and of layers that miss.
     """
 
-    structure: Hashable
+    structure: tuple[Hashable, ...]
     sizes: tuple[int, ...]
 
 
-_forms: dict[int, tuple[ModelTree, TreeForm]] = {}
+# with the tree, so that the id in a key stays its own
+_forms = Shelf[tuple[ModelTree, TreeForm]](MAX_PARTS, lambda kept: len(kept[1].structure))
 
 
 def form_of(tree: ModelTree) -> TreeForm:
     """The form of a tree, kept."""
-    known = _forms.get(id(tree))
-    if known is None:
-        if len(_forms) >= MAX_FORMS:
-            _forms.clear()
-        known = _forms[id(tree)] = tree, _form(tree)  # held, so that the id stays its own
-    return known[1]
+    return _forms.get((id(tree),), lambda: (tree, _form(tree)))[1]
 
 
 def _form(tree: ModelTree) -> TreeForm:

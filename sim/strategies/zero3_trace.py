@@ -15,6 +15,7 @@ from typing import Any
 from sim.blocks.flops import checkpointed_layers
 from sim.blocks.modules import Block, ModelTree, Module, Parameter, Position
 from sim.inputs.workload import Workload
+from sim.shelf import Shelf
 from sim.strategies.units import is_matrix, tree_blocks
 
 FETCH, SEGMENT, GRADIENT, RELEASE = range(4)
@@ -28,8 +29,6 @@ _ENDS = frozenset({Position.START, Position.OUTPUT, Position.WHOLE, Position.POS
 
 Call = tuple[int, int, int]
 """What (FETCH, SEGMENT, GRADIENT, RELEASE), unit, direction."""
-
-_traces: dict[tuple[int, tuple[bool, ...], bool, bool, int], tuple[ModelTree, ModuleTrace]] = {}
 
 
 @dataclass(slots=True)
@@ -121,13 +120,16 @@ def trace_of(workload: Workload, tree: ModelTree) -> ModuleTrace:
     if workload.method.quantised:
         packed = 8 if workload.precision.kind == "fp32" else 4
     key = (id(tree), layers, policy.reentrant, grads, packed)
-    found = _traces.get(key)
-    if found is None or found[0] is not tree:
-        if len(_traces) >= 32:
-            _traces.clear()
-        found = (tree, build_trace(tree, layers, policy.reentrant, grads, packed))
-        _traces[key] = found
-    return found[1]
+
+    def traced() -> tuple[ModelTree, ModuleTrace]:
+        return tree, build_trace(tree, layers, policy.reentrant, grads, packed)
+
+    return _traces.get(key, traced)[1]
+
+
+# of a model of 32 layers a hundred fit; a call takes some 160 B, and trees are held, so that the
+# ids in keys stay theirs
+_traces = Shelf[tuple[ModelTree, ModuleTrace]](400_000, lambda kept: len(kept[1].calls))
 
 
 def build_trace(

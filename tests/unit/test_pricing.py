@@ -63,6 +63,27 @@ def test_shared_prices_are_each_jobs_own(workload):
     assert len(pricing._pricings) < len(jobs)
 
 
+def test_what_is_kept_of_deep_models_is_bounded_by_their_ops(monkeypatch):
+    pricing.forget()
+    base = prepare("dgx-h100", "llama3-8b-sft")
+    jobs = [tuple(base.vary({"model.layers": n}).loaded()[:2]) for n in (20, 30, 40)]
+    ops = [rows_of(job).row_start.size for job in jobs]
+    shelves = pricing._fixed, pricing._placed
+    assert [shelf.held for shelf in shelves] == [sum(ops)] * 2
+    for shelf in shelves:
+        monkeypatch.setattr(shelf, "most", ops[1] + ops[2])
+    first = rows_of(jobs[0])
+    assert [(len(shelf.of), shelf.held) for shelf in shelves] == [(3, sum(ops))] * 2  # it was kept
+    pricing.forget()
+    for job in jobs:
+        rows_of(job)
+    assert [(len(shelf.of), shelf.held) for shelf in shelves] == [(2, ops[1] + ops[2])] * 2
+    again = rows_of(jobs[0])
+    for name in COLUMNS:
+        np.testing.assert_array_equal(getattr(again.rows, name), getattr(first.rows, name))
+    np.testing.assert_array_equal(again.row_start, first.row_start)
+
+
 def test_a_trainers_calls_are_of_the_samples_of_each_job():
     base = prepare("dgx-h100", "llama3-8b-sft")
     hosts = []
