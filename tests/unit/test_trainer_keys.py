@@ -1,9 +1,11 @@
 """Keys of trainers' files: what they change is taken, told, or known to be without effect."""
 
+import json
 import re
 
 import pytest
 
+import sim
 from sim.data import table
 from sim.inputs.loader import load
 from tests.imported import mattering
@@ -151,8 +153,39 @@ def test_keys_that_nobody_knows_are_told_in_every_verb(tmp_path):
 
 def test_no_key_both_matters_and_does_not():
     for name, of in table("trainer_keys").items():
-        both = [key for key in of["matters"] if re.fullmatch("|".join(of["idle"]), key)]
-        assert name == "peft" or not both, (name, both)
+        both = {key for key in of["matters"] if re.fullmatch("|".join(of["idle"]), key)}
+        assert not both, (name, both)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"bias": "all"}, ["bias"]), ({"bias": "none"}, []), ({"lora_bias": True}, ["lora_bias"]),
+        ({"velora_config": {"num_groups": 4}}, ["velora_config"]),
+        ({"use_rslora": True, "lora_alpha": 64, "inference_mode": True}, []),
+    ],
+)  # fmt: skip
+def test_keys_of_an_adapter(tmp_path, more, told):
+    path = tmp_path / "adapter_config.json"
+    path.write_text(
+        json.dumps({"peft_type": "LORA", "r": 16, "target_modules": ["q_proj"], **more})
+    )
+    assert [row["theirs"] for row in mattering(path)] == told
+
+
+@pytest.mark.parametrize(
+    ("backend", "compiled", "told"),
+    [("INDUCTOR", True, []), ("EAGER", False, ["dynamo_config.dynamo_backend"]), ("NO", False, [])],
+)
+def test_a_compiler_of_accelerate(tmp_path, backend, compiled, told):
+    """Any backend was taken as TorchInductor's kernels."""
+    path = tmp_path / "acc.yaml"
+    path.write_text(
+        "distributed_type: MULTI_GPU\nnum_processes: 8\n"
+        f"dynamo_config: {{dynamo_backend: {backend}}}\n"
+    )
+    assert [row["theirs"] for row in mattering(path)] == told
+    assert ("compile: true" in sim.import_job(path).yaml) == compiled
 
 
 def test_a_deepspeed_file_that_turns_both_off_is_of_32_bits(tmp_path):

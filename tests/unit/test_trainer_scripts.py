@@ -213,15 +213,60 @@ def test_offload_that_is_not_plain_is_said(tmp_path, more, key):
     assert [k.rpartition(".")[2] for k in told] == ([key] if key else [])
 
 
-@pytest.mark.parametrize("pins", ["", "optimizer", "param", "optimizer param"])
-def test_offload_is_pinned_where_every_table_says_so(tmp_path, pins):
-    """DeepSpeed's own default is not; accelerate's few keys say nothing of it."""
+@pytest.mark.parametrize(
+    ("pins", "pinned"),
+    [({}, True), ({"optimizer": True}, True), ({"optimizer": True, "param": False}, False),
+     ({"optimizer": False, "param": False}, False)],
+)  # fmt: skip
+def test_offload_is_pinned_where_no_table_says_otherwise(tmp_path, pins, pinned):
+    """Both tables' default in DeepSpeed 0.19.8; it was false up to 0.18."""
     zero = {"stage": 3} | {
-        f"offload_{name}": {"device": "cpu", **({"pin_memory": True} if name in pins else {})}
+        f"offload_{name}": {"device": "cpu", **({"pin_memory": pins[name]} if name in pins else {})}
         for name in ("optimizer", "param")
     }
     job, _ = read(tmp_path, "ds.json", json.dumps({**DEEPSPEED, "zero_optimization": zero}))
-    assert ("pin_memory: false" in job) is (pins != "optimizer param")
+    assert ("pin_memory: false" in job) is not pinned
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data_types", {"grad_accum_dtype": "fp32"}), ("torch_autocast", {"enabled": True}),
+        ("expert_parallel", {"enabled": True}), ("pipeline", {"stages": 2}),
+        ("stage3_allgather_sequential", True), ("contiguous_gradients", False),
+        ("zero_quantized_nontrainable_weights", True), ("memory_efficient_linear", False),
+        ("bf16_optimizer_states", True),
+    ],
+)  # fmt: skip
+def test_keys_of_deepspeed_that_change_a_run_are_told(tmp_path, key, value):
+    """All of DeepSpeedConfig's: they were left aside as without effect, or as unknown."""
+    of = key.startswith(("stage3", "contiguous", "zero_", "memory"))
+    zero = {"stage": 3, **({key: value} if of else {})}
+    bf16 = {"enabled": True, **({key: value} if key.startswith("bf16") else {})}
+    text = {**DEEPSPEED, key: value, "zero_optimization": zero, "bf16": bf16}
+    if of or "bf16" in key:
+        del text[key]
+    _, told = read(tmp_path, "ds.json", json.dumps(text))
+    assert [name.rpartition(".")[2] for name in told] == [key]
+
+
+def test_what_a_deepspeed_file_turns_off_is_not_told(tmp_path):
+    off = {"flops_profiler": {"enabled": False}, "elasticity": {"enabled": False}}
+    _, told = read(tmp_path, "ds.json", json.dumps({**DEEPSPEED, **off}))
+    assert told == {}
+
+
+def test_a_launch_whose_configuration_is_not_here(tmp_path):
+    """It ran as plain data parallelism, whatever its file is called."""
+    command = (
+        "accelerate launch --config_file conf/{}.yaml train.py --per_device_train_batch_size 1"
+    )
+    job, told = read(tmp_path, "run.sh", command.format("deepspeed_zero3"))
+    assert "strategy: zero3" in job
+    assert "not here" in told["config_file"]
+    for name in ("fsdp_qlora", "deepspeed"):
+        with pytest.raises(InputError, match=r"run\.sh:1 .*is not here"):
+            read(tmp_path, "run.sh", command.format(name))
 
 
 def test_older_and_newer_keys_that_change_a_run(tmp_path):

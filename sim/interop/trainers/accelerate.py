@@ -49,17 +49,25 @@ def read(source: Source, job: Translation) -> None:
     put_dtype(keys, "precision.kind", "mixed_precision")
     if keys.text("mixed_precision").lower() == "fp8":
         recipe(keys, _recipe(keys), "mixed_precision")
-    dynamo = keys.inner("dynamo_config")
-    if dynamo.text("dynamo_backend").upper() not in ("", "NO"):
-        job.take("compile", True, keys.place("dynamo_config"), "dynamo_config.dynamo_backend")
+    _compiler(keys)
     job.launched = "accelerate launches it"
-    keys.leave_matching(
-        WHY_NO_MATTER,
-        r"compute_environment|debug|downcast_bf16|machine_rank|main_\w+|rdzv_backend|same_network"
-        r"|tpu_\w+|use_cpu|gpu_ids|enable_cpu_affinity|fsdp_config|deepspeed_config|fp8_config"
-        r"|distributed_type|megatron_lm_config|mpirun_config|ipex_config|dynamo_config|\w*commands?",
-    )
+    keys.settle("accelerate")
     keys.rest("accelerate")
+
+
+def _compiler(keys: Keys) -> None:
+    """TorchDynamo's backend: one that makes no kernels of its own leaves the model as it is."""
+    dynamo = keys.inner("dynamo_config")
+    backend = dynamo.text("dynamo_backend").upper()
+    if backend == "INDUCTOR":
+        keys.job.take("compile", True, keys.place("dynamo_config"), "dynamo_config.dynamo_backend")
+    elif backend not in ("", "NO"):
+        dynamo.matters(f"{backend} is not modelled: taken as not compiled", "dynamo_backend")
+    if dynamo.text("dynamo_mode").lower() == "default":
+        dynamo.leave("the default", "dynamo_mode")
+    dynamo.settle("accelerate-dynamo")
+    dynamo.rest("accelerate")
+    keys.leave(WHY_NO_MATTER, "dynamo_config")
 
 
 def _recipe(keys: Keys) -> str:
@@ -83,16 +91,17 @@ def zero(source: Source, keys: Keys) -> None:
     keys.put_count("gradient_accumulation", "gradient_accumulation_steps")
     names = ("offload_optimizer_device", "offload_param_device")
     sent = [name if keys.text(name).lower() in ("cpu", "nvme") else "" for name in names]
-    if stage and (name := deepspeed.away(keys, stage, *sent)):
+    if stage and deepspeed.away(keys, stage, *sent):
         # utils/dataclasses.py, DeepSpeedPlugin: its configuration says no pin_memory
-        keys.put("parallelism.pin_memory", False, name)
+        keys.job.suppose("parallelism.pin_memory", True, deepspeed.PINS)
     if stage == 3:
         keys.put_on("checkpoint.mode", "zero3_save_16bit_model", value="full")
     keys.leave(
         WHY_NO_MATTER,
         "deepspeed_multinode_launcher deepspeed_hostfile zero3_init_flag gradient_clipping "
         "offload_optimizer_device offload_param_device zero3_save_16bit_model "
-        "deepspeed_moe_layer_cls_names offload_optimizer_nvme_path offload_param_nvme_path",
+        "deepspeed_inclusion_filter deepspeed_exclusion_filter deepspeed_moe_layer_cls_names "
+        "offload_optimizer_nvme_path offload_param_nvme_path",
     )
     keys.rest("accelerate")
 

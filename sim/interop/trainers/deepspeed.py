@@ -30,15 +30,14 @@ _AUTOMATIC = frozenset(
 )
 _STAGE3 = frozenset({"sub_group_size", *(k for k in _COUNTS if k.startswith("stage3"))})
 _DEFAULT = "DeepSpeed's default"
+PINS = "DeepSpeed 0.19.8's default (false up to 0.18)"
+#: of what is not followed: what false would change
+_TRUE_HERE = ("contiguous_gradients", "reduce_scatter", "use_multi_rank_bucket_allreduce")
 _BATCH = {
     "micro_batch": "train_micro_batch_size_per_gpu",
     "gradient_accumulation": "gradient_accumulation_steps",
     "global_batch": "train_batch_size",
 }
-_NOT_MODELLED = (
-    "compression_training", "data_efficiency", "curriculum_learning", "flops_profiler",
-    "sparse_attention", "autotuning",
-)  # fmt: skip
 _COMMUNICATION = {"fp32": "fp32", "fp16": "fp16", "bfp16": "bf16", "bf16": "bf16"}
 
 
@@ -127,7 +126,7 @@ def by_stage(keys: Keys) -> None:
     job.take("trainer", "deepspeed", keys.place("zero_stage"), "zero_stage")
     if stage and keys.flag("offload"):
         keys.put("parallelism.offload", offloaded(stage), "offload")
-        job.suppose("parallelism.pin_memory", False, _DEFAULT)
+        job.suppose("parallelism.pin_memory", True, PINS)
     if not (keys.flag("bf16") or keys.flag("fp16")):
         kind = words.dtype(keys, "dtype") or "fp16"  # utils/ds_utils.py of DeepSpeed-Chat
         job.take("precision.kind", kind, keys.place("dtype"), keys.named("dtype"))
@@ -160,21 +159,16 @@ def table(keys: Keys) -> None:
     if stage and clip == 0:
         keys.put("parallelism.clip_gradients", False, "gradient_clipping")
     words.optimizer(keys.inner("optimizer"), "type")
+    for name in ("bf16", "fp16"):
+        inner = keys.inner(name)
+        inner.settle("deepspeed-precision")
+        inner.rest("DeepSpeed")
+    _cuts(keys)
     keys.leave(
         "DeepSpeed's own checkpointing, which a Hugging Face trainer does not call",
         "activation_checkpointing",
     )
-    for name in _NOT_MODELLED:
-        if name in keys.branch.entries:
-            keys.matters("is not modelled", name)
-    _cuts(keys)
-    keys.leave_matching(
-        WHY_NO_MATTER,
-        "optimizer|scheduler|steps_per_print|wall_clock.*"
-        "|zero_allow_.*|zero_force_.*|comms_.*|monitor_config|tensorboard|csv_.*"
-        "|wandb|memory_breakdown|dump_state|prescale_.*|gradient_predivide.*"
-        "|fp16|bf16|checkpoint|seed|gradient_clipping|communication_.*",
-    )
+    keys.settle("deepspeed")
     keys.rest("DeepSpeed")
 
 
@@ -217,8 +211,6 @@ def _zero(zero: Keys, stage: int) -> None:
             if value is not None:
                 zero.put(f"parallelism.{name}", value, *names)
     _offload(zero, stage)
-    if zero.has("zenflow"):
-        zero.matters("ZenFlow's updates beside the step are not modelled", "zenflow")
     zero.put_flag("parallelism.overlap_comm", "overlap_comm")
     if stage < 3:
         zero.put_flag("parallelism.reduce_scatter", "reduce_scatter")
@@ -228,16 +220,17 @@ def _zero(zero: Keys, stage: int) -> None:
             zero.put_flag(f"parallelism.{name}", name)
         if (zero.count("mics_shard_size") or 0) > 0:
             zero.matters("MiCS is not modelled: sharded over all GPUs", "mics_shard_size")
-        gather = ("stage3_gather_16bit_weights_on_model_save", "gather_16bit_weights_on_model_save")
+        word = "gather_{}_weights_on_model_save"
+        gather = [f"{at}{word.format(of)}" for of in ("16bit", "fp16") for at in ("stage3_", "")]
         zero.put_on("checkpoint.mode", *gather, value="full")
         zero.leave("auto: the trainer's", gather)
-    zero.leave(
-        "the default here",
-        "contiguous_gradients allgather_partitions reduce_scatter "
-        "stage3_gather_16bit_weights_on_model_save gather_16bit_weights_on_model_save "
-        "round_robin_gradients ignore_unused_parameters load_from_fp32_weights elastic_checkpoint "
-        "stage",
-    )
+        if zero.flag("memory_efficient_linear") is False:
+            why = "weights that backward keeps gathered are not counted"
+            zero.matters(why, "memory_efficient_linear")
+    for name in _TRUE_HERE:
+        if zero.flag(name) is False and zero.job.at(f"parallelism.{name}") is None:
+            zero.matters("taken as true, which is the default", name)
+    zero.settle("deepspeed-zero")
     zero.rest("DeepSpeed")
 
 
@@ -246,6 +239,7 @@ def _offload(zero: Keys, stage: int) -> None:
     devices = [zero.inner(name).text("device").lower() for name in tables]
     states, weights = (d in ("cpu", "nvme") for d in devices)
     states = bool(zero.flag("cpu_offload")) or states
+    weights = bool(zero.flag("cpu_offload_param")) or weights
     name = away(zero, stage, tables[0] if states else "", tables[1] if weights else "")
     if not name:
         return
@@ -256,11 +250,18 @@ def _offload(zero: Keys, stage: int) -> None:
         optimizer.matters("a part of the states on the GPU is not modelled: all are away", "ratio")
     if optimizer.flag("super_offload"):
         optimizer.matters("SuperOffload is not modelled: taken as plain offload", "super_offload")
-    # offload_config.py: pin_memory is False where it is left out
-    pins = [zero.inner(table).flag("pin_memory") for table in tables]
-    if not zero.flag("cpu_offload"):
-        offloaded = [bool(pin) for pin, on in zip(pins, (states, weights), strict=True) if on]
-        zero.job.take("parallelism.pin_memory", all(offloaded), place, said)
+    pins = [
+        flag
+        for table, on in zip(tables, (states, weights), strict=True)
+        if on and (flag := zero.inner(table).flag("pin_memory")) is not None
+    ]
+    if pins:
+        zero.job.take("parallelism.pin_memory", all(pins), place, said)
+    zero.job.suppose("parallelism.pin_memory", True, PINS)
+    for table in tables:
+        inner = zero.inner(table)
+        inner.settle("deepspeed-offload")
+        inner.rest("DeepSpeed")
     if "nvme" in devices:
         zero.job.take("parallelism.offload_device", "nvme", place, said)
 

@@ -225,6 +225,8 @@ class Keys:
         for name, why in reasons.items():
             found = self.tree(name)
             said = found is not None and getattr(found, "entries", getattr(found, "items", True))
+            if said and isinstance(found, Branch) and self.inner(name).flag("enabled") is False:
+                said = False
             if said and str(getattr(found, "value", "")).lower() not in _OFF:
                 self.matters(why, name)
             else:

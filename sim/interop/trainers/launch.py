@@ -46,6 +46,8 @@ _NAMED = re.compile(
     r"([^\s=-]\S*\.(?:ya?ml|json))(?=\s|$)"
 )
 _PYTHON = re.compile(r"(?<![\w./-])[\w./-]+\.py\b")
+#: a file's name that says ZeRO's stage, or DeepSpeed
+_BY_NAME = re.compile(r"zero[_-]?(?:stage_?)?[0-3]|deepspeed", re.IGNORECASE)
 #: what a line starts: a script, a module, a trainer's own command
 _PROGRAM = re.compile(r"\.py\b|\s-m\s|\b(?:axolotl|llamafactory-cli|swift|trl)\s")
 #: a list of words: ``ARGS=(--key value`` ... ``)``
@@ -213,8 +215,12 @@ def _config(launch: Keys, source: Source, job: Translation) -> None:
             continue
         if _read(source, path, job):
             continue
-        if name == "deepspeed":
+        own = path.rpartition("/")[2] if name == "config_file" else ""
+        if name == "deepspeed" or (own and _BY_NAME.search(own)):
             deepspeed.by_name(path, job, launch.place(name), name)
+        elif own and "fsdp" in own.lower():
+            why = f'"{path}" is not here, and says by its name that it shards; name it too'
+            job.faults.append(launch.place(name).fault(name, why))
         else:
             launch.matters(f"{path} is not here: name it too", name)
 

@@ -27,6 +27,7 @@ def read(source: Source, job: Translation) -> None:
     names = LoraKeys("peft_type", "r init_r", "target_modules", "lora_dropout")
     common.lora(keys, names, four)
     keys.settle("peft")
+    keys.rest("PEFT")
 
 
 FORMATS.register(TrainerFormat("peft", "a PEFT adapter_config.json", recognises, read))
