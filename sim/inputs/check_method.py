@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.strategy import strategy_of
+from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
 
 
@@ -34,6 +35,7 @@ def findings(w: Workload) -> Findings:
     if not m.targets:
         message = f"{w.model.name} has none of the layers named"
         yield fault("lora-targets", "workload", "method.targets", message, 'write "all-linear"')
+    yield from _out_of_mamba(w)
     if m.gptq_kernels in ("exllama", "marlin"):
         message = f"{m.gptq_kernels} has no backward, so nothing trains through it"
         yield fault("gptq-kernels", "workload", "method.gptq_kernels", message, "write triton")
@@ -52,6 +54,22 @@ def findings(w: Workload) -> Findings:
         kind = w.precision.kind.upper()
         message = f"a 4-bit base is dequantised to bf16; no library multiplies it in {kind} on top"
         yield warning("qlora-fp8", "workload", "precision", message, "write bf16")
+
+
+def _out_of_mamba(w: Workload) -> Findings:
+    """What PEFT adapts nothing of: its fused kernels read the weight and pass the layer by.
+
+    Source: PEFT 0.21.2, tuners/tuners_utils.py, `_check_lora_target_modules_mamba`: of Falcon-H1,
+    whose blocks have both mixers, and of Nemotron-H, whose layers have one branch.
+    """
+    model, named = w.model, w.method.targets
+    mixers = set(model.mixers)
+    theirs = "mamba+attention" in model.layer_pattern or (model.one_branch and "mamba" in mixers)
+    if theirs and "out_proj" in named and not trainer_of(w).own_adapters:
+        rest = ", ".join(name for name in model.linears if name in named and name != "out_proj")
+        message = f"PEFT (0.21) refuses an adapter on out_proj of {model.name}"
+        hint = f"write targets: [{rest}]" if rest else "name others"
+        yield warning("peft-mamba", "workload", "method.targets", message, hint)
 
 
 def _partly_frozen(w: Workload) -> Findings:

@@ -173,6 +173,20 @@ def test_keys_of_an_adapter(tmp_path, more, told):
     assert [row["theirs"] for row in mattering(path)] == told
 
 
+def test_an_adapter_that_peft_refuses():
+    """Its kernels pass the last projection of a Mamba mixer by (tuners_utils.py, 0.21.2)."""
+
+    def refused(model, targets):
+        sets = [f"model={model}", f"method.lora.targets=[{targets}]"]
+        notes = load("dgx-h100", "llama3-8b-lora", sets).notes
+        return [w.hint for w in notes.warnings if w.code == "peft-mamba"]
+
+    for model in ("falcon-h1-7b", "nemotron-h-8b"):
+        assert refused(model, "q, out_proj") == ["write targets: [q]"]
+        assert refused(model, "q, in_proj") == []
+    assert refused("bamba-9b", "q, out_proj") == []
+
+
 @pytest.mark.parametrize(
     ("backend", "compiled", "told"),
     [("INDUCTOR", True, []), ("EAGER", False, ["dynamo_config.dynamo_backend"]), ("NO", False, [])],
