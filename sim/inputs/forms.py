@@ -88,6 +88,13 @@ def _details(
     if not isinstance(detail, Branch):
         reader.fault(detail.place, f"{path}.{kind}", f"{described(detail)} is no mapping")
         return None
+    for key in [key for key in detail.entries if key in beside.entries]:
+        said, under = (of.keys.get(key, of.entries[key].place) for of in (beside, detail))
+        if said.source != beside.place.source:  # set beside a file, as `method.rank` is
+            detail = detail.without(key)
+        elif under.source == beside.place.source:
+            reader.fault(said, f"{path}.{key}", f"stands under {kind} too; keep one")
+            return None
     return Branch({**out.entries, **detail.entries}, detail.place, {**out.keys, **detail.keys})
 
 

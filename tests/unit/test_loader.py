@@ -411,3 +411,23 @@ def test_what_changes_gave_stays_with_the_half_and_out_of_other_processes():
     sent = pickle.dumps(base)
     assert len(sent) == len(pickle.dumps(loader.prepare("dgx-h100", "llama3-8b-lora")))
     assert pickle.loads(sent).vary({"topology.nodes": "2"}).topology == bigger.topology
+
+
+@pytest.mark.parametrize(
+    ("setting", "rank", "targets"),
+    [
+        ("method.rank=64", 64, 7), ("method.targets=[q]", 16, 1), ("method.lora.rank=8", 8, 7),
+        ("method={lora: {rank: 4}}", 4, 7),
+    ],
+)  # fmt: skip
+def test_what_is_set_beside_a_form_counts(setting, rank, targets):
+    """The file has ``{lora: {rank: 16, targets: all-linear}}``, which won, in silence."""
+    method = loader.load("dgx-h100", "llama3-8b-lora", [setting]).workload.method
+    assert (method.rank, len(method.targets)) == (rank, targets)
+
+
+def test_a_key_that_a_form_has_twice(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("model: gpt2\nsequence_length: 512\nmethod: {lora: {rank: 16}, rank: 8}\n")
+    with pytest.raises(InputError, match=r"job\.yaml:3:\d+  method\.rank: stands under lora too"):
+        loader.load("dgx-h100", path)
