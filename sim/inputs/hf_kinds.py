@@ -6,6 +6,7 @@ from sim.inputs.hf_parts import (
     Fields,
     KindReader,
     biased,
+    capped,
     every_fourth,
     late_window,
     turned,
@@ -28,9 +29,8 @@ def _gemma2(reader: HfReader, fields: Fields) -> Fields:
     window = windowed(reader, 4096)
     if "layer_types" not in reader.values and window:
         window["sliding_window_pattern"] = 2
-    caps = {"scores": "attn_logit_softcapping", "logits": "final_logit_softcapping"}
-    capped = tuple(what for what, key in caps.items() if reader.values.get(key, True) is not None)
-    return {"ffn": "geglu", **biased(reader), "norms_per_layer": 4, "softcaps": capped, **window}
+    caps = capped(reader, default=True)
+    return {"ffn": "geglu", **biased(reader), "norms_per_layer": 4, **caps, **window}
 
 
 def _vaultgemma(reader: HfReader, fields: Fields) -> Fields:
@@ -50,7 +50,10 @@ def _gemma3(reader: HfReader, fields: Fields) -> Fields:
     window = windowed(reader, 4096)
     if "layer_types" not in reader.values and window:
         window["sliding_window_pattern"] = reader.count("sliding_window_pattern", default=6)
-    return {"ffn": "geglu", **biased(reader), "norms_per_layer": 4, "qk_norm": True, **window}
+    return {
+        "ffn": "geglu", **biased(reader), "norms_per_layer": 4, "qk_norm": True, **capped(reader),
+        **window,
+    }  # fmt: skip
 
 
 GPT = {"ffn": "gelu", "norm": "layernorm"}

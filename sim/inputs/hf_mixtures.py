@@ -8,6 +8,7 @@ from sim.inputs.hf_parts import (
     KindReader,
     alike,
     biased,
+    capped,
     leading_dense,
     mixture,
     shared,
@@ -149,7 +150,8 @@ def _gemma4(reader: HfReader, fields: Fields) -> Fields:
     ]
     found = {
         "ffn": "geglu", **biased(reader), "norms_per_layer": 4, "qk_norm": True, **window,
-        "global_head_dim": reader.count("global_head_dim", default=512), "values_are_keys": one,
+        **capped(reader), "values_are_keys": one,
+        "global_head_dim": reader.count("global_head_dim", default=512),
     }  # fmt: skip
     if one:
         usual = fields["kv_heads"]

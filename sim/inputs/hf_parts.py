@@ -18,6 +18,13 @@ def biased(reader: HfReader, key: str = "attention_bias", *, default: bool = Fal
     return {"qkv_bias": bias, "output_bias": bias}
 
 
+def capped(reader: HfReader, *, default: bool = False) -> Fields:
+    """Softcaps of attention's scores and of the logits; `default`: where the file has no key."""
+    keys = {"scores": "attn_logit_softcapping", "logits": "final_logit_softcapping"}
+    has = {what: reader.values.get(key, default or None) for what, key in keys.items()}
+    return {"softcaps": tuple(what for what, cap in has.items() if cap is not None)}
+
+
 def mixture(reader: HfReader, experts: int | None, of_token: int | None, columns: int) -> Fields:
     """Routed experts: how many by default, how many of a token, columns of each."""
     return {

@@ -6,6 +6,7 @@ from sim import simulate
 from sim.blocks.from_workload import setting_of
 from sim.blocks.layer import describe, layer_kinds
 from sim.blocks.parameters import count_parameters, tree_of
+from sim.blocks.unroll import unroll
 from sim.errors import InputError
 from sim.inputs.hf import model_from_config
 from sim.inputs.loader import load
@@ -15,7 +16,7 @@ WIDE = {
     "model_type": "gemma4_text", "hidden_size_per_layer_input": 0, "attention_k_eq_v": True,
     "hidden_size": 5376, "num_hidden_layers": 60, "num_attention_heads": 32,
     "num_key_value_heads": 16, "num_global_key_value_heads": 4, "intermediate_size": 21504,
-    "sliding_window": 1024, "max_position_embeddings": 262144,
+    "sliding_window": 1024, "max_position_embeddings": 262144, "final_logit_softcapping": 30.0,
 }  # fmt: skip
 
 
@@ -107,3 +108,27 @@ def test_trinity_by_hand():
     found = model_from_config(config)
     assert count_parameters(found).total == total
     assert (found.sliding_window, found.sliding_window_pattern) == (2048, 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys", "caps"),
+    [
+        ("gemma4_text", {}, ("logits",)),
+        ("gemma4_text", {"final_logit_softcapping": None}, ()),
+        ("gemma3_text", {}, ("logits",)),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, ("scores", "logits")),
+        ("gemma3_text", {"final_logit_softcapping": None}, ()),
+        ("gemma2", {}, ("scores", "logits")),
+        ("gemma2", {"attn_logit_softcapping": None}, ("logits",)),
+    ],
+)
+def test_softcaps_are_read_of_every_kind_that_has_them(kind, keys, caps):
+    """transformers 5.24: null by default in Gemma 3 and 4, which is none; 50 and 30 in Gemma 2."""
+    assert model_from_config(WIDE | {"model_type": kind} | keys).softcaps == caps
+
+
+def test_a_softcap_of_gemma_4s_logits_is_run():
+    """Divide, tanh, multiply of 262,144 logits a token in bf16, read and written each."""
+    job = {"name": "j", "model": "gemma-4-31b", "sequence_length": 4096, "loss": "huggingface"}
+    head = unroll(load("dgx-h100", job).workload).of("head", "forward")
+    assert sum(k.bytes for k in head if k.name == "softcap") == 3 * 2 * 2 * 4096 * 262144
