@@ -156,3 +156,13 @@ def test_a_slice_as_the_fault_writes_it():
            "memory_bandwidth": "777 GB/s"}  # fmt: skip
     machine = {"name": "x", "nodes": 1, "node": {"gpu": gpu, "gpus": 1}}
     assert loader.load_topology(machine).first_gpu.sms == 42
+
+
+@pytest.mark.parametrize(
+    ("name", "links"),
+    [("rtx-2080-8gb", 1), ("rtx-2080-ti-11gb", 2), ("titan-rtx-24gb", 2), ("rtx-8000-48gb", 2)],
+)
+def test_bridges_of_turing(name, links):
+    """NVIDIA's Turing white paper: TU102 has two x8 links, TU104 one, 25 GB/s each way."""
+    gpu = catalogue.gpu(name)
+    assert (gpu.nvlink_generation, gpu.nvlink_links, gpu.nvlink_link_rate) == (2, links, 25e9)
