@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from sim.inputs.checks import check
 from sim.inputs.shares import batch_of
-from sim.inputs.strategy import spread
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
+from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
+
+
+def spread(workload: Workload, world: int) -> Workload:
+    """The job on some number of GPUs: under another strategy if its own is for one alone.
+
+    It keeps its trainer, and so the code of its model and how experts run in it, whatever the other
+    strategy mostly runs under.
+    """
+    other = strategy_of(workload).spreads_as
+    if world < 2 or not other:
+        return workload
+    knobs = workload.parallelism.model_copy(update={"strategy": other})
+    return workload.model_copy(update={"parallelism": knobs, "trainer": trainer_of(workload).name})
 
 
 def at_nodes(

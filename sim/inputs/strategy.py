@@ -259,15 +259,6 @@ def strategy_of(workload: Workload) -> Strategy:
     return strategy_named(workload.parallelism.strategy)
 
 
-def spread(workload: Workload, world: int) -> Workload:
-    """The job on some number of GPUs: under another strategy if its own is for one alone."""
-    other = strategy_of(workload).spreads_as
-    if world < 2 or not other:
-        return workload
-    knobs = workload.parallelism.model_copy(update={"strategy": other})
-    return workload.model_copy(update={"parallelism": knobs})
-
-
 class NotModelled(NamedTuple):
     """A way to split a model that a strategy does not take."""
 

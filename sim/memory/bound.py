@@ -10,7 +10,7 @@ from typing import ClassVar
 from sim.choices import BoundQuantity
 from sim.documents import SCHEMAS, Document
 from sim.errors import InfeasibleError
-from sim.inputs.strategy import spread
+from sim.inputs.scaled import spread
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.report import MemoryReport, memory

@@ -250,7 +250,7 @@ def scaling_table(scaling: Scaling) -> Table:
             Cell(count(p.tokens_per_s), p.tokens_per_s), Cell(percent(p.efficiency), p.efficiency),
             Cell(percent(p.ideal_efficiency), p.ideal_efficiency),
             percent(p.exposed_communication_s / p.step_time_s),
-            "" if p.verdict == "fits" else p.verdict,
+            " ".join([p.verdict] * (p.verdict != "fits") + [f"as {p.strategy}"] * bool(p.strategy)),
         ]
         for p in scaling.curve
     ]  # fmt: skip

@@ -107,6 +107,7 @@ class ScalingPoint:
     exposed_communication_s: float
     fits: bool
     verdict: str
+    strategy: str = ""  # which it takes there, where its own is for one GPU alone
 
 
 @dataclass(frozen=True, slots=True)

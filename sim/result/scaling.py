@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from sim.inputs.scaled import at_batch, at_nodes
 from sim.inputs.shares import batch_of
+from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.verdict import Verdict
@@ -47,7 +48,7 @@ def scaling_curve(
             continue
         found = quick(*moved, engine)
         points[nodes] = (*moved, found.breakdown, found.memory.verdict)
-    return _curve("weak", topology, points)
+    return _curve("weak", topology, workload, points)
 
 
 def strong_curve(topology: Topology, workload: Workload, engine: str = "auto") -> Scaling | None:
@@ -66,18 +67,18 @@ def strong_curve(topology: Topology, workload: Workload, engine: str = "auto") -
             points[nodes] = (*moved, found.breakdown, found.memory.verdict)
     if len(points) < 2 or topology.nodes not in points:
         return None
-    return _curve("strong", topology, points)
+    return _curve("strong", topology, workload, points)
 
 
 def _curve(
-    kind: str, topology: Topology,
+    kind: str, topology: Topology, workload: Workload,
     points: Mapping[int, tuple[Topology, Workload, Breakdown, Verdict]],
 ) -> Scaling:  # fmt: skip
     fitting = [n for n, point in points.items() if point[3].fits]
     base = min(fitting or points)
     base_top, base_job, base_step, _ = points[base]
     base_rate = batch_of(base_top, base_job).tokens / base_step.time_s / base_top.world_size
-    curve = []
+    spreads, curve = bool(strategy_of(workload).spreads_as), []
     for nodes, (top, job, b, verdict) in points.items():
         tokens = batch_of(top, job).tokens
         rate = tokens / b.time_s / top.world_size
@@ -93,6 +94,7 @@ def _curve(
                 exposed_communication_s=b.exposed_s,
                 fits=verdict.fits,
                 verdict=verdict.word,
+                strategy=job.parallelism.strategy if spreads and top.world_size > 1 else "",
             )
         )
     mine = next(p.efficiency for p in curve if p.nodes == topology.nodes)

@@ -2,12 +2,15 @@
 
 import pytest
 
+from sim import simulate
 from sim.errors import InputError
 from sim.inputs.loader import load
+from sim.inputs.modelling import experts, modelling_name
 from sim.inputs.models import resolve_model
 from sim.inputs.scaled import at_nodes
 from sim.inputs.workload import Parallelism, Workload
 from sim.memory.report import memory
+from sim.report.run import scaling_table
 
 JOB = {"name": "j", "model": "llama-3.2-1b", "sequence_length": 1024, "steps": 10}
 
@@ -43,3 +46,23 @@ def test_on_more_nodes_it_is_fsdp2():
     moved = at_nodes(found.topology, found.workload, 2)
     assert moved is not None
     assert moved[1].parallelism == Parallelism()
+    assert (moved[1].trainer, found.workload.trainer) == ("accelerate", None)
+
+
+def test_its_scaling_is_of_one_code():
+    """A mixture's loop, and Hugging Face's model, on every number of GPUs: no gain by a change."""
+    keys = JOB | {"model": "granite-3.1-1b-a400m", "stack": {"torch": "2.8"}, "method": "lora"}
+    nics = "node.nics={count: 1, rate: 400 Gb/s, kind: infiniband}"
+    found = simulate("h100-x1", keys, overrides=[nics], fixes=False)
+    assert found.scaling is not None
+    one, *more = found.scaling.curve
+    assert one.strategy == ""
+    assert {p.strategy for p in more} == {"fsdp2"}
+    assert all(p.efficiency <= p.ideal_efficiency < 1.05 for p in more)
+    said = [row[-1] for row in scaling_table(found.scaling).rows]
+    assert ["as fsdp2" in str(cell) for cell in said] == [p.gpus > 1 for p in (one, *more)]
+    w = load("h100-x1", keys, [nics])
+    there = at_nodes(w.topology, w.workload, 2)
+    assert there is not None
+    assert modelling_name(there[1]) == modelling_name(w.workload) == "huggingface"
+    assert experts(there[1]) == experts(w.workload) != "grouped"
