@@ -20,6 +20,7 @@ from sim.inputs.modelling import (
     model_of,
     modelling_of,
     repeats_heads,
+    shifts_logits,
     stacks_experts,
     tensor_style,
 )
@@ -138,6 +139,7 @@ def _read(workload: Workload) -> Setting:
         keeps_chunks=workload.loss == "chunked" and trainer_of(workload).keeps_chunks,
         keeps_output=output and trainer_of(workload).keeps_output,
         fp32_output=output and fp32_logits(stack),
+        shifts_logits=output and shifts_logits(stack),
         metrics=workload.train_metrics,
         checks_positions=_checks_positions(workload),
         # bitsandbytes/autograd/_functions.py, MatMul4Bit: ``ctx.tensors = (A, B)`` up to 0.43.1,

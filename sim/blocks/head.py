@@ -107,7 +107,7 @@ def _cross_entropy(t: Tape, kind: str) -> tuple[list[Map], list[Map]]:
     if kind == "huggingface-fused":  # one pass each way, the gradient written over what was read
         forward = [*casts, Map("loss", 4 * n, 1, "fused", "loss")]
         backward = [Map("loss", 8 * n, 1, "fused", "loss"), *casts]
-    if kind in ("huggingface", "huggingface-fused"):
+    if s.shifts_logits and kind == s.loss:
         # logits without the last position, made contiguous; backward pads the gradient with zeros
         forward.insert(len(casts), Map("loss.shift", 8 * n, kind="loss"))
         backward.insert(len(backward) - len(casts), Map("loss.shift", 12 * n, 2, kind="loss"))
@@ -242,31 +242,33 @@ def _loss_memory(s: Setting) -> LossMemory:
     alone; while it runs there are a tile and, in forward, the norm's output that they were taken
     of, in backward the gradients in fp32 and as they are handed on. Hugging Face's causal
     models compute it eagerly on a shifted copy of fp32 logits (12 V in either direction); from 4.46
-    on the logits of the output, in the compute dtype, are there as well (14 V in forward). Loops
-    that keep the model's output keep its logits through backward: 4 V fp32, or 2 V; the Hugging
-    Face Trainer does not. With a fused kernel in place of its cross-entropy alone (fms) the
-    gradient is written over the shifted copy (10 V, within 1 % of Mistral 7B's peaks). A fused one
-    (Liger, Unsloth, flash-attn) keeps logits in the compute dtype, where its backward puts their
-    gradient.
+    on the logits of the output, in the compute dtype, are there as well (14 V in forward), from
+    4.49 on the copy is not (10 V). Loops that keep the model's output keep its logits through
+    backward: 4 V fp32, or 2 V; the Hugging Face Trainer does not. With a fused kernel in place of
+    its cross-entropy alone (fms) the gradient is written over what it read (10 V with the copy,
+    within 1 % of Mistral 7B's peaks). A fused one (Liger, Unsloth, flash-attn) keeps logits in the
+    compute dtype, where its backward puts their gradient.
 
     Source: fsdp/mem recordings (eager); torchtitan's default loss (chunked); torchtune 0.6.1
     CEWithChunkedOutputLoss, recipes' ``del logits``; transformers 4.31
-    LlamaForCausalLM.forward, 4.48 loss/loss_utils.py (huggingface);
+    LlamaForCausalLM.forward, 4.48 and 4.49 loss/loss_utils.py (huggingface);
     Liger-Kernel fused_linear_cross_entropy for the chunk rule; TRL 1.16 (tiled, as `_tiled`).
     """
     e, tokens, d, v = s.product, s.tokens, s.model.hidden_size, s.loss_columns
     logits, wide = e * tokens * v, 4.0 * tokens * v
+    upcast = wide if e != 4 else 0.0
     if s.loss in ("huggingface", "huggingface-fused"):
-        # kept beside: nothing of an older one, whose output is the fp32 copy
-        low = 0.0 if s.fp32_output else logits
+        # kept beside: nothing of an older one, whose output is the fp32 copy, nor of fp32 itself
+        low = logits if upcast and not s.fp32_output else 0.0
         held = (wide if s.fp32_output else logits) if s.keeps_output else 0.0
+        copy = wide if s.shifts_logits else 0.0
+        forward, backward = low + wide + copy, 3 * wide
         if s.loss == "huggingface-fused":
-            return LossMemory(
-                wide + held, low + 2 * wide, 2 * wide + held, logits + held, logits, held
-            )
-        return LossMemory(wide + held, low + 3 * wide, 3 * wide + held, logits + held, logits, held)
+            backward = wide + (copy or (logits if upcast else 0.0))
+        else:
+            forward += wide
+        return LossMemory(wide + held, forward, backward + held, logits + held, logits, held)
     if s.loss == "eager":
-        upcast = wide if e != 4 else 0.0
         return LossMemory(wide, logits + upcast + wide, 3 * wide, logits, logits)
     if s.loss == "compiled":
         return LossMemory(logits, logits, 2 * logits, logits, logits)

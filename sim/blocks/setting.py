@@ -85,6 +85,8 @@ class Setting:
         Whose logits are all there before the loss of the first.
     keeps_output, fp32_output : bool
         The model's output outlives the loss; its logits are fp32.
+    shifts_logits : bool
+        The loss of a causal model is of a copy of them, a position shorter.
     metrics : int
         Times a trainer takes the loss once more, without gradient.
     checks_positions : bool
@@ -157,6 +159,7 @@ class Setting:
     keeps_chunks: bool = False
     keeps_output: bool = False
     fp32_output: bool = False
+    shifts_logits: bool = False
     metrics: int = 0
     checks_positions: bool = False
     keeps_inputs: bool = False

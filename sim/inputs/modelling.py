@@ -342,3 +342,15 @@ def fp32_logits(stack: Stack) -> bool:
     if stack.transformers is not None:
         return older(stack.transformers, "4.46")
     return older(stack.torch, "2.6")
+
+
+def shifts_logits(stack: Stack) -> bool:
+    """Whether the loss of its causal models copies the logits: up to 4.48, later it pads labels.
+
+    Without a version it is one of PyTorch's time: 4.49 came out after 2.6 and before 2.7.
+
+    Source: transformers 4.48.3 and 4.49.0, loss/loss_utils.py, `ForCausalLMLoss`.
+    """
+    if stack.transformers is not None:
+        return older(stack.transformers, "4.49")
+    return older(stack.torch, "2.7")

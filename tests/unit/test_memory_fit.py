@@ -288,7 +288,10 @@ def test_old_bitsandbytes_keeps_the_inputs_of_frozen_linears():
         ("4.45", "huggingface", "huggingface", 12, 12),
         ("4.48.1", "huggingface", "huggingface", 14, 12),
         ("4.48.1", "huggingface", "huggingface-fused", 10, 8),
-        (None, "huggingface", "huggingface", 14, 12),  # of the time of PyTorch 2.13
+        ("4.49", "huggingface", "huggingface", 10, 12),
+        ("4.49", "accelerate", "huggingface", 10, 14),
+        ("4.49", "huggingface", "huggingface-fused", 6, 6),
+        (None, "huggingface", "huggingface", 10, 12),  # of the time of PyTorch 2.13
     ],
 )
 def test_logits_of_hugging_face(transformers, trainer, loss, forward, backward):
