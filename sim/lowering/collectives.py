@@ -18,7 +18,7 @@ from sim.inputs.workload import Stack
 from sim.lowering.classes import Compiled, Key, compile_classes
 from sim.lowering.flights import flights_of, stage_of
 from sim.lowering.parts import F8, NO_FLIGHTS, Flights, Wire, roles_of
-from sim.lowering.table import Distinct, total_bytes
+from sim.lowering.table import HOST_LINK, Distinct, total_bytes
 from sim.lowering.teams import Draws
 from sim.mesh import Sisters
 from sim.records import NamedTuple
@@ -31,8 +31,6 @@ _DIRECT = {name: Nccl(".".join(map(str, LATEST)), way) for name, way in DIRECT.i
 #: whose share of a link nobody sees: one packet [B]. InfiniBand Architecture Specification 1.3,
 #: volume 1, section 7.7.8: payloads of at most 4,096 bytes
 PACKET_BYTES = 4096
-#: copies over the host link: the side of the node's links that each draws on
-HOST_LINK = {"h2d": "to_device", "d2h": "to_host"}
 
 
 class Name(NamedTuple):

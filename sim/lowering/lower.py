@@ -254,7 +254,8 @@ def _views(run: ClassRun, played: Played, classes: Classes, base: I8) -> Iterato
     nothing: Any = None
     layout, table = played.layout, table_of(played.part.plan)
     copy_lanes = [i for i, s in enumerate(layout.streams) if s in _COPY_STREAMS]
-    copies = np.flatnonzero(np.isin(layout.lane, copy_lanes))
+    aside = np.flatnonzero(np.isin(layout.lane, copy_lanes))
+    copies = np.union1d(aside, layout.first[table.host_link])  # gradients leave on their own stream
     compute_lane = layout.streams.index("compute") if "compute" in layout.streams else 0
     compute = np.flatnonzero(layout.lane == compute_lane)
     first, last = layout.first[table.collectives], layout.last[table.collectives]

@@ -37,10 +37,10 @@ from sim.inputs.reference import REFERENCE
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
 from sim.lowering.classes import Compiled
-from sim.lowering.collectives import HOST_LINK, StepCollectives, key_of, name_of
+from sim.lowering.collectives import StepCollectives, key_of, name_of
 from sim.lowering.parts import HOST_SYNC_S, I8, Part, RowRuns
 from sim.lowering.rows import CATEGORY, RowBlock, RowTable, joined, runs_of
-from sim.lowering.table import Distinct
+from sim.lowering.table import HOST_LINK, Distinct
 from sim.lowering.templates import Segment, Segments, segments_of, template_rows
 from sim.records import NamedTuple
 from sim.shelf import Shelf

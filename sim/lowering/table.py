@@ -16,6 +16,9 @@ from sim.strategies.traced import filled, varies
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
+#: copies over the host link: the side of the node's links that each draws on
+HOST_LINK = {"h2d": "to_device", "d2h": "to_host"}
+
 
 class PlanTable(NamedTuple):
     """Columns over the ops of a plan, (P,) each, and its edges."""
@@ -31,6 +34,7 @@ class PlanTable(NamedTuple):
     collectives: I8  # (n_comm,) which ops they are
     comm_kind: tuple[str, ...]
     comm_label: tuple[str, ...]
+    host_link: I8  # (n_copies,) which ops are copies over it, on whatever stream
 
 
 class Each(NamedTuple):
@@ -137,6 +141,7 @@ def _table(plan: Plan) -> PlanTable:
         collectives=collectives,
         comm_kind=tuple(map(columns["collective"].__getitem__, which_ops)),
         comm_label=tuple(labels_of(recorded, which_ops, steps)),
+        host_link=np.flatnonzero(np.array([name in HOST_LINK for name in columns["name"]])[of]),
     )
 
 

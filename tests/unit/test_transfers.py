@@ -111,6 +111,18 @@ def test_it_is_the_same_as_machine_code_and_in_plain_python(monkeypatch):
     assert not fast[[1, 4], 1].any()  # no such windows
 
 
+@pytest.mark.parametrize("strategy", ["fsdp1", "fsdp2"])
+def test_gradients_that_leave_on_the_stream_of_their_reduction_are_copies(strategy):
+    found = outcome("pcie4-a100-8", f"parallelism={{strategy: {strategy}, offload: all}}")
+    view, plan_op = found.lowered.views[0], found.lowered.plan_op
+    moved = [i for i, op in enumerate(view.plan.ops) if op.name in ("h2d", "d2h")]
+    assert {view.plan.ops[i].stream for i in moved} >= {"reduce_scatter"}
+    assert set(moved) <= set(plan_op[view.copies])
+    # two GPUs share a switch: what one sends, the other waits for
+    assert found.breakdown.transfers[beside(COPIES, COPIES)] > 0.0
+    assert found.breakdown.parts["copies"] > 0.0
+
+
 @pytest.mark.parametrize(
     ("machine", "sets", "largest"),
     [
