@@ -63,6 +63,13 @@ def findings(w: Workload) -> Findings:
     if w.reference == "adapters-off" and not w.method.adapted:
         message = "a model without adapters has none to switch off"
         yield fault("reference-adapters", "workload", "reference", message, "write copy")
+    if w.reference == "adapters-off" and passes_before(w) and strategy.fsdp_version:
+        message = (
+            "TRL makes these passes before FSDP shards the model: all of its weights are on each "
+            "GPU then, which the verdict on memory leaves out, and none is gathered"
+        )
+        hint = "write reference_passes: 1 (precompute_ref_log_probs: false), or DeepSpeed's zero3"
+        yield warning("reference-unsharded", "workload", "reference_passes", message, hint)
     if not strategy.takes_reference or p.pipeline_parallel > 1:
         what = f"pipelines of {p.pipeline_parallel} stages" if p.pipeline_parallel > 1 else ""
         message = f"a reference's pass is not modelled of {what or strategy.title}"

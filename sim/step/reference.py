@@ -30,6 +30,7 @@ from sim.step.windows import Window, Windows
 from sim.strategies.plan import SEGMENT
 
 _FORWARD = "forward"
+_DATA_SET = "; supposes that the data set is what the steps of an epoch read"
 
 
 def reference_passes(
@@ -54,7 +55,8 @@ def before_training_s(topology: Topology, workload: Workload, steps: float) -> f
     """A reference's forwards of the rows of so many steps, where all are made before. [s]
 
     Source: TRL 1.16, trainer/dpo_trainer.py, ``_precompute_ref_logps``: in batches of a
-    micro-step's size, on the model as it is prepared for training.
+    micro-step's size, on the model as DeepSpeed prepares it, or a copy as FSDP does; of adapters
+    under FSDP on a model that nothing has sharded yet, which is not modelled: it is warned of.
     """
     if not passes_before(workload):
         return 0.0
@@ -76,7 +78,7 @@ def reference_notes(topology: Topology, workload: Workload) -> tuple[str, ...]:
     if rows:
         return (
             "reference: a forward without gradients of every row once, before training: "
-            f"{duration(rows)} for the rows of a step",
+            f"{duration(rows)} for the rows of a step" + _DATA_SET * (workload.samples is None),
         )
     each = reference_passes(topology, run_on(topology, workload))
     if each is None:

@@ -8,6 +8,7 @@ from sim.blocks.parameters import count_parameters
 from sim.inputs.loader import load
 from sim.interop.emit import texts_of
 from sim.result.explain import explain
+from sim.step.reference import reference_notes
 from sim.step.step import quick, step
 from sim.step.variation import Slow, Variation
 from sim.study.generation import forward_s
@@ -294,3 +295,27 @@ def test_written_for_llama_factory(job, sets, said):
     assert all(line in text for line in [*said, "per_device_train_batch_size: "])
     with pytest.raises(sim.InputError, match=r"reference_passes|micro_batch|reference"):
         texts_of(loaded.topology, loaded.workload, "trl")
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (["parallelism.strategy=fsdp2", "reference_passes=0"], True),
+        (["parallelism.strategy=fsdp1", "reference_passes=0"], True),
+        (["parallelism.strategy=fsdp2"], False),
+        (["parallelism.strategy=zero3", "reference_passes=0"], False),
+        (["parallelism.strategy=ddp", "reference_passes=0"], False),
+    ],
+)
+def test_a_reference_before_fsdp_shards_is_warned_of(sets, told):
+    """TRL 1.16, `_precompute_ref_logps`: ``self.ref_model or self.model``, as it was loaded."""
+    found = load("dgx-h100", LORA, ["reference=adapters-off", *sets])
+    assert ("reference-unsharded" in [w.code for w in found.notes.warnings]) == told
+
+
+@pytest.mark.parametrize(("length", "said"), [("samples=50000", False), ("steps=100", True)])
+def test_the_data_set_of_a_job_of_so_many_steps_is_supposed(length, said):
+    sets = ["reference=itself", "tokens=null", "steps=null", "samples=null", length]
+    found = load("dgx-h100", SFT, sets)
+    (line,) = reference_notes(found.topology, found.workload)
+    assert ("supposes that the data set" in line) == said
