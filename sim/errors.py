@@ -59,6 +59,11 @@ class Fault:
     path: str
     message: str
 
+    @property
+    def unknown_key(self) -> bool:
+        """Whether it is that no file has a key of this name, whatever its value."""
+        return self.message.startswith("unknown key")
+
     def __str__(self) -> str:
         place = self.source
         if self.line is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -51,7 +52,10 @@ def command(
     processes: int | None, workers: int | None, scheduler: str | None, form: str,
     output: Path | None, report: Path | None, quiet: bool, dry_run: bool,
 ) -> None:  # fmt: skip
-    """Compute every configuration of a grid once: what is stored already is not repeated."""
+    """Compute every configuration of a grid once: what is stored already is not repeated.
+
+    Exit 1 if none has a result.
+    """
     from sim.report.progress import progress_bar
     from sim.report.sweep import summary, view
     from sim.study.export import needs_pyarrow, write_parquet
@@ -85,3 +89,5 @@ def command(
         write_page(report, view(outcome), best_of(outcome, overrides))
     if not quiet:
         tell(summary(outcome, path))
+    if outcome.rows and not any(row.status == "ok" for row in outcome.rows):
+        sys.exit(1)

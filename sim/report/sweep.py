@@ -29,7 +29,9 @@ def view(outcome: SweepOutcome) -> View:
         *map(left, outcome.grid.keys), left("verdict"),
         *(Column(head) for head, _, _ in _MEASURES.values()),
     ]  # fmt: skip
-    table = Table(columns, [_cells(outcome, i) for i in chosen], indent=0, apart=False)
+    said: set[str] = set()
+    rows = [_cells(outcome, i, said) for i in chosen]
+    table = Table(columns, rows, indent=0, apart=False)
     parts: list[ViewPart] = [table] if chosen or outcome.screening is None else []
     if outcome.screening is not None:
         parts.append(Lines(_screened(outcome.screening), indent=0))
@@ -86,11 +88,15 @@ def _chosen(outcome: SweepOutcome) -> tuple[list[int], str]:
     return chosen[:SHOWN_ROWS], what
 
 
-def _cells(outcome: SweepOutcome, place: int) -> Row:
+def _cells(outcome: SweepOutcome, place: int, said: set[str]) -> Row:
+    """A row; an error that a row above has is not told again."""
     row = outcome.rows[place]
     varied = [as_text(row.changes.get(key)) or "null" for key in outcome.grid.keys]
     if row.status != "ok":
-        return [*varied, row.status, row.error.splitlines()[0] if row.error else row.status]
+        error = row.error.splitlines()[0] if row.error else row.status
+        again = error in said
+        said.add(error)
+        return [*varied, row.status, "the same as above" if again else error]
     figures = [_cell(row.measures[name], show, unit) for name, (_, show, unit) in _MEASURES.items()]
     return [*varied, row.measures["verdict"], *figures]
 

@@ -73,10 +73,12 @@ def _label(given: Any) -> str:
     return str(given.get("name", "inline")) if isinstance(given, Mapping) else str(given)
 
 
-def check_keys(grid: Grid) -> None:
-    """Refuse keys that no file has: a slip would make every row a failed one.
+def check_keys(grid: Grid, bases: Bases) -> None:
+    """Refuse keys that no file has, however deep: a slip would make every row a failed one.
 
-    A value that is wrong for its key, or contradicts others, is the fault of its rows alone.
+    A value that is wrong for its key, or contradicts others, is the fault of its rows alone; so is
+    a key that its own section has in another form only, unless neither the first configuration nor
+    the last has it.
     """
     from sim.inputs.overrides import route, setting
 
@@ -90,5 +92,18 @@ def check_keys(grid: Grid) -> None:
             except InputError as error:
                 faults.extend(error.faults)
     route(settings, faults)
+    if not faults and first:
+        last = _unknown(bases, grid.point(len(grid) - 1))
+        faults = [fault for path, fault in _unknown(bases, first).items() if path in last]
     if faults:
         raise InputError(faults)
+
+
+def _unknown(bases: Bases, changes: Changes) -> dict[str, Fault]:
+    """Keys of a configuration that its files do not have, by their paths."""
+    own = {key: value for key, value in changes.items() if key not in SIDES}
+    try:
+        bases.pairs[bases.pair_of(changes)].vary(own).loaded()
+    except InputError as error:
+        return {fault.path: fault for fault in error.faults if fault.unknown_key}
+    return {}

@@ -162,7 +162,7 @@ def screened(
     began = time.perf_counter()
     _check(grid, measure)
     bases = read_bases(grid, sets)
-    check_keys(grid)
+    check_keys(grid, bases)
     wheres, requires = conditions(grid, bases)
     space = _Space(grid, bases, *space_of(grid, exact))
     for condition in wheres:

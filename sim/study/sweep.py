@@ -195,7 +195,7 @@ def sweep(
     """
     began = time.perf_counter()
     bases = read_bases(grid, sets)
-    check_keys(grid)
+    check_keys(grid, bases)
     wheres, requires = conditions(grid, bases)
     if progress:
         progress(0, len(grid))  # a million take seconds to be named, and more to be read

@@ -72,6 +72,10 @@ def test_a_key_that_no_file_has_is_refused_at_once(tmp_path):
         sweep(small(tmp_path, "nodez=1,2"), tmp_path / "s.sqlite")
     with pytest.raises(InputError, match="no such measure"):
         sweep(small(tmp_path, "nodes=1", pareto=("beauty",)), tmp_path / "s.sqlite")
+    nested = small(tmp_path, "parallelism.tensor=1,2", "nodes=1,2")
+    with pytest.raises(InputError, match="tensor: unknown key; did you mean") as caught:
+        sweep(nested, tmp_path / "s.sqlite")
+    assert len(caught.value.faults) == 1
 
 
 def test_machines_and_jobs_can_be_axes(tmp_path):
@@ -152,6 +156,16 @@ def test_command_prints_a_table_and_a_summary(tmp_path, monkeypatch):
     again = CliRunner().invoke(group, [*arguments, "--json"])
     assert len(json.loads(again.stdout)) == 2
     assert "0 computed, 2 from sweep.sweep.sqlite" in again.stderr
+
+
+def test_a_sweep_without_a_result_fails_and_tells_an_error_once(tmp_path, monkeypatch):
+    """Seven and nine sequences do not divide over eight GPUs, whatever the clipping."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["sweep", "dgx-h100", str(job_file(tmp_path)), "--vary", "global_batch=7,9"]
+    arguments += ["--vary", "parallelism.clip_gradients=true,false", "-j", "1"]
+    result = CliRunner().invoke(group, arguments)
+    assert result.exit_code == 1, result.output
+    assert result.stdout.count("the same as above") == 2
 
 
 def test_a_script_without_a_guard_may_sweep(tmp_path):
