@@ -111,9 +111,13 @@ class Fsdp2(Strategy):
             yield fault("prefetch-kind", "workload", "parallelism.backward_prefetch", message)
 
     def trials(self, nodes: int) -> Iterator[Trial]:
-        """Within a node and replicated, and parameters kept between the passes."""
-        for replicate in (1, nodes) if nodes > 1 else (1,):
-            yield Trial({"replicate": replicate})
+        """Sharded over all nodes, over one, over half as many and so on; parameters also kept.
+
+        What offloads, or is a pipeline, has shards enough: it is cut as finely as it goes or least.
+        """
+        between = (1 << power for power in range(1, (nodes - 1).bit_length()))
+        for replicate in dict.fromkeys((1, nodes, *(d for d in between if nodes % d == 0))):
+            yield Trial({"replicate": replicate}, offload=replicate in (1, nodes))
             keep = {"replicate": replicate, "reshard_after_forward": False}
             yield Trial(keep, offload=False)
 

@@ -60,7 +60,7 @@ def test_a_reduced_gradient_is_stored_as_its_parameter(reduced, divide, stored, 
     assert r.kernels == heard
 
 
-@pytest.mark.parametrize(("nodes", "replicas"), [(1, {1}), (4, {1, 4})])
+@pytest.mark.parametrize(("nodes", "replicas"), [(1, {1}), (4, {1, 2, 4}), (12, {1, 2, 4, 12})])
 def test_layouts_of_fsdp2_that_are_tried(nodes, replicas):
     tried = list(strategy_of(fsdp.workload()).trials(nodes))
     assert {trial.knobs["replicate"] for trial in tried} == replicas
