@@ -99,6 +99,7 @@ def _found(report: SizeReport, winner: Simulated) -> list[ViewPart]:
         Lines(_verdict(report, winner), indent=0, apart=False),
         Lines(_risks(report, winner), indent=0, apart=False),
         Lines(doubted, indent=0, apart=False),
+        Lines(_set_up(winner), indent=0, apart=False),
         Lines(_open(report), indent=0, apart=False),
         Lines(tuned(report), indent=0, apart=False),
         Lines(_phases(report, winner), "Phases:", apart=False),
@@ -184,6 +185,15 @@ def _verdict(report: SizeReport, winner: Simulated) -> list[str]:
             said += ": use fewer GPUs"
         lines.append(f"{word} GPUs: {said}")
     return lines
+
+
+def _set_up(winner: Simulated) -> list[str]:
+    """What a job's time and cost hold that those of `run` do not."""
+    offer = winner.candidate.topology.offer
+    if offer is None or not offer.setup:
+        return []
+    said = f"Job and cost include {duration(offer.setup)} of set-up (--setup), which `run` leaves"
+    return [f"{said} out unless offer.setup says it"]
 
 
 def _open(report: SizeReport) -> list[str]:
@@ -305,4 +315,5 @@ def _nothing(report: SizeReport) -> list[ViewPart]:
     else:
         miss = f"{nearest.candidate.machine.name}, {_miss(nearest, report.target)}"
         said = f"Nothing meets the target; the nearest miss is {miss}."
+        why = [*filter(None, [report.cap()]), *why]
     return [Lines([said], indent=0, apart=False), Lines(why, list=True, apart=False)]

@@ -10,7 +10,7 @@ from sim.documents import SCHEMAS, Document, Section
 from sim.quantities import counted, duration, percent, usd
 from sim.records import dataclass
 from sim.step.step import memory_of
-from sim.study.candidates import Candidate
+from sim.study.candidates import NODES, Candidate
 from sim.study.estimates import Simulated
 from sim.study.machine_offers import price_doubt
 from sim.study.machines import Machine
@@ -208,7 +208,24 @@ class SizeReport(Document):
         said += f", {usd(f.cost_usd)}" if f.cost_usd < float("inf") else ""
         missed = self.target.shortfall(f) - 1.0
         by = percent(missed, 0 if missed >= 0.01 else 2)
-        return f"Nothing meets the target; the nearest miss is {said}, by {by}."
+        return " ".join(filter(None, (
+            f"Nothing meets the target; the nearest miss is {said}, by {by}.", self.cap()
+        )))  # fmt: skip
+
+    def cap(self) -> str:
+        """What of the question kept the nearest miss from more GPUs; "" if it wants no more."""
+        if self.nearest is None or self.exact_gpus is not None or self.stopped:
+            return ""
+        plan = self.nearest.candidate
+        knobs, per_node = plan.workload.parallelism, plan.topology.gpus_per_node
+        size = counted(plan.gpus, "GPU")
+        if plan.gpus // knobs.sharing == self.global_batch:
+            batch = counted(self.global_batch, "sequence")
+            return f"{batch} feed {size} at most in this layout: --global-batch, more may do."
+        more = next((n for n in NODES if n > plan.topology.nodes), None)
+        if more is None or more > plan.machine.most_nodes or more * per_node <= self.most_gpus:
+            return ""
+        return f"Larger clusters were not tried (--max-gpus {self.most_gpus}): more may do."
 
     def content(self) -> dict[str, Any]:
         """Target, counts of the search, winner and contenders."""

@@ -191,9 +191,25 @@ def test_nothing_is_an_answer_with_the_nearest_miss(searcher):
     gpus, by = nearest.candidate.gpus, nearest.figures.wall_s / 60.0 - 1.0
     said = f"Nothing meets the target; the nearest miss is {gpus} GPUs of "
     assert str(report).startswith(said)
-    assert str(report).endswith(f", by {by:,.0%}.".replace("%", " %"))
+    cap = "Larger clusters were not tried (--max-gpus 16): more may do."
+    assert str(report).endswith(f", by {by:,.0%}. ".replace("%", " %") + cap)
+    assert cap in told(view(report))
     every = everything(["dgx-h100", A100], report.global_batch, 16, searcher)
     assert nearest.figures.wall_s == pytest.approx(min(p.figures.wall_s for p in every), rel=1e-9)
+
+
+def test_a_batch_that_feeds_no_more_gpus_is_named_as_the_cap(searcher):
+    report = size(JOB, Target(deadline_s=60.0), topologies=["dgx-h100"], global_batch=8,
+                  searcher=searcher, tuned=False)  # fmt: skip
+    assert report.nearest.candidate.gpus == 8
+    assert report.cap().startswith("8 sequences feed 8 GPUs at most in this layout: --global-batch")
+
+
+def test_set_up_that_a_plan_pays_for_is_told(searcher):
+    asked = {"topologies": ["dgx-h100"], "most_gpus": 8, "searcher": searcher, "tuned": False}
+    paid, free = (size(JOB, Target(), **asked, setup_s=s) for s in (900.0, 0.0))
+    assert "include 15 min of set-up (--setup)" in told(view(paid))
+    assert "set-up" not in told(view(free))
 
 
 def test_what_fits_nowhere_says_so(searcher):
