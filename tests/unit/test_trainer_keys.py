@@ -210,3 +210,18 @@ def test_a_deepspeed_file_that_turns_both_off_is_of_32_bits(tmp_path):
     assert load("dgx-h100", path, sets).workload.precision.kind == "fp32"
     path.write_text('{"zero_optimization": {"stage": 3}, "bf16": {"enabled": "auto"}}')
     assert load("dgx-h100", path, sets).workload.precision.kind == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (TRAINER + "use_cpu: true\nno_cuda: false\n", "use_cpu"),
+        (TRAINER + "no_cuda: true\n", "no_cuda"),
+        (TRAINER + "use_mps_device: true\nuse_cpu: false\n", "use_mps_device"),
+        ("distributed_type: MULTI_GPU\nnum_processes: 8\nuse_cpu: true\n", "use_cpu"),
+    ],
+)
+def test_another_device_is_told_however_it_is_called(tmp_path, text, key):
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    assert [row["theirs"] for row in mattering(path)] == [key]
