@@ -19,7 +19,7 @@ from sim.memory.report import MemoryReport
 from sim.result.advice import changes
 from sim.result.change import Aim, Change
 from sim.result.sections import title_of
-from sim.result.trials import SHORTER, timed
+from sim.result.trials import SHORTER, adds, timed
 from sim.step.pressure import retry_warnings
 from sim.step.step import memory_of, quick
 from sim.step.variation import Progress, Stop, never, silent
@@ -238,16 +238,20 @@ class _Search:
 
     def _faster(self, at: JobState) -> Made | None:
         """The change that saves most time and fits as surely."""
-        best: Made | None = None
+        found: list[Made] = []
         for change in self._counted(self._options(at, "faster")):
             verdict = memory_of(change.topology, change.workload).verdict
             if not verdict.fits or (at.sure and verdict.word != "fits"):
                 continue
-            made = _made(change)
-            least = best.state.gpu_s_per_token if best else (1.0 - SHORTER) * at.gpu_s_per_token
-            if made.state.gpu_s_per_token < least and not self._pressed(made.state):
-                best = made
-        return best
+            found.append(_made(change))
+        least = (1.0 - SHORTER) * at.gpu_s_per_token
+        times = [(made.settings, made.state.gpu_s_per_token) for made in found]
+        worth = [
+            made for made, (settings, time) in zip(found, times, strict=True)
+            if time < least and adds(settings, time, times)
+        ]  # fmt: skip
+        worth.sort(key=lambda made: made.state.gpu_s_per_token)
+        return next((made for made in worth if not self._pressed(made.state)), None)
 
     def _fitting(self, at: JobState) -> Made | None:
         """The quickest change that makes it fit; where none does, the one that saves most."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sim.inputs.shares import batch_on
@@ -93,7 +94,27 @@ def ranked(topology: Topology, workload: Workload, now: Breakdown, fits: bool) -
             faster.append(
                 Fix(change.settings, change.text, ratio, need, fits=True, verdict=room.verdict.word)
             )
-    return tuple(sorted(faster, key=lambda f: f.step_time_ratio)[:MOST])
+    ratios = [(fix.change, fix.step_time_ratio) for fix in faster]
+    worth = [fix for fix in faster if adds(fix.change, fix.step_time_ratio, ratios)]
+    return tuple(sorted(worth, key=lambda f: f.step_time_ratio)[:MOST])
+
+
+def adds(
+    settings: dict[str, Any], time: float, others: Iterable[tuple[dict[str, Any], float]]
+) -> bool:
+    """Whether a change saves time beyond each of the others that is a part of it.
+
+    Parameters
+    ----------
+    settings : dict
+        What it sets: FP8 under torch.compile sets all that torch.compile does.
+    time : float
+        With it, in the unit of the others'.
+    others : iterable of (settings, time)
+        Changes of the same job; it may be among them.
+    """
+    parts = (least for other, least in others if other.items() < settings.items())
+    return all(time < (1.0 - SHORTER) * least for least in parts)
 
 
 def _mending(found: tuple[MemoryFix, ...]) -> list[MemoryFix]:

@@ -16,7 +16,7 @@ from sim.report.settings import settings
 from sim.report.view import Table
 from sim.result.advice import changes, shorter
 from sim.result.predict import predict
-from sim.result.trials import ranked, smaller
+from sim.result.trials import adds, ranked, smaller
 from sim.step.step import step
 
 JOBS = [
@@ -35,6 +35,15 @@ JOBS = [
     ("dgx-h100", "llama3-8b-sft", ["parallelism={strategy: zero3, offload: all}"]),
     ("dgx-h100", "llama3-8b-sft", ["parallelism={strategy: fsdp2, reshard_after_forward: false}"]),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("time", "worth"), [(0.79, True), (0.799, False), (0.82, False)])
+def test_a_change_is_worth_what_it_adds_to_its_parts(time, worth):
+    """0.8 x (1 - 0.005) = 0.796 is the most that FP8 under torch.compile may take."""
+    fp8 = {"precision": {"fp8": {"recipe": "tensorwise"}}, "compile": True}
+    others = [({"compile": True}, 0.8), ({"attention": "flash3"}, 0.5), (fp8, time)]
+    assert adds(fp8, time, others) == worth
+    assert adds({"compile": True}, 0.8, others)
 
 
 @pytest.mark.parametrize("aim", ["faster", "smaller"])
