@@ -233,10 +233,20 @@ def collective_sweep(fabric: Fabric, asked: Collective) -> CollectiveSweep:
         The machine has not so many GPUs; a path that this NCCL has not, or that nothing takes here.
     """
     found = _swept(fabric, asked)
-    if asked.path != PLAIN and found.costs == _swept(fabric, replace(asked, path=PLAIN)).costs:
-        message = f"{asked.path} changes nothing here: {asked.op} is as plain at each of its sizes"
-        raise InputError.single(_PATH, f"{message}; leave it out")
+    if not _served(fabric, asked, found):
+        raise _unserved(asked)
     return found
+
+
+def _served(fabric: Fabric, asked: Collective, found: CollectiveSweep) -> bool:
+    """Whether the path that was asked for, if any was, changes a cost on a machine."""
+    plain = replace(asked, path=PLAIN)
+    return asked.path == PLAIN or found.costs != _swept(fabric, plain).costs
+
+
+def _unserved(asked: Collective) -> InputError:
+    message = f"{asked.path} changes nothing here: {asked.op} is as plain at each of its sizes"
+    return InputError.single(_PATH, f"{message}; leave it out")
 
 
 def _swept(fabric: Fabric, asked: Collective) -> CollectiveSweep:
@@ -284,7 +294,8 @@ def collective_variants(
     Raises
     ------
     InputError
-        If a variant is no machine, or all of them need more memory than there is to spare.
+        If a variant is no machine, all of them need more memory than there is to spare, or the
+        path that was asked for changes nothing on any.
     """
     grid = checked(Grid("collective", axes=tuple(axes)), "collective")
     progress = progress or silent
@@ -296,13 +307,17 @@ def collective_variants(
     # ranges end where machines are largest: what is too much is known before the first is done
     ends = [dict(zip(grid.keys, grid.at(place), strict=True)) for place in (0, -1)]
     _check_variants(len(grid), [machine(changes).world_size for changes in ends], asked)
-    values, sweeps = [], []
+    values, sweeps, served = [], [], False
     progress(0, len(grid))
     for changes in grid.points():
         let_go(_KEPT)  # none is asked for again
-        sweeps.append(_swept(compile_fabric(machine(changes)), asked))
+        fabric = compile_fabric(machine(changes))
+        sweeps.append(_swept(fabric, asked))
+        served = served or _served(fabric, asked, sweeps[-1])
         values.append(tuple(_short(str(value)) for value in changes.values()))
         progress(len(sweeps), len(grid))
+    if not served:
+        raise _unserved(asked)
     return CollectiveVariants(grid.keys, tuple(values), tuple(sweeps))
 
 

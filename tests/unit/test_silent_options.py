@@ -26,6 +26,11 @@ WEEK = ("plan", "dgx-h100", "jobs.yaml")
             ("collective", "dgx-h100", "broadcast", "--nccl-path", "symmetric", "--nccl", "2.28"),
             "symmetric changes nothing here: broadcast is as plain at each of its sizes",
         ),
+        (
+            ("collective", "dgx-h100", "broadcast", "--nccl-path", "symmetric", "--nccl", "2.28",
+             "--vary", "nodes=1,2"),
+            "symmetric changes nothing here: broadcast is as plain at each of its sizes",
+        ),
         (("sweep", *JOB, "--vary", "nodes=1,2", "--zip"), "there is one; vary two keys"),
         (
             ("sweep", *JOB, "--vary", "nodes=1,2", "-j", "2", "--workers", "2"),
