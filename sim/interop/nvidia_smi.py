@@ -51,7 +51,7 @@ def read(data: bytes, source: str, gpu: Gpu) -> ImportedNode:
     nics = [n for n in table.names if n not in gpus]
     host = ImportedNode()
     if _SLICE.search(plain):
-        told = "{base: a100-sxm-40gb, sms: 42, ...}"
+        told = f"{{base: {gpu.name}, ...}}"
         host.assumed.append(f"whole GPUs: slices (MIG) are left out; one is a GPU as {told}")
     sockets = _sockets(table, gpus, nics, host)
     _switches(table, gpus, nics, sockets, host)

@@ -370,3 +370,5 @@ def test_slices_are_said_to_be_left_out(tmp_path):
         path.write_text(text)
         notes = import_topology(path).assumed
         assert sum("slices (MIG) are left out" in note for note in notes) == told
+    path.write_text((sliced + MATRIX).replace("A100-SXM4-40GB", "A100-SXM4-80GB"))
+    assert any("{base: a100-sxm-80gb, ...}" in note for note in import_topology(path).assumed)
