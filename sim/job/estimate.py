@@ -110,7 +110,8 @@ def estimate_job(
     save, copy = save_of(topology, workload, links), copy_of(topology, workload, links)
     stall = Stall(pace, pace - step.time_s, 1.0 - step.time_s / pace, None)
     evaluating_s = evaluation_s(workload, step, tokens / steps)
-    before_s = before_training_s(topology, workload, steps / workload.epochs)
+    passes = workload.epochs if workload.samples is not None else 1.0
+    before_s = before_training_s(topology, workload, steps / passes)
     spec = job_spec(topology, workload, steps, stall, save, copy, evaluating_s, before_s, step)
     kept = mean_goodput(spec)
     working, evaluated = steps * step.time_s, spec.evaluated_s

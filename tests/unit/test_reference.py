@@ -319,3 +319,13 @@ def test_the_data_set_of_a_job_of_so_many_steps_is_supposed(length, said):
     found = load("dgx-h100", SFT, sets)
     (line,) = reference_notes(found.topology, found.workload)
     assert ("supposes that the data set" in line) == said
+
+
+def test_epochs_beside_steps_shorten_no_pass_before_training():
+    """They were said to count for nothing, and the job took 14 % less: a third of the pass."""
+    sets = ["tokens=null", "reference=copy", "reference_passes=0", "steps=1000"]
+    once, thrice = (
+        sim.simulate("dgx-h100", "llama3-8b-sft", overrides=[*sets, *more]).job.wall_clock_s
+        for more in ([], ["epochs=3"])
+    )
+    assert once == thrice
