@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sim.choices import Policy
+from sim.choices import ON_TIME, Policy
 from sim.errors import Fault, InfeasibleError, InputError
 from sim.inputs.arguments import Argument
 from sim.job.basis import terms_of
@@ -224,7 +224,7 @@ def _marginal(
 
 
 def smallest(
-    cluster: Cluster, jobs: Sequence[Request], policy: Policy, share: float = 0.95,
+    cluster: Cluster, jobs: Sequence[Request], policy: Policy, share: float = ON_TIME,
     progress: Progress | None = None, stop: Stop = never,
 ) -> tuple[PlanReport | None, PlanReport]:  # fmt: skip
     """The fewest nodes on which enough jobs meet their deadlines.
@@ -287,7 +287,7 @@ def fewest(
     jobs: Jobs,
     *,
     policy: Policy = "fifo",
-    share: float = 0.95,
+    share: float = ON_TIME,
     sets: Iterable[str] = (),
     replicas: int = REPLICAS,
     progress: Progress | None = None,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sim.choices import Policy
+from sim.choices import ON_TIME, Policy
 from sim.errors import InputError
 from sim.inputs.arguments import Argument
 from sim.step.variation import Progress, Stop, never, silent
@@ -58,7 +58,7 @@ def compare_plans(
     vary: Iterable[str] = (),
     growths: Sequence[float] = (1.0,),
     fewest: bool = False,
-    share: float = 0.95,
+    share: float = ON_TIME,
     sets: Iterable[str] = (),
     progress: Progress | None = None,
     stop: Stop = never,
