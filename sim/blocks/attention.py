@@ -336,9 +336,10 @@ def _softmax_kernel(dtype: str, queries: int, keys: int, batch: float) -> bool:
     return dtype in ("fp16", "bf16") and 16 < keys <= 16384 and whole
 
 
-def _cached(model: Model, tensor: int) -> float:
+def _cached(model: Model, tensor: int, slides: bool) -> float:
     """Keys and values of the heads that a GPU has."""
-    return 2.0 * -(-model.kv_heads // tensor) * model.head_dim
+    kv_heads, dim = model.key_heads(slides)
+    return 2.0 * -(-kv_heads // tensor) * dim
 
 
 HEADS = AttentionType(

@@ -22,10 +22,11 @@ class AttentionType(NamedTuple):
     registered : tuple of str
         Its modules as the reference model registers them.
     cached : callable
-        Numbers that a token leaves in a layer's cache on one of so many tensor-parallel GPUs.
+        Numbers that a token leaves in a layer's cache on one of so many tensor-parallel GPUs, by
+        whether the layer has a window.
     """
 
     takes: Callable[[Model], bool]
     play: Callable[[Tape, int, int | None], int]
     registered: tuple[str, ...]
-    cached: Callable[[Model, int], float]
+    cached: Callable[[Model, int, bool], float]

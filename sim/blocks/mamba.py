@@ -156,5 +156,5 @@ MAMBA = AttentionType(
     takes=lambda model: "mamba" in model.layer_pattern,
     play=mamba,
     registered=("decay", "conv1d", "in_proj", "mixer_norm", "out_proj"),
-    cached=lambda model, tensor: 0.0,
+    cached=lambda model, tensor, slides: 0.0,
 )

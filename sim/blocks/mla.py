@@ -61,7 +61,7 @@ def latent_attention(t: Tape, x: int, window: int | None) -> int:
     return leave(t, made)
 
 
-def _cached(model: Model, tensor: int) -> float:
+def _cached(model: Model, tensor: int, slides: bool) -> float:
     """Its latent and the rotated part, whole on every GPU."""
     return float(model.kv_lora_rank + model.rope_head_dim)
 

@@ -120,12 +120,11 @@ class Engine:
         fixed = (1.0 - share) * self.fixed_s(low)
         if share > 0.0:
             fixed += share * self.fixed_s(2 * low)
-        each = cache_bytes_per_token(model, self.tensor) / model.layers
         seen = math.fsum(
-            min(context, float(sequences * (kind.window or math.inf)))
-            for kind in layer_kinds(model)
+            min(context, float(sequences * (kind.window or math.inf))) * left
+            for kind, left in zip(layer_kinds(model), _cached(model, self.tensor), strict=True)
         )
-        return fixed + each * seen / (rate * self.gpu.memory_bandwidth)
+        return fixed + seen / (rate * self.gpu.memory_bandwidth)
 
     def _sums_s(self, sequences: int) -> float:
         if self.tensor == 1:
@@ -176,7 +175,13 @@ def _forward_s(templates: Templates, gpu: Gpu, attends: bool) -> float:
 
 def cache_bytes_per_token(model: Model, tensor: int) -> float:
     """What a token leaves in the caches of all layers, on one of an engine's GPUs. [B]"""
-    return _ELEMENT * model.layers * attention_of(model).cached(model, tensor)
+    return math.fsum(_cached(model, tensor))
+
+
+def _cached(model: Model, tensor: int) -> list[float]:
+    """Of these each layer's: those without a window may have heads of their own. [B]"""
+    left = attention_of(model).cached
+    return [_ELEMENT * left(model, tensor, kind.window is not None) for kind in layer_kinds(model)]
 
 
 def completions(mean: float, maximum: int, count: int, seed: int) -> list[int]:

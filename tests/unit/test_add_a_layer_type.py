@@ -37,7 +37,7 @@ SWEPT = AttentionType(
     takes=lambda model: model.name == "toy",
     play=play,
     registered=("mix_in", "mix_out"),
-    cached=lambda model, tensor: float(STATE),
+    cached=lambda model, tensor, slides: float(STATE),
 )
 
 

@@ -53,6 +53,13 @@ def test_a_cached_token_by_hand():
     assert cache_bytes_per_token(latent, 1) == 61 * (512 + 64) * 2
 
 
+def test_a_cached_token_of_layers_with_heads_of_their_own():
+    """Gemma 4 31B: 50 layers with a window, 16 heads of 256; 10 without, 4 of 512."""
+    mixed = load("dgx-h100", "qwen2.5-7b-grpo", ["model=gemma-4-31b"]).workload.model
+    assert cache_bytes_per_token(mixed, 1) == 2 * 2 * (50 * 16 * 256 + 10 * 4 * 512)
+    assert cache_bytes_per_token(mixed, 8) == 2 * 2 * (50 * 2 * 256 + 10 * 1 * 512)
+
+
 def test_steps_take_longer_with_more_to_do():
     e = engine()
     by_sequences = [e.step_s(b, 100_000) for b in (1, 3, 8, 20, 64, 200)]
