@@ -191,7 +191,7 @@ def _base(machine: Machine, workload: Argument, sets: Sequence[str], gpus: int |
     Raises
     ------
     InputError
-        It goes on no number of nodes: what is wrong on one.
+        It goes on no number of nodes: what is wrong on one, or on those that were asked for.
     """
     sizes: Sequence[int] = NODES
     if gpus is not None:
@@ -203,8 +203,8 @@ def _base(machine: Machine, workload: Argument, sets: Sequence[str], gpus: int |
         try:
             return prepare(topology, workload, [*sets, "parallelism.replicate=1"])
         except InputError as error:
-            fault = fault or error
-            cut = all(fault.path.startswith("parallelism.") for fault in error.faults)
+            fault = error if gpus is not None else fault or error
+            cut = all(found.path.startswith("parallelism.") for found in error.faults)
             if not cut or machine.most_nodes == 1:
                 break
     assert fault is not None

@@ -203,3 +203,11 @@ def test_a_layout_that_one_node_is_too_small_for_is_sized_as_it_is_run():
     alone = {**one, "node": {"gpu": "h100-sxm-80gb", "gpus": 1}}
     with pytest.raises(InputError, match="2 does not divide 1 GPUs"):
         sim.size("llama3-8b-sft", topologies=[alone], gpus=2, overrides=sets)
+
+
+def test_a_layout_that_so_many_gpus_cannot_have_is_refused_of_those():
+    """It named the 8 GPUs of a node: `write 8, or leave it out`."""
+    with pytest.raises(InputError, match=r"not 16 GPUs; write 16"):
+        sim.size(
+            "llama3-8b-sft", gpus=16, topologies=["dgx-h100"], overrides=["parallelism.shard=12"]
+        )
