@@ -18,6 +18,13 @@ JOB = {
     "loss": "huggingface",
     "stack": {"torch": "2.3", "cuda": "12.1", "nccl": "2.20"},
 }
+THREE_A100 = {
+    "node": {
+        "gpu": "a100-pcie-80gb",
+        "gpus": 3,
+        "pcie": {"generation": 4, "gpus_per_switch": 0, "nics_per_switch": 0},
+    },
+}
 
 
 @pytest.fixture
@@ -53,20 +60,13 @@ def test_sockets_over_an_overlay(files):
 
 def test_three_cards_without_peer_to_peer(files):
     """Issues 3499 and 3520: ZeRO-2 0.85 s a step, ZeRO-3 60 s."""
-    machine = {
-        "node": {
-            "gpu": "a100-pcie-80gb",
-            "gpus": 3,
-            "pcie": {"generation": 4, "gpus_per_switch": 0, "nics_per_switch": 0},
-        },
-    }
     job = JOB | {
         "method": {"lora": {"rank": 8, "targets": ["q", "v"], "dropout": 0}},
         "precision": "fp16",
         "parallelism": {"strategy": "zero3", "overlap_comm": True},
     }
     found = diagnose(
-        files("a100", machine), files("job", job), measured="step_time_s=60",
+        files("a100", THREE_A100), files("job", job), measured="step_time_s=60",
         also=["step_time_s=0.85 parallelism.strategy=zero2"],
     )  # fmt: skip
     assert found.explanations[0].cause.key == "host-path"
@@ -81,13 +81,6 @@ def test_cards_on_pcie_are_slow_by_their_path_before_their_data():
 
 def test_a_slow_path_that_nccl_tests_measured(files, tmp_path):
     """All-gathers at a tenth of what PCIe gives: taken as measured, not stopped at a bound."""
-    machine = {
-        "node": {
-            "gpu": "a100-pcie-80gb",
-            "gpus": 3,
-            "pcie": {"generation": 4, "gpus_per_switch": 0, "nics_per_switch": 0},
-        },
-    }
     sizes = [1 << 20, 1 << 24, 1 << 28, 1 << 30]
     busy = 1.3  # GB/s on the bus
     rows = [
@@ -96,7 +89,7 @@ def test_a_slow_path_that_nccl_tests_measured(files, tmp_path):
     ]
     log = tmp_path / "all_gather.log"
     log.write_text("# size count type redop root time algbw busbw #wrong\n" + "\n".join(rows))
-    topology = files("a100", machine)
+    topology = files("a100", THREE_A100)
     found = calibrate(topology, nccl_tests=[str(log)])
     assert not [note for note in found.notes if "bound" in note]
     known = found.calibration

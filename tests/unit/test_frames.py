@@ -23,12 +23,7 @@ def test_frame_serves_another_world(nodes):
     job = load("dgx-h100", "llama3-8b-sft", ["nodes=2", "gradient_accumulation=1"])
     lowered(_priced(job.topology, job.workload))
     priced = _priced(job.topology.model_copy(update={"nodes": nodes}), job.workload)
-    first = {id(frame) for frame in frames._frames.of.values()}
-    filled = lowered(priced)
-    assert {id(frame) for frame in frames._frames.of.values()} == first, "no frame was found"
-    fresh = lower(priced.parts, priced.compiled.classes)
-    for column, expected in zip(filled.program, fresh.program, strict=True):
-        np.testing.assert_array_equal(column, expected)
+    filled, fresh = _filled(priced)
     assert filled.lane_names == fresh.lane_names
     for view, expected in zip(filled.views, fresh.views, strict=True):
         assert view.compute == expected.compute
@@ -36,6 +31,18 @@ def test_frame_serves_another_world(nodes):
         assert view.comm_label == expected.comm_label
         for name in ("copies", "comm_begin", "comm_end", "comm_plan", "comm_bytes"):
             np.testing.assert_array_equal(getattr(view, name), getattr(expected, name))
+
+
+def _filled(priced):
+    """Lowered into a frame that is there, and anew: the same program."""
+    first = {id(frame) for frame in frames._frames.of.values()}
+    filled = lowered(priced)
+    assert {id(frame) for frame in frames._frames.of.values()} == first, "no frame was found"
+    fresh = lower(priced.parts, priced.compiled.classes)
+    for column, expected in zip(filled.program, fresh.program, strict=True):
+        np.testing.assert_array_equal(column, expected)
+        assert np.asarray(column).dtype == np.asarray(expected).dtype
+    return filled, fresh
 
 
 def _priced(topology, workload, speed=None):
@@ -55,13 +62,7 @@ def test_frame_is_filled_with_equal_columns(name, speed):
     lowered(_priced(job.topology, base))  # leaves its frame
     longer = base.model_copy(update={"sequence_length": 2 * base.sequence_length})
     priced = _priced(job.topology, longer, speed)
-    first = {id(frame) for frame in frames._frames.of.values()}
-    filled = lowered(priced)
-    assert {id(frame) for frame in frames._frames.of.values()} == first, "no frame was found"
-    fresh = lower(priced.parts, priced.compiled.classes)
-    for column, expected in zip(filled.program, fresh.program, strict=True):
-        np.testing.assert_array_equal(column, expected)
-        assert np.asarray(column).dtype == np.asarray(expected).dtype
+    filled, fresh = _filled(priced)
     for name in ("plan_op", "category", "alone_s"):
         np.testing.assert_array_equal(getattr(filled, name), getattr(fresh, name))
 

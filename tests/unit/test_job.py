@@ -326,16 +326,22 @@ def test_a_starved_job_names_data_as_its_bottleneck_and_the_cure():
     assert ratio == pytest.approx(fix.step_time_ratio, abs=0.01)
 
 
-def test_the_expected_job_agrees_with_the_simulated_one():
-    """`estimate_job`, the closed form of sweeps, against replicas, spot included."""
-    sets = ["offer.capacity=spot", "offer.preemption_mtbf=6 h", "offer.preemption_wait=30 min"]
-    for changes in ([], sets):
-        loaded = load("dgx-h100", "llama3-8b-sft", changes)
-        result = predict(loaded.topology, loaded.workload, scaling=False, fixes=False)
-        step = run_step(loaded.topology, loaded.workload).breakdown
-        found = estimate_job(loaded.topology, loaded.workload, step)
-        assert found is not None
-        assert found.wall_s == pytest.approx(result.job.wall_clock_mean_s, rel=0.05)
+SPOT = ("offer.capacity=spot", "offer.preemption_mtbf=6 h", "offer.preemption_wait=30 min")
+EVERYTHING = (
+    "nodes=4", "offer.capacity=spot", "offer.preemption_mtbf=1 d", "checkpoint.peers=1",
+    "checkpoint.memory_interval=1 min", "reliability.warm_restart=2 min",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("sets", [(), SPOT, EVERYTHING], ids=["plain", "spot", "everything"])
+def test_the_expected_job_agrees_with_the_simulated_one(sets):
+    """`estimate_job`, the closed form of sweeps, against replicas."""
+    loaded = load("dgx-h100", "llama3-8b-sft", sets)
+    result = predict(loaded.topology, loaded.workload, scaling=False, fixes=False)
+    step = run_step(loaded.topology, loaded.workload).breakdown
+    found = estimate_job(loaded.topology, loaded.workload, step)
+    assert found is not None
+    assert found.wall_s == pytest.approx(result.job.wall_clock_mean_s, rel=0.05)
 
 
 def test_evaluation_and_export_from_the_yaml():

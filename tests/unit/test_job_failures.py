@@ -23,8 +23,6 @@ from sim.job.run import PARTS, simulate_run
 from sim.job.spares import Standing, standing
 from sim.job.spec import Domain, JobSpec
 from sim.memory.states import staged_bytes
-from sim.result.predict import predict
-from sim.step.run import run_step
 from sim.step.step import step
 
 LONG = JobSpec(
@@ -276,19 +274,6 @@ def test_a_deadline_of_a_job():
     assert found[7] > 0.99
     plain = simulate("dgx-h100", "llama3-8b-sft", scaling=False, fixes=False)
     assert plain.job.done_by_deadline is None
-
-
-def test_the_expected_job_agrees_with_the_simulated_one_with_everything():
-    keys = [
-        "nodes=4", "offer.capacity=spot", "offer.preemption_mtbf=1 d", "checkpoint.peers=1",
-        "checkpoint.memory_interval=1 min", "reliability.warm_restart=2 min",
-    ]  # fmt: skip
-    loaded = load("dgx-h100", "llama3-8b-sft", keys)
-    result = predict(loaded.topology, loaded.workload, scaling=False, fixes=False)
-    step = run_step(loaded.topology, loaded.workload).breakdown
-    found = estimate_job(loaded.topology, loaded.workload, step)
-    assert found is not None
-    assert found.wall_s == pytest.approx(result.job.wall_clock_mean_s, rel=0.05)
 
 
 @pytest.mark.parametrize(
