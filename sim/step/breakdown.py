@@ -32,7 +32,7 @@ from sim.lowering.parts import B1, CATEGORIES, I4
 from sim.program import Timeline
 from sim.records import dataclass
 from sim.step.overlap import CAUSES, holders
-from sim.step.straggle import Ranks
+from sim.step.slowest import Ranks
 from sim.step.windows import Windows
 
 _COLLECTIVE = CATEGORIES.index("collective")

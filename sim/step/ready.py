@@ -19,7 +19,8 @@ from sim.records import NamedTuple
 from sim.step.bounds import PLAY_BYTES, PROBED, check_size, crowded, ops_of
 from sim.step.depth import of_layers
 from sim.step.rhythm import cycle_of, of_steps
-from sim.step.straggle import Ranks, ranks_of, slowed
+from sim.step.slowest import Ranks
+from sim.step.straggle import ranks_of, slowed
 from sim.step.variation import Variation, capacities, speeds
 from sim.strategies import plans_of
 

@@ -19,7 +19,7 @@ from sim.lowering.lowered import Lowered
 from sim.records import NamedTuple, dataclass
 from sim.step.breakdown import Breakdown
 from sim.step.intervals import F8
-from sim.step.straggle import Ranks
+from sim.step.slowest import Ranks
 from sim.units import whole
 
 #: options, as errors name them

@@ -23,7 +23,8 @@ from sim.records import NamedTuple
 from sim.step.breakdown import Breakdown
 from sim.step.ready import told_slowest
 from sim.step.shares import WITHIN
-from sim.step.straggle import hands_on, lost_to_slowest
+from sim.step.slowest import lost_to_slowest
+from sim.step.straggle import hands_on
 from sim.step.variation import Variation
 from sim.study.candidates import Candidate
 
@@ -197,7 +198,7 @@ def in_forward(phase: str) -> bool:
 
 
 def paced_of(candidate: Candidate, micro: Micro, within: Within) -> Paced:
-    """Bound 5."""
+    """What of a micro-step the slowest of equal ranks does: bound 5 of `sim.study.bounds`."""
     workload, topology = candidate.workload, candidate.topology
     node = topology.node
     share = unit_s = 0.0
@@ -212,12 +213,11 @@ def paced_of(candidate: Candidate, micro: Micro, within: Within) -> Paced:
         unit_s = min(0.0, unit_s)  # not every micro-step gathers all
     kernels = {kind: (1.0 + share) * seconds for kind, seconds in micro.kernels.items()}
     # the slower the kernels, the more of what is sent beside attention they hide
-    hidden = share * micro.kernels["attention"]
-    exchanges: dict[str, float] = {}
-    for (what, _), seconds in within.items():
-        exchanges[what] = exchanges.get(what, 0.0) + seconds
-    left = sum(max(0.0, s - hidden * (what == "context")) for what, s in exchanges.items())
-    forward_s = sum(
-        max(0.0, s - hidden * (what == "context")) for (what, ahead), s in within.items() if ahead
+    hidden = {"context": share * micro.kernels["attention"]}
+    forward = {what: within.get((what, True), 0.0) for what, _ in within}
+    both = {what: s + within.get((what, False), 0.0) for what, s in forward.items()}
+    left_s, forward_s = (
+        sum(max(0.0, s - hidden.get(what, 0.0)) for what, s in found.items())
+        for found in (both, forward)
     )
-    return Paced(kernels, left, forward_s, unit_s, 1.0 + share)
+    return Paced(kernels, left_s, forward_s, unit_s, 1.0 + share)

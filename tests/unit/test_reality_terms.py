@@ -24,7 +24,8 @@ from sim.step.pressure import (
 )
 from sim.step.ready import priced_of
 from sim.step.run import run_step
-from sim.step.straggle import Ranks, deviation, expected_largest, ranks_of
+from sim.step.slowest import Ranks, deviation, expected_largest
+from sim.step.straggle import ranks_of
 from sim.step.variation import Variation
 
 DGX_A100 = load("dgx-a100", "mpt-7b-pretrain").topology

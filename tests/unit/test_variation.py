@@ -16,7 +16,8 @@ from sim.lowering import frames
 from sim.report.ranks import waiting as facts
 from sim.step.ready import priced_of
 from sim.step.run import run_replicas, run_step
-from sim.step.straggle import Ranks, expected_largest, lost_to_slowest, ranks_of, slowed
+from sim.step.slowest import Ranks, expected_largest, lost_to_slowest
+from sim.step.straggle import ranks_of, slowed
 from sim.step.variation import (
     Variation,
     capacities,
