@@ -1,8 +1,9 @@
 """Rounds of a pipeline rank's actions: recorded once, copied whole from then on.
 
-A full pipeline does the same again and again, a few micro-batches later each time: computations
-and messages in one order. A round whose streams have before them what an earlier one met, and that
-takes messages as that one did, issues the same ops and leaves the same behind.
+A full pipeline repeats itself: the same computations and messages in one order, each time a few
+micro-batches later (`_Course` finds these rounds). One is recorded as it is issued (`_Round`). A
+later one issues the same ops and leaves the same behind, if its streams have before them what that
+one met and it takes messages as that one did; if not, its actions are done one by one.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class _Course:
         for i in range(len(actions) - 1, -1, -1):
             self.next[i] = found.get(self.kind[i], len(actions))
             found[self.kind[i]] = i
-        self._known = (0, 0, 0)  # up to where actions are those of a round before, by its size
+        #: size, micro-batches and end: up to the end an action is that of so many before, as many
+        #: micro-batches later
+        self._known = (0, 0, 0)
 
     def rounds(self, begin: int) -> tuple[int, int, int]:
         """Actions of a round that begins there, rounds in a row, and micro-batches of each."""
