@@ -72,6 +72,11 @@ def is_there(path: Path) -> bool:
     return _is(path, Path.exists) and not is_folder(path)
 
 
+def is_taken(path: Path) -> bool:
+    """Whether something stands under a name that is to be written; as `is_file`."""
+    return _is(path, Path.exists)
+
+
 def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
     try:
         return not hidden(path) and kind(path)

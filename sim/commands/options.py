@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -37,7 +38,7 @@ def sets(function: F) -> F:
         **rest: Any,
     ) -> Any:  # fmt: skip
         if model_config is not None:
-            overrides = (f"model={model_config.resolve()}", *overrides)
+            overrides = (f"model={os.path.abspath(model_config)}", *overrides)
         if calibration is not None:
             from sim.inputs.calibration import calibration_settings
 

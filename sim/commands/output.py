@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sim.errors import InputError, visible
-from sim.files import make_folder, write_whole
+from sim.files import is_taken, make_folder, write_whole
 from sim.report.formats import in_parts
 from sim.report.progress import hushed, progress_bar
 
@@ -224,7 +224,7 @@ def plots_written(drawn: Mapping[str, str], folder: Path | None, output: Path | 
 
 def written(path: Path, text: str, force: bool = False) -> None:
     """Write a file, and say so; one that is there is kept unless `force`."""
-    if path.exists() and not force:
+    if is_taken(path) and not force:
         message = "is there already; name another file, or add --force"
         raise InputError.single(str(path), message)
     make_folder(path.parent)

@@ -18,7 +18,7 @@ from sim.inputs.notebooks import cells, is_notebook
 from sim.inputs.python_losses import divided_losses
 from sim.inputs.python_names import Names, Scope, default_of, dotted
 from sim.inputs.python_options import Options, options_of
-from sim.inputs.python_values import Values
+from sim.inputs.python_values import TooMuch, Values
 from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
 
 CONDITION = "(if)"  # the key of the conditions that a call stands under, as no argument is called
@@ -56,13 +56,15 @@ def from_calls(text: str, name: str, options: Mapping[str, str] | None = None) -
     Raises
     ------
     InputError
-        No Python of this release.
+        No Python of this release, or names that stand for too much.
     """
     module, lines = _module(text, name)
     try:
         calls = _Calls(module, name, lines, options)
         calls.visit(module)
         calls.parsed(options_of(module))
+    except TooMuch as error:
+        raise InputError.single(name, str(error)) from None
     except (RecursionError, MemoryError, ValueError):
         raise InputError.single(name, _TOO_DEEP) from None
     return Branch(dict(calls.found), Place(name))

@@ -69,6 +69,7 @@ class Names(ast.NodeVisitor):
         self._imported: set[str] = set()
         self._made: dict[str, list[tuple[list[str], dict[str, list[Value]]]]] = {}
         self._changed: list[tuple[Scope, str]] = []
+        self._known: dict[int, Value | None] = {}  # by the list of what a name is bound to
         self._here = self._top = Scope(None)
         self.visit(module)
         self._pass()
@@ -81,7 +82,11 @@ class Names(ast.NodeVisitor):
         elif isinstance(node, ast.Attribute) and (path := dotted(node)):
             root = path.partition(".")[0]
             values = None if root in self._imported else self._fields.get(node.attr)
-        return _agreed(values or [])
+        if not values:
+            return None
+        if id(values) not in self._known:
+            self._known[id(values)] = _agreed(values)
+        return self._known[id(values)]
 
     def scope(self, node: ast.AST) -> Scope:
         """The scope that a node stands in."""
@@ -317,14 +322,13 @@ def _given(text: str, kind: ast.expr | None, default: ast.expr | None) -> ast.ex
 
 def _agreed(values: list[Value]) -> Value | None:
     """The one value of several that are the same."""
-    if not values:
-        return None
     first = values[0]
     if first.node is None:
         return None
+    said = ast.dump(first.node)
     alike = all(
         v.node is not None
-        and ast.dump(v.node) == ast.dump(first.node)
+        and ast.dump(v.node) == said
         and (v.scope is first.scope or isinstance(v.node, ast.Constant))
         for v in values[1:]
     )

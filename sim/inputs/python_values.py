@@ -13,6 +13,7 @@ from sim.inputs.tree import Branch, Items, Leaf, Place, Tree
 
 UNKNOWN = "$"  # how the text of what only a run knows begins
 _DEEPEST = 12  # of values within values
+_MOST = 200_000  # values of a file, those that names stand for among them, at 10 us each
 _LARGEST, _HIGHEST = 1e12, 64  # of numbers that are worked with, and of powers
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
@@ -29,19 +30,33 @@ _HAS_BF16 = re.compile(r"is_bf(?:loat)?16_supported$")
 _ENVIRONMENT = ("os.environ.get", "environ.get", "os.getenv", "getenv")
 
 
+class TooMuch(ValueError):
+    """Names that stand for lists of names that stand for lists: more than anybody writes."""
+
+    def __init__(self) -> None:
+        super().__init__(f"its names stand for more than {_MOST:,} values; write what they hold")
+
+
 def is_unknown(tree: Tree | None) -> bool:
     """Whether a value is one that only a run knows."""
     return isinstance(tree, Leaf) and str(tree.value).startswith(UNKNOWN)
 
 
 class Values:
-    """Values of a file's expressions, by its names."""
+    """Values of a file's expressions, by its names; all that it is asked raise `TooMuch`."""
 
     def __init__(self, names: Names) -> None:
         self.names = names
+        self._left = _MOST
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise TooMuch
 
     def tree(self, node: ast.expr, scope: Scope, place: Place, depth: int = 0) -> Tree:
         """What an expression is worth; a text that begins with `UNKNOWN` where none is said."""
+        self._count()
         if depth <= _DEEPEST:
             if isinstance(node, ast.List | ast.Tuple | ast.Set):
                 return Items([self.tree(x, scope, place, depth + 1) for x in node.elts], place)
@@ -70,6 +85,7 @@ class Values:
         self, node: ast.expr, scope: Scope, depth: int = 0
     ) -> Iterator[tuple[str, ast.expr]]:
         """Keys and values of a mapping, also by its name; ``**`` and what the file does not say."""
+        self._count()
         found = self.names.of(node, scope)
         if found is not None and found.node is not None and depth <= _DEEPEST:
             yield from self.entries(found.node, found.scope, depth + 1)

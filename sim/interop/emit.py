@@ -10,7 +10,7 @@ from typing import Any
 
 from sim.documents import SCHEMAS, Document
 from sim.errors import InputError
-from sim.files import make_folder, write_whole
+from sim.files import is_taken, make_folder, write_whole
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -149,7 +149,7 @@ def write_plan(
             if name == "accelerate.yaml" and kind == "accelerate" and name in texts:
                 continue  # beside a trainer it leaves checkpointing to that
             texts[name] = text
-    there = [name for name in texts if (folder / name).exists()]
+    there = [name for name in texts if is_taken(folder / name)]
     if there and not overwrite:
         message = f"{' and '.join(there)} is there already; name another folder, or add --force"
         raise InputError.single(str(folder), message)

@@ -42,7 +42,7 @@ class _Rate(NamedTuple):
 _BAR = re.compile(
     r"[0-9]{1,3}%\|[^|\r\n]{0,400}\|\s*[0-9]+/([0-9]+) \[[^\]\r\n]{0,60}?, *([0-9.]+) ?(s/it|it/s)"
 )
-_BARE = re.compile(r"([0-9][0-9.]*) ?(s/it|it/s)")
+_BARE = re.compile(r"(?<![0-9])([0-9][0-9.]{0,29}) ?(s/it|it/s)")
 #: what bars before and between training are labelled
 _ASIDE = re.compile(
     r"load|download|fetch|\bmap\b|token|convert|filter|pack|generat|eval|valid|test|sav|resolv"

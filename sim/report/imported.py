@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sim.errors import brief
 from sim.interop.imported import ImportedJob
 from sim.report.view import Lines, Row, Table, View, ViewPart, left
 
@@ -24,8 +25,8 @@ def written(found: ImportedJob) -> View:
 def became(found: ImportedJob) -> View:
     """What became of each key."""
     took = [
-        [_line(t["place"]), ": ".join(filter(None, (t["theirs"], t["value"]))),
-         f"{t['key']}: {t['ours']}"]
+        [_line(t["place"]), brief(": ".join(filter(None, (t["theirs"], t["value"])))),
+         brief(f"{t['key']}: {t['ours']}")]
         for t in found.took
     ]  # fmt: skip
     assumed = [[f"{a['key']}: {a['ours']}", a["why"]] for a in found.assumed]
@@ -36,7 +37,7 @@ def became(found: ImportedJob) -> View:
         Table([left("ours"), left("because", pad=False)], assumed,
               heading="  assumed, as no file says it"),
         Table([left("line"), left("theirs"), left("", pad=False)],
-              [[_line(a["place"]), a["theirs"], a["why"]] for a in matter],
+              [[_line(a["place"]), brief(a["theirs"]), brief(a["why"])] for a in matter],
               heading="  changes the run, and is not followed"),
         Table([left("because"), left("theirs", pad=False)], aside, heading="  ignored"),
         Lines(_said(found)),
@@ -48,7 +49,7 @@ def _grouped(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     """Keys by the reason that they count for nothing."""
     by: dict[str, list[str]] = {}
     for row in rows:
-        by.setdefault(row["why"], []).append(row["theirs"])
+        by.setdefault(row["why"], []).append(brief(row["theirs"]))
     return [[why, ", ".join(dict.fromkeys(names))] for why, names in by.items()]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.hostile.corpus import TRICKS, Case, Content
-from tests.hostile.samples import JOBS, WORKLOAD
+from tests.hostile.samples import JOBS, MEGATRON, WORKLOAD
 
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "--set": (
@@ -190,6 +190,14 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "config h100-x1 jobs.yaml", "diff jobs.yaml /dev/null", "mcp x",
         ),
     ),
+    "import -o": (("import", "m.sh", "-o"), ("n" * 300, "/", "/dev/full", "m.sh", "m.sh/x")),
+    "export -o": (
+        ("export", "h100-x1", "job.yaml", "--emit", "yaml", "-o"), ("n" * 300, "/dev/full"),
+    ),
+    "--model-config": (
+        ("memory", "h100-x1", "job.yaml", "--model-config"),
+        ("", "/", "/dev/zero", "/proc/self/exe", "/proc/self/fd/99", "n" * 300, "job.yaml/x"),
+    ),
     "verbs": (
         (),
         (
@@ -302,5 +310,6 @@ def options(name: str) -> Iterator[Case]:
     command, values = OPTIONS[name]
     for value in (*values, "x" * 6000, "x y " * 1500):
         argv = (*command, value) if command else tuple(value.split())
-        files: dict[str, Content] = {"job.yaml": WORKLOAD.encode(), "jobs.yaml": JOBS.encode()}
+        files: dict[str, Content] = {"job.yaml": WORKLOAD.encode(), "jobs.yaml": JOBS.encode(),
+                                     "m.sh": MEGATRON.encode()}  # fmt: skip
         yield Case(value[:60], argv, files)

@@ -24,12 +24,14 @@ from tests.hostile.samples import (
     JOBS,
     KINETO,
     LISTED,
+    LOG,
     MEGATRON,
     NCCL,
     NVBANDWIDTH,
     PRICES,
     RESULT,
     RUNS,
+    SCRIPT,
     SKYPILOT,
     STUDY,
     SWEEP,
@@ -43,6 +45,9 @@ TRAINER_FILES = Path(__file__).parents[2] / "docs" / "examples" / "files"
 TOPO_FILES = Path(__file__).parents[1] / "data" / "topo"
 #: what must reach no terminal: an escape, a bell, a C1 control, a turn of the writing direction
 TRICKS = "\x1b[31m\x1b]0;owned\x07\x9b1m\u202e"
+
+#: what nobody sees in a message that repeats it
+UNSEEN = "\xad\u200b\u2060\ufeff\U000e0041"
 
 
 #: what stands under a name: bytes of a file, or what puts something else there
@@ -117,6 +122,8 @@ def readers() -> dict[str, Reader]:
     found["torchtitan.toml"] = Reader("t.toml", TORCHTITAN, ("import", "t.toml"))
     found["torchtune.yaml"] = Reader("t.yaml", TORCHTUNE, ("import", "t.yaml"))
     found["megatron.sh"] = Reader("m.sh", MEGATRON, ("import", "m.sh"))
+    found["script.py"] = Reader("script.py", SCRIPT, ("import", "script.py"))
+    found["log"] = Reader("x.log", LOG, ("diagnose", *on, "--log", "x.log"))
     found["result"] = Reader("a.json", RESULT, ("diff", "a.json", "a.json"))
     for name in ("four-a100-trimmed.txt", "dump.xml"):
         text = (TOPO_FILES / name).read_text()
@@ -149,6 +156,11 @@ def damaged(good: str) -> Iterator[tuple[str, bytes]]:
     yield "a long line", data + b"# " + b"x" * 300_000
     yield "many lines", data + b"#\n" * 50_000
     yield "a long first line", b"x" * 300_000 + b"\n" + data
+    yield "a long number", re.sub(rb"\b\d+\b", b"0" * 200_000, data, count=1)
+    yield "a long last word", data.rstrip() + b"e" * 200_000 + b"\n"
+    yield "much in quotes", data.rstrip() + b" '" + b"0x " * 60_000 + b"'\n"
+    yield "unseen", re.sub(r"(?<=\w)(?=\n)", UNSEEN, good).encode()
+    yield "paragraphs", data.replace(b"\n", b"\xe2\x80\xa9")
     yield "gzip without end", _bomb()
     yield "deep keys", b".".join([b"a"] * 50_000) + b" = 1\n"
     yield "deep lists", b"[" * 5_000
@@ -183,6 +195,31 @@ def _deaf(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as one:
         one.bind(path.name)
 
+
+#: Python in the place of `X = 2`: too deep, too long, or more than it seems
+BOMBS = {
+    "parentheses": f"X = {'(' * 5_000}1{')' * 5_000}",
+    "signs": f"X = {'-' * 50_000}1",
+    "attributes": f"X = a{'.b' * 50_000}",
+    "sums": f"X = {'+'.join(['1'] * 50_000)}",
+    "calls": f"X = {'f(' * 150}1{')' * 150}",
+    "lists of lists": "a0 = 1\n"
+    + "".join(f"a{i + 1} = [{f'a{i}, ' * 20}]\n" for i in range(12))
+    + "X = a12",
+    "mappings of mappings": "a0 = {'b': 1}\n"
+    + "".join(f"a{i + 1} = {{{f'**a{i}, ' * 20}}}\n" for i in range(12))
+    + "X = dict(**a12)\nf(**a12)",
+    "conditions": "a0 = 1\n"
+    + "".join(f"a{i + 1} = {' or '.join([f'a{i} == 2'] * 20)}\n" for i in range(12))
+    + "X = 1 if a12 else 2",
+    "a circle": "X = Y\nY = X",
+    "said often": f"X = {list(range(500))}\n" * 2_000,
+    "fields of fields": "p.add_argument('--x', default=X)\n" * 3_000 + "X = p.parse_args().x",
+    "a large power": "X = 10 ** 10 ** 10",
+    "a large number": f"X = {'9' * 5_000}",
+    "a coding that is none": "# coding: nothing\nX = 1",
+    "half a character": "X = '\\ud800'",
+}
 
 #: what may stand where a file should
 NO_FILES: dict[str, Callable[[Path], object]] = {
@@ -219,5 +256,9 @@ def cases(reader: Reader) -> Iterator[Case]:
     """Everything that a reader may get instead of its file."""
     beside: dict[str, Content] = {"job.yaml": WORKLOAD.encode()}
     yield Case("good", reader.argv, beside | {reader.file: reader.good.encode()})
+    if reader.good == SCRIPT:
+        for name, code in BOMBS.items():
+            python = SCRIPT.replace("X = 2", code, 1).encode()
+            yield Case(name, reader.argv, beside | {reader.file: python})
     for name, content in (*damaged(reader.good), *replaced(reader.good), *NO_FILES.items()):
         yield Case(name, reader.argv, beside | {reader.file: content})

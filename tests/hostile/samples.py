@@ -211,3 +211,18 @@ RESULT = json.dumps(
     {"schema": "scaling-sim/result/1", "step": {"time_s": 2.0, "parts": [1, 2]}, "fits": True},
     indent=1,
 )
+
+
+#: calls of a trainer in Python, with what `X` is put in the place of its first line
+SCRIPT = """\
+X = 2
+from transformers import AutoModelForCausalLM
+from trl import SFTConfig, SFTTrainer
+
+model = AutoModelForCausalLM.from_pretrained("meta-llama/Llama-3.1-8B")
+SFTTrainer(model, args=SFTConfig(per_device_train_batch_size=X, max_length=512)).train()
+"""
+
+
+#: the bar of a trainer's log
+LOG = " 50%|#####     | 50/100 [01:40<01:40,  2.00s/it]\n"

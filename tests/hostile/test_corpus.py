@@ -20,8 +20,11 @@ from tests.hostile.corpus import Case, cases, readers
 READERS = readers()
 LIMIT_S = 10.0  # of CPU: other tests share the machine
 LONGEST_WORD = 1000  # a path may be long
-#: escapes, bells, C1 controls, turns of the writing direction
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+#: escapes, bells, C1 controls, turns of the writing direction, what nobody sees
+CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"
+    "\U000e0000-\U000e007f]"
+)
 
 
 def run(case: Case, folder: Path, capsys, monkeypatch) -> list[str]:

@@ -241,6 +241,7 @@ def test_faults_of_a_study_come_together(tmp_path):
         ("picture: bars", "picture: bar", 'no picture "bar"; did you mean "bars"?'),
         ("grids: [scaling]", "grids: [scale]", 'no grid "scale"'),
         ("break_even: cheaper", "break_even: cheap", 'no claim "cheap"'),
+        ("machines: [H100, A100]", "machines: [H100]", "machines: 1 of them; pictures."),
         ("line: faster", "line: fast", 'no key "fast"'),
         ("lines: [faster, barely]", "lines: [faster, hardly]", 'no key "hardly"'),
         ("key: two", "key: faster", '"faster" is there twice'),

@@ -42,7 +42,7 @@ _LAUNCHER = re.compile(rf"{LAUNCHES}|\bdeepspeed\b")
 _PLAIN = re.compile(PLAIN, re.M)
 #: a trainer's file as the argument without a name
 _NAMED = re.compile(
-    r"(?:axolotl(?: +|\.cli\.)train|llamafactory-cli +train|[\w./-]+\.py)[ \\\n]+"
+    r"(?:axolotl(?: +|\.cli\.)train|llamafactory-cli +train|(?<![\w./-])[\w./-]+\.py)[ \\\n]+"
     r"([^\s=-]\S*\.(?:ya?ml|json))(?=\s|$)"
 )
 _PYTHON = re.compile(r"(?<![\w./-])[\w./-]+\.py\b")

@@ -148,6 +148,8 @@ def _said_faults(study: Study, keys: Sequence[str]) -> Iterator[tuple[str, str]]
         yield from _unknown(where, "key", picture.lines, keys)
         ids = [claim.id for claim in study.claims]
         yield from _unknown(where, "claim", filter(None, [picture.break_even]), ids)
+        if picture.break_even and len(study.machines) != 2:
+            yield "machines", f"{len(study.machines)} of them; {where} is of two"
         grids = [grid.name for grid in study.grids]
         yield from _unknown(where, "grid", filter(None, [picture.grid]), grids)
     names = [picture.name for picture in study.pictures]
