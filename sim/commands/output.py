@@ -194,6 +194,10 @@ def stopped_softly() -> Iterator[Callable[[], bool]]:
             signal.signal(number, ask)
     try:
         yield stop
+    except KeyboardInterrupt:
+        if told:  # nothing was found by then
+            sys.exit(128 + asked)
+        raise
     finally:
         with suppress(ValueError):
             for number, old in before.items():

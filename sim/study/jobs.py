@@ -19,6 +19,7 @@ from sim.job.basis import no_length
 from sim.job.estimate import estimate_job
 from sim.quantities import counted, gib
 from sim.step.step import memory_of, step
+from sim.step.variation import Stop, never
 from sim.study.cluster import Cluster, Request
 
 _SOURCE = "jobs"
@@ -116,18 +117,22 @@ def cluster_of(argument: Argument, sets: Iterable[str] = ()) -> Cluster:
 
 
 def requests(
-    cluster: Cluster, jobs: JobList, settings: Sequence[Branch], folder: Path
+    cluster: Cluster, jobs: JobList, settings: Sequence[Branch], folder: Path, stop: Stop = never
 ) -> list[Request]:
-    """Every job with its duration on the cluster.
+    """Every job with its duration on the cluster; `stop` is asked before each but the first.
 
     Raises
     ------
     InputError
         Faults of a job's workload, a job without a length, larger than memory allows.
+    KeyboardInterrupt
+        Stopped: jobs that are not timed leave no plan.
     """
     faults: list[Fault] = []
     found: list[Request] = []
     for i, entry in enumerate(jobs.jobs):
+        if i and stop():
+            raise KeyboardInterrupt
         try:
             timed = _timed(cluster, entry, settings[i], folder)
         except InputError as error:

@@ -58,7 +58,7 @@ def plan(
     InputError
         Faults of either file, or a job larger than the cluster.
     """
-    wanted = read_plan(topology, jobs, sets)
+    wanted = read_plan(topology, jobs, sets, stop)
     nodes = wanted.cluster.topology.nodes
     large = [r for r in wanted.jobs if r.nodes > nodes]
     if large:
@@ -86,17 +86,19 @@ def teller(jobs: int, progress: Progress | None) -> Callable[[], None] | None:
     return told
 
 
-def read_plan(topology: Argument, jobs: Jobs, sets: Iterable[str] = ()) -> TimedJobs:
+def read_plan(
+    topology: Argument, jobs: Jobs, sets: Iterable[str] = (), stop: Stop = never
+) -> TimedJobs:
     """Cluster and jobs, timed."""
     cluster = cluster_of(topology, sets)
     if isinstance(jobs, Mapping):
-        return TimedJobs(cluster, requests(cluster, *read_jobs(jobs), Path()))
+        return TimedJobs(cluster, requests(cluster, *read_jobs(jobs), Path(), stop))
     if jobs.suffix.lower() == ".csv":
         trace = read_trace(jobs, cluster.per_node)
         return TimedJobs(cluster, list(trace.jobs), trace.notes)
     listed: JobList
     listed, settings = read_jobs(jobs)
-    return TimedJobs(cluster, requests(cluster, listed, settings, jobs.parent))
+    return TimedJobs(cluster, requests(cluster, listed, settings, jobs.parent, stop))
 
 
 def finished(
@@ -302,7 +304,7 @@ def fewest(
     InfeasibleError
         Jobs that miss their deadline on any number of nodes, with how long they take alone.
     """
-    wanted = read_plan(topology, jobs, sets)
+    wanted = read_plan(topology, jobs, sets, stop)
     found, ample = smallest(wanted.cluster, wanted.jobs, policy, share, progress, stop)
     if found is not None:
         return finished(wanted, found, replicas, stop=stop)

@@ -86,7 +86,11 @@ def compare_plans(
     for topology, changes in itertools.product(topologies, combinations):
         label = ", ".join(changes)
         try:
-            wanted = read_plan(topology, jobs, (*base, *changes))
+            wanted = read_plan(topology, jobs, (*base, *changes), stop)
+        except KeyboardInterrupt:
+            if scenarios:
+                return PlanComparison(tuple(scenarios), share, number)
+            raise
         except InputError as error:
             failures.append(error)
             reason = str(error.faults[0].message)

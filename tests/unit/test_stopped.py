@@ -17,11 +17,14 @@ from sim.report.formats.table import render
 from sim.report.study_plots import plots_of
 from sim.study import compare as comparing
 from sim.study import inverse, scenarios
+from sim.study import jobs as timing
 from sim.study import plan as planning
+from sim.study.jobs import read_jobs
 from sim.study.question import answers as answering
 
 PAIR, JOB, SLOW = ["dgx-a100", "dgx-h100"], "llama3-8b-sft", {"nodes": 8}
 JOBS = "docs/examples/week.yaml"
+TIMED = len(read_jobs(Path(JOBS))[0].jobs) - 1  # asked before each but the first
 STUDY = "lora-qlora-or-full"
 
 
@@ -70,15 +73,23 @@ def test_a_study_has_the_claims_that_can_be_judged():
 
 def test_plans_side_by_side_have_the_scenarios_so_far():
     whole = sim.compare_plans("dgx-h100", JOBS, vary=["nodes=8,10,12"])
-    found = sim.compare_plans("dgx-h100", JOBS, vary=["nodes=8,10,12"], stop=after(1))
+    found = sim.compare_plans("dgx-h100", JOBS, vary=["nodes=8,10,12"], stop=after(2 * TIMED + 1))
     assert (found.stopped, whole.stopped) == (True, False)
     assert [s.content() for s in found.scenarios] == [s.content() for s in whole.scenarios[:2]]
     assert "Stopped after 2 of 3 scenarios" in render(plans.view(found))
 
 
+def test_jobs_that_are_not_timed_leave_no_plan():
+    for asked in range(TIMED):
+        with pytest.raises(KeyboardInterrupt):
+            sim.plan("dgx-h100", JOBS, stop=after(asked))
+    found = sim.compare_plans("dgx-h100", JOBS, vary=["nodes=8,10,12"], stop=after(TIMED))
+    assert (found.stopped, len(found.scenarios)) == (True, 1)
+
+
 def test_a_plan_has_odds_of_the_replicas_that_were_played():
     for played in (0, 1, 7):
-        found = sim.plan("dgx-h100", JOBS, overrides=SLOW, stop=after(played))
+        found = sim.plan("dgx-h100", JOBS, overrides=SLOW, stop=after(TIMED + played))
         alone = sim.plan("dgx-h100", JOBS, overrides=SLOW, replicas=played)
         assert (found.stopped, found.replicas, found.marginal) == (True, played, ())
         if played > 1:  # one is no odds where no more are asked for
@@ -88,7 +99,7 @@ def test_a_plan_has_odds_of_the_replicas_that_were_played():
 
 def test_the_smallest_cluster_so_far_is_enough():
     least = sim.plan("dgx-h100", JOBS, smallest=True, replicas=0).nodes
-    found = sim.plan("dgx-h100", JOBS, smallest=True, stop=after(1))
+    found = sim.plan("dgx-h100", JOBS, smallest=True, stop=after(TIMED + 1))
     assert found.stopped
     assert found.nodes > least
     assert found.on_time >= 0.95
@@ -98,7 +109,7 @@ def test_the_smallest_cluster_so_far_is_enough():
     assert "8 nodes and fewer are too few" in said
     assert "fewest" not in said
     assert (found.undecided, json.loads(found.to_json())["undecided"]) == (True, True)
-    none = sim.plan("dgx-h100", JOBS, smallest=True, stop=after(0))
+    none = sim.plan("dgx-h100", JOBS, smallest=True, stop=after(TIMED))
     assert "stopped before any size was tried" in render(plan.view(none, 0.95))
 
 
@@ -193,3 +204,20 @@ def test_a_signal_shows_what_is_there(monkeypatch, module, name, command, number
     assert "ending with what was found" in ran.stderr
     assert json.loads(ran.stdout)["stopped"] is True
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_anything_is_known_ends_the_verb(monkeypatch, number):
+    """All of 10,000 jobs were timed first."""
+    real = timing._timed
+    called = itertools.count(1)
+
+    def second(*given):
+        if next(called) == 2:
+            signal.raise_signal(number)
+        return real(*given)
+
+    monkeypatch.setattr(timing, "_timed", second)
+    ran = CliRunner().invoke(group, ["plan", "dgx-h100", JOBS])
+    assert (ran.exit_code, ran.stdout) == (128 + number, "")
+    assert next(called) == 3
