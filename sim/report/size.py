@@ -182,7 +182,7 @@ def _verdict(report: SizeReport, winner: Simulated) -> list[str]:
         if target.shortfall(f) > 1.0:
             said += ", which misses the target"
         elif target.objective == "cost" and word == "More" and cost > target.slack:
-            said += ": use fewer GPUs"
+            said += ": not worth it (--slack)"
         lines.append(f"{word} GPUs: {said}")
     return lines
 
