@@ -200,6 +200,13 @@ def test_a_compiler_of_accelerate(tmp_path, backend, compiled, told):
     )
     assert [row["theirs"] for row in mattering(path)] == told
     assert ("compile: true" in sim.import_job(path).yaml) == compiled
+    path = tmp_path / "run.sh"
+    path.write_text(
+        f"accelerate launch --num_processes 8 --dynamo_backend {backend.lower()} train.py "
+        "--model_name_or_path gpt2 --max_length 512\n"
+    )
+    assert [f"dynamo_config.{row['theirs']}" for row in mattering(path)] == told
+    assert ("compile: true" in sim.import_job(path).yaml) == compiled
 
 
 def test_a_deepspeed_file_that_turns_both_off_is_of_32_bits(tmp_path):

@@ -49,20 +49,24 @@ def read(source: Source, job: Translation) -> None:
     put_dtype(keys, "precision.kind", "mixed_precision")
     if keys.text("mixed_precision").lower() == "fp8":
         recipe(keys, _recipe(keys), "mixed_precision")
-    _compiler(keys)
+    _compiled(keys)
     job.launched = "accelerate launches it"
     keys.settle("accelerate")
     keys.rest("accelerate")
 
 
-def _compiler(keys: Keys) -> None:
+def compiler(dynamo: Keys) -> None:
     """TorchDynamo's backend: one that makes no kernels of its own leaves the model as it is."""
-    dynamo = keys.inner("dynamo_config")
     backend = dynamo.text("dynamo_backend").upper()
     if backend == "INDUCTOR":
-        keys.job.take("compile", True, keys.place("dynamo_config"), "dynamo_config.dynamo_backend")
+        dynamo.put("compile", True, "dynamo_backend")
     elif backend not in ("", "NO"):
         dynamo.matters(f"{backend} is not modelled: taken as not compiled", "dynamo_backend")
+
+
+def _compiled(keys: Keys) -> None:
+    dynamo = keys.inner("dynamo_config")
+    compiler(dynamo)
     if dynamo.text("dynamo_mode").lower() == "default":
         dynamo.leave("the default", "dynamo_mode")
     dynamo.settle("accelerate-dynamo")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from sim.inputs.tree import Leaf
+from sim.interop.trainers import accelerate
 from sim.interop.trainers.keys import AUTO, Keys
 
 #: a node of deepspeed's ``--include``, and the slots that are named on it
@@ -50,8 +51,7 @@ def included(launch: Keys) -> None:
 def settle(launch: Keys) -> None:
     """Take what else launchers are told, so that no trainer's reader is asked of it."""
     launch.put_count("stack.omp_num_threads", "num_cpu_threads_per_process")
-    if launch.text("dynamo_backend").lower() not in ("", "no"):
-        launch.put("compile", True, "dynamo_backend")
+    accelerate.compiler(launch)
     if launch.has("hostfile") and not (launch.has(*_OF_NODES) or launch.has("include")):
         launch.matters("its nodes are not read: say how many by --set nodes=", "hostfile")
     if "openrlhf" in launch.text("module"):
