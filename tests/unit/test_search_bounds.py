@@ -161,7 +161,7 @@ def test_exchanges_that_kernels_wait_for_take_what_a_simulation_says(topology, n
                 )
                 assert found == pytest.approx(known, rel=1e-9)
                 compared += 1
-    assert compared >= 2
+    assert compared >= 1
 
 
 @pytest.mark.parametrize(
