@@ -9,7 +9,7 @@ from sim.inputs import catalogue
 from sim.inputs.architecture import measured_gpu
 from sim.inputs.base import Spec
 from sim.inputs.bind import Assumption, Binder
-from sim.inputs.nearest import did_you_mean
+from sim.inputs.nearest import did_you_mean, meant
 from sim.inputs.scalars import described
 from sim.inputs.spoken import gpu_named, gpus_like, no_gpu
 from sim.inputs.tree import Branch, Leaf, Place, Tree
@@ -134,16 +134,17 @@ def _catalogue_gpu(reader: Binder, leaf: Leaf, path: str) -> Spec | None:
         if spoken is not None:
             reader.assumed.append(Assumption(path, spoken))
             return catalogue.gpu(spoken)
-        alike = " or ".join(f'"{n}"' for n in gpus_like(str(name), names))
+        alike = gpus_like(str(name), names)
+        near = alike or meant(str(name).lower(), names)
         own = "another is described: {name: ..., base: %s, and what differs}"
         if why := no_gpu(str(name)):
             hint = f": it {why}" if not why.startswith("a ") else f"; {why}"
-        elif (
-            hint := f"; did you mean {alike}?" if alike else did_you_mean(str(name).lower(), names)
-        ):
-            nearest = hint.split('"')[1]
-            if _NUMBERS.findall(str(name)) != _NUMBERS.findall(nearest):  # else a slip of the pen
-                hint += f" {own % nearest}"
+        elif near:
+            hint = did_you_mean(str(name).lower(), names)
+            if alike:
+                hint = "; did you mean " + " or ".join(f'"{n}"' for n in alike) + "?"
+            if _NUMBERS.findall(str(name)) != _NUMBERS.findall(near[0]):  # else a slip of the pen
+                hint += f" {own % near[0]}"
         else:
             hint = f"; known are {', '.join(names)}; {own % 'the nearest of them'}"
         reader.fault(leaf.place, path, f"{described(leaf)} is no GPU of the catalogue{hint}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from sim.inputs.spoken import folded
 
@@ -16,22 +16,27 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     key, colon, value = word.partition(":")
     if colon and key.strip() in names:
         return f'; a space must follow the colon: "{key.strip()}: {value.strip()}"'
-    alias = MISNOMERS.get(word)
+    if near := meant(word, names):
+        more = f" or one of {len(near) - _MOST} more" if len(near) > _MOST else ""
+        return "; did you mean " + " or ".join(f'"{n}"' for n in near[:_MOST]) + f"{more}?"
+    return f"; known are {', '.join(names)}" if 0 < len(names) <= 12 else ""
+
+
+def meant(word: str, names: Sequence[str]) -> list[str]:
+    """Those of some names that a word may stand for, the likeliest first."""
+    alias = MISNOMERS.get(word, "")
     if alias in names:
-        return f'; did you mean "{alias}"?'
+        return [alias]
     plain = {folded(n): n for n in names}
     bare = folded(word)
     if bare in plain:
-        return f'; did you mean "{plain[bare]}"?'
+        return [plain[bare]]
     near = [n for f, n in plain.items() if f.startswith(bare)] if len(bare) > 2 else []
     if not near:  # "h100" is the beginning of several
         from difflib import get_close_matches
 
         near = get_close_matches(word, names, n=1, cutoff=CUTOFF)
-    if near:
-        more = f" or one of {len(near) - _MOST} more" if len(near) > _MOST else ""
-        return "; did you mean " + " or ".join(f'"{n}"' for n in near[:_MOST]) + f"{more}?"
-    return f"; known are {', '.join(names)}" if 0 < len(names) <= 12 else ""
+    return near
 
 
 # what other tools call these keys

@@ -254,10 +254,9 @@ def _views(run: ClassRun, played: Played, classes: Classes, base: I8) -> Iterato
     nothing: Any = None
     layout, table = played.layout, table_of(played.part.plan)
     copy_lanes = [i for i, s in enumerate(layout.streams) if s in _COPY_STREAMS]
-    aside = np.flatnonzero(np.isin(layout.lane, copy_lanes))
-    # gradients leave on their own stream; `union1d` would load numpy.ma
-    both = np.sort(np.concatenate((aside, layout.first[table.host_link])))
-    copies = both[np.append(True, both[1:] != both[:-1])[: both.size]]
+    copied = np.isin(layout.lane, copy_lanes)
+    copied[layout.first[table.host_link]] = True  # gradients leave on their own stream
+    copies = np.flatnonzero(copied)
     compute_lane = layout.streams.index("compute") if "compute" in layout.streams else 0
     compute = np.flatnonzero(layout.lane == compute_lane)
     first, last = layout.first[table.collectives], layout.last[table.collectives]

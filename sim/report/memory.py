@@ -155,14 +155,13 @@ def _fixes(fixes: tuple[MemoryFix, ...], now: Verdict) -> Table:
         ]
         for f in fixes
     ]  # fmt: skip
-    heading = "Fixes, those that make it fit first, cheapest in GPU time a token first"
-    if not now.fits and not any(f.fits for f in fixes):
-        heading = "Fixes, none of which makes it fit, cheapest in GPU time a token first"
     if now.fits:
-        heading = "What would save memory, cheapest in GPU time a token first"
-    if now.host_decides:
-        heading = heading.replace("Fixes", "Fixes of host memory a node", 1)
-        heading = heading.replace("memory,", "host memory a node,", 1)
+        lead = f"What would save {'host memory a node' if now.host_decides else 'memory'}"
+    else:
+        found = "those that make it fit first"
+        lead = f"Fixes{' of host memory a node' * now.host_decides}, "
+        lead += found if any(f.fits for f in fixes) else "none of which makes it fit"
+    heading = f"{lead}, cheapest in GPU time a token first"
     return Table(columns, rows, heading, headed=False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
-from sim.inputs.strategy import BlockRhythm
+from sim.inputs.strategy import EACH_BLOCK, BlockRhythm
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.records import NamedTuple
@@ -71,8 +71,9 @@ def simulated(
             topology, workload = jobs[i]
             few = of_layers(workload, rhythm.layers) if rhythm else workload
             parts.append(StepJob(topology, few, workload.model.layers))
-        more = (progress, rhythm) if rhythm else (progress,)
-        for ran in run_together(parts, asked.engine, asked.causes, *more):
+        for ran in run_together(
+            parts, asked.engine, asked.causes, progress, rhythm or EACH_BLOCK
+        ):  # fmt: skip
             for row, place in enumerate(ran.places):
                 if row not in ran.apart:
                     found[which[place]] = _measured(ran, row, asked.waits)

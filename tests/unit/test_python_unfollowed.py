@@ -95,7 +95,7 @@ def test_what_is_frozen_can_be_said_beside_a_script(tmp_path):
 
 ADAPTER = """\
 model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, task_type="CAUSAL_LM",
-    target_modules="all-linear", layers_to_transform=[0, 1], use_rslora=True))
+    target_modules="all-linear", layers_to_transform=[0, 1], use_rslora=True, rnak=16))
 """
 
 
@@ -109,3 +109,6 @@ def test_what_an_adapter_says_beside_its_shape_is_told_as_in_its_file(tmp_path, 
     assert told == {"layers_to_transform": why}
     idle = {row["theirs"] for row in found.aside if not row["matters"]}
     assert idle >= {"lora_alpha", "task_type", "use_rslora"}
+    sets = ["micro_batch=1", "gradient_accumulation=1", "sequence_length=2048"]
+    warnings = load("dgx-h100", path, sets).notes.warnings
+    assert ["rnak" in w.message for w in warnings if w.code == "not-read"] == [True]

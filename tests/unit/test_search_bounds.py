@@ -150,7 +150,7 @@ SPLIT = [("aws-p4d", 16, "dense"), ("gcp-a3-mega", 4, "long"), ("l40s-8", 2, "mi
 def test_exchanges_that_kernels_wait_for_take_what_a_simulation_says(topology, nodes, job):
     """Of a gap between kernels a simulation blames the last exchange, so that sums are compared."""
     compared = 0
-    for candidate in filter(exchanging, drawn(topology, nodes, job, 24)):
+    for candidate in filter(exchanging, drawn(topology, nodes, job, 40)):
         waited = waited_within(candidate)
         if waited is not None:
             exact = within_of(micro_steps([alone(candidate)])[0].breakdown)
@@ -161,7 +161,7 @@ def test_exchanges_that_kernels_wait_for_take_what_a_simulation_says(topology, n
                 )
                 assert found == pytest.approx(known, rel=1e-9)
                 compared += 1
-    assert compared >= 1
+    assert compared >= 2
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_exchanges_beside_kernels_are_left_to_a_simulation(cut, kept):
 @pytest.mark.parametrize(("topology", "nodes", "job"), CASES)
 def test_no_job_needs_less_memory_than_its_bound(topology, nodes, job):
     bounds = MemoryBounds()
-    for candidate in drawn(topology, nodes, job, 24):
+    for candidate in drawn(topology, nodes, job, 40):
         for workload in (candidate.workload, least_form(candidate.workload)):
             least = bounds.needed(candidate.topology, workload)
             exact = memory_of(candidate.topology, workload).needed_bytes

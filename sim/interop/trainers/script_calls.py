@@ -262,7 +262,9 @@ def _beside(call: ScriptCall, job: Translation) -> None:
         for key, tree in call.branch.entries.items()
         if key.isidentifier() and key not in _ADAPTERS and not is_unknown(tree)
     }
-    Keys(job, Branch(left, call.branch.place)).settle("peft")
+    keys = Keys(job, Branch(left, call.branch.place))
+    keys.settle("peft")
+    keys.rest("PEFT")
 
 
 def _flag(found: Branch, name: str, place: Place) -> None:
