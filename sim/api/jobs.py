@@ -156,12 +156,13 @@ def memory_of(
     asked = [*([bound] if bound else []), *given]
     for quantity in given:
         chosen("bounds", quantity, CHOICES["BoundQuantity"])
-    machine, job, _ = read(topology, workload, overrides, calibration, keys)
+    machine, job, notes = read(topology, workload, overrides, calibration, keys)
     from sim.memory.bound import solve_each
     from sim.memory.report import memory
     from sim.result.memory import MemoryAnswer
     from sim.result.sections import title_of
     from sim.result.trials import smaller
+    from sim.result.warned import warnings_of
 
     found, unbounded = solve_each(machine, job, asked)
     return MemoryAnswer(
@@ -170,6 +171,7 @@ def memory_of(
         fixes=smaller(machine, job) if fixes else (),
         bounds=found,
         unbounded=unbounded,
+        warnings=warnings_of(machine, job, notes),
     )
 
 
@@ -203,11 +205,11 @@ def improve(
     InputError
         All faults of both inputs.
     """
-    machine, job, _ = read(topology, workload, overrides, calibration, keys)
+    loaded = read(topology, workload, overrides, calibration, keys)
     from sim.result.improve import improve
     from sim.step.variation import never
 
-    return improve(machine, job, numerics=not same_numerics, progress=progress, stop=stop or never)
+    return improve(*loaded, numerics=not same_numerics, progress=progress, stop=stop or never)
 
 
 def explain(
@@ -225,10 +227,10 @@ def explain(
     topology, workload, overrides, calibration, keys
         As for `simulate`. A full fine-tune is set beside LoRA of rank 16.
     """
-    machine, job, _ = read(topology, workload, overrides, calibration, keys)
+    loaded = read(topology, workload, overrides, calibration, keys)
     from sim.result.explain import explain
 
-    return explain(machine, job)
+    return explain(*loaded)
 
 
 def support(
@@ -246,10 +248,10 @@ def support(
     topology, workload, overrides, calibration, keys
         As for `simulate`.
     """
-    machine, job, notes = read(topology, workload, overrides, calibration, keys)
+    loaded = read(topology, workload, overrides, calibration, keys)
     from sim.result.support import support
 
-    return support(machine, job, notes)
+    return support(*loaded)
 
 
 def config(

@@ -25,6 +25,7 @@ from sim.calibration.figures import Figure
 from sim.calibration.predictions import predictions
 from sim.calibration.probes import PROBES
 from sim.inputs.topology import Topology
+from sim.result.warned import warnings_of
 from sim.step.breakdown import Breakdown
 from sim.step.step import quick, step
 from sim.step.variation import Progress
@@ -88,6 +89,7 @@ def diagnose(
         tuple(figures), tuple(b.time_s for b in declared), pace, tuple(explanations), nothing,
         _telling(figures[0], explanations),
         steps[0].memory.verdict, tuple(dict.fromkeys(text for s in steps for text in s.fallbacks)),
+        warnings_of(first.topology, first.workload, first.notes, steps[0]),
     )  # fmt: skip
 
 

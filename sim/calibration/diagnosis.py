@@ -10,9 +10,12 @@ from typing import Any, ClassVar
 from sim.calibration.cause import Cause
 from sim.calibration.figures import Figure
 from sim.documents import SCHEMAS, Document, Section
+from sim.inputs.notes import Message
 from sim.memory.verdict import Verdict
 
 EXPLAINS = 0.15  # |ln(predicted/measured)| up to which a cause explains the figures
+_NAMED = 6  # causes at most
+_FAINT = 0.005  # probability under which a cause is not worth its lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class Diagnosis(Document):
     test: Test | None
     verdict: Verdict  # of memory, as declared
     borrowed: tuple[str, ...] = ()  # constants that are those of other hardware
+    warnings: tuple[Message, ...] = ()  # of the job as declared
 
     @property
     def ratio(self) -> float:
@@ -95,6 +99,21 @@ class Diagnosis(Document):
     def ordinary(self) -> bool:
         """Whether the run is what the model expects, within its error."""
         return self.nothing > 0.5 and abs(math.log(self.ratio)) <= EXPLAINS
+
+    @property
+    def named(self) -> list[Explanation]:
+        """Causes worth naming, the likeliest first."""
+        # the others are weighed for the odds: what makes it faster explains nothing that is slow,
+        # and what gives no more than was declared nothing that is fast
+        able = [e for e in self.explanations if not e.cause.faster]
+        if self.ratio < 1.0:
+            able = [e for e in self.explanations if e.times[0] < self.predicted[0]]
+        return [e for e in able if e.probability >= _FAINT][:_NAMED] or able[:3]
+
+    @property
+    def unnamed(self) -> float:
+        """Probability that it is none of those named: another cause, or nothing at all."""
+        return max(0.0, 1.0 - sum(e.probability for e in self.named))
 
     def content(self) -> dict[str, Any]:
         """Figures beside what is predicted, causes, and the measurement to make next."""
@@ -113,9 +132,11 @@ class Diagnosis(Document):
             "fits": self.verdict.fits,
             "verdict": self.verdict.word,
             "nothing": self.nothing,
+            "unnamed": self.unnamed,
             "causes": self.explanations,
             "test": self.test,
             "borrowed": self.borrowed,
+            "warnings": self.warnings,
             "heard": [{"says": h.says, "line": h.line} for h in self.figures[0].heard],
         }
 

@@ -14,6 +14,7 @@ from sim.errors import Fault, InputError
 from sim.files import is_file
 from sim.inputs.arguments import Argument
 from sim.inputs.loader import load
+from sim.inputs.notes import Notes
 from sim.inputs.shares import batch_of
 from sim.inputs.spoken import folded
 from sim.inputs.topology import Topology
@@ -33,6 +34,7 @@ class Figure:
     read: str = ""  # where from, where it was not given as it is
     timed: bool = False  # a time, whatever tokens are counted
     heard: tuple[Heard, ...] = ()  # what its log says besides
+    notes: Notes | None = None  # of its reading
 
     @property
     def tokens_per_s_per_gpu(self) -> float:
@@ -156,7 +158,7 @@ def _figure(
     seconds = KEYS[key](value, loaded.topology, loaded.workload)
     label = " ".join(changes) or "as given"
     return replace(
-        Figure(loaded.topology, loaded.workload, seconds, label, timed=key in _TIMES),
+        Figure(*loaded[:2], seconds, label, timed=key in _TIMES, notes=loaded.notes),
         read="" if key in ("tokens_per_s_per_gpu", "step_time_s") else text.strip(),
     )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sim.quantities import count, duration, gib, percent, usd
+from sim.inputs.notes import Message
+from sim.quantities import count, counted, duration, gib, percent, usd
 from sim.report.view import (
     Cell,
     Column,
@@ -16,6 +17,7 @@ from sim.report.view import (
     ViewPart,
     borrowed,
     so_far,
+    warned,
 )
 from sim.result.result import Result
 from sim.study.compared import PARTS, Comparison, part_times
@@ -44,9 +46,25 @@ def view(comparison: Comparison) -> View:
     said = dict.fromkeys(text for v in comparison.variants for text in v.result.borrowed)
     parts: list[ViewPart] = [
         _table(comparison), *why, Lines(comparison.summary),
-        Remarks([*ended, *comparison.notes, *borrowed(said).lines], apart=not comparison.summary),
+        Remarks([*ended, *comparison.notes, *_warned(comparison), *borrowed(said).lines],
+                apart=not comparison.summary),
     ]  # fmt: skip
     return View("", parts, comparison)
+
+
+def _warned(comparison: Comparison) -> list[str]:
+    """What variants are warned of, each warning once, with those that it is of if not of all."""
+    of: dict[Message, list[str]] = {}
+    for variant in comparison.variants:
+        for warning in variant.result.warnings:
+            of.setdefault(warning, []).append(variant.label)
+    lines = []
+    for labels, line in zip(of.values(), warned(of).lines, strict=True):
+        if len(labels) < len(comparison.variants):
+            many = f"{counted(len(labels), 'variant')} of {len(comparison.variants)}"
+            line = f"{line} [{', '.join(labels) if len(labels) <= _WIDEST else many}]"
+        lines.append(line)
+    return lines
 
 
 def _table(comparison: Comparison) -> Table:

@@ -5,24 +5,28 @@ from __future__ import annotations
 import math
 
 from sim.calibration.diagnosis import Diagnosis, Explanation
-from sim.quantities import percent
-from sim.report.view import Fact, Facts, Lines, View, ViewPart, borrowed
+from sim.quantities import percent, whole_percents
+from sim.report.view import Fact, Facts, Lines, View, ViewPart, borrowed, warned
 
-_SHOWN = 6
-_FAINT = 0.005
 _APART = 4.0  # from which a figure is so many times another
 
 
 def view(found: Diagnosis) -> View:
     """What `scaling-sim diagnose` says."""
-    shown = _shown(found)
-    causes = [_explained(i, e, found) for i, e in enumerate(shown, start=1)]
+    shown = found.named
+    odds = whole_percents([*(e.probability for e in shown), found.unnamed])
+    causes = [
+        _explained(f"{i}. {odd:>3} %", e, found)
+        for i, (e, odd) in enumerate(zip(shown, odds, strict=False), start=1)
+    ]
+    causes.append(Fact(f"   {odds[-1]:>3} %", _else(found)))
     heading = "single causes, by how well and how plausibly they explain it:"
     sections: list[ViewPart] = [
         Lines(_besides(found), indent=0, apart=False),
         Facts(causes, heading, indent=0),
         Lines([conclusion(found), *_telling(found)], indent=0),
-        borrowed(found.borrowed, indent=0),
+        warned(found.warnings)._replace(indent=0),
+        borrowed(found.borrowed, indent=0, apart=not found.warnings),
     ]
     return View(_verdict(found), sections, found)
 
@@ -67,7 +71,13 @@ def _besides(found: Diagnosis) -> list[str]:
     return lines
 
 
-def _explained(number: int, e: Explanation, found: Diagnosis) -> Fact:
+def _else(found: Diagnosis) -> str:
+    """What is left for what is not named."""
+    nothing = percent(found.nothing, 0)
+    return f"none of these ({nothing}: nothing to explain, it is within the model's error)"
+
+
+def _explained(label: str, e: Explanation, found: Diagnosis) -> Fact:
     detail = f", {e.detail}" if e.detail else ""
     rates = " and ".join(
         f"{figure.rate(seconds):,.0f}"
@@ -77,25 +87,15 @@ def _explained(number: int, e: Explanation, found: Diagnosis) -> Fact:
     off = percent(apart - 1.0, 0) if apart < _APART else f"a factor of {apart:,.0f}"
     fit = "" if e.explains else f"  (not enough by itself: off by {off})"
     return Fact(
-        f"{number}. {percent(e.probability, 0):>5}",
+        label,
         f"{e.cause.title}{detail}",
         (f"gives {rates} tokens/s per GPU [{e.cause.key}]{fit}", f"look at: {e.cause.check}"),
     )
 
 
-def _shown(found: Diagnosis) -> list[Explanation]:
-    """Causes worth naming, the likeliest first."""
-    # the others are weighed for the odds: what makes it faster explains nothing that is slow, and
-    # what gives no more than was declared nothing that is fast
-    able = [e for e in found.explanations if not e.cause.faster]
-    if found.ratio < 1.0:
-        able = [e for e in found.explanations if e.times[0] < found.predicted[0]]
-    return [e for e in able if e.probability >= _FAINT][:_SHOWN] or able[:3]
-
-
 def conclusion(found: Diagnosis) -> str:
     """What it comes to, in a sentence."""
-    shown = _shown(found)
+    shown = found.named
     if found.ordinary:
         return "Nothing needs explaining: the figure is what the model expects, within its error."
     if found.ratio < 1.0 and not (shown and shown[0].explains):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.quantities import count, duration, gib
-from sim.report.view import Cell, Column, Lines, Row, Table, View, ViewPart, borrowed, left
+from sim.report.view import Cell, Column, Lines, Row, Table, View, ViewPart, borrowed, left, warned
 from sim.result.explain import PARTS, MethodComparison, MethodCost
 
 
@@ -13,7 +13,8 @@ def view(found: MethodComparison) -> View:
     columns = [left("seconds of a step"), *(Column(c.name, width=12) for c in costs)]
     sections: list[ViewPart] = [
         Table(columns, _rows(costs), indent=2),
-        Lines(_answer(costs)),
+        Lines([*_unfit(costs), *_answer(costs)]),
+        warned(found.warnings),
         borrowed(found.borrowed),
     ]
     return View(found.title, sections, found)
@@ -32,12 +33,28 @@ def _rows(costs: tuple[MethodCost, ...]) -> list[Row]:
         [moved, *(Cell(f"{c.gathered_bytes / 1e9:.1f}", c.gathered_bytes, "B") for c in costs)],
         [reduced, *(Cell(f"{c.reduced_bytes / 1e9:.2f}", c.reduced_bytes, "B") for c in costs)],
         ["memory a GPU", *(Cell(gib(c.memory_bytes), c.memory_bytes, "B") for c in costs)],
+        ["verdict", *(c.verdict for c in costs)],
         ["trainable", *(Cell(count(c.trainable), c.trainable) for c in costs)],
     ]
 
 
 def _seconds(value: float) -> Cell:
     return Cell(f"{value:.3f}", value, "s")
+
+
+def _unfit(costs: tuple[MethodCost, ...]) -> list[str]:
+    """Which do not fit, so that their seconds are of no run there is."""
+    return [
+        f"{c.name} {c.verdict} "
+        + (
+            f"({gib(c.memory_bytes)} of {gib(c.capacity_bytes)})"
+            if c.memory_bytes > c.capacity_bytes
+            else "on the host"
+        )
+        + ": its times are as if it just ran"
+        for c in costs
+        if not c.fits
+    ]
 
 
 def _answer(costs: tuple[MethodCost, ...]) -> list[str]:

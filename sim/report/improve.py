@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.quantities import duration, gib, percent
 from sim.report.settings import settings
-from sim.report.view import Cell, Column, Lines, Row, Table, View, left
+from sim.report.view import Cell, Column, Lines, Row, Table, View, left, warned
 from sim.result.improve import Improvement, JobState
 from sim.result.trials import DEAR
 
@@ -24,7 +24,11 @@ def view(found: Improvement) -> View:
         at = made.state
     return View(
         f"A plan of changes for {found.title}",
-        [Table(columns, rows, indent=2), Lines([_answer(found), *_otherwise(found)])],
+        [
+            Table(columns, rows, indent=2),
+            Lines([_answer(found), *_otherwise(found)]),
+            warned(found.warnings),
+        ],
         found,
     )
 

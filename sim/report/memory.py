@@ -7,7 +7,7 @@ from sim.memory.report import MemoryReport
 from sim.memory.verdict import Verdict
 from sim.quantities import gib, percent
 from sim.report.settings import settings
-from sim.report.view import Cell, Column, Lines, Remarks, Row, Table, View, ViewPart, left
+from sim.report.view import Cell, Column, Lines, Row, Table, View, ViewPart, left, warned
 from sim.result.memory import MemoryAnswer
 from sim.result.trials import MemoryFix
 from sim.units import GIB
@@ -51,7 +51,7 @@ def view(answer: MemoryAnswer) -> View:
     report = answer.report
     bound = [*map(_bound, answer.bounds), *answer.unbounded]
     sections: list[ViewPart] = [
-        Lines([_verdict(report)]), Remarks(_warnings(report), apart=False),
+        Lines([_verdict(report)]), warned(answer.warnings)._replace(apart=False),
         Lines(_host(report), apart=False), Lines(bound), _moments(report),
         _fixes(answer.fixes, report.verdict),
     ]  # fmt: skip
@@ -71,11 +71,6 @@ def _verdict(report: MemoryReport) -> str:
     if found.on_gpu:
         return f"Does not fit on the host, {KILLED}; the GPU would take {used} ({share})"
     return f"Does not fit: {used} ({share}), {gib(-report.headroom_bytes)} too much; {why}"
-
-
-def _warnings(report: MemoryReport) -> list[str]:
-    """Traps that the job steps into."""
-    return [f"! {w.message}; {w.hint}" for w in report.warnings]
 
 
 def _host(report: MemoryReport) -> list[str]:

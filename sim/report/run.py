@@ -24,6 +24,7 @@ from sim.report.view import (
     ViewPart,
     borrowed,
     left,
+    warned,
 )
 from sim.result.figures import Memory, Scaling
 from sim.result.parts import parts_of
@@ -283,8 +284,7 @@ def fixes_table(result: Result) -> Table:
 
 def notes(result: Result) -> Remarks:
     """Warnings, borrowed constants, and keys that took defaults."""
-    lines = [f"! {w.code} {w.text}" for w in result.warnings]
-    lines += borrowed(result.borrowed).lines
+    lines = [*warned(result.warnings).lines, *borrowed(result.borrowed).lines]
     if result.assumptions:
         lines.append(
             f"{len(result.assumptions)} keys took defaults (--format json lists them), such as "

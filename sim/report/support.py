@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from sim.quantities import duration, percent
-from sim.report.view import Cell, Column, Lines, Row, Table, View, ViewPart, borrowed, left
+from sim.report.view import Cell, Column, Lines, Row, Table, View, ViewPart, borrowed, left, warned
 from sim.result.bands import LikeRun
-from sim.result.support import Aspect, Support
+from sim.result.support import UNFOLLOWED, Aspect, Support
 
 _CELL = 50  # characters of evidence that a cell holds
 
@@ -21,6 +21,7 @@ def view(found: Support) -> View:
         _aspects(found),
         Lines(apart, list=True),
         like_table(found.like, "Published runs like it, by constants that had not seen them"),
+        warned(w for w in found.warnings if w.code not in UNFOLLOWED),
         borrowed(found.borrowed),
     ]
     return View(f"{found.workload} on {found.topology}", sections, found)

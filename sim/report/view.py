@@ -15,6 +15,7 @@ from sim.quantities import counted, whole_percents
 from sim.records import NamedTuple
 
 if TYPE_CHECKING:
+    from sim.inputs.notes import Message
     from sim.step.variation import Progress
 
 _NOTES = "notes"
@@ -205,6 +206,11 @@ def _body(section: ViewPart) -> Any:
 def borrowed(texts: Iterable[str], indent: int = 2, apart: bool = True) -> Remarks:
     """Says which constants are those of other hardware."""
     return Remarks([f"borrowed: {text}" for text in texts], indent, apart)
+
+
+def warned(warnings: Iterable[Message]) -> Remarks:
+    """What a job is warned of, whatever was asked about it."""
+    return Remarks([f"! {w.code} {w.text}" for w in warnings])
 
 
 def so_far(done: int, asked: int, noun: str) -> str:

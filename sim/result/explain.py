@@ -17,11 +17,13 @@ from sim.blocks.unroll import PHASES, Templates, unroll
 from sim.cost.kernel_cost import cost_model
 from sim.documents import SCHEMAS, Document
 from sim.inputs.method import Method
+from sim.inputs.notes import Message, Notes
 from sim.inputs.rows import run_on
 from sim.inputs.shares import mesh_of
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.result.sections import title_of
+from sim.result.warned import warnings_of
 from sim.step.reference import reference_passes
 from sim.step.step import StepReport, step
 from sim.strategies import build_plan
@@ -50,8 +52,10 @@ class MethodCost:
         Names of `PARTS`, adding up to the step. [s]
     gathered_bytes, reduced_bytes : float
         What all-gathers deliver to a rank in a step, and reductions take from it. [B]
-    memory_bytes : float
-        Reserved on a GPU. [B]
+    memory_bytes, capacity_bytes : float
+        Needed on a GPU, and what it has. [B]
+    verdict : str
+        As `run` has it: ``fits``, ``at risk``, ``does not fit``.
     trainable : int
         Parameters. [1]
     """
@@ -62,7 +66,14 @@ class MethodCost:
     gathered_bytes: float
     reduced_bytes: float
     memory_bytes: float
+    capacity_bytes: float
+    verdict: str
     trainable: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether it more likely runs than not."""
+        return self.verdict != "does not fit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,27 +85,32 @@ class MethodComparison(Document):
     title: str
     methods: tuple[MethodCost, ...]
     borrowed: tuple[str, ...]  # constants that are those of other hardware
+    warnings: tuple[Message, ...] = ()  # of the job by its own method
 
     def content(self) -> dict[str, Any]:
         """The methods."""
-        return {"methods": self.methods, "borrowed": self.borrowed}
+        return {"methods": self.methods, "borrowed": self.borrowed, "warnings": self.warnings}
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         """A row a method, its parts as columns. [s]"""
-        names = ("step_s", "gathered_bytes", "reduced_bytes", "memory_bytes", "trainable")
+        names = (
+            "step_s", "gathered_bytes", "reduced_bytes", "memory_bytes", "verdict", "trainable",
+        )  # fmt: skip
         return [
             {"name": m.name, **m.parts, **{name: getattr(m, name) for name in names}}
             for m in self.methods
         ]
 
 
-def explain(topology: Topology, workload: Workload) -> MethodComparison:
+def explain(topology: Topology, workload: Workload, notes: Notes | None = None) -> MethodComparison:
     """The full fine-tune and the workload's own method (QLoRA: LoRA between them).
 
     Parameters
     ----------
     workload : Workload
         The job. For a full fine-tune LoRA of rank 16 on all linear layers is set beside it.
+    notes : Notes, optional
+        What the loader warned of.
 
     Returns
     -------
@@ -114,7 +130,8 @@ def explain(topology: Topology, workload: Workload) -> MethodComparison:
     steps = [step(topology, job) for job in jobs]
     costs = tuple(_cost(topology, job, found) for job, found in zip(jobs, steps, strict=True))
     borrowed = dict.fromkeys(text for found in steps for text in found.fallbacks)
-    return MethodComparison(title_of(topology, workload), costs, tuple(borrowed))
+    warnings = warnings_of(topology, workload, notes, steps[kinds.index(method)])
+    return MethodComparison(title_of(topology, workload), costs, tuple(borrowed), warnings)
 
 
 def _of_method(workload: Workload, method: Method) -> Workload:
@@ -154,6 +171,8 @@ def _cost(topology: Topology, workload: Workload, report: StepReport) -> MethodC
         gathered_bytes=steps * moved["all_gather"],
         reduced_bytes=steps * (moved["reduce_scatter"] + moved["all_reduce"]),
         memory_bytes=report.memory.needed_bytes,
+        capacity_bytes=report.memory.capacity_bytes,
+        verdict=report.memory.verdict.word,
         trainable=count_parameters(workload.model, workload.method).trainable,
     )
 

@@ -58,7 +58,6 @@ def idle_keys(
     workload: Workload,
     notes: Notes,
     found: StepReport,
-    job: JobForecast | None,
 ) -> Iterator[Message]:
     """A warning for each key that was set on the command line and changes nothing.
 
@@ -70,8 +69,6 @@ def idle_keys(
         Where values came from: what a file says of its machine is no wish.
     found : StepReport
         Their step.
-    job : JobForecast, optional
-        Their job, if it has a length.
 
     Notes
     -----
@@ -96,7 +93,7 @@ def idle_keys(
             hint = "node.p2p_level is how far NCCL goes: LOC, PIX, ..., SYS (NCCL_P2P_LEVEL)"
         yield Message("idle-key", f"topology.{path}", message, hint)
     tried = _soon(topology, workload)
-    shown = _figures(job, topology)
+    shown = _figures(forecast_job(topology, workload, found.breakdown), topology)
     told = {w.path for w in notes.warnings} | {f"topology.{path}" for path in WAYS}
     if notes.origin("topology.offer.instance").kind == "override":
         told |= {f"topology.offer.{name}" for name in _OF_OFFERS}

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from sim.documents import SCHEMAS, Document, Section
 from sim.inputs.checks import check
+from sim.inputs.notes import Message, Notes
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.report import MemoryReport
@@ -20,6 +21,7 @@ from sim.result.advice import changes
 from sim.result.change import Aim, Change
 from sim.result.sections import title_of
 from sim.result.trials import SHORTER, adds, timed
+from sim.result.warned import warnings_of
 from sim.step.pressure import retry_warnings
 from sim.step.step import memory_of, quick
 from sim.step.variation import Progress, Stop, never, silent
@@ -116,6 +118,8 @@ class Improvement(Document):
         In the order in which they are made; empty where nothing helps.
     stopped : bool
         The search was stopped: what there is is the best so far.
+    warnings : tuple of Message
+        What the job as given is warned of.
     """
 
     schema: ClassVar[str] = SCHEMAS["improvement"]
@@ -124,6 +128,7 @@ class Improvement(Document):
     before: JobState
     made: tuple[Made, ...]
     stopped: bool = False
+    warnings: tuple[Message, ...] = ()
 
     @property
     def after(self) -> JobState:
@@ -150,11 +155,12 @@ class Improvement(Document):
             "settings": self.settings,
             "time_ratio": self.time_ratio,
             "stopped": self.stopped,
+            "warnings": self.warnings,
         }
 
 
 def improve(
-    topology: Topology, workload: Workload, *, numerics: bool = True,
+    topology: Topology, workload: Workload, notes: Notes | None = None, *, numerics: bool = True,
     progress: Progress | None = None, stop: Stop = never,
 ) -> Improvement:  # fmt: skip
     """The plan of changes that helps a job most on its machine.
@@ -173,7 +179,8 @@ def improve(
     made = search.grown(before, [])
     made = search.exchanged(before, made)
     search.told(search.tried, search.tried)
-    return Improvement(title_of(topology, workload), before, tuple(made), search.stopped)
+    warnings = warnings_of(topology, workload, notes)
+    return Improvement(title_of(topology, workload), before, tuple(made), search.stopped, warnings)
 
 
 def state_of(topology: Topology, workload: Workload) -> JobState:

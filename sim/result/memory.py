@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sim.documents import SCHEMAS, Document
+from sim.inputs.notes import Message
 from sim.memory.bound import Bound
 from sim.memory.report import MemoryReport
 from sim.result.trials import MemoryFix
@@ -29,6 +30,8 @@ class MemoryAnswer(Document):
         The largest or the fewest that fits, of each quantity that was asked for.
     unbounded : tuple of str
         Where several were asked for: why one has no answer.
+    warnings : tuple of Message
+        What the job is warned of, as `run` has it.
     """
 
     schema: ClassVar[str] = SCHEMAS["memory"]
@@ -38,6 +41,7 @@ class MemoryAnswer(Document):
     fixes: tuple[MemoryFix, ...] = ()
     bounds: tuple[Bound, ...] = ()
     unbounded: tuple[str, ...] = ()
+    warnings: tuple[Message, ...] = ()
 
     @property
     def bound(self) -> Bound | None:
@@ -55,7 +59,7 @@ class MemoryAnswer(Document):
             found["bound"] = bounds[0]
         if len(bounds) + len(self.unbounded) > 1:
             found |= {"bounds": bounds, "unbounded": self.unbounded}
-        return found | {"fixes": self.fixes}
+        return found | {"fixes": self.fixes, "warnings": self.warnings}
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         """A row a category, with its bytes at each moment and at the peak; then what is added."""

@@ -17,7 +17,6 @@ from sim.job.forecast import forecast_job
 from sim.result.bands import uncertainty
 from sim.result.bottleneck import classify, data_bottleneck
 from sim.result.figures import Scaling
-from sim.result.idle import idle_keys
 from sim.result.peak import peak_of
 from sim.result.result import Interval, Result
 from sim.result.scaling import scaling_curve
@@ -33,9 +32,8 @@ from sim.result.sections import (
     with_deadline,
     workload_section,
 )
-from sim.result.threads import thread_warnings
 from sim.result.trials import ranked
-from sim.step.pressure import paging_warnings, retry_warnings
+from sim.result.warned import warnings_of
 from sim.step.reference import reference_notes
 from sim.step.step import StepReport, step
 from sim.step.variation import Progress, Spread, Variation, spread, usual_spread
@@ -78,7 +76,7 @@ def predict(
     found = step(
         topology, workload, engine=engine, level=level, variation=varied, progress=progress
     )
-    # what other keys would make of a step is held against one that was run as theirs
+    # what other keys would make of a step, warnings hold against one that was run as theirs
     folded = step(topology, workload, engine=engine) if alike and level != "folded" else found
     breakdown, memory = found.breakdown, memory_section(found.memory)
     shown = step_section(breakdown, found.algorithms)
@@ -107,14 +105,7 @@ def predict(
         energy=energy_section(job, throughput.model_flops_per_step) if job else None,
         bottleneck=bottleneck,
         uncertainty=None,
-        warnings=(
-            *(notes.warnings if notes else ()),
-            *(idle_keys(topology, workload, notes, folded, job) if alike and notes else ()),
-            *(thread_warnings(topology, workload, folded.time_s) if alike else ()),
-            *found.memory.warnings,
-            *paging_warnings(topology, found.memory),
-            *(retry_warnings(workload, found.retries_s, found.time_s) if memory.fits else ()),
-        ),
+        warnings=warnings_of(topology, workload, notes, folded, alike=alike),
         assumptions=(
             *(notes.assumptions() if notes else ()),
             *(f"workload.{key} = {value}" for key, value in taken(workload).items()),

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from sim.data import table
 from sim.documents import SCHEMAS, Document, Section
-from sim.inputs.notes import Notes
+from sim.inputs.notes import Message, Notes
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.memory.band import kind_of, memory_half_width, memory_residuals
@@ -34,9 +34,9 @@ FEATURES = {
     "link": "slowest link", "fp8": "FP8", "compiled": "torch.compile",
 }  # fmt: skip
 RANGES = {"gpus": "GPUs", "parameters": "parameters", "tokens": "tokens of a micro-step"}
-#: warnings about what was read and is not followed
 _LINE = re.compile(r":\d+$")  # where in a file
-_UNFOLLOWED = ("not-followed", "model-notes", "architecture", "idle-key", "no-effect")
+#: warnings about what was read and is not followed
+UNFOLLOWED = ("not-followed", "model-notes", "architecture", "idle-key", "no-effect")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,8 @@ class Support(Document):
         Runs of equal weight that would say as much about its speed.
     borrowed : tuple of str
         Constants of a GPU that are another's.
+    warnings : tuple of Message
+        What the job is warned of; what is not followed is an aspect too.
     """
 
     schema = SCHEMAS["support"]
@@ -98,6 +100,7 @@ class Support(Document):
     memory_band: float
     comparable_rows: float
     borrowed: tuple[str, ...]
+    warnings: tuple[Message, ...]
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         """A row an aspect."""
@@ -128,6 +131,7 @@ def support(topology: Topology, workload: Workload, notes: Notes) -> Support:
         result.topology.title, result.workload.title, aspects,
         like_runs(topology, workload, result), step.time_s, known.step_time_s,
         memory_half_width(kind_of(workload)), known.comparable_rows, result.borrowed,
+        result.warnings,
     )  # fmt: skip
 
 
@@ -203,7 +207,7 @@ def _own_evidence(workload: Workload) -> Iterator[Aspect]:
 def _unfollowed(result: Result) -> Iterator[Aspect]:
     """What was written and changes nothing, or is taken as something else."""
     for warning in result.warnings:
-        if warning.code in _UNFOLLOWED:
+        if warning.code in UNFOLLOWED:
             path = warning.path.partition(".")[2] or _theirs(warning.message)
             yield Aspect(path, "", "not modelled", 0, 0, None, warning.message)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -256,6 +257,20 @@ def test_olmo_845() -> None:
 
 
 # --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [2500, 4000, 6400])
+def test_odds_add_up_and_warnings_are_told(rate: int) -> None:
+    job = ["diagnose", "dgx-h100", "llama3-8b-sft", "--set", "network.sharp=true"]
+    job += ["--measured", f"tokens_per_s_per_gpu={rate}"]
+    text = CliRunner().invoke(group, job).output
+    odds = [int(odd) for odd in re.findall(r"^(?:\d\.|  ) +(\d+) %  ", text, re.MULTILINE)]
+    assert sum(odds) == 100
+    assert text.count("! idle-key network.sharp") == 1
+    found = json.loads(CliRunner().invoke(group, [*job, "--json"]).output)
+    assert odds[-1] == pytest.approx(100 * found["unnamed"], abs=1)
+    every = sum(cause["probability"] for cause in found["causes"]) + found["nothing"]
+    assert every == pytest.approx(1.0)
 
 
 def test_command_and_its_json() -> None:

@@ -53,6 +53,16 @@ def test_bytes_on_the_wire(costs):
     assert qlora.gathered_bytes < 0.35 * lora.gathered_bytes
 
 
+def test_what_does_not_fit_is_said_and_what_the_job_is_warned_of():
+    job = ["dgx-h100", "llama3-70b-full", "--set", "network.sharp=true"]
+    text = CliRunner().invoke(command, job).output
+    assert "full does not fit (156.1 GiB of 79.3 GiB): its times are as if it just ran" in text
+    assert text.count("! idle-key network.sharp") == 1
+    full, lora = json.loads(CliRunner().invoke(command, [*job, "--json"]).output)["methods"]
+    assert (full["verdict"], lora["verdict"]) == ("does not fit", "fits")
+    assert full["memory_bytes"] > full["capacity_bytes"] > lora["memory_bytes"]
+
+
 def test_command():
     text = CliRunner().invoke(command, ["dgx-h100", "llama3-8b-lora"]).output
     assert "weight gradients" in text

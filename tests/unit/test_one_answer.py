@@ -112,6 +112,21 @@ def _row(document):
     }  # fmt: skip
 
 
+def test_every_verb_about_one_job_warns_as_run_does():
+    """Of what is written, of a key that changes nothing, of memory and of how the step runs."""
+    sets = ["parallelism={strategy: fsdp1, offload: optimizer}", "network.sharp=true", "nodes=2",
+            "activation_checkpointing=none", "micro_batch=2", "deadline=1 h"]  # fmt: skip
+    machine, job = "dgx-h100", "llama3-8b-sft"
+    said = _plain(sim.simulate(machine, job, overrides=sets, scaling=False))["warnings"]
+    assert {w["code"] for w in said} >= {"idle-key", "one-thread"}, [w["code"] for w in said]
+    for verb in (sim.explain, sim.memory_of, sim.improve, sim.support):
+        assert _plain(verb(machine, job, overrides=sets))["warnings"] == said, verb.__name__
+    slow = sim.diagnose(machine, job, measured="step_time_s=100", overrides=sets)
+    assert _plain(slow)["warnings"] == said
+    beside = sim.compare(machine, [job, job], overrides=sets)
+    assert [_plain(v.result)["warnings"] for v in beside.variants] == [said, said]
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_every_verb_gives_the_figures_of_run(seed, tmp_path):
     machine, job = _job(random.Random(seed), KINDS[seed % len(KINDS)])
