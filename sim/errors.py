@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 # what moves the cursor, colours, rings, turns the direction of writing or is not seen at all; line
 # feed and tab stay, and the joiners within emoji and words
@@ -105,7 +106,7 @@ class InputError(ScalingSimError):
         super().__init__("\n".join([*told, *([f"and {more} more faults"] if more else [])]))
 
     @classmethod
-    def single(cls, source: str, message: str, path: str = "") -> InputError:
+    def single(cls, source: str, message: str, path: str = "") -> Self:
         """An error of one fault without a place in a file."""
         return cls([Fault(source, None, None, path, message)])
 

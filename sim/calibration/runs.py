@@ -32,6 +32,10 @@ class LoggedRun:
     step_time_s: float
 
 
+class NoListError(InputError):
+    """A file that is no list of runs at all, be it YAML or not."""
+
+
 def read_runs(
     path: str | PathLike[str], topology: str = "", workload: str = "", sets: Sequence[str] = (),
     progress: Progress | None = None,
@@ -52,18 +56,24 @@ def read_runs(
 
     Raises
     ------
+    NoListError
+        It is something else.
     InputError
         With every fault of the list.
     """
     source = str(path)
     if is_figure(source) and not is_there(Path(path)):
         return [timed_run(source, topology, workload, sets)]
-    tree = from_yaml(read_file(Path(path)), source)
+    text = read_file(Path(path))
+    try:
+        tree = from_yaml(text, source)
+    except InputError as error:
+        raise NoListError(error.faults) from None
     if isinstance(tree, Branch) and set(tree.entries) == {"runs"}:
         tree = tree.entries["runs"]
     if not isinstance(tree, Items) or not tree.items:
         message = "is no list of runs: - {topology, workload, tokens_per_s_per_gpu}"
-        raise InputError.single(source, message)
+        raise NoListError.single(source, message)
     faults: list[Fault] = []
     runs = []
     told = progress or silent
@@ -96,7 +106,8 @@ def timed_run(
         There is no job, or no such figure.
     """
     if not workload:
-        raise InputError.single(source or f"--measured {text}", "needs the WORKLOAD it is of")
+        message = "is of one job: name its WORKLOAD after the topology"
+        raise InputError.single(source or f"--measured {text}", message)
     (figure,) = read_figures(topology, workload, sets, text, option=source or "--measured")
     return LoggedRun(source or text, figure.topology, figure.workload, figure.step_time_s)
 

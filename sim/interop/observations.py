@@ -12,7 +12,7 @@ import numpy as np
 
 from sim.blocks.kernels import STREAMED
 from sim.calibration.observation import Observation, run_observation
-from sim.calibration.runs import LoggedRun, distinct, read_runs, timed_run
+from sim.calibration.runs import LoggedRun, NoListError, distinct, read_runs, timed_run
 from sim.cost.collectives import DEFAULT_NCCL, plan_collective
 from sim.cost.nccl.communicator import COLLECTIVES
 from sim.errors import Fault, InputError
@@ -37,6 +37,7 @@ KERNEL_ERROR = 0.05  # of the GPU time of all kernels of a kind in a profiled st
 TRACED_ERROR = 0.25  # of a collective beside other work, waiting for peers
 COPY_ERROR = 0.05
 EQUIVALENTS = 8  # rows of one log count as so many independent ones at most
+_LISTS = (".yaml", ".yml")  # a file of these names is no log
 _FEW_BYTES = 1024 * 1024
 _WORD = re.compile(r"\w+")
 _LARGEST_LATENCY = 4096.0  # rows below this size all measure the same latency
@@ -266,20 +267,45 @@ def gather(
         more, said = kineto_observations(path, loaded.topology, loaded.workload, progress)
         found, notes = found + more, notes + said
     fitted: list[LoggedRun] = []
-    timed = [read_runs(path, topology, workload or "", sets, progress) for path in measured]
-    for path in log:
-        rate, read = rate_in(*log_text(path))
-        timed.append([timed_run(rate, topology, workload or "", sets, path)])
-        notes.append(f"{path}: {rate} ({read})")
+    job = topology, workload or "", sets
+    timed = [_runs(path, *job, notes, progress) for path in measured]
+    timed += [_logged(path, *job, notes) for path in log]
     for runs in timed:
         fitted += runs
         found += [run_observation(run) for run in distinct(runs, [o.group for o in found])]
     held: list[Observation] = []
     for path in holdout:
-        runs = read_runs(path, topology, workload or "", sets, progress)
+        runs = _runs(path, *job, notes, progress)
         _apart(runs, fitted, path)
         held += [run_observation(run) for run in runs]
     return found, held, notes
+
+
+def _runs(
+    path: str, topology: str, workload: str, sets: Sequence[str], notes: list[str],
+    progress: Progress | None,
+) -> list[LoggedRun]:  # fmt: skip
+    """Runs of a list, or of a figure; a trainer's log, which is neither, is read as one."""
+    try:
+        return read_runs(path, topology, workload, sets, progress)
+    except NoListError as error:
+        if Path(path).suffix in _LISTS:
+            raise
+        try:
+            rate_in(*log_text(path))
+        except InputError as other:
+            raise InputError([*error.faults, *other.faults]) from None
+    return _logged(path, topology, workload, sets, notes)
+
+
+def _logged(
+    path: str, topology: str, workload: str, sets: Sequence[str], notes: list[str]
+) -> list[LoggedRun]:
+    """The run of a trainer's log."""
+    rate, read = rate_in(*log_text(path))
+    found = timed_run(rate, topology, workload, sets, path)
+    notes.append(f"{path}: {rate} ({read})")
+    return [found]
 
 
 def _apart(held: Sequence[LoggedRun], fitted: Sequence[LoggedRun], source: str) -> None:

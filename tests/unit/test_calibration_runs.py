@@ -81,11 +81,31 @@ def test_a_log_or_one_figure_is_a_run_of_the_job(tmp_path):
     done = CliRunner().invoke(group, ["calibrate", *job, "--measured", "12.5s/it"])
     assert done.exit_code == 0, done.output
     assert "12.5 s " in done.output
-    for given in ({"log": [str(log)]}, {"measured": ["12.5s/it"]}):
-        with pytest.raises(InputError, match="needs the WORKLOAD it is of"):
+    for given in ({"log": [str(log)]}, {"measured": ["12.5s/it"]}, {"measured": [str(log)]}):
+        with pytest.raises(InputError, match="name its WORKLOAD after the topology"):
             gather("dgx-h100", None, [], **given)
     with pytest.raises(InputError, match=r"runs\.yml  no such file"):
         gather(*job, [], measured=["runs.yml"])
+
+
+def test_a_log_is_one_whichever_option_it_is_given_to(tmp_path):
+    """`--measured` takes lists, and a log is none: it is read as `--log` reads it."""
+    job, log, other = ("dgx-h100", "llama3-8b-sft"), tmp_path / "train.log", tmp_path / "b.log"
+    log.write_text("{'loss': 1.0}\n{'train_steps_per_second': 0.1, 'epoch': 1.0}\n")
+    other.write_text("{'train_steps_per_second': 0.08}\n")
+    found, held, notes = gather(*job, [], measured=[str(log)], holdout=[str(other)])
+    assert [found[0].measured, held[0].measured] == pytest.approx([10.0, 12.5])
+    assert [note.partition(" (")[0] for note in notes] == [
+        f"{log}: it_per_s=0.1", f"{other}: it_per_s=0.08",
+    ]  # fmt: skip
+    log.write_text("nothing: [")
+    with pytest.raises(InputError, match="says no rate in any of") as refused:
+        gather(*job, [], measured=[str(log)])
+    assert "not YAML" in str(refused.value)  # it may have been meant as a list
+    listed = log.rename(tmp_path / "runs.yaml")
+    with pytest.raises(InputError, match="not YAML") as refused:
+        gather(*job, [], measured=[str(listed)])
+    assert "no rate" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_a_pasted_log():
     ("more", "said"),
     [
         ([], "give --measured KEY=VALUE, or --log FILE"),
-        (["--log", "-"], "says no rate that is known here"),
+        (["--log", "-"], "says no rate in any of"),
         (["--log", "/no/such.log"], "no such file"),
         (["--measured", "flops=3"], "give one of tokens_per_s_per_gpu"),
         (["--measured", "mfu=fast"], "is no positive number"),
