@@ -150,3 +150,20 @@ def test_a_deepspeed_file_that_is_not_here_says_its_stage_by_name(
     path.write_text(script.format(named) + " --per_device_train_batch_size 1 --max_length 1024\n")
     found = load("dgx-h100", path).workload.parallelism
     assert (found.strategy, found.offload) == (strategy, offload)
+
+
+@pytest.mark.parametrize(
+    ("more", "length"),
+    [
+        (" --max_length 2048", 2048), (" \\\n  --max_length=2048", 2048),
+        ("\ntorchrun train.py --max_length 2048", 1024),
+    ],
+)  # fmt: skip
+def test_an_option_that_stands_twice(tmp_path, more, length):
+    """What a command says last counts, as parsers have it, and the first of several commands."""
+    path = tmp_path / "job.sh"
+    path.write_text(
+        "torchrun --nproc_per_node 8 train.py --model_name_or_path Qwen/Qwen2.5-7B "
+        f"--per_device_train_batch_size 1 --max_length 1024{more}\n"
+    )
+    assert load("dgx-h100", path).workload.sequence_length == length

@@ -336,11 +336,17 @@ def _directive(name: str, value: str, place: Place, found: dict[str, Leaf]) -> N
 
 
 def _options(text: str, name: str, values: dict[str, str]) -> dict[str, Leaf]:
-    """``--key value`` and ``--key=value`` of every command, each with its line."""
+    """``--key value`` and ``--key=value`` of every command, each with its line.
+
+    An option that a command has twice is what it says last; of several commands the first counts.
+    """
     found: dict[str, Leaf] = {}
+    goes_on, own = False, set[str]()
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith("#"):
             continue
+        own = own if goes_on else set()
+        goes_on = shell.goes_on(line)
         bare = _OPENED.sub("", line)
         words = shell.words(_CLOSED.sub("", bare) if bare.count(")") > bare.count("(") else bare)
         for at, word in enumerate(words):
@@ -353,7 +359,9 @@ def _options(text: str, name: str, values: dict[str, str]) -> dict[str, Leaf]:
             elif not equals:
                 after = words[at + 1] if at + 1 < len(words) else "true"
                 value = "true" if after.startswith("--") else after
-            found.setdefault(key, Leaf(shell.known(value, values), Place(name, number)))
+            if key in own or key not in found:
+                found[key] = Leaf(shell.known(value, values), Place(name, number))
+                own.add(key)
     return found
 
 

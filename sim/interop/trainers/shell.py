@@ -49,14 +49,19 @@ def own_default(name: str, value: str) -> str:
 def commands(text: str) -> list[str]:
     """Lines of a script, each with those in which it goes on."""
     found: list[str] = []
-    goes_on = False
+    continued = False
     for line in text.split("\n"):
-        if goes_on:
+        if continued:
             found[-1] += f"\n{line}"
         else:
             found.append(line)
-        goes_on = bool(_GOES_ON.search(line))
+        continued = goes_on(line)
     return found
+
+
+def goes_on(line: str) -> bool:
+    """Whether a command's line is continued in the next."""
+    return bool(_GOES_ON.search(line))
 
 
 def words(line: str) -> list[str]:
