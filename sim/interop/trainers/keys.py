@@ -244,6 +244,32 @@ class Keys:
             self.matter_said(table("trainer_keys")[tool]["matters"])
             self.leave_matching(WHY_NO_MATTER, idle(tool))
 
+    def settle_tables(self, tool: str, title: str) -> None:
+        """Judge every key at any depth that no reader took, and say of the rest that it is unread.
+
+        Parameters
+        ----------
+        tool : str
+            A table of ``data/trainer_keys.toml`` whose names have those of their tables in front:
+            ``debug.deterministic``.
+        title : str
+            The tool, as messages call it.
+        """
+        known = {(a.place, a.theirs) for a in self.job.aside}
+        pattern, matters = re.compile(idle(tool)), table("trainer_keys")[tool]["matters"]
+        for name, inner in self.branch.entries.items():
+            theirs = self.prefix + name
+            below = isinstance(inner, Branch) and theirs not in matters
+            if (self.place(name), theirs) in known or (not below and self._taken(name)):
+                self.seen.add(name)
+            elif pattern.fullmatch(theirs):
+                self.leave(WHY_NO_MATTER, [name])
+            elif isinstance(inner, Branch) and below:
+                self.inner(name).settle_tables(tool, title)
+            elif theirs in matters:
+                self.matter_said({name: matters[theirs]})
+        self.rest(title)
+
     def leave(self, why: str, names: str | Iterable[str]) -> None:
         """Leave some keys aside, those that are there; a text holds several names."""
         for name in names.split() if isinstance(names, str) else list(names):

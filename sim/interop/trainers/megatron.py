@@ -5,19 +5,16 @@ Defaults and what follows from what as megatron/training/arguments.py has them.
 
 from __future__ import annotations
 
-from typing import Any
-
 from sim.inputs.registry import FORMATS
 from sim.inputs.translation import Source, Translation
-from sim.interop.trainers import megatron_stages, words
+from sim.interop.trainers import megatron_model, megatron_stages, words
 from sim.interop.trainers.common import TrainerFormat
-from sim.interop.trainers.keys import WHY_NO_MATTER, Keys
+from sim.interop.trainers.keys import Keys
 
 _COUNTS = (
     ("model.layers", "num-layers"),
     ("model.hidden_size", "hidden-size"),
     ("model.heads", "num-attention-heads"),
-    ("model.head_dim", "kv-channels"),
     ("model.max_positions", "max-position-embeddings"),
     ("model.vocab_size", "vocab-size"),
     ("sequence_length", "seq-length"),
@@ -37,17 +34,6 @@ _FLAGS = (
     ("model.qkv_bias", "add-qkv-bias"),
     ("model.qk_norm", "qk-layernorm"),
 )
-_NO_MATTER = (
-    r"lr\w*|lr-.*|min-lr.*|weight-decay.*|clip-grad|init-method-std|adam-.*|log-.*|save.*|load.*"
-    r"|eval-.*|exit-.*|wandb-.*|tensorboard-.*|timing-.*|data-.*|.*-data-path|mock-data|split"
-    r"|tokenizer-.*|vocab-file|merge-file|num-workers|seed|distributed-.*|attention-dropout"
-    r"|hidden-dropout|norm-epsilon|rotary-.*|rope-.*|use-mcore-models|transformer-impl"
-    r"|no-(?:load|save)-.*|ckpt-.*|manual-gc.*|moe-(?:aux|z)-.*|moe-router-load-.*|override-.*"
-    r"|make-vocab-size-divisible-by|normalization|position-embedding-type|group-query-attention"
-    r"|master_addr|master_port|master-addr|master-port|node_rank|node-rank|rdzv.*|no-masked-.*"
-    r"|no-position-embedding|attention-softmax-in-fp32|accumulate-allreduce-grads-in-fp32"
-    r"|use-flash-attn|bf16|fp16|optimizer|attention-backend|recompute-num-layers|moe-grouped-gemm"
-)
 
 
 def recognises(source: Source) -> bool:
@@ -66,8 +52,7 @@ def read(source: Source, job: Translation) -> None:
     for ours, theirs in _FLAGS:
         keys.put_flag(ours, theirs, default=False if ours.startswith("parallelism.") else None)
     _overlap(keys)
-    _model(keys)
-    _experts(keys)
+    megatron_model.read(keys)
     _pipeline(keys)
     _context(keys)
     _numbers(keys)
@@ -75,7 +60,7 @@ def read(source: Source, job: Translation) -> None:
     _recompute(keys)
     job.suppose("method.kind", "full", "Megatron trains in full")
     job.suppose("data.packing", True, "Megatron's data sets fill rows")
-    keys.leave_matching(WHY_NO_MATTER, _NO_MATTER)
+    keys.settle("megatron")
     for name in [n for n in keys.branch.entries if n not in keys.seen]:
         if (
             "parallel" in name
@@ -102,62 +87,6 @@ def _overlap(keys: Keys) -> None:
     ):  # fmt: skip
         if keys.has(name):
             keys.matters(why, name)
-
-
-def _put(keys: Keys, key: str, value: Any, *names: str) -> None:
-    """Take what an argument makes of a key of ours, or the default where the script has none."""
-    if keys.has(*names):
-        keys.put(key, value, *names)
-    else:
-        keys.suppose(key, value)
-
-
-def _model(keys: Keys) -> None:
-    gated = bool(keys.flag("swiglu"))
-    hidden, heads = keys.count("hidden-size"), keys.count("num-attention-heads")
-    if hidden and heads:
-        keys.job.suppose("model.name", "megatron", "the script names none")
-        keys.suppose("model.head_dim", hidden // heads)
-        wide = hidden * 8 // 3 // 64 * 64 if gated else 4 * hidden
-        keys.put_count("model.ffn_size", "ffn-hidden-size")
-        keys.suppose("model.ffn_size", wide)
-        grouped = keys.count("num-query-groups") if keys.flag("group-query-attention") else None
-        if grouped:
-            keys.put("model.kv_heads", grouped, "num-query-groups")
-        keys.suppose("model.kv_heads", heads)
-        _put(keys, "model.ffn", "swiglu" if gated else "gelu", "swiglu")
-        norm = keys.text("normalization").lower() or "layernorm"
-        _put(keys, "model.norm", norm, "normalization")
-        plain = bool(keys.flag("disable-bias-linear"))
-        _put(keys, "model.bias", not plain, "disable-bias-linear")
-        turned = keys.flag("use-rotary-position-embeddings")
-        kind = "rope" if turned else keys.text("position-embedding-type").lower()
-        kind = {"": "learned", "learned_absolute": "learned"}.get(kind, kind)
-        said = ("use-rotary-position-embeddings", "position-embedding-type")
-        _put(keys, "model.positions", kind, *said)
-        apart = bool(keys.flag("untie-embeddings-and-output-weights"))
-        _put(keys, "model.tied_embeddings", not apart, "untie-embeddings-and-output-weights")
-
-
-def _experts(keys: Keys) -> None:
-    if not keys.count("num-experts"):
-        return
-    keys.put_count("model.experts", "num-experts")
-    keys.put_count("model.experts_per_token", "moe-router-topk")
-    keys.suppose("model.experts_per_token", 2)
-    wide = ("moe-ffn-hidden-size", "ffn-hidden-size")
-    width = keys.count(*wide)
-    if width:
-        keys.put("model.expert_ffn_size", width, *wide)
-        shared = keys.count("moe-shared-expert-intermediate-size")
-        if shared:
-            keys.put("model.shared_experts", shared // width, "moe-shared-expert-intermediate-size")
-    keys.put_count("parallelism.expert_parallel", "expert-model-parallel-size")
-    dispatcher = keys.text("moe-token-dispatcher-type").lower()
-    if dispatcher in ("", "alltoall"):
-        keys.leave("the default here", "moe-token-dispatcher-type")
-    how = "grouped" if keys.flag("moe-grouped-gemm") else "eager"
-    _put(keys, "experts", how, "moe-grouped-gemm")
 
 
 def _pipeline(keys: Keys) -> None:
@@ -204,15 +133,20 @@ def _numbers(keys: Keys) -> None:
         _fp8_recipe(keys)
         keys.put_on("precision.all_gather", "fp8-param-gather", value="fp8")
     else:
-        _put(keys, "precision.kind", kind, kind)
+        megatron_model.put(keys, "precision.kind", kind, kind)
     words.optimizer(keys, "optimizer")
+    if keys.number("clip-grad") == 0:
+        keys.put("parallelism.clip_gradients", False, "clip-grad")
 
 
 def _kernels(keys: Keys) -> None:
     """Attention and kernels by hand; what no argument says is as its layers have it."""
     local = keys.text("transformer-impl").lower() == "local"  # without Transformer Engine
     backend = words.inverted(words.MEGATRON_ATTENTION).get(keys.text("attention-backend").lower())
-    if backend:
+    if keys.has("attention-backend") and not backend:
+        known = ", ".join(sorted({*words.MEGATRON_ATTENTION.values()}))
+        keys.matters(f"of {known} none; taken as auto", "attention-backend")
+    elif backend:
         keys.put("attention", backend, "attention-backend")
     elif local:
         flash = keys.flag("use-flash-attn")
@@ -266,6 +200,8 @@ def _recompute(keys: Keys) -> None:
             keys.matters("taken as every layer", "recompute-method", "recompute-num-layers")
         else:
             keys.leave("each layer by itself", "recompute-method")
+    elif how:
+        keys.fault(f'"{how}" is neither full nor selective', "recompute-granularity")
 
 
 FORMATS.register(TrainerFormat("megatron", "Megatron-LM's arguments", recognises, read))
