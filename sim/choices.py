@@ -63,7 +63,6 @@ WrittenShare = str | float
 Portion = Annotated[WrittenShare, Field(ge=0, le=1)]
 Efficiency = Annotated[WrittenShare, Field(gt=0, le=1.5)]
 TokenRate = Annotated[float, Field(gt=0)]
-Hours = Annotated[float, Field(ge=0)]
 
 #: kinds of entries of the catalogue; `entry_kind` knows what else they are called
 ENTRY_KINDS = ("models", "gpus", "machines", "jobs", "strategies", "offers", "formats", "codes")
@@ -84,7 +83,7 @@ _NUMBERS = {
     "GpuCount": GpuCount, "BatchSize": BatchSize, "StepCount": StepCount,
     "ReplicaCount": ReplicaCount, "ProcessCount": ProcessCount,
     "ConfigurationCount": ConfigurationCount, "Portion": Portion, "Efficiency": Efficiency,
-    "TokenRate": TokenRate, "Hours": Hours,
+    "TokenRate": TokenRate,
 }  # fmt: skip
 #: shares within bounds, by the name of their type
 SHARES = frozenset({"Portion", "Efficiency"})

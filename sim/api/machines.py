@@ -11,7 +11,6 @@ from sim.errors import InputError
 
 _SIZES = "sizes"
 if TYPE_CHECKING:
-    from sim.choices import Hours
     from sim.fabric.describe import MachineDescription
     from sim.files import File
     from sim.inputs.arguments import Argument
@@ -199,7 +198,7 @@ def prices_job(
     workload: Argument,
     *,
     spot: bool = False,
-    setup_hours: Hours | None = None,
+    setup: str | None = None,
     provider: Sequence[str] = (),
     region: Sequence[str] = (),
     residency: Sequence[str] = (),
@@ -218,8 +217,9 @@ def prices_job(
         As for `simulate`; the job must have a length.
     spot : bool
         Spot capacity too, with its preemptions.
-    setup_hours : float, optional
-        Paid before the first step; the topology's ``offer.setup`` by default. [h]
+    setup : str, optional
+        Paid before the first step, with its unit: ``30 min``; the topology's ``offer.setup`` by
+        default.
     provider, region, residency : str or sequence of str
         Alternatives; a region by its beginning.
     prices : path, optional
@@ -229,6 +229,7 @@ def prices_job(
     """
     from sim.inputs.offers import catalogue, filtered, newest, unknown_places
     from sim.study.pricing import price_everywhere
+    from sim.study.target import setup_s
 
     known = newest(catalogue(path(prices)))
     places = {
@@ -240,8 +241,8 @@ def prices_job(
     rows = filtered(known, **places)
     return price_everywhere(
         several(topologies), workload, rows,
-        overrides=settings(overrides, calibration), spot=spot, setup_hours=setup_hours,
-        progress=progress, elsewhere=known,
+        overrides=settings(overrides, calibration), spot=spot,
+        setup_s=None if setup is None else setup_s(setup), progress=progress, elsewhere=known,
     )  # fmt: skip
 
 

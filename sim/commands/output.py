@@ -22,12 +22,16 @@ from sim.report.progress import hushed, progress_bar
 
 if TYPE_CHECKING:
     from sim.page.asked import Asked
-    from sim.report.view import View
+    from sim.report.view import View, ViewPart
 
 #: where the document that a verb showed is kept for ``--require``
 SHOWN = "sim.shown"
 #: where ``-q`` is kept
 QUIET = "sim.quiet"
+#: parameters that name machines
+_MACHINES = frozenset(
+    ("topology", "topologies", "inputs", "arguments", "cluster", "first", "other")
+)
 _ENDED = "sim.ended"  # the signal on which a verb ended with what it had
 _STDOUT = "standard output"
 _NARROWEST = 60  # characters of a line of a terminal; one that is narrower breaks them itself
@@ -81,6 +85,25 @@ def show(view: View, form: str, output: Path | None, parts: Iterable[str] | None
     with progress_bar("rows") as told:
         view = view._replace(told=told, width=_width(output))
         emit(in_parts(view, form) if parts is None else parts, output)
+    tell_taken(view.sections)
+
+
+def tell_taken(sections: Iterable[ViewPart] = ()) -> None:
+    """Say what the words for a machine were taken as, where the answer has no warnings to say it.
+
+    An answer about one job warns of it (`sim.inputs.half`); others are of many, or of no job.
+    """
+    from sim.inputs.arguments import counted_machine
+    from sim.report.view import Remarks
+
+    given = click.get_current_context().params
+    said = " ".join(x for part in sections if isinstance(part, Remarks) for x in part.lines)
+    for name in _MACHINES & given.keys():
+        names = given[name] if isinstance(given[name], tuple) else (given[name],)
+        for text in dict.fromkeys(names):
+            found = counted_machine(text) if isinstance(text, str) else None
+            if found is not None and found.told not in said:
+                tell(found.told)
 
 
 def _width(output: Path | None) -> int:

@@ -102,14 +102,14 @@ def import_(
 @click.option("--workload", "-w", "jobs", multiple=True, shell_complete=JOBS,
               help="The job, if not among the inputs.")  # fmt: skip
 @_prices("spot", help="Spot capacity too, with its preemptions.")
-@_prices("setup_hours", help="Paid before the first step.")
+@_prices("setup", help="Paid before the first step, such as 30 min.")
 @_prices("provider", help="Whose offers. Repeatable.")
 @_placed
 @sets
 @own_prices
 @answered()
 def job(
-    inputs: tuple[str, ...], jobs: tuple[str, ...], spot: bool, setup_hours: float | None,
+    inputs: tuple[str, ...], jobs: tuple[str, ...], spot: bool, setup: str | None,
     provider: tuple[str, ...], region: tuple[str, ...], residency: tuple[str, ...], currency: str,
     overrides: tuple[str, ...], prices: Path | None,
 ) -> Answer:  # fmt: skip
@@ -130,7 +130,7 @@ def job(
     shown = currency_of(currency)
     with progress_bar("simulations") as progress:
         priced = sim.prices_job(
-            machines, wanted[0], spot=spot, setup_hours=setup_hours, provider=provider,
+            machines, wanted[0], spot=spot, setup=setup, provider=provider,
             region=region, residency=residency, overrides=overrides, prices=prices,
             progress=progress,
         )  # fmt: skip

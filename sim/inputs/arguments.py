@@ -83,7 +83,7 @@ def _named(found: Given) -> Given:
 
 
 def _files(side: Side, files: Sequence[File], faults: list[Fault]) -> Given:
-    if len(files) == 1 and (counted := _counted(files[0])) is not None:
+    if len(files) == 1 and (counted := counted_machine(files[0])) is not None:
         return counted
     sources = []
     for file in files:
@@ -104,7 +104,7 @@ def _files(side: Side, files: Sequence[File], faults: list[Fault]) -> Given:
     return Given(job.tree, folder, job, name)
 
 
-def _counted(name: File) -> Given | None:
+def counted_machine(name: File) -> Given | None:
     """The machine that a number of GPUs means; None where a file or a name of ours is given."""
     if not isinstance(name, str) or is_there(Path(name)):
         return None

@@ -30,6 +30,7 @@ _WHOLE = TITLES | {
     "sharded_parameters": "parameters",
     "unsharded_parameters": "parameters (copies)",
     "unsharded_gradients": "gradients",
+    "reduce_scatter_buffers": "buckets of gradients",
 }
 #: how it ends: no error of CUDA's, no traceback
 KILLED = "where Linux would kill a rank (exit code -9)"

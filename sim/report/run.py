@@ -30,9 +30,10 @@ from sim.result.figures import Memory, Scaling
 from sim.result.parts import parts_of
 from sim.result.result import Interval, Result
 from sim.result.sections import NO_IDLE
-from sim.units import MIB
+from sim.units import GIB
 
 _TOLD = 0.01  # of the step: a spread that is worth a line
+_SEEN = 0.05 * GIB  # less is written as none
 
 
 def view(result: Result, *, quiet: bool = False) -> View:
@@ -207,7 +208,9 @@ def memory_table(result: Result) -> Table:
     """Bytes on a GPU at its peak."""
     m = result.memory
     top = sorted(m.by_category.items(), key=lambda item: -item[1])
-    rows: list[Row] = [[name, Cell(gib(size), size, "B"), ""] for name, size in top if size >= MIB]
+    rows: list[Row] = [
+        [name, Cell(gib(size), size, "B"), ""] for name, size in top if size >= _SEEN
+    ]
     rows += [
         ["allocated", Cell(gib(m.peak_allocated_bytes), m.peak_allocated_bytes, "B"), ""],
         [

@@ -55,6 +55,7 @@ WHOLE = {
     "sharded parameters": "parameters",
     "unsharded parameters": "copies of parameters",
     "unsharded gradients": "gradients",
+    "reduce-scatter buffers": "buckets of gradients",
 }
 #: pools of the allocator, and which of them each term is in
 POOLS = tuple(dict.fromkeys(term.pool for term in TERMS))

@@ -139,7 +139,7 @@ def price_everywhere(
     *,
     overrides: Iterable[str] = (),
     spot: bool = False,
-    setup_hours: float | None = None,
+    setup_s: float | None = None,
     progress: Progress | None = None,
     elsewhere: Iterable[PriceRow] = (),
 ) -> PricedJobs:
@@ -151,6 +151,8 @@ def price_everywhere(
     ----------
     rows : iterable of PriceRow
         Offers; those of other GPUs are left out.
+    setup_s : float, optional
+        Paid before the first step; by default what the machine's own offer says. [s]
     elsewhere : iterable of PriceRow
         Offers of all places, named where `rows` has none of the machines.
 
@@ -173,7 +175,7 @@ def price_everywhere(
         kinds.append(topology)
         fitting = matching(topology, rows)
         own = topology.offer or Offer()
-        hours = (own.setup or 0.0) / HOUR_S if setup_hours is None else setup_hours
+        hours = ((own.setup or 0.0) if setup_s is None else setup_s) / HOUR_S
         for capacity in capacities:
             kept = [SPOT] if capacity == "spot" else [ON_DEMAND, *RESERVED]
             chosen = [(row, t) for row in fitting for t in kept if row.price(t) is not None]

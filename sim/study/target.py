@@ -103,11 +103,31 @@ def settings_of(risk: WrittenShare, setup: str) -> tuple[float, float]:
     """
     faults: list[Fault] = []
     share = _share("--risk", risk, faults)
-    nothing = re.fullmatch(r"\s*0+(\.0*)?\s*[a-z]*\s*", setup) is not None  # 0, 0 min
-    seconds = 0.0 if nothing else _limit("--setup", setup, "s", faults)
+    seconds = _setup(setup, faults)
     if faults:
         raise InputError(faults)
-    return share, seconds or 0.0
+    return share, seconds
+
+
+def setup_s(text: str) -> float:
+    """The seconds of a set-up, of which there may be none.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    """
+    faults: list[Fault] = []
+    seconds = _setup(text, faults)
+    if faults:
+        raise InputError(faults)
+    return seconds
+
+
+def _setup(text: str, faults: list[Fault]) -> float:
+    if re.fullmatch(r"\s*0+(\.0*)?\s*[a-z]*\s*", text):  # 0, 0 min
+        return 0.0
+    return _limit("--setup", text, "s", faults) or 0.0
 
 
 def _limit(

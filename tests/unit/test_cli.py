@@ -182,6 +182,34 @@ def test_a_word_without_quotes_is_told_to_have_them(call, word):
     )
 
 
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "run {} JOB -q",
+        "memory {} JOB",
+        "explain {} JOB",
+        "compare {} h100-x1 JOB",
+        "topo show {}",
+        "size JOB --topology {} --max-gpus 8",
+        "sweep {} JOB --vary micro_batch=1,2 --store OUT.sqlite",
+        "collective {} --sizes 1M",
+        "need price {} h100-x1 JOB",
+        "prices job {} JOB",
+        "config {} JOB",
+        "export {} JOB --emit yaml -o OUT",
+        "run JOB {}",
+    ],
+)
+def test_every_verb_says_once_what_words_for_a_machine_are_taken_as(call, verb, tmp_path):
+    words = {"{}": "8x h100", "JOB": "llama3-8b-lora", "OUT": tmp_path / "plan",
+             "OUT.sqlite": tmp_path / "a.sqlite"}  # fmt: skip
+    code, out, err = call(*(words.get(word, word) for word in verb.split()))
+    assert code == 0, err
+    said = " ".join(f"{out} {err}".split())
+    assert said.count('"8x h100" is taken as dgx-h100') == 1
+    assert '"h100-x1" is' not in said
+
+
 def test_requirements(call):
     code, out, err = call(*QUICK, "--require", "fits", "--require", "mfu>0.1")
     assert (code, err) == (0, "")

@@ -262,7 +262,7 @@ def test_a_skypilot_catalogue_is_imported(tmp_path):
 def test_one_job_at_five_providers():
     """Cheapest first; each ties at the rate that gives the cheapest's total."""
     priced = price_everywhere(
-        ["dgx-h100"], "mistral-7b-lora", newest(offers()), setup_hours=1.0
+        ["dgx-h100"], "mistral-7b-lora", newest(offers()), setup_s=3600.0
     ).jobs
     assert len({p.row.provider for p in priced}) >= 5
     totals = [p.cost.total_usd for p in priced]
