@@ -221,3 +221,78 @@ def test_sequences_split_by_sft_in_no_table(tmp_path):
     assert (p.strategy, p.context_parallel, p.context_parallel_kind) == ("fsdp2", 2, "ulysses")
     assert found.data is not None
     assert found.data.packing
+
+
+@pytest.mark.parametrize(
+    ("more", "values"),
+    [
+        ((f"{ACTOR}.fsdp_config.model_dtype=bf16",), {"precision.master": "bf16"}),
+        ((f"{ACTOR}.fsdp_config.forward_prefetch=True",), {"parallelism.forward_prefetch": 1}),
+        (
+            (f"{ACTOR}.fsdp_config.use_no_sync_for_gradient_accumulation=True",),
+            {"parallelism.gradient_sync": "last"},
+        ),
+        (
+            ("algorithm.rollout_correction.bypass_mode=True",),
+            {"post_training.old_log_probs": False},
+        ),
+        ((f"{ACTOR}.optim.optimizer=SGD",), {"optimizer": "sgd"}),
+        ((f"{ACTOR}.strategy=megatron", f"{ACTOR}.megatron.use_distributed_optimizer=False"),
+         {"parallelism.use_distributed_optimizer": False}),
+    ],
+)  # fmt: skip
+def test_keys_that_were_left_aside(tmp_path, more, values):
+    less = ["enable_gradient_checkpointing"] if "megatron" in more[0] else []
+    job, _ = read(tmp_path, changed(GRPO, *more, less=less), "run.sh")
+    for path, value in values.items():
+        found = job
+        for key in path.split("."):
+            found = getattr(found, key)
+        assert found == value
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("actor_rollout_ref.rollout.enforce_eager=True", True),
+        ("actor_rollout_ref.rollout.enforce_eager=False", False),
+        ("actor_rollout_ref.rollout.free_cache_engine=False", True),
+        ("actor_rollout_ref.rollout.data_parallel_size=1", False),
+        ("actor_rollout_ref.rollout.multi_turn.enable=True", True),
+        ("algorithm.filter_groups.enable=True", True),
+        ("algorithm.adv_estimator=mine", True),
+        (f"{ACTOR}.entropy_coeff=0.01", True),
+        (f"{ACTOR}.entropy_coeff=0", False),
+        (f"{ACTOR}.use_fused_kernels='${{oc.select:actor_rollout_ref.model.x,false}}'", False),
+        ("actor_rollout_ref.model.override_config.num_hidden_layers=4", True),
+        ("trainer.device=npu", True),
+        ("trainer.device=cuda", False),
+    ],
+)  # fmt: skip
+def test_what_changes_a_step_and_is_not_followed(tmp_path, more, told):
+    """None of them was told of: whole tables were left aside."""
+    _, found = read(tmp_path, changed(GRPO, more, less=["adv_estimator=grpo"]), "run.sh")
+    named = {row["theirs"] for row in found.aside if row["matters"]} - {"data.max_response_length"}
+    assert bool(named) == told
+
+
+def test_a_key_that_verl_has_not_is_told(tmp_path):
+    path = tmp_path / "run.sh"
+    path.write_text(changed(GRPO, f"{ACTOR}.ppo_mini_batchsize=64", "trainer.n_gpus_per_nod=4"))
+    warnings = load("dgx-h100", path, ["nodes=2"]).notes.warnings
+    (told,) = [w.message for w in warnings if w.code == "not-read"]
+    assert "ppo_mini_batchsize" in told
+
+
+def test_sft_by_an_engine(tmp_path):
+    """Its trainer since 0.6 packs rows of all lengths: as many as fit, were they the longest."""
+    text = """\
+torchrun --standalone --nnodes=1 --nproc_per_node=8 -m verl.trainer.sft_trainer \\
+    data.train_batch_size=256 data.max_length=2048 data.max_token_len_per_gpu=8192 \\
+    model.path=Qwen/Qwen2.5-7B engine=fsdp engine.strategy=fsdp2 \\
+    engine.ulysses_sequence_parallel_size=2 data.train_max_samples=5000 trainer.total_epochs=2
+"""
+    job, found = read(tmp_path, text, "sft.sh")
+    assert (job.sequence_length, job.micro_batch, job.samples) == (2048, 8, 5000)
+    assert (job.parallelism.strategy, job.parallelism.context_parallel) == ("fsdp2", 2)
+    assert [row["theirs"] for row in found.aside if row["matters"]] == ["data.max_length"]

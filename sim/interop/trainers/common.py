@@ -242,6 +242,11 @@ def own_muon(keys: Keys, name: str) -> None:
 def unpadded(keys: Keys, name: str) -> None:
     """Samples one after the other without padding: as many tokens as they have, were it known."""
     keys.put("data.packing", True, name)
+    filled(keys, name)
+
+
+def filled(keys: Keys, name: str) -> None:
+    """What a key of samples without padding leaves open: how long they are."""
     keys.job.skip(
         keys.place(name), keys.named(name),
         "rows are counted as full, as no file says how long samples are; add "

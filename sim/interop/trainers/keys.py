@@ -227,7 +227,8 @@ class Keys:
             said = found is not None and getattr(found, "entries", getattr(found, "items", True))
             if said and isinstance(found, Branch) and self.inner(name).flag("enabled") is False:
                 said = False
-            if said and str(getattr(found, "value", "")).lower() not in _OFF:
+            value = str(getattr(found, "value", "")).lower()
+            if said and value not in _OFF:
                 self.matters(why, name)
             else:
                 self.leave("off", name)
@@ -260,8 +261,11 @@ class Keys:
         for name, inner in self.branch.entries.items():
             theirs = self.prefix + name
             below = isinstance(inner, Branch) and theirs not in matters
+            elsewhere = isinstance(inner, Leaf) and str(inner.value).startswith("${oc.select:")
             if (self.place(name), theirs) in known or (not below and self._taken(name)):
                 self.seen.add(name)
+            elif elsewhere:  # Hydra: it is what another key says
+                self.leave("as another key has it", [name])
             elif pattern.fullmatch(theirs):
                 self.leave(WHY_NO_MATTER, [name])
             elif isinstance(inner, Branch) and below:

@@ -1,6 +1,7 @@
 """verl's configuration, as YAML or as overrides on a command line: GRPO, PPO and SFT.
 
-Defaults as its `ppo_trainer.yaml` and `sft_trainer.yaml` (0.5) have them.
+Defaults as its `ppo_trainer.yaml` and `sft_trainer.yaml` (0.5) have them, and those of SFT by its
+engines as `sft_trainer_engine.yaml` (0.9).
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from sim.interop.trainers.keys import Keys
 _DEFAULT = "verl's default"
 #: advantages without a critic; those of others are no other step
 _CRITIC = "gae"
+_ESTIMATORS = frozenset({
+    "gae", "grpo", "grpo_passk", "grpo_vectorized", "reinforce_plus_plus", "rloo", "opo", "gpg",
+    "reinforce_plus_plus_baseline", "rloo_vectorized", "gdpo",
+})  # fmt: skip
 _STRATEGIES = {"fsdp": "fsdp1", "fsdp2": "fsdp2", "megatron": "megatron"}
 _AXES = {
     "tensor_model_parallel_size": "tensor_parallel",
@@ -34,8 +39,11 @@ def recognises(source: Source) -> bool:
     tree = source.branch.entries
     if isinstance(tree.get("actor_rollout_ref"), Branch):
         return True
-    model = tree.get("model")
-    return "data" in tree and isinstance(model, Branch) and "partial_pretrain" in model.entries
+    data, model = tree.get("data"), tree.get("model")
+    if not isinstance(data, Branch) or not isinstance(model, Branch):
+        return False
+    by_engine = "path" in model.entries and "train_batch_size" in data.entries
+    return "partial_pretrain" in model.entries or by_engine
 
 
 def read(source: Source, job: Translation) -> None:
@@ -74,10 +82,15 @@ def configured(source: Source, job: Translation, base: str) -> None:
     job.suppose("optimizer", "adamw", _DEFAULT)
     job.suppose("attention", "flash2", _DEFAULT)
     job.suppose("trainer", "none", "verl's loop is none of those known here")
-    why = "no part of a step that is modelled, or its default here"
-    for name in ("trainer", "data", "model", "algorithm", "actor_rollout_ref"):
-        keys.leave(why, name)
-    keys.leave_matching(why)
+    for table, name, usual in (
+        (loop, "device", "cuda"),
+        (loop.inner("v1"), "trainer_mode", "sync"),
+    ):
+        if table.text(name) in ("", usual):
+            table.leave("the default", name)
+        else:
+            table.matters(f"taken as {usual}", name)
+    keys.settle_tables("verl", "verl")
 
 
 def _rollouts(keys: Keys, strategy: str) -> None:
@@ -91,6 +104,7 @@ def _rollouts(keys: Keys, strategy: str) -> None:
         job.suppose("parallelism.strategy", strategy, "its configuration is Megatron's")
         _recomputed(actor.inner("megatron"))
     _spread(actor, actor.inner("fsdp_config"), strategy)
+    words.optimizer(actor.inner("optim"), "optimizer")
     if actor.flag("use_dynamic_bsz"):
         name = "ppo_max_token_len_per_gpu"  # dp_actor.py: of each rank that shares a row
         share = actor.count("ulysses_sequence_parallel_size") or 1
@@ -106,6 +120,11 @@ def _post_training(keys: Keys, data: Keys, roll: Keys) -> None:
     algorithm, ours = keys.inner("algorithm"), "post_training"
     estimator = algorithm.text("adv_estimator") or _CRITIC
     kind = "ppo" if estimator == _CRITIC else "grpo"
+    if estimator not in _ESTIMATORS:
+        why = "advantages that are not known here: taken as GRPO's, without passes of their own"
+        algorithm.matters(why, "adv_estimator")
+    correction = algorithm.inner("rollout_correction")  # the engine's own are taken as the old ones
+    correction.put_on(f"{ours}.old_log_probs", "bypass_mode", value=False)
     _take(algorithm, f"{ours}.algorithm", kind, "adv_estimator", estimator)
     critic, policy = keys.inner("critic").inner("model"), roll.inner("model").text("path")
     if kind == "ppo" and critic.text("path") not in ("", policy):
@@ -130,9 +149,29 @@ def _post_training(keys: Keys, data: Keys, roll: Keys) -> None:
     for table in ("fsdp_config", "megatron"):
         for name in ("param_offload", "optimizer_offload"):
             actor.inner(table).put_on(f"{ours}.offload", name)
+    _engine(engine)
     if roll.flag("hybrid_engine") is False:
         roll.matters("engines on GPUs of their own: add post_training.generation.gpus",
                      "hybrid_engine")  # fmt: skip
+
+
+def _engine(engine: Keys) -> None:
+    """What of the engine that generates is not followed, where it is not as verl has it."""
+    for name, why in (
+        ("free_cache_engine", "its memory is taken to be given back for updates"),
+        ("enable_prefix_caching", "samples of a prompt are taken to share what they read of it"),
+    ):
+        if engine.flag(name) is False:
+            engine.matters(why, name)
+    for name in ("data_parallel_size", "expert_parallel_size", "pipeline_model_parallel_size"):
+        if (engine.count(name) or 1) > 1:
+            why = "engines are taken as split by tensor_model_parallel_size alone"
+            engine.matters(why, name)
+    if (engine.count("nnodes") or 0) > 0:
+        why = "engines on GPUs of their own: add post_training.generation.gpus"
+        engine.matters(why, "nnodes")
+    if engine.text("dtype") not in ("", "bfloat16", "float16", "half"):
+        engine.matters("it generates in 16 bits here", "dtype")
 
 
 def _take(keys: Keys, key: str, value: Any, name: str, written: str = "") -> None:
@@ -211,9 +250,15 @@ def _recomputed(cut: Keys) -> None:
 def _tuned(keys: Keys) -> None:
     """SFT."""
     data, model = keys.inner("data"), keys.inner("model")
-    _model(model, "partial_pretrain")
     data.put_count("sequence_length", "max_length", default=1024)
     data.put_count("global_batch", "train_batch_size", default=256)
+    samples = data.count("train_max_samples") or 0
+    if samples > 0:
+        data.put("samples", samples, "train_max_samples")
+    if not model.has("partial_pretrain"):
+        _by_engine(keys, data, model)
+        return
+    _model(model, "partial_pretrain")
     _spread(model, model.inner("fsdp_config"), model.text("strategy") or "fsdp", keys)
     free = keys.flag("use_remove_padding")
     if free:
@@ -225,6 +270,28 @@ def _tuned(keys: Keys) -> None:
         data.put("micro_batch", rows, name)
     elif not data.has(name):
         data.suppose("micro_batch", 4)
+
+
+def _by_engine(keys: Keys, data: Keys, model: Keys) -> None:
+    """SFT by one of its engines (since 0.6), which packs rows up to so many tokens a GPU."""
+    engine = keys.inner("engine")
+    word = engine.text("strategy") or keys.text("engine@engine") or "fsdp"
+    _model(model, "path", recomputes=word != "megatron")
+    words.optimizer(keys.inner("optim"), "optimizer")
+    _spread(engine, engine, word)
+    share = engine.count("ulysses_sequence_parallel_size") or 1
+    name = "max_token_len_per_gpu"
+    rows, length = data.count("micro_batch_size_per_gpu") or 4, data.count("max_length") or 1024
+    if data.flag("use_dynamic_bsz") is False:
+        _take(data, "micro_batch", rows, "micro_batch_size_per_gpu")
+    else:
+        fit = max(1, share * (data.count(name) or 8192) // length)
+        _take(data, "micro_batch", fit, name)
+    if model.flag("use_remove_padding") is not False:
+        if model.has("use_remove_padding"):
+            model.leave("the default", "use_remove_padding")
+        model.suppose("data.packing", True)
+        common.filled(data, "max_length")
 
 
 def _model(model: Keys, path: str, *, recomputes: bool = True) -> None:
@@ -248,6 +315,13 @@ def _model(model: Keys, path: str, *, recomputes: bool = True) -> None:
     model.put_on("fused_kernels", "use_liger", value="all")
     model.put_on("loss", "use_fused_kernels", value="fused-linear")
     words.attention(model, "attn_implementation")
+    other = model.inner("override_config")
+    words.attention(other, "attn_implementation")
+    if set(other.branch.entries) - {"attn_implementation", "model_config"}:
+        model.matters("the model is taken as its name has it", "override_config")
+    if (model.inner("lora").count("rank") or 0) > 0:
+        why = "adapters of Megatron's layers are not read: taken as trained in full"
+        model.inner("lora").matters(why, "rank")
 
 
 def _spread(actor: Keys, plugin: Keys, word: str, outer: Keys | None = None) -> None:
@@ -266,7 +340,9 @@ def _spread(actor: Keys, plugin: Keys, word: str, outer: Keys | None = None) -> 
         message = f"{word} is not modelled; {', '.join(_STRATEGIES)} are"
         actor.fault(message, "strategy")
     if word == "megatron":
-        cut = actor.inner("megatron")
+        cut = actor.inner("megatron") if outer is not actor else actor
+        cut.put_flag("parallelism.use_distributed_optimizer", "use_distributed_optimizer")
+        cut.put_flag("parallelism.sequence_parallel", "sequence_parallel")
         for theirs, ours in _AXES.items():
             cut.put_degree(f"parallelism.{ours}", theirs)
         if (cut.count("virtual_pipeline_model_parallel_size") or 1) > 1:
@@ -275,7 +351,16 @@ def _spread(actor: Keys, plugin: Keys, word: str, outer: Keys | None = None) -> 
             cut.put("parallelism.virtual_stages", cut.count(name), name)
     else:  # fsdp_workers.py: MixedPrecision(param_dtype=bf16, reduce_dtype=fp32)
         actor.job.suppose("parallelism.reduce_dtype", "fp32", _DEFAULT)
-        plugin.put_flag("parallelism.reshard_after_forward", "reshard_after_forward")
+        if word == "fsdp2" or split:
+            plugin.put_flag("parallelism.reshard_after_forward", "reshard_after_forward")
+        elif plugin.flag("reshard_after_forward") is False:  # fsdp_utils.py, `FSDP1`: full_shard
+            plugin.leave("FSDP2's, of which FSDP1 has none", "reshard_after_forward")
+        plugin.put_on("parallelism.forward_prefetch", "forward_prefetch", value=1)
+        last = "use_no_sync_for_gradient_accumulation"
+        plugin.put_on("parallelism.gradient_sync", last, value="last")
+        if words.dtype(plugin, "model_dtype") == "bf16":
+            plugin.put("precision.master", "bf16", "model_dtype")
+        words.put_dtype(plugin, "precision.kind", "dtype")
         if (plugin.count("fsdp_size") or -1) > 1:
             why = "sharded among fewer GPUs than all: add --set parallelism.replicate=N"
             plugin.matters(why, "fsdp_size")
