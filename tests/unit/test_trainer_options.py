@@ -50,6 +50,31 @@ def test_openrlhf(tmp_path):
     assert "a plain step" in told["module"]
 
 
+TABLED = """\
+deepspeed --module openrlhf.cli.train_sft --data.max_len 4096 --train.batch_size 64 \\
+   --train.micro_batch_size 2 --model.model_name_or_path Qwen/Qwen2.5-7B --adam.lr 5e-6 \\
+   --ds.zero_stage 3 --ds.lora.rank 16 --model.gradient_checkpointing_enable {}
+"""
+
+
+def test_openrlhf_with_tables_in_front(tmp_path):
+    """Names of 0.10 and later were unknown: the job was DDP's, of no model."""
+    more = "--ds.zpg 8 --ds.overlap_comm --ds.attn_implementation sdpa --ds.deepcompile"
+    job, told = read(tmp_path, TABLED.format(more))
+    spread = job.parallelism
+    assert (job.model.name, job.sequence_length, job.micro_batch) == ("qwen2.5-7b", 4096, 2)
+    assert (spread.strategy, spread.zero_hpz_partition_size, spread.overlap_comm) == (
+        "zero3",
+        8,
+        True,
+    )
+    assert (job.method.kind, job.method.rank, job.attention) == ("lora", 16, "sdpa")
+    assert job.activation_checkpointing.kind == "full"
+    assert list(told) == ["ds.deepcompile"]
+    job, told = read(tmp_path, TABLED.format("--optim muon --ds.tensor_parallel_size 2"))
+    assert (job.attention, {*told}) == ("flash2", {"optim", "ds.tensor_parallel_size"})
+
+
 def test_a_stage_of_zero_is_an_option(tmp_path):
     """It was passed over, and the job was DDP's."""
     job, told = read(tmp_path, CHAT.format(2, "--dtype bf16"))
