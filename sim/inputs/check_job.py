@@ -81,12 +81,14 @@ def _trainer(w: Workload) -> Findings:
 
 
 def _words(w: Workload) -> Findings:
-    """An optimizer or attention that the trainer named cannot be told to take."""
+    """An optimizer, attention or checkpointing that the trainer named cannot be told to take."""
     if w.trainer is None:
         return
     trainer = trainer_named(w.trainer)
     both = (("optimizer", w.optimizer, trainer.optimizers),
-            ("attention", w.attention, trainer.attentions))  # fmt: skip
+            ("attention", w.attention, trainer.attentions),
+            ("activation_checkpointing", w.activation_checkpointing.kind, trainer.checkpointings),
+            )  # fmt: skip
     for key, value, known in both:
         if known and value not in known:
             message = f"{trainer.title} has {either(known)}, not {value}"

@@ -22,8 +22,8 @@ class Trainer:
         Whose code its models mostly are (`sim.inputs.modelling`).
     strategies : tuple of str
         Strategies that it can run, beside that of one GPU, the usual one first; empty: any.
-    optimizers, attentions : tuple of str
-        Optimizers and attention that it has words for; empty: any.
+    optimizers, attentions, checkpointings : tuple of str
+        Optimizers, attention and kinds of checkpointing that it has words for; empty: any.
     micro_step_s : float
         CPU time of a micro-step beside forward and backward: the loader's next batch, contexts,
         callbacks. [s]
@@ -78,6 +78,7 @@ class Trainer:
     strategies: tuple[str, ...] = ()
     optimizers: tuple[str, ...] = ()
     attentions: tuple[str, ...] = ()
+    checkpointings: tuple[str, ...] = ()
     wraps_adapters: bool = False
     keeps_chunks: bool = False
     steps_in_backward: bool = False
@@ -113,7 +114,8 @@ class Trainer:
 def trainer_named(name: str) -> Trainer:
     """The trainer of a name; KeyError if there is none."""
     row = table("trainers")[name]
-    lists = ("strategies", "optimizers", "attentions", "no_sync", "reduces_computed")
+    lists = ("strategies", "optimizers", "attentions", "checkpointings", "no_sync",
+             "reduces_computed")  # fmt: skip
     names = {key: tuple(row.get(key, ())) for key in lists}
     return Trainer(name, **row | names)
 

@@ -6,7 +6,9 @@ wording and, simulated by `sim.step.step`, one figure.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
+from typing import Any
 
 from sim.errors import InfeasibleError
 from sim.inputs.checks import check
@@ -14,11 +16,13 @@ from sim.inputs.method import Method
 from sim.inputs.rows import varied
 from sim.inputs.strategy import strategy_of
 from sim.inputs.topology import Topology
+from sim.inputs.trainer import reduces_each
 from sim.inputs.versions import sdpa_flash, sdpa_since
 from sim.inputs.workload import Checkpointing, Precision, Workload
 from sim.memory.bound import solve
 from sim.result.change import Aim, Change, Maker
 from sim.result.spread import spread
+from sim.step.step import memory_of
 from sim.strategies.fsdp1_checkpoints import keeps_inputs
 
 
@@ -122,26 +126,27 @@ def _kernels(topology: Topology, workload: Workload) -> Iterator[Change]:
         yield make.job("both", "fused linear cross-entropy", "loss", loss="fused-linear")
 
 
+#: policies of checkpointing that are offered: as ``--set`` has them, and in words
+_POLICIES: dict[str, tuple[Any, str]] = {
+    "none": ("none", "no activation checkpointing"),
+    "selective-op": ({"selective": "op"}, "per-op activation checkpointing"),
+    "full": ("full", "full activation checkpointing"),
+}
+#: of each policy those that recompute less, and those that keep less
+_LIGHTER = {"full": ("none", "selective-op"), "selective-op": ("none",)}
+_HEAVIER = {"none": ("selective-op", "full"), "selective-op": ("full",), "full": ()}
+
+
 def _checkpointing(topology: Topology, workload: Workload) -> Iterator[Change]:
     make = Maker(topology, workload)
     key, policy = "activation_checkpointing", workload.activation_checkpointing
-    if policy.kind in ("full", "selective-op"):
-        yield make.spelt(
-            "faster", {key: "none"}, "no activation checkpointing",
-            activation_checkpointing=Checkpointing.model_construct(),
-        )  # fmt: skip
-    if policy.kind in ("full", "none"):
-        yield make.spelt(
-            "faster" if policy.kind == "full" else "smaller", {key: {"selective": "op"}},
-            "per-op activation checkpointing",
-            activation_checkpointing=Checkpointing.model_construct(kind="selective-op"),
-        )  # fmt: skip
-    if policy.kind != "full":
-        yield make.spelt(
-            "smaller", {key: "full"}, "full activation checkpointing",
-            activation_checkpointing=Checkpointing.model_construct(kind="full"),
-        )  # fmt: skip
-    elif not policy.offload and strategy_of(workload).offloads_inputs:
+    for kind in _LIGHTER.get(policy.kind, ()):
+        yield _policy(topology, workload, kind, "faster")
+        yield from _resized(topology, workload, kind, larger=False)
+    for kind in _HEAVIER.get(policy.kind, ("full",)):
+        yield _policy(topology, workload, kind, "smaller")
+        yield from _resized(topology, workload, kind, larger=True)
+    if policy.kind == "full" and not policy.offload and strategy_of(workload).offloads_inputs:
         offloaded = {"offload": True} | ({"reentrant": True} if policy.reentrant else {})
         yield make.spelt(
             "smaller", {key: {"full": offloaded}}, "checkpointed inputs on the host",
@@ -157,6 +162,56 @@ def _checkpointing(topology: Topology, workload: Workload) -> Iterator[Change]:
     if gathered and workload.method.frozen and policy.reentrant:
         text = "a DeepSpeed that frees frozen weights"
         yield make.parallel("smaller", text, deepspeed_version="0.19.2")
+
+
+def _policy(
+    topology: Topology, workload: Workload, kind: str, aim: Aim, how: str = "", shortens: str = "",
+    **update: Any,
+) -> Change:  # fmt: skip
+    """Another policy of checkpointing, with the keys of a batch that go with it."""
+    value, text = _POLICIES[kind]
+    return Maker(topology, workload).spelt(
+        aim, {"activation_checkpointing": value, **update}, text + how, shortens=shortens,
+        activation_checkpointing=Checkpointing.model_construct(kind=kind), **update,
+    )  # fmt: skip
+
+
+def _resized(
+    topology: Topology, workload: Workload, kind: str, *, larger: bool
+) -> Iterator[Change]:
+    """A policy with the largest micro-batch at which it fits as surely, same global batch.
+
+    Larger ones are worth recompute where each micro-step has an exchange of its own.
+    """
+    size, samples = workload.micro_batch, workload.micro_batch * workload.gradient_accumulation
+    each = reduces_each(workload) or strategy_of(workload).gathers_blocks
+    if larger and (topology.world_size == 1 or not each):
+        return
+    now = memory_of(topology, workload).verdict
+    if not now.fits:
+        return
+
+    def change(micro_batch: int) -> Change:
+        return _policy(
+            topology, workload, kind, "faster", *_RESIZED[larger],
+            micro_batch=micro_batch, gradient_accumulation=samples // micro_batch,
+        )  # fmt: skip
+
+    def too_large(micro_batch: int) -> bool:
+        found = memory_of(topology, change(micro_batch).workload).verdict
+        return not found.fits or bool(found.risk and not now.risk)
+
+    sizes = [n for n in range(1, samples + 1) if samples % n == 0 and n >= size * larger]
+    few = bisect_left(sizes, True, key=too_large)
+    if few and ((sizes[few - 1] > size) if larger else (sizes[few - 1] < size)):
+        yield change(sizes[few - 1])
+
+
+#: what is said of the micro-batches that go with a policy, and the part of a step that it is after
+_RESIZED = {
+    False: (" in smaller micro-batches", ""),
+    True: (" in larger micro-batches", "waits"),
+}
 
 
 def _training(topology: Topology, workload: Workload) -> Iterator[Change]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sim.documents import SCHEMAS, Document, Section
-from sim.inputs.checks import check
 from sim.inputs.notes import Message, Notes
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
@@ -21,9 +20,8 @@ from sim.result.advice import changes
 from sim.result.change import Aim, Change
 from sim.result.sections import title_of
 from sim.result.trials import SHORTER, adds, timed
-from sim.result.warned import warnings_of
-from sim.step.pressure import retry_warnings
-from sim.step.step import memory_of, quick
+from sim.result.warned import codes_of, pressed, warnings_of
+from sim.step.step import memory_of
 from sim.step.variation import Progress, Stop, never, silent
 
 #: changes that one plan makes at most
@@ -198,7 +196,7 @@ class _Search:
         self.told, self.tried = told, 0
         told(0, 1)
         self.but: tuple[Any, ...] | None = None
-        self.known = _warnings(topology, workload)
+        self.known = codes_of(topology, workload)
 
     def grown(
         self, before: JobState, made: list[Made], but: tuple[Any, ...] | None = None
@@ -258,7 +256,8 @@ class _Search:
             if time < least and adds(settings, time, times)
         ]  # fmt: skip
         worth.sort(key=lambda made: made.state.gpu_s_per_token)
-        return next((made for made in worth if not self._pressed(made.state)), None)
+        states = ((made, made.state) for made in worth)
+        return next((made for made, at in states if not pressed(at.topology, at.workload)), None)
 
     def _fitting(self, at: JobState) -> Made | None:
         """The quickest change that makes it fit; where none does, the one that saves most."""
@@ -301,12 +300,8 @@ class _Search:
                     continue
                 if not self.numerics and Made(change.settings, change.text, at).rounds:
                     continue
-                if _warnings(change.topology, change.workload) <= self.known:
+                if codes_of(change.topology, change.workload) <= self.known:
                     yield change
-
-    def _pressed(self, state: JobState) -> bool:
-        found = quick(state.topology, state.workload)
-        return any(retry_warnings(state.workload, found.retries_s, found.time_s))
 
 
 def _better(plan: Sequence[Made], other: Sequence[Made], before: JobState) -> bool:
@@ -322,9 +317,3 @@ def _better(plan: Sequence[Made], other: Sequence[Made], before: JobState) -> bo
 
 def _made(change: Change) -> Made:
     return Made(change.settings, change.text, state_of(change.topology, change.workload))
-
-
-def _warnings(topology: Topology, workload: Workload) -> set[str]:
-    """Codes of what the product warns of."""
-    said = {finding.code for finding in check(topology, workload)}
-    return said | {message.code for message in memory_of(topology, workload).warnings}

@@ -13,6 +13,7 @@ from sim.records import dataclass
 from sim.result.advice import changes, shorter
 from sim.result.change import Change
 from sim.result.figures import Fix
+from sim.result.warned import codes_of, pressed
 from sim.step.breakdown import Breakdown
 from sim.step.step import memory_of, quick
 
@@ -62,10 +63,10 @@ class MemoryFix:
 def ranked(topology: Topology, workload: Workload, now: Breakdown, fits: bool) -> tuple[Fix, ...]:
     """The changes that help most, best first.
 
-    A job that fits wants less time a token and must still fit as surely; one that does not fit
-    wants what `smaller` finds: what lets it fit, or else comes nearest, and trains the same. Where
-    that takes twice the time and more, what lets it fit and trains another model is named after
-    it; where nothing does, before what comes nearest.
+    A job that fits wants less time a token, and must still fit as surely and be warned of no more;
+    one that does not fit wants what `smaller` finds: what lets it fit, or else comes nearest, and
+    trains the same. Where that takes twice the time and more, what lets it fit and trains another
+    model is named after it; where nothing does, before what comes nearest.
 
     Parameters
     ----------
@@ -81,6 +82,7 @@ def ranked(topology: Topology, workload: Workload, now: Breakdown, fits: bool) -
     base = now.time_s / batch_on(workload).tokens_per_gpu
     # a job that simply fits is not talked into one that may not
     safe = not memory_of(topology, workload).verdict.risk
+    known, retries = codes_of(topology, workload), pressed(topology, workload)
     faster = []
     for change in changes(topology, workload, "faster"):
         if parts[change.shortens] <= SHORTER * now.time_s:
@@ -88,8 +90,10 @@ def ranked(topology: Topology, workload: Workload, now: Breakdown, fits: bool) -
         room = memory_of(change.topology, change.workload)
         if not room.fits or (safe and room.verdict.risk):
             continue
+        if not codes_of(change.topology, change.workload) <= known:
+            continue
         ratio = timed(change.topology, change.workload)[1] / base
-        if ratio < 1.0 - SHORTER:
+        if ratio < 1.0 - SHORTER and (retries or not pressed(change.topology, change.workload)):
             need = room.needed_bytes
             faster.append(
                 Fix(change.settings, change.text, ratio, need, fits=True, verdict=room.verdict.word)

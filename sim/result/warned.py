@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from sim.inputs.checks import check
 from sim.inputs.notes import Message, Notes
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.result.idle import idle_keys
 from sim.result.threads import thread_warnings
 from sim.step.pressure import paging_warnings, retry_warnings
-from sim.step.step import StepReport, quick
+from sim.step.step import StepReport, memory_of, quick
 
 
 def warnings_of(
@@ -43,3 +44,15 @@ def warnings_of(
         *paging_warnings(topology, found.memory),
         *retry_warnings(workload, retries_s, found.time_s),
     )
+
+
+def codes_of(topology: Topology, workload: Workload) -> set[str]:
+    """Codes of what is said of a job before it is simulated: of what is written, and of memory."""
+    said = {finding.code for finding in check(topology, workload)}
+    return said | {message.code for message in memory_of(topology, workload).warnings}
+
+
+def pressed(topology: Topology, workload: Workload) -> bool:
+    """Whether it is warned of allocations that fail at first."""
+    found = quick(topology, workload)
+    return any(retry_warnings(workload, found.retries_s, found.time_s))

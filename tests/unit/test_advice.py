@@ -17,6 +17,7 @@ from sim.report.view import Table
 from sim.result.advice import changes, shorter
 from sim.result.predict import predict
 from sim.result.trials import adds, ranked, smaller
+from sim.result.warned import warnings_of
 from sim.step.step import step
 
 JOBS = [
@@ -100,6 +101,72 @@ def test_what_stages_do_once_a_step_is_not_proposed_again():
     named = {key for c in changes(loaded.topology, loaded.workload, "faster") for key in c.settings}
     assert "parallelism.reduce_dtype" in named
     assert not {"parallelism.gradient_sync", "parallelism.reshard_after_forward"} & named
+
+
+TUNED = ["model=qwen2.5-14b", "trainer=huggingface", "sequence_length=4096", "micro_batch=4",
+         "gradient_accumulation=4", "activation_checkpointing=full", "attention=flash2",
+         "parallelism={strategy: ddp}", "loss=fused-linear", "compile=true"]  # fmt: skip
+ETHERNET = ["nodes=2", "node.nics={count: 1, rate: 100 Gb/s}", "activation_checkpointing=none",
+            "sequence_length=4096", "micro_batch=1", "gradient_accumulation=16"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("job", "sets", "text"),
+    [
+        ("mistral-7b-lora", TUNED, "no activation checkpointing in smaller micro-batches"),
+        ("mistral-7b-lora", ["micro_batch=4", "activation_checkpointing={selective: op}"],
+         "no activation checkpointing in smaller micro-batches"),
+        ("llama3-8b-sft", ETHERNET, "full activation checkpointing in larger micro-batches"),
+        ("llama3-8b-sft", ETHERNET, "per-op activation checkpointing in larger micro-batches"),
+    ],
+)  # fmt: skip
+def test_checkpointing_comes_with_the_largest_micro_batch_at_which_it_fits(job, sets, text):
+    """One change: neither half of it alone fits, or gains anything."""
+    loaded = load("dgx-h100", job, sets)
+    before = loaded.workload
+    [change] = [c for c in changes(loaded.topology, before, "faster") if c.text == text]
+    size, steps = change.settings["micro_batch"], change.settings["gradient_accumulation"]
+    samples = before.micro_batch * before.gradient_accumulation
+    assert size * steps == samples
+    assert (size > before.micro_batch) == ("larger" in text)
+    assert memory(change.topology, change.workload).verdict.word == "fits"
+    further = next((n for n in range(size + 1, samples + 1) if samples % n == 0), None)
+    if further:
+        more = {"micro_batch": further, "gradient_accumulation": samples // further}
+        room = memory(change.topology, change.workload.model_copy(update=more))
+        assert room.verdict.word != "fits"
+    quicker = step(change.topology, change.workload).time_s
+    assert quicker < 0.9 * step(loaded.topology, before).time_s
+
+
+def test_a_trainer_is_not_told_what_it_has_no_word_for():
+    """transformers' gradient_checkpointing is of whole blocks; a loop of one's own has any."""
+    loaded = load("dgx-h100", "mistral-7b-lora", TUNED)
+    free = load("dgx-h100", "mistral-7b-lora", [*TUNED, "trainer=none"])
+    named, others = (
+        {c.text for c in changes(one.topology, one.workload, "faster") if "per-op" in c.text}
+        for one in (loaded, free)
+    )
+    assert (named, others) == (
+        set(),
+        {
+            "per-op activation checkpointing",
+            "per-op activation checkpointing in smaller micro-batches",
+        },
+    )
+
+
+def test_nothing_worth_trying_is_warned_of():
+    """Neither of what is written, nor of memory, nor of how the step runs."""
+    for machine, job, sets in JOBS:
+        loaded = load(machine, job, sets)
+        before = sim.simulate(machine, job, overrides=sets, scaling=False)
+        known = {w.code for w in before.warnings}
+        for fix in before.bottleneck.fixes if before.memory.fits else ():
+            [change] = [c for c in changes(loaded.topology, loaded.workload, "faster")
+                        if c.settings == fix.change]  # fmt: skip
+            said = warnings_of(change.topology, change.workload)
+            assert {w.code for w in said} <= known, fix.description
 
 
 def test_run_and_memory_say_the_same_of_a_change():

@@ -108,6 +108,20 @@ def test_numbers_are_rounded_as_before_if_that_is_asked():
     assert "(other rounding)" in told(view(free))
 
 
+def test_it_is_not_stuck_with_checkpointing():
+    """14B LoRA in micro-batches of 4: without checkpointing one sequence fits, and four do not."""
+    sets = ["model=qwen2.5-14b", "micro_batch=4", "gradient_accumulation=4",
+            "activation_checkpointing=full", "attention=flash2", "sequence_length=4096",
+            "parallelism={strategy: ddp}", "trainer=huggingface"]  # fmt: skip
+    plan = sim.improve("dgx-h100", "mistral-7b-lora", overrides=sets)
+    assert plan.settings["activation_checkpointing"] == "none"
+    assert plan.settings["micro_batch"] * plan.settings["gradient_accumulation"] == 16
+    by_hand = [*sets, "activation_checkpointing=none", "micro_batch=1", "gradient_accumulation=16"]
+    best = sim.improve("dgx-h100", "mistral-7b-lora", overrides=by_hand).after
+    assert plan.time_ratio < 0.5
+    assert plan.after.step_s < 1.05 * best.step_s  # which also shards, to have room
+
+
 def test_a_job_that_cannot_be_helped_is_told_so():
     loaded = load("dgx-h100", "llama3-8b-sft", ["nodes=1"])
     best = improve(loaded.topology, loaded.workload).after
