@@ -7,11 +7,12 @@ from typing import Any
 from sim.blocks.modules import ModelTree
 from sim.blocks.muon import trained
 from sim.blocks.optimizer import OPTIMIZERS, optimizer_of, projection_of
-from sim.blocks.parameters import count_parameters
+from sim.blocks.parameters import build_tree, count_parameters, share_of
 from sim.blocks.update import updated_bytes
 from sim.data import table
 from sim.inputs.strategy import strategy_of
 from sim.inputs.trainer import reduces_each, trainer_of
+from sim.inputs.versions import older
 from sim.inputs.workload import Workload
 from sim.strategies.units import dtypes, is_matrix, trainable_elements
 from sim.units import DTYPE_BYTES
@@ -34,7 +35,27 @@ def optimizer_bytes(workload: Workload, ranks: int) -> float:
         if kind.projected:
             return projection_of(workload, size, size).state_bytes(beside) + rest
         return kind.state_bytes(how, size, elements - beside.beside, 0, 0.0) + rest
-    return kind.state_bytes(how, size, elements, tensors, factors)
+    return kind.state_bytes(how, size, elements, tensors, factors) + _of_embeddings(workload, ranks)
+
+
+def _of_embeddings(workload: Workload, ranks: int) -> float:
+    """What bitsandbytes' 8-bit states take more where Hugging Face's trainer steps embeddings. [B]
+
+    It has theirs in fp32, but not of DeepSpeed's flat copies, whose parameters are no module's.
+
+    Source: transformers 4.52, trainer.py, `create_optimizer` (`register_module_override`), which up
+    to 4.51 asks for a class that it never makes; 4.52 came out after PyTorch 2.7, before 2.8.
+    """
+    kind, stack = optimizer_of(workload), workload.stack
+    used, since = (stack.transformers, "4.52") if stack.transformers else (stack.torch, "2.8")
+    narrow = workload.optimizer in ("adamw-8bit", "lion-8bit") and not older(used, since)
+    theirs = trainer_of(workload).name == "huggingface" and not strategy_of(workload).deepspeed
+    if not (narrow and theirs):
+        return 0.0
+    block = build_tree(workload.model, workload.method, share_of(workload)).embedding
+    parameters = [p for module in block.modules for p in module.parameters if p.trainable]
+    wider = DTYPE_BYTES["fp32"] - kind.moment(updated_bytes(workload))
+    return kind.moments * wider * sum(p.numel for p in parameters) / ranks
 
 
 def optimizer_temporaries(workload: Workload, ranks: int) -> float:

@@ -77,6 +77,29 @@ def test_states_are_fp32_whatever_is_updated():
     assert optimizer_bytes(paged, 1) == pytest.approx(2 * 4 * elements, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("sets", "wide"),
+    [(["transformers=4.57"], True), (["transformers=4.51"], False), (["torch=2.8"], True),
+     (["torch=2.7"], False)],
+)  # fmt: skip
+def test_an_embedding_keeps_fp32_states_beside_8_bit_ones(sets, wide):
+    """Hugging Face's trainer asks bitsandbytes for them, since transformers 4.52.
+
+    Llama 3.2 3B by hand: 3,213 M elements of two states of a byte and a scale of 4 B every 256; of
+    them the embedding's 394 M, which is the head's too, are 4 B each: 6.5 GB or 8.9.
+    """
+    whole, table, narrow = 3_212_749_824, 128_256 * 3072, 1 + 4 / 256
+    by_hand = 2 * (narrow * (whole - table) + (4 if wide else narrow) * table)
+    more = ["optimizer=adamw-8bit", "trainer=huggingface", *(f"stack.{s}" for s in sets)]
+    found = of(False, "a100-sxm-80gb", *more)
+    assert optimizer_bytes(found.workload, 1) == pytest.approx(by_hand, rel=1e-3)
+    paged = of(True, "a100-sxm-80gb", *more)
+    assert memory(paged.topology, paged.workload).paged_bytes == pytest.approx(by_hand, rel=1e-3)
+    for other in ("trainer=torchtune", "parallelism=zero2"):
+        unasked = of(False, "a100-sxm-80gb", *more, other).workload
+        assert optimizer_bytes(unasked, 1) == pytest.approx(2 * narrow * whole, rel=1e-3)
+
+
 def test_what_finds_no_room_crosses_pcie_twice_a_step():
     """All states, since an update touches them in the order in which they left."""
     gpu = "rtx-a6000-48gb"
