@@ -152,6 +152,10 @@ def test_a_model_that_the_trainer_loads(tmp_path):
     assert (job.model.name, job.method.kind, job.method.rank) == ("qwen3-0.6b", "lora", 8)
     assert (job.sequence_length, job.micro_batch, job.precision.kind) == (1024, 8, "bf16")
     assert job.activation_checkpointing.kind == "full"  # TRL's defaults
+    assert job.method.frozen_dtype == "fp32"  # its `create_model_from_path`, where no dtype is said
+    said = 'packing=True, model_init_kwargs={"dtype": "bfloat16"}'
+    job = read(tmp_path, text.replace("packing=True", said))[0].workload
+    assert job.method.frozen_dtype == "as-compute"
     kwargs = (
         "model_init_kwargs={'attn_implementation': 'flash_attention_2', 'dtype': torch.float32}"
     )

@@ -56,11 +56,18 @@ def arguments(source: Source, keys: Keys) -> None:
     _arguments(source, keys, trl, trl)
     if trl and not begun:  # else whoever reads the command says it
         trl_kinds.tell(keys, trl_kinds.of_keys(keys))
+    _unsaid_dtype(keys)
+
+
+def _unsaid_dtype(keys: Keys) -> None:
+    """What TRL loads the base of adapters with where no dtype is said."""
     if keys.flag(*_PEFT) and not keys.text(*_DTYPE) and not _model_keys(keys).text(*_DTYPE):
         keys.job.loads_fp32 = "TRL's dtype: float32, of what is not of 4 bits"
 
 
-def in_python(source: Source, keys: Keys, trl: bool, configured: bool) -> None:
+def in_python(
+    source: Source, keys: Keys, trl: bool, configured: bool, by_name: bool = False
+) -> None:
     """The arguments that a script of one's own gives to calls.
 
     Parameters
@@ -73,9 +80,14 @@ def in_python(source: Source, keys: Keys, trl: bool, configured: bool) -> None:
         Whether the trainer is TRL's.
     configured : bool
         Whether a configuration of TRL's holds its arguments, whose defaults are not transformers'.
+    by_name : bool
+        Whether TRL's trainer is given a model's name, which it loads in fp32 where no dtype is said
+        (TRL 1.16, trainer/utils.py, `create_model_from_path`).
     """
     _adapters(keys, configured)
     _arguments(source, keys, trl, configured)
+    if by_name:
+        _unsaid_dtype(keys)
 
 
 def model_and_method(keys: Keys) -> None:

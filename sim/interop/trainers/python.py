@@ -63,7 +63,8 @@ def read(source: Source, job: Translation) -> None:
         if found := _KIND.search(call.name):
             job.begun = Begun(found[1].lower(), call.branch.place, f"{call.last}()")
             break
-    huggingface.in_python(source, keys, trl, configured and not fast)
+    by_name = any(c.kind == "trainer" and _MODEL in c.said and TRL.search(c.name) for c in calls)
+    huggingface.in_python(source, keys, trl, configured and not fast, by_name)
     if reference is not None:
         own = keys.branch.entries.get(_MODEL, reference)  # of which it is a copy
         keys.branch.entries["ref_model"] = own if is_unknown(reference) else reference
