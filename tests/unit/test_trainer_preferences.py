@@ -86,6 +86,20 @@ def test_rows_of_a_micro_batch(tmp_path, name, text, rows, scores, said):
     assert any(said in why for why in told) if said else told == []
 
 
+def test_what_generates_is_told_once(tmp_path):
+    """TRL's GRPO: keys of the engine are known as its own, and so is that it holds memory."""
+    path = tmp_path / "grpo.py"
+    path.write_text(
+        "args = GRPOConfig(num_generations=8, use_vllm=True, vllm_mode='colocate', bf16=True, "
+        "vllm_gpu_memory_utilization=0.3, temperature=1.0, per_device_train_batch_size=8)\n"
+        'GRPOTrainer(model="Qwen/Qwen2.5-1.5B", args=args, reward_funcs=f).train()\n'
+    )
+    told = {row["theirs"]: row["why"] for row in mattering(path)}
+    assert sorted(told) == ["GRPOConfig()", "use_vllm"]
+    assert "holds of a GPU beside the update is not counted" in told["use_vllm"]
+    assert "not-read" not in {w.code for w in load("a100-x1", path).notes.warnings}
+
+
 TUNE = """\
 model: {{_component_: torchtune.models.llama3_1.lora_llama3_1_8b, lora_attn_modules: [q_proj]}}
 tokenizer: {{max_seq_len: 1024}}
