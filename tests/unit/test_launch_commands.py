@@ -51,6 +51,20 @@ def test_torchrun_words_for_how_many(tmp_path, nodes, gpus, told):
     assert sim.import_job(path).gpus is None
 
 
+@pytest.mark.parametrize(
+    ("program", "row", "full"),
+    [("run_clm.py --block_size 4096", 4096, True), ("run_clm_no_trainer.py", 1024, True),
+     ("sft.py --block_size 4096", 4096, False)],
+)  # fmt: skip
+def test_an_example_that_joins_texts_has_full_rows(tmp_path, program, row, full):
+    """Transformers' run_clm cuts all texts, joined, into blocks: nothing is padded."""
+    path = tmp_path / "run.sh"
+    more = "--model_name_or_path Qwen/Qwen2.5-7B --per_device_train_batch_size 1 --bf16"
+    path.write_text(f"torchrun --nproc_per_node 8 {program} {more}\n")
+    job = load("dgx-h100", path).workload
+    assert (job.sequence_length, job.data.packing) == (row, full)
+
+
 def test_a_recipe_is_of_the_line_that_starts_the_training(tmp_path):
     path = tmp_path / "run.sh"
     launch = f"torchrun --nnodes 1 --nproc_per_node 8 \\\n  train.py {OPTIONS}\n"

@@ -59,6 +59,9 @@ _OF_THE_MACHINE = {
     "NCCL_P2P_DISABLE": "node.pcie.p2p=false",
     "NCCL_IB_DISABLE": "node.nics.kind=tcp",
 }
+#: transformers' examples that join all texts and cut them into rows (`group_texts`), of 1024 where
+#: no `block_size` is said
+_JOINED = re.compile(r"\brun_clm\w*\.py\b")
 #: programs whose arguments are Hydra's overrides: ``actor.strategy=fsdp2``
 _HYDRA = re.compile(r"-m +(?:verl|recipe)\.\w")
 _LISTS = frozenset({"recompute-modules"})  # arguments of several words
@@ -142,6 +145,9 @@ def arguments(
         job.world = (world, launch.branch.place)
     started = _started(text)
     job.begun = trl_kinds.command(started, source.name) or job.begun
+    if joins := _JOINED.search(started):
+        job.suppose("data.packing", True, f"{joins[0]} joins texts and cuts them into rows")
+        job.suppose("sequence_length", 1024, f"{joins[0]}'s default")
     _trained(launch, started, source, job, values)
     trl_kinds.told_by_command(launch)
 
