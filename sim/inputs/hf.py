@@ -7,6 +7,7 @@ on those used here), not a general one: Gemma ties its embeddings without saying
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ _IN_FULL = {
 #: where a model of several parts has its decoder, and what says that it has other parts
 _DECODERS = ("text_config", "llm_config", "language_config", "thinker_config")
 _TOWERS = ("vision_config", "audio_config", "visual", "embd_layer", "img_processor")
+#: classes whose head is of labels or a reward, not of the vocabulary
+_SCORES = re.compile(r"For\w*Classification$|ForQuestionAnswering$|RewardModel$")
 NO_TOWERS = "only the text decoder is modelled; vision and audio towers are left out"
 MAX_BYTES = 4 << 20  # the longest real config is below 200 kB
 
@@ -144,6 +147,11 @@ def model_from_config(config: Mapping[str, Any], *, source: str = "config.json")
     if more := reader.count("num_nextn_predict_layers", "num_mtp_modules", default=0, least=0):
         layers = "the layer that predicts" if more == 1 else f"{more} layers that predict"
         notes.append(f"{layers} tokens further on (MTP): left out, as by transformers")
+    if scores := next((c for c in _classes(values) + _classes(config) if _SCORES.search(c)), ""):
+        notes.append(
+            f"{scores} has a head of a few scores: one of the vocabulary is counted, with its "
+            "logits; loss: fused-linear has none of these whole"
+        )
     _finish(reader, fields)
     name = values.get("_name_or_path") or config.get("_name_or_path")
     if not isinstance(name, str) or not name or name.startswith("/"):
@@ -175,10 +183,14 @@ def _by_class(values: Mapping[str, Any]) -> str:
     MiniMax-M2 was released as "minimax", which its predecessors are; decoders of some models of
     several parts have no kind at all.
     """
-    named = values.get("architectures")
-    name = str(named[0]) if isinstance(named, list) and named else ""
-    bare = name.removesuffix("ForCausalLM").lower()
+    bare = next(iter(_classes(values)), "").removesuffix("ForCausalLM").lower()
     return next((kind for kind in KINDS if kind.replace("_", "") == bare), "")
+
+
+def _classes(values: Mapping[str, Any]) -> list[str]:
+    """Classes that a file names."""
+    named = values.get("architectures")
+    return [str(name) for name in named] if isinstance(named, list) else []
 
 
 def _refuse(reader: HfReader, shown: str, config: Mapping[str, Any]) -> None:

@@ -143,6 +143,15 @@ def test_parts_of_newer_kinds():
     assert (bare.sliding_window, bare.notes) == (None, ())
 
 
+def test_a_head_of_scores_is_told():
+    """A classifier's file has its decoder's shape: of Qwen3 8B the head would be 622 M more."""
+    shape = {"model_type": "qwen3", "architectures": ["Qwen3ForSequenceClassification"]}
+    (note,) = model_from_config(shape).notes
+    assert note.startswith("Qwen3ForSequenceClassification has a head of a few scores")
+    assert model_from_config(shape | {"architectures": ["Qwen3ForCausalLM"]}).notes == ()
+    assert model_from_config(shape | {"architectures": None}).notes == ()
+
+
 REFUSED = [
     ({"model_type": "jamba"}, "Mamba"),
     ({"model_type": "olmo_hybrid"}, "linear attention"),
