@@ -42,6 +42,11 @@ n0:100:240 [0] NCCL INFO Channel 00/0 : 0[0] -> 1[1] via P2P/CUMEM
          "and IB communications are disabled.", {"host-path"}, set()),
         ("n0:1:1 [0] NCCL INFO NCCL_IB_DISABLE set by environment to 1.", {"tcp", "slow-sockets"},
          set()),
+        (RDMA.replace(" [1]mlx5_1:1/IB", ""), {"one-nic"}, {"tcp", "slow-sockets"}),
+        ("n0:1:1 NCCL INFO NET/IB : Using mlx5_0:1/RoCE mlx5_1:1/RoCE [RO]", set(),
+         {"tcp", "slow-sockets"}),  # a launcher's tags are taken off, and these with them
+        ("\t\tLnkSta:\tSpeed 16GT/s (ok), Width x8 (downgraded)", {"host-path"}, set()),
+        ("\t\tLnkSta:\tSpeed 2.5GT/s (downgraded), Width x16 (ok)", set(), set()),  # while idle
         ("        HW Thermal Slowdown               : Active\n", {"power", "straggler"}, set()),
         ("        HW Thermal Slowdown               : Not Active\n", set(), set()),
         ("UserWarning: This DataLoader will create 64 worker processes in total. Our suggested max "
@@ -79,6 +84,21 @@ def test_a_log_that_names_sockets_is_believed():
     assert json.loads(asked(SOCKETS, "--json"))["causes"][0]["key"] == "tcp"
     alone = asked("\n".join(SOCKETS.splitlines()[-2:]), "--json")
     assert json.loads(alone)["causes"][0]["key"] == "eager-attention"
+
+
+def test_a_log_that_lists_one_nic_of_eight():
+    """8B under ZeRO-3 on two nodes, four micro-steps: all channels go through one NIC of 400 Gb/s.
+
+    By hand: a node takes in 15/16 of 16.1 GB for each of two gathers and a reduce-scatter of a
+    micro-step, 4 x 3 x 15.1 GB / 45 GB/s = 4.0 s, beside which 2.9 s of kernels are hidden.
+    """
+    log = RDMA.splitlines()[0].replace(" [1]mlx5_1:1/IB", "")
+    sets = ("parallelism=zero3", "sequence_length=4096", "micro_batch=1", "gradient_accumulation=4")
+    more = [word for one in sets for word in ("--set", one)]
+    found = json.loads(asked(log, "--measured", "step_time_s=4.2", *more, "--json"))
+    first = found["causes"][0]
+    assert first["key"] == "one-nic"
+    assert first["probability"] > 0.9
 
 
 def test_a_log_without_a_rate_beside_a_figure():
