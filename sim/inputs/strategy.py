@@ -46,23 +46,19 @@ class BlockRhythm(NamedTuple):
 
     Attributes
     ----------
-    period : int
-        Blocks after which all that is issued is issued again, from `forward` blocks in forward and
-        `backward` blocks in backward on, for three periods at least.
     forward, backward : int
-        How many run before.
+        How many run in either before each is issued as the one before, three at least.
     layers : int
-        The fewest blocks, in whole periods less, of which that is true.
+        The fewest blocks of which that is true.
     """
 
-    period: int
     forward: int
     backward: int
     layers: int
 
 
 #: every block is issued like the next
-EACH_BLOCK = BlockRhythm(1, 2, 2, 8)
+EACH_BLOCK = BlockRhythm(2, 2, 8)
 
 
 class Strategy:

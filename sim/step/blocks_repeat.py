@@ -64,10 +64,9 @@ def blocks_repeat(
     return found
 
 
-def _at(rhythm: BlockRhythm, values: npt.NDArray[_T], *periods: int) -> npt.NDArray[_T]:
-    """Of columns for blocks, (..., passes, blocks), those so many periods on, (..., passes, n)."""
-    further = rhythm.period * np.array(periods)
-    both = np.stack((rhythm.forward + further, rhythm.backward + further))
+def _at(rhythm: BlockRhythm, values: npt.NDArray[_T], *further: int) -> npt.NDArray[_T]:
+    """Of columns for blocks, (..., passes, blocks), those so many on, (..., passes, n)."""
+    both = np.stack([begin + np.array(further) for begin in (rhythm.forward, rhythm.backward)])
     passes = np.arange(values.shape[-2])
     return values[..., passes[:, None], both[passes % 2]]
 
@@ -83,7 +82,7 @@ def missing_blocks(
     lowered, timeline : Lowered, Timeline
         As for `blocks_repeat`.
     missing : sequence of int
-        Blocks that each has not, whole periods. [1]
+        Blocks that each has not. [1]
     windows : sequence of tuples of Window
         Those of each step, of which a second one is the micro-step in its middle.
     rhythm : BlockRhythm
@@ -92,9 +91,8 @@ def missing_blocks(
     paces = block_paces(lowered, timeline)
     repeat = blocks_repeat(lowered, timeline, paces, rhythm).tolist()
     blocks = _at(rhythm, paces.begins, 1, 2).tolist()
-    times = [blocks // rhythm.period for blocks in missing]
     found: list[tuple[Window, ...] | None] = []
-    for same, more, own, passes in zip(repeat, times, windows, blocks, strict=True):
+    for same, more, own, passes in zip(repeat, missing, windows, blocks, strict=True):
         again = own[1].times if len(own) > 1 else 0
         within = [more if again and i in _MIDDLE else 0 for i in range(len(passes))]
         stand = tuple(

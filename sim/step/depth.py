@@ -26,7 +26,7 @@ NEAR = 2  # blocks that are gathered ahead at most, for that few to be in their 
 
 
 def rhythm_of(topology: Topology, workload: Workload) -> BlockRhythm | None:
-    """Whether a step is deep, and its blocks may turn out to be like those a period later.
+    """Whether a step is deep, and its blocks may turn out to be like the next.
 
     Not asked is what ends otherwise with more blocks, or looks far ahead.
     """
@@ -40,10 +40,7 @@ def rhythm_of(topology: Topology, workload: Workload) -> BlockRhythm | None:
         return None
     if workload.activation_checkpointing.kind == "selective-blocks":
         return None
-    found = strategy.block_rhythm(workload, mesh_of(topology, workload))
-    if found is None:
-        return None
-    return found._replace(layers=found.layers + (model.layers - found.layers) % found.period)
+    return strategy.block_rhythm(workload, mesh_of(topology, workload))
 
 
 @lru_cache(maxsize=1024)

@@ -198,7 +198,7 @@ class Zero3(DeepSpeed):
             yield warning("experts-one-by-one", "workload", "experts", message, hint)
 
     def block_rhythm(self, workload: Workload, mesh: Mesh) -> BlockRhythm | None:
-        """After as many blocks as its coordinator comes to be as it was."""
+        """That of its coordinator, which gathers and reduces over the ends of blocks."""
         return zero3_rhythm(workload, mesh)
 
     def counts_missing(self, knobs: Parallelism) -> bool:

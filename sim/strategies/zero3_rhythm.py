@@ -1,8 +1,9 @@
-"""After how many blocks ZeRO-3 does the same again: seen where the coordinator is as it was.
+"""From which block on ZeRO-3 does the same in each: seen where the coordinator is as it was.
 
-It is played over ever more blocks. Where it enters a block as it entered one before, all that it
-knows being as far from the one as from the other, it goes on in the same way: more blocks between
-the two, or between blocks of which the same is true, are so many times the same.
+It is played over a few blocks. Where it enters a block as it entered the one before, all that it
+knows being as far from the one as from the other, it goes on in the same way. Where buckets end at
+another place of every block (8B: one takes 2.3), it may do so several blocks on: of shipped models
+that are deep enough none is like that by default.
 """
 
 from __future__ import annotations
@@ -19,10 +20,8 @@ from sim.strategies.zero3_coordinator import AVAILABLE, NOT_AVAILABLE, Coordinat
 from sim.strategies.zero3_settings import Settings, settings_of
 from sim.strategies.zero3_trace import FORWARD, ModuleTrace, trace_of
 
-MOST = 12  # blocks in a period
-#: blocks and periods after which streams may have found their rhythm, too
-SETTLED, PERIODS_SETTLED = 4, 2
-_TRIED = 16, 32, 64, 96  # blocks that are played
+SETTLED = 4  # blocks after which streams may have found their rhythm, too
+PLAYED = 16  # blocks
 FEWER = 4  # times as many as a model has at least, to be worth it
 
 
@@ -34,45 +33,38 @@ def zero3_rhythm(workload: Workload, mesh: Mesh) -> BlockRhythm | None:
     workload, mesh : Workload, Mesh
         A job without stages.
     """
+    model = workload.model
+    if model.layers < FEWER * PLAYED:
+        return None
     settings = settings_of(workload, mesh)
     few = replace(settings, world=settings.hpz, gpus_per_node=settings.hpz)
-    model = workload.model
-    for layers in _TRIED:
-        if FEWER * layers > model.layers:
-            break
-        job = workload.model_copy(update={"model": model.model_copy(update={"layers": layers})})
-        trace = trace_of(job, tree_of(job))
-        key = "rhythm", few
-        if key not in trace.derived:
-            watched = _Watched(trace, few, layers)
-            watched.micro_batch()
-            trace.derived[key] = _rhythm(watched.states(), layers)
-        found: BlockRhythm | None = trace.derived[key]
-        if found is not None:
-            return found
-    return None
+    job = workload.model_copy(update={"model": model.model_copy(update={"layers": PLAYED})})
+    trace = trace_of(job, tree_of(job))
+    key = "rhythm", few
+    if key not in trace.derived:
+        watched = _Watched(trace, few, PLAYED)
+        watched.micro_batch()
+        trace.derived[key] = _rhythm(watched.states())
+    found: BlockRhythm | None = trace.derived[key]
+    return found
 
 
-def _rhythm(passes: Sequence[Sequence[Hashable]], layers: int) -> BlockRhythm | None:
-    """The shortest of forward and backward, and the fewest blocks that have it."""
-    for period in range(1, MOST + 1):
-        spans = [_span(states, period) for states in passes]
-        room = min(end - begin for begin, end in spans) - 3 * period
-        if room >= 0:
-            forward, backward = (begin for begin, _ in spans)
-            return BlockRhythm(period, forward, backward, layers - room // period * period)
-    return None
+def _rhythm(passes: Sequence[Sequence[Hashable]]) -> BlockRhythm | None:
+    """That of forward and backward, with the fewest blocks that have it."""
+    (forward, ahead), (backward, back) = map(_span, passes)
+    room = min(ahead - forward, back - backward) - 3
+    return BlockRhythm(forward, backward, PLAYED - room) if room >= 0 else None
 
 
-def _span(states: Sequence[Hashable], period: int) -> tuple[int, int]:
-    """From which block on to which they repeat."""
-    begin = max(SETTLED, PERIODS_SETTLED * period)
-    while begin + period < len(states) and states[begin] != states[begin + period]:
+def _span(states: Sequence[Hashable]) -> tuple[int, int]:
+    """From which block on to which they are alike."""
+    begin = SETTLED
+    while begin + 1 < len(states) and states[begin] != states[begin + 1]:
         begin += 1
     end = begin
-    while end + period < len(states) and states[end] == states[end + period]:
+    while end + 1 < len(states) and states[end] == states[end + 1]:
         end += 1
-    return begin, end + period - 1 if end > begin else begin
+    return begin, end
 
 
 class _Watched(Coordinator):

@@ -44,12 +44,6 @@ JOBS = {
         "llama3-70b-full",
         [ZERO3, "nodes=8", "sequence_length=512", "gradient_accumulation=4"],
     ),
-    # four blocks are gathered ahead, 2.3 fill a bucket of gradients, kept in groups of 1e9
-    "buckets": (
-        "dgx-a100",
-        "llama3-8b-sft",
-        [ZERO3, "nodes=8", "sequence_length=512", "micro_batch=1", "model.layers=401"],
-    ),
     # four blocks are too few to find the rhythm of eight
     "late": ("dgx-a100", "mpt-30b-pretrain", [SHARDED, "nodes=4", "micro_batch=2"]),
 }
@@ -90,7 +84,6 @@ def test_every_figure_is_that_of_all_blocks(name, monkeypatch):
     [quick] = simulated(jobs, ASKED, None)
     found = rhythm_of(*jobs[0])
     assert depths == [found.layers]
-    assert found.period == (9 if name == "buckets" else 1)
     assert (found == EACH_BLOCK) == ("zero3" not in loaded.workload.parallelism.strategy)
     [full] = whole(jobs, monkeypatch)
     pairs = [(quick.whole, full.whole)]
