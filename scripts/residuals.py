@@ -13,7 +13,7 @@ from sim.calibration.cross_validation import cross_validate, cross_validate_fine
 from sim.calibration.validate_memory import validate_memory
 from sim.calibration.validate_training import value_of
 from sim.memory.band import kind_of
-from sim.result.likeness import JobTraits, Residual, job_of
+from sim.result.likeness import TRAITS_KEPT, JobTraits, Residual, job_of
 
 OUT = Path(__file__).parents[1] / "sim" / "data" / "measured" / "residuals.json"
 
@@ -38,7 +38,7 @@ def main() -> None:
         json.dumps([p.row.id, p.row.group, *kind_of(p.row.workload), round(math.log1p(p.error), 4)])
         for p in validate_memory().peaks
     ]
-    columns = [*Residual._fields[:3], *JobTraits._fields[:-1], *Residual._fields[-2:]]
+    columns = [*Residual._fields[:3], *JobTraits._fields[:TRAITS_KEPT], *Residual._fields[-2:]]
     text = (
         f'{{"columns": {json.dumps(columns)}, "memory": [\n' + ",\n".join(memory) + "\n],\n"
         '"rows": [\n' + ",\n".join(lines) + "\n]}\n"

@@ -51,6 +51,10 @@ class JobTraits(NamedTuple):
     recipe: float = 0.0  # the same, for products and casts of a recipe that none was timed of
 
 
+#: how many of them, the first, a published run is kept with; the others tell of a question alone
+TRAITS_KEPT = JobTraits._fields.index("scale") + 1
+
+
 class Residual(NamedTuple):
     """One published run."""
 
@@ -68,7 +72,7 @@ class Residual(NamedTuple):
 
     def written(self) -> list[Any]:
         """The row of the data file."""
-        return [self.id, self.source, self.model, *self.job[:-5], *self[-2:]]
+        return [self.id, self.source, self.model, *self.job[:TRAITS_KEPT], *self[-2:]]
 
 
 def doubts(
