@@ -118,10 +118,10 @@ def _tensor(w: Workload) -> Findings:
     if lacks := not_modelled(strategy_of(w), "tensor parallelism is", "tensor_parallel"):
         yield fault("tensor-strategy", "workload", path, lacks.message, lacks.hint)
         return
-    fewest = math.gcd(m.kv_heads, m.global_kv_heads)
-    for heads, what in ((m.heads, "heads"), (fewest, "key-value heads")):
+    divided = math.gcd(m.kv_heads, m.global_kv_heads)
+    for heads, what in ((m.heads, "heads"), (divided, "key-value heads")):
         if heads % t:
-            able = ", ".join(str(n) for n in range(1, heads + 1) if m.heads % n == fewest % n == 0)
+            able = ", ".join(str(n) for n in range(1, heads + 1) if m.heads % n == divided % n == 0)
             message = f"{heads} {what} of {m.name} cannot be divided among {t} GPUs"
             yield fault("indivisible", "workload", path, message, f"write one of {able}")
             return

@@ -117,6 +117,8 @@ def test_what_a_key_says_is_taken(tmp_path, text, path, value):
         (FACTORY + "quantization_bit: 4\nquantization_method: hqq\n",
          "quantization_method", "hqq"),
         (SWIFT + "max_memory: {0: 20GB}\n", "max_memory", "over devices"),
+        (SWIFT + "device_map: auto\n", "device_map: auto", "spreads layers"),
+        (AXOLOTL + "device_map: balanced\n", "device_map: balanced", "spreads layers"),
     ],
 )  # fmt: skip
 def test_what_is_not_followed_is_told(tmp_path, text, theirs, why):

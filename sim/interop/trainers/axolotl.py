@@ -200,6 +200,7 @@ def _aside(keys: Keys) -> None:
         "model_type base_model_config is_llama_derived_model load_in_8bit load_in_4bit "
         "revision_of_model",
     )
+    common.spread(keys)
     keys.settle("axolotl", "huggingface")
     keys.rest("axolotl")
 

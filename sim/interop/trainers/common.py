@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 from sim.inputs.foreign import beside, source_of
 from sim.inputs.translation import Source, Translation
-from sim.inputs.tree import read_file
+from sim.inputs.tree import Leaf, read_file
 from sim.interop.trainers import words
 from sim.interop.trainers.keys import Keys
 from sim.records import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+#: device maps of accelerate that cut a model over the GPUs of a process
+_SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,3 +268,14 @@ def saving(keys: Keys) -> None:
         "per_device_eval_batch_size do_eval eval_sample_packing eval_table_size "
         "eval_max_new_tokens eval_accumulation_steps val_size eval_dataset",
     )
+
+
+def spread(keys: Keys) -> None:
+    """Layers of one process over several GPUs are said not to be modelled."""
+    found = keys.branch.entries.pop("device_map", None)
+    if isinstance(found, Leaf) and found.value in _SPREAD:
+        keys.job.skip(
+            found.place, f"device_map: {found.value}",
+            "over several GPUs of one process it spreads layers, which wait for each other: not "
+            "modelled; taken as a model on each GPU", True,
+        )  # fmt: skip

@@ -70,7 +70,7 @@ def read(source: Source, job: Translation) -> None:
         keys.branch.entries["ref_model"] = own if is_unknown(reference) else reference
         keys.branch.keys["ref_model"] = reference.place
     _preferences(keys, calls)
-    script_calls.spread(keys)
+    common.spread(keys)
     unfollowed.tell(source, job)
     keys.rest("Python scripts'")
 

@@ -124,7 +124,7 @@ def read(source: Source, job: Translation) -> None:
     if not whole:
         job.suppose("data.packing", False, "samples are rows")
     common.loader(keys)
-    script_calls.spread(keys)
+    common.spread(keys)
     keys.leave(_ABOVE, "fused foreach")
     unfollowed.tell(source, job)
     keys.rest("Python scripts'")

@@ -45,7 +45,6 @@ _KINDS = {
 }  # fmt: skip
 _SILENT = ("tokenizer", "trainer", "later")  # of these a call without arguments says nothing
 _IN_LOOPS = ("clip", "backward")  # these run at some steps alone: no choice between jobs
-_SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
 #: calls that start as many processes, and what says how many; Modal's GPUs are ``H100:8``
 _GPUS = {"ScalingConfig": "num_workers", "notebook_launcher": "num_processes", "spawn": "nprocs"}
 _COUNTED = re.compile(r"(?:[\w-]+:)?([1-9][0-9]{0,5})")
@@ -283,14 +282,3 @@ def kbit(keys: Keys) -> None:
     if found is not None and keys.flag("load_in_4bit"):
         where, said = found.place, "prepare_model_for_kbit_training"
         keys.job.take("method.prepare_kbit", True, where, said)
-
-
-def spread(keys: Keys) -> None:
-    """Layers of one process over several GPUs are said not to be modelled."""
-    found = keys.branch.entries.pop("device_map", None)
-    if isinstance(found, Leaf) and found.value in _SPREAD:
-        keys.job.skip(
-            found.place, f"device_map: {found.value}",
-            "over several GPUs of one process it spreads layers, which wait for each other: not "
-            "modelled; taken as a model on each GPU", True,
-        )  # fmt: skip

@@ -59,6 +59,7 @@ def read(source: Source, job: Translation) -> None:
         keys.put("experts", "grouped", "experts_impl")
     if job.text_at("parallelism.strategy") == "zero3":
         keys.put_count("parallelism.zero_hpz_partition_size", "zero_hpz_partition_size")
+    common.spread(keys)
     keys.put_degree("parallelism.tensor_parallel", "deepspeed_autotp_size")
     keys.leave(
         "taken so far as it cuts", "experts_impl zero_hpz_partition_size deepspeed_autotp_size"
