@@ -8,7 +8,7 @@ import click
 
 from sim.commands.complete import MACHINES
 from sim.commands.options import EMITTED, job, sets
-from sim.commands.output import tell, tell_taken
+from sim.commands.output import tell, tell_read
 
 
 @click.command("export")
@@ -37,7 +37,7 @@ def command(
     )
     for path in done.paths:
         tell(f"wrote {path}")
-    tell_taken()
+    tell_read()
     for row in done.unsaid:
         runs = "" if row["read"] is None else f" (it would be {row['read']})"
         tell(f"{row['tool']} does not say {row['key']} = {row['planned']}{runs}")

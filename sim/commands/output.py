@@ -85,15 +85,17 @@ def show(view: View, form: str, output: Path | None, parts: Iterable[str] | None
     with progress_bar("rows") as told:
         view = view._replace(told=told, width=_width(output))
         emit(in_parts(view, form) if parts is None else parts, output)
-    tell_taken(view.sections)
+    tell_read(view.sections)
 
 
-def tell_taken(sections: Iterable[ViewPart] = ()) -> None:
-    """Say what the words for a machine were taken as, where the answer has no warnings to say it.
+def tell_read(sections: Iterable[ViewPart] = ()) -> None:
+    """Say how the command line was read: words for a machine, columns that no price is in.
 
-    An answer about one job warns of it (`sim.inputs.half`); others are of many, or of no job.
+    What machines are taken as, an answer about one job has among its warnings (`sim.inputs.half`);
+    others are of many jobs, or of none.
     """
     from sim.inputs.arguments import counted_machine
+    from sim.inputs.price_files import unread_columns
     from sim.report.view import Remarks
 
     given = click.get_current_context().params
@@ -104,6 +106,9 @@ def tell_taken(sections: Iterable[ViewPart] = ()) -> None:
             found = counted_machine(text) if isinstance(text, str) else None
             if found is not None and found.told not in said:
                 tell(found.told)
+    prices = given.get("prices")
+    if isinstance(prices, Path) and (columns := unread_columns(prices)):
+        tell(f"{prices}: columns that are not read: {', '.join(columns)}")
 
 
 def _width(output: Path | None) -> int:

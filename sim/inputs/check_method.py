@@ -6,6 +6,7 @@ from sim.inputs.finding import Findings, fault, warning
 from sim.inputs.strategy import strategy_of
 from sim.inputs.trainer import trainer_of
 from sim.inputs.workload import Workload
+from sim.quantities import counted
 
 
 def findings(w: Workload) -> Findings:
@@ -94,6 +95,14 @@ def _partly_frozen(w: Workload) -> Findings:
                 f"write {model.layers} or less",
             )
             yield fault("freeze-layers", "workload", f"method.{key}", message, hint)
+    said = [min(m.first, model.layers), min(m.last, model.layers), len(m.layers)]
+    if not beyond and (twice_said := sum(said) - len(trained)) > 0:
+        message = (
+            f"first, last and layers name {counted(twice_said, 'layer')} of {model.name} twice,"
+            f" which counts once: {len(trained)} of {model.layers} are trained"
+        )
+        hint = "write fewer of one of them"
+        yield warning("freeze-layers", "workload", "method", message, hint)
     ends = {"embedding", "head"} & set(m.extra)
     if model.tied_embeddings and len(ends) == 1:
         message = f"embedding and head of {model.name} are one table"

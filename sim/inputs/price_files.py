@@ -31,6 +31,14 @@ def read_offers(path: Path) -> list[PriceRow]:
     return read_rows(path, _row, known=COLUMNS)
 
 
+def unread_columns(path: Path) -> list[str]:
+    """Columns of a file for `read_offers` that nothing reads; none are known of a pipe."""
+    if not path.is_file():
+        return []
+    with csv_rows(path, MOST_BYTES, "leave regions out") as reader:
+        return [column for column in reader.fieldnames or () if column not in COLUMNS]
+
+
 Parse = Callable[[str, int, dict[str, str | None], list[Fault]], PriceRow | None]
 
 

@@ -33,6 +33,7 @@ from sim.result.sections import NO_IDLE
 from sim.units import GIB
 
 _TOLD = 0.01  # of the step: a spread that is worth a line
+_PASSES = 1.0005  # of an efficiency that is written as more than 100 %
 _SEEN = 0.05 * GIB  # less is written as none
 
 
@@ -240,8 +241,11 @@ def scaling_table(scaling: Scaling) -> Table:
     """A curve over numbers of nodes."""
     heading = (
         f"Scaling, {scaling.kind} ({_KEPT[scaling.kind]}; efficiency against "
-        f"{counted(scaling.baseline_gpus, 'GPU')})"
+        f"{counted(scaling.baseline_gpus, 'GPU')}"
     )
+    if any(p.ideal_efficiency >= _PASSES for p in scaling.curve):
+        heading += " as they run: what communicates less may pass 100 %"
+    heading += ")"
     columns = [
         Column("nodes"), Column("GPUs", width=5, before=" "), Column("step time", width=9),
         Column("tokens/s", width=10), Column("efficiency"), Column("without comm"),
@@ -298,7 +302,7 @@ def notes(result: Result) -> Remarks:
 
 _TELLING = (
     "optimizer_implementation", "loss", "wrap", "reduce_dtype", "torch", "nccl", "clip",
-    "adapters", "adapter_dtype", "gptq_kernels", "experts",
+    "adapters", "adapter_dtype", "gptq_kernels", "experts", "deepspeed_version",
 )  # fmt: skip
 
 

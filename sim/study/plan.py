@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,7 +106,8 @@ def finished(
     stop: Stop = never,
 ) -> PlanReport:  # fmt: skip
     """A report with odds, neighbours in size, and what to keep or rent; less where stopped."""
-    report = replace(report, notes=(*report.notes, *wanted.notes))
+    notes = (*report.notes, *_unheeded(wanted, report.policy), *wanted.notes)
+    report = replace(report, notes=notes)
     report = with_odds(report, wanted, replicas, stop)
     if report.stopped or stop():
         asked = _played(report, wanted, replicas)
@@ -118,6 +119,14 @@ def finished(
         marginal=_marginal(wanted, report, told),
         capacity=capacity_of(report, wanted.cluster.topology),
     )
+
+
+def _unheeded(wanted: TimedJobs, policy: str) -> Iterator[str]:
+    """What jobs say that the policy does not ask."""
+    said = sum(job.priority != 0 for job in wanted.jobs)
+    if said and policy != "priority":
+        many = f"{counted(said, 'job')} counts for nothing under {policy}"
+        yield f"the priority of {many}: --policy priority heeds it"
 
 
 def serve(

@@ -1,6 +1,7 @@
 """Partly frozen models: parameters, FLOPs and memory by hand, who asks for it, what is refused."""
 
 import random
+import re
 
 import pytest
 
@@ -289,3 +290,15 @@ def test_written_and_read_again():
     both = job("{freeze: {first: 1, last: 1}}", "parallelism={strategy: ddp}")
     with pytest.raises(sim.InputError, match=r"method\.first"):
         texts_of(*both, "llamafactory")
+
+
+@pytest.mark.parametrize(("method", "said"), [
+    ("{freeze: {first: 20, last: 20}}", "8 layers of llama-3.1-8b twice, .*: 32 of 32"),
+    ("{freeze: {last: 2, layers: [3, 31]}}", "1 layer of llama-3.1-8b twice, .*: 3 of 32"),
+    ("{freeze: {first: 16, last: 16}}", ""), ("{freeze: {first: 1, layers: [1]}}", ""),
+])  # fmt: skip
+def test_layers_that_are_named_twice_are_told(method, said):
+    found = load("dgx-h100", SFT, [f"method={method}"]).notes.warnings
+    told = [w.message for w in found if w.code == "freeze-layers"]
+    assert len(told) == bool(said)
+    assert not said or re.search(said, told[0])

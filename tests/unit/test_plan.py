@@ -55,6 +55,19 @@ def test_fifo_starts_nobody_before_the_first_in_the_queue():
     assert [log.waiting_s / HOUR for log in logs] == [0, 3, 4, 3.5]
 
 
+def test_a_priority_that_nobody_asks_for_is_told():
+    line = {"name": "a", "workload": "llama3-8b-lora", "nodes": 1}
+    found = {
+        policy: sim.plan("dgx-h100", {"jobs": [line | {"priority": 1}]}, policy=policy, replicas=0)
+        for policy in ("fifo", "priority")
+    }
+    assert found["fifo"].notes == (
+        "the priority of 1 job counts for nothing under fifo: --policy priority heeds it",
+    )
+    assert not found["priority"].notes
+    assert not sim.plan("dgx-h100", {"jobs": [line]}, replicas=0).notes
+
+
 def test_backfill_lets_in_who_does_not_delay_the_first():
     # c ends at 4, just when b can start; d would hold its node until 7.5 and has to wait
     logs = schedule(cluster(), QUEUE, 4, "backfill")

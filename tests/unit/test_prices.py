@@ -235,6 +235,10 @@ def test_every_fault_of_a_price_file_at_once(tmp_path):
         read_offers(tmp_path / "bad.csv")
     with pytest.raises(InputError, match="no such file"):
         read_offers(tmp_path / "none.csv")
+    own.write_text(HEAD.rstrip() + ",list price,owner\na,i,h100-sxm-80gb,8,2,3,me\n")
+    for verb in ("prices list", "compare dgx-h100 h100-x1 mistral-7b-lora"):
+        told = CliRunner().invoke(group, [*verb.split(), "--prices", str(own)])
+        assert told.stderr.endswith(f"{own}: columns that are not read: list price, owner\n")
 
 
 def test_a_skypilot_catalogue_is_imported(tmp_path):

@@ -48,7 +48,15 @@ def test_a_run_on_several_nodes_says_both():
     assert at_home.step_time_s == pytest.approx(two.step.time_s)
     assert [p.nodes for p in curve] == [1, 2, 4, 8]
     text = rendered(view(two), "table")
-    assert "Scaling, weak (the same work for each GPU; efficiency against 8 GPUs)" in text
-    assert "Scaling, strong (the same global batch; efficiency against 8 GPUs)" in text
+    assert "Scaling, weak (the same work for each GPU; efficiency against 8 GPUs" in text
+    assert "Scaling, strong (the same global batch; efficiency against 8 GPUs" in text
     assert json.loads(two.to_json())["strong_scaling"]["kind"] == "strong"
     assert simulate("dgx-h100", "llama3-8b-sft", nodes=2, scaling=False).strong_scaling is None
+
+
+def test_more_than_all_of_the_baseline_is_explained():
+    """Without communication eight GPUs do more than they do; one alone has none to be rid of."""
+    told = {gpus: rendered(view(simulate(gpus, "llama3-8b-sft", fixes=False)), "table")
+            for gpus in ("dgx-h100", "h200-x1")}  # fmt: skip
+    assert "as they run: what" in told["dgx-h100"]
+    assert "as they run" not in told["h200-x1"]
