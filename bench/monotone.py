@@ -7,10 +7,10 @@ python -m bench.monotone 100 7 varied  # of other precisions, losses, methods, v
 python -m bench.monotone 100 7 terms   # whole jobs: prices, failures, saves, loaders
 
 A step that the better machine makes more than 0.1 % longer is explained where, to within 0.1 % of
-the step, one thing that the result names takes so much more: kernels, collectives, copies to the
-host or copies on other streams lose it to what now runs beside them (`step.overlap_slowdown`,
-`step.transfer_slowdown`), or collectives of a kind for which NCCL chose otherwise
-(`step.algorithms`) are under way for so much longer.
+the step, one thing that the result names takes so much more: kernels of the kinds that now lose
+more, collectives, copies to the host or copies on other streams lose it to what runs beside them
+(`step.overlap_slowdown_kernels`, `step.transfer_slowdown`), or collectives of a kind for which NCCL
+chose otherwise (`step.algorithms`) are under way for so much longer.
 """
 
 from __future__ import annotations
@@ -138,17 +138,23 @@ def _slower(
 
 
 def _said_s(base: StepReport, other: StepReport) -> float:
-    """By how much the most takes longer of what may explain a longer step. [s]"""
+    """By how much the most takes longer of what may explain a longer step. [s]
+
+    Kernels that lose less than before may do so while the step waits for a host: their gain is not
+    set off against what others lose.
+    """
+    before, after = base.breakdown.slowed, other.breakdown.slowed
+    kernels = sum(max(0.0, after[kind] - before.get(kind, 0.0)) for kind in after)
     before, after = _named(base), _named(other)
     taken, now = base.algorithms, other.algorithms
     chosen = {kind for kind in taken.keys() & now.keys() if taken[kind] != now[kind]}
     names = after.keys() - (other.breakdown.collectives.keys() - chosen)
-    return max(0.0, *(after[name] - before.get(name, 0.0) for name in names))
+    return max(kernels, *(after[name] - before.get(name, 0.0) for name in names))
 
 
 def _named(report: StepReport) -> dict[str, float]:
-    """What kernels, collectives and copies lose beside others; collectives of a kind in all. [s]"""
-    lost = defaultdict(float, kernels=report.breakdown.slowdown_s)
+    """What collectives and copies lose beside others; collectives of a kind in all. [s]"""
+    lost = defaultdict[str, float](float)
     for key, seconds in report.breakdown.transfers.items():
         lost[key.partition(" beside ")[0]] += seconds
     return lost | {kind: each["time_s"] for kind, each in report.breakdown.collectives.items()}

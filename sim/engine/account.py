@@ -17,8 +17,8 @@ I4 = npt.NDArray[np.int32]
 I8 = npt.NDArray[np.int64]
 
 HOLDERS = 3  # kinds of ops that hold units
-# places of a window's sums; then those by kind, by label, and three by sort
-BESIDE, BUSY, LOST, HIDDEN, COVERED, IDLE, SHARED, BLAMED = range(8)
+# places of a window's sums; then those by kind, what each lost, those by label, three by sort
+BESIDE, BUSY, HIDDEN, COVERED, IDLE, SHARED, BLAMED = range(7)
 FIXED = BLAMED + HOLDERS
 EVEN = 1e-12  # of a difference of times: what is rounding [s]
 FLAT = 0.999  # of its rate: what an op keeps that does not miss the units it lacks
@@ -92,10 +92,10 @@ def account(w: Watched, s: Sums) -> tuple[int, int]:
 
     Notes
     -----
-    Of a window: time beside (any of what is in flight), busy, lost (busy beyond alone, of ops
-    within it), idle while something is in flight (hidden), or that or a copy (covered), idle; of
-    what was lost that of ops which shared something, and that of ops which lacked units, by who
-    held them: units held x seconds. Then busy by kind; hidden by the label of what a gap waits for:
+    Of a window: time beside (any of what is in flight), busy, idle while something is in flight
+    (hidden), or that or a copy (covered), idle; of what was lost (busy beyond alone, of ops within
+    it) that of ops which shared something, and that of ops which lacked units, by who held them:
+    units held x seconds. Then busy, and lost, by kind; hidden by the label of what a gap waits for:
     the last to end within it; and of each sort those that begin in the window, their size and how
     long they take.
     """
@@ -107,7 +107,8 @@ def account(w: Watched, s: Sums) -> tuple[int, int]:
     n_ops, n_flights, n_beside, n_holds = w.n_ops, w.n_flights, w.n_beside, w.n_holds
     n_copies = n_beside - n_flights
     of_kind = FIXED
-    of_label = of_kind + w.kinds
+    of_lost = of_kind + w.kinds
+    of_label = of_lost + w.kinds
     of_sort = of_label + w.labels
     n_sums = of_sort + 3 * w.sorts
     all_gaps = 0
@@ -161,9 +162,8 @@ def account(w: Watched, s: Sums) -> tuple[int, int]:
             total[row + BUSY] += length
             if end[o] <= finish and start[o] >= begin:
                 more = length - w.alone[o]
-                if more > 0.0:
-                    total[row + LOST] += more
                 if more > EVEN:
+                    total[row + of_lost + w.kind[i]] += more
                     slow[n_slow] = o
                     lost[n_slow] = more
                     n_slow += 1
@@ -301,7 +301,7 @@ def accounts(w: Watched, calls: int) -> F8:
         How many timelines.
     """
     windows, m, k = w.begin.shape[-1], w.n_ops, w.n_flights
-    sums = FIXED + w.kinds + w.labels + 3 * w.sorts
+    sums = FIXED + 2 * w.kinds + w.labels + 3 * w.sorts
     room = w.n_beside + w.n_holds
     s = Sums(
         np.zeros((calls, windows * sums)), np.zeros(HOLDERS), np.empty(room), np.empty(room),

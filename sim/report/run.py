@@ -26,8 +26,8 @@ from sim.report.view import (
     left,
     warned,
 )
-from sim.result.figures import Memory, Scaling
-from sim.result.parts import parts_of
+from sim.result.figures import Memory, Scaling, Step
+from sim.result.parts import labelled, parts_of
 from sim.result.result import Interval, Result
 from sim.result.sections import NO_IDLE
 from sim.units import GIB
@@ -188,12 +188,21 @@ def _time(result: Result) -> Bar:
     total = result.step.time_s
     shares = [(label, seconds / total) for label, seconds in parts_of(result.step).items()]
     more = []
-    if found := lost(result.step.overlap_slowdown, total):
-        more.append(f"overlap costs {found[0]}: kernels slowed by {found[1]}")
+    if cost := overlap_cost(result.step):
+        more.append(f"overlap costs {cost}")
     if found := lost(result.step.transfer_slowdown, total):
         text = f"collectives and copies were under way {found[0]} longer than alone: {found[1]}"
         more.append(text)
     return Bar("Where time goes", shares, more)
+
+
+def overlap_cost(step: Step) -> str | None:
+    """What kernels lose to what runs beside them, of which kind they are and to whom."""
+    found = lost(step.overlap_slowdown, step.time_s)
+    if found is None:
+        return None
+    kernels = _worth(labelled(step.overlap_slowdown_kernels), step.time_s)
+    return f"{found[0]} ({kernels}): kernels slowed by {found[1]}"
 
 
 def lost(causes: Mapping[str, float], total: float) -> tuple[str, str] | None:
@@ -201,8 +210,11 @@ def lost(causes: Mapping[str, float], total: float) -> tuple[str, str] | None:
     whole = sum(causes.values())
     if whole <= 0.005 * total:
         return None
-    told = (f"{name} {duration(s)}" for name, s in causes.items() if s > 0.001 * total)
-    return duration(whole), ", ".join(told)
+    return duration(whole), _worth(causes, total)
+
+
+def _worth(causes: Mapping[str, float], total: float) -> str:
+    return ", ".join(f"{name} {duration(s)}" for name, s in causes.items() if s > 0.001 * total)
 
 
 def memory_table(result: Result) -> Table:

@@ -53,6 +53,7 @@ class Step:
     host_s: float  # compute lane idle with nothing in flight: waiting for launches or the host
     overlap_slowdown_s: float  # what kernels lost to collectives and copies beside them
     overlap_slowdown: dict[str, float]  # adds up to it, by cause
+    overlap_slowdown_kernels: dict[str, float]  # adds up to it, by kind of kernel
     transfer_slowdown_s: float  # by which collectives and copies were longer under way than alone
     transfer_slowdown: dict[str, float]  # adds up to it, by which and beside what
     breakdown: dict[str, float]  # adds up to time_s

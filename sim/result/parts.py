@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sim.blocks.kernels import STREAMED
 from sim.quantities import whole_percents
 from sim.result.figures import Step
@@ -20,7 +22,11 @@ _KINDS = {
 
 def parts_of(step: Step) -> dict[str, float]:
     """The step by what a reader calls its parts, which add up to it. [s]"""
-    found = step.breakdown
+    return labelled(step.breakdown)
+
+
+def labelled(found: Mapping[str, float]) -> dict[str, float]:
+    """Parts of a step, or of what is lost of them, by what a reader calls them. [s]"""
     kinds = {label: keys for label, keys in _KINDS.items() if label != "scans" or "scan" in found}
     return {label: sum(found.get(key, 0.0) for key in keys) for label, keys in kinds.items()}
 

@@ -136,6 +136,7 @@ def step_section(b: Breakdown, algorithms: Mapping[str, tuple[str, ...]]) -> Ste
         host_s=b.host_s,
         overlap_slowdown_s=b.slowdown_s,
         overlap_slowdown=_falling(b.slowdown),
+        overlap_slowdown_kernels=_falling(b.slowed),
         transfer_slowdown_s=sum(b.transfers.values()),
         transfer_slowdown=_falling(b.transfers),
         breakdown=b.parts,

@@ -22,13 +22,12 @@ from sim.engine.account import (
     FIXED,
     HIDDEN,
     IDLE,
-    LOST,
     SHARED,
     Watched,
     accounts,
 )
 from sim.lowering.lowered import Lowered, RankView
-from sim.lowering.parts import B1, CATEGORIES, I4
+from sim.lowering.parts import B1, CATEGORIES, F8, I4
 from sim.program import Timeline
 from sim.records import dataclass
 from sim.step.overlap import CAUSES, holders
@@ -38,8 +37,7 @@ from sim.step.windows import Windows
 _COLLECTIVE = CATEGORIES.index("collective")
 _ROUNDING = 1e-9  # of a step: differences of its moments are rounded to less
 _SECONDS = (
-    "compute_s", "communication_s", "exposed_s", "copy_s", "host_s", "slowdown_s", "waiting_s",
-    "deviation_s",
+    "compute_s", "communication_s", "exposed_s", "copy_s", "host_s", "waiting_s", "deviation_s",
 )  # fmt: skip
 
 
@@ -53,16 +51,22 @@ class Breakdown:
     exposed_s: float = 0.0
     copy_s: float = 0.0
     host_s: float = 0.0
-    slowdown_s: float = 0.0
     waiting_s: float = 0.0  # of compute_s, for the slowest of ranks that are alike
     deviation_s: float = 0.0  # by which a rank's kernels differ from their mean, one deviation
-    slowdown: dict[str, float] = field(default_factory=dict)  # `slowdown_s` by cause
+    # what kernels lost to what ran beside them, by cause; and the same by their kind
+    slowdown: dict[str, float] = field(default_factory=dict)
+    slowed: dict[str, float] = field(default_factory=dict)
     # what collectives and copies were longer under way than alone, by which and what shared links
     transfers: dict[str, float] = field(default_factory=dict)
     kernels: dict[str, float] = field(default_factory=dict)
     exposed: dict[str, float] = field(default_factory=dict)
     collectives: dict[str, dict[str, float]] = field(default_factory=dict)
     by_gpu: dict[str, dict[str, float]] = field(default_factory=dict)  # `parts`, if they differ
+
+    @property
+    def slowdown_s(self) -> float:
+        """What kernels lost. [s]"""
+        return sum(self.slowed.values())
 
     @property
     def parts(self) -> dict[str, float]:
@@ -80,7 +84,7 @@ class Breakdown:
 
     def level(self) -> None:
         """Gives back to the largest kind what a carried-on trend took from one beyond nothing."""
-        for parts in (self.kernels, self.slowdown, self.transfers):
+        for parts in (self.kernels, self.slowdown, self.slowed, self.transfers):
             if not parts or min(parts.values()) >= 0.0:
                 continue
             below = {kind: seconds for kind, seconds in parts.items() if seconds < 0.0}
@@ -97,7 +101,8 @@ class Breakdown:
             setattr(self, name, 0.0 if least < value < 0.0 else value)
         for mine, theirs in (
             (self.kernels, other.kernels), (self.exposed, other.exposed),
-            (self.slowdown, other.slowdown), (self.transfers, other.transfers),
+            (self.slowdown, other.slowdown), (self.slowed, other.slowed),
+            (self.transfers, other.transfers),
         ):  # fmt: skip
             for key, more in theirs.items():
                 value = mine.get(key, 0.0) + times * more
@@ -202,14 +207,14 @@ def _named(
     """Measures by name."""
     out = Breakdown(
         time_s=time_s, communication_s=sums[BESIDE], compute_s=sums[BUSY], exposed_s=sums[HIDDEN],
-        slowdown_s=sums[LOST],
     )  # fmt: skip
     out.copy_s = out._rest(sums[COVERED] - sums[HIDDEN])
     out.host_s = out._rest(sums[IDLE] - out.exposed_s - out.copy_s)
     blamed = zip(CAUSES, sums[SHARED:FIXED], strict=True)
     out.slowdown = {cause: seconds for cause, seconds in blamed if seconds > 0.0}
-    end = FIXED + 2 * len(CATEGORIES)
-    others, inside = np.reshape(sums[FIXED:end], (2, -1))
+    end = FIXED + 4 * len(CATEGORIES)
+    others, inside, *lost = np.reshape(sums[FIXED:end], (4, -1))
+    out.slowed = _some(lost[0] + lost[1])
     if ranks is not None:
         of_others, of_blocks = ranks.of_others, ranks.of_blocks
         usual = others / of_others.slowdown, inside / of_blocks.slowdown
@@ -217,8 +222,7 @@ def _named(
         others, inside = usual
         deviations = of_others.deviation * others + of_blocks.deviation * inside
         out.waiting_s, out.deviation_s = float(late.sum()), float(deviations.sum())
-    busy = zip(CATEGORIES, (others + inside).tolist(), strict=True)
-    out.kernels = {name: seconds for name, seconds in busy if seconds > 0.0}
+    out.kernels = _some(others + inside)
     begin, end = end, end + len(labels)
     waits = zip(labels, sums[begin:end], strict=True)
     exposed = [(label, seconds) for label, seconds in waits if seconds > 0.0]
@@ -230,6 +234,11 @@ def _named(
         if count
     }
     return out
+
+
+def _some(seconds: F8) -> dict[str, float]:
+    """Of each category that has any, (categories,)."""
+    return {name: s for name, s in zip(CATEGORIES, seconds.tolist(), strict=True) if s > 0.0}
 
 
 _Codes = tuple[tuple[str, ...], I4]

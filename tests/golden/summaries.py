@@ -129,7 +129,8 @@ def report_summary(topology: str, workload: str) -> dict[str, Any]:
 def document_keys(result: Result) -> list[str]:
     """Dotted keys of the result, but for those under which kernels or collectives stand."""
     keys = flatten(result.to_dict())
-    varying = r"(step\.(breakdown|exposed|collectives)|memory\.by_\w+|provenance|topology|workload)"
+    of_step = r"step\.(breakdown|overlap_slowdown_kernels|exposed|collectives)"
+    varying = rf"({of_step}|memory\.by_\w+|provenance|topology|workload)"
     return sorted({re.sub(rf"^{varying}\..*", r"\1.*", key) for key in keys})
 
 

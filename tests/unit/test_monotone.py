@@ -96,6 +96,29 @@ def test_a_step_is_longer_by_no_more_than_what_the_result_says():
     assert tally == Tally(asked=1, explained=1)
 
 
+def test_kernels_that_lose_less_while_the_step_waits_for_a_host_do_not_hide_what_others_lose():
+    """Twice NVLink, 3.7 % longer: reductions leave the products and meet copies into buckets.
+
+    Products that a host launches late gain nothing by it; the net of both is half of the growth.
+    """
+    job = found(
+        "b200-sxm-180gb", 5, 18, 2, model="mixtral-8x7b", micro_batch=2, gradient_accumulation=4,
+        parallelism={"strategy": "ddp", "gradient_as_bucket_view": False},
+        activation_checkpointing="full", compile=False,
+    )  # fmt: skip
+    law = "twice the NVLink rate"
+    machines = job.topology, KNOBS[law](job.topology)
+    reports = [step(topology, job.workload) for topology in machines]
+    before, after = (report.breakdown.slowed for report in reports)
+    longer = reports[1].time_s - reports[0].time_s
+    assert longer > 0.03 * reports[0].time_s
+    assert sum(after.values()) - sum(before.values()) < 0.6 * longer
+    more = {kind: after[kind] - before[kind] for kind in ("gemm", "attention", "copy")}
+    assert more["gemm"] < 0.0
+    assert more["attention"] + more["copy"] > 0.95 * longer
+    assert list(broken(job, {law: KNOBS[law]})) == []
+
+
 def found(gpu, generation, links, gpus, **workload):
     machine = {
         "name": "m", "node": {

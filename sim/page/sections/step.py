@@ -12,7 +12,7 @@ from sim.page.charts.timeline import COMPUTE, TITLES, mark_of, summed_rows, trac
 from sim.page.model import Case, Dossier, PageSection, Piece
 from sim.quantities import brief, duration, percent, signed_duration
 from sim.report.ranks import waiting
-from sim.report.run import lost
+from sim.report.run import lost, overlap_cost
 from sim.report.view import Cell, Column, Facts, Lines, Remarks, Row, Table, left
 from sim.result.parts import parts_of
 from sim.step.spans import StepTimeline
@@ -34,9 +34,8 @@ def section(dossier: Dossier) -> PageSection | None:
         "hides."
     )
     parts: list[Piece] = [parts_chart(dossier.cases)]
-    if slowed := lost(step.overlap_slowdown, step.time_s):
-        line = f"Overlap is not free: it costs {slowed[0]}, kernels slowed by {slowed[1]}."
-        parts.append(Lines([line]))
+    if cost := overlap_cost(step):
+        parts.append(Lines([f"Overlap is not free: it costs {cost}."]))
     if slowed := lost(step.transfer_slowdown, step.time_s):
         line = f"Collectives and copies were under way {slowed[0]} longer than alone: {slowed[1]}."
         parts.append(Lines([line]))
