@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from sim.job.run import HOPELESS
 from sim.quantities import count, counted, duration, percent, usd
 from sim.report.view import Fact, Facts, Lines
 from sim.result.figures import CostSection, EnergySection, JobSection
@@ -57,8 +58,13 @@ def _never(job: JobSection, step_s: float) -> list[Fact]:
 
 
 def _wall(job: JobSection) -> str:
+    wall = duration(job.wall_clock_s)
+    if not math.isfinite(job.wall_clock_p90_s):
+        return f"{wall}  expected; a run may be given up: {HOPELESS:,} starts in a row save nothing"
     low, high = duration(job.wall_clock_p10_s), duration(job.wall_clock_p90_s)
-    text = f"{duration(job.wall_clock_s)}  (p10 {low}, p90 {high} of {job.replicas} runs"
+    text = f"{wall}  (p10 {low}, p90 {high} of {job.replicas} runs"
+    if job.wall_clock_s > job.wall_clock_p90_s:
+        text += "; what interrupts few of them takes long and is in the mean"
     return f"{text}; paces spread by {100 * job.pace_spread:.2g} %)"
 
 
@@ -98,9 +104,11 @@ def _failures(job: JobSection) -> str:
     mtbf = job.mtbf_s
     if not mtbf or mtbf == float("inf"):
         text = "none"
+    elif not math.isfinite(job.failures):  # of runs that are given up
+        text = f"one per {duration(mtbf)} on this machine"
     else:
         text = f"{_number(job.failures)} expected (one per {duration(mtbf)} on this machine)"
-    if job.preemptions:
+    if job.preemptions and math.isfinite(job.preemptions):
         text += f"; {_number(job.preemptions)} nodes reclaimed a run"
     return text
 

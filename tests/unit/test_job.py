@@ -365,6 +365,28 @@ def test_a_hopeless_job_is_said_to_be_so():
     assert result.to_dict()["job"]["wall_clock_s"] is None
 
 
+SPOT = (
+    "nodes=1", "checkpoint={interval: 1 h}",
+    "offer={price_per_gpu_hour: 3 USD, spot_price_per_gpu_hour: 1 USD, capacity: spot, "
+    "preemption_mtbf: 12 min, preemption_wait: 1 min}",
+)  # fmt: skip
+NO_SPARE = ("nodes=8", "reliability={repair: 100 h, spare_nodes: 0, gpu_mtbf: 3000 h}")
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"), [(SPOT, "1,000 starts in a row save nothing"), (NO_SPARE, "is in the mean")]
+)
+def test_an_expected_time_that_runs_do_not_show_says_why(sets, said):
+    """It stood beside "p10 never", or above p90, with "inf expected" failures."""
+    result = simulate(
+        "dgx-h100", "mistral-7b-lora", overrides=sets, scaling=False, fixes=False
+    )  # fmt: skip
+    assert result.job.wall_clock_p90_s != pytest.approx(result.job.wall_clock_s)
+    text = " ".join(render(view(result)).split())
+    assert said in text
+    assert "inf " not in text
+
+
 def test_endless_jobs_are_simulated_in_part():
     # a million interruptions at least; the closed form says what share of the time is useful
     spec = JobSpec(
