@@ -37,6 +37,7 @@ TOLERANCE = 1e-3  # of a step whose ops fall in another order, of a job by appro
 ROUNDING = 1e-9
 #: less of it goes into other buckets, or under the size up to which ZeRO-3 keeps parameters whole
 CUT_BY_SIZE = ("half the rank",)
+STAGES = "send"  # how collectives between stages of a pipeline begin
 PAID = "a spare more"  # which takes no longer, and costs
 
 
@@ -141,10 +142,14 @@ def _said_s(base: StepReport, other: StepReport) -> float:
     """By how much the most takes longer of what may explain a longer step. [s]
 
     Kernels that lose less than before may do so while the step waits for a host: their gain is not
-    set off against what others lose.
+    set off against what others lose. What the next stage of a pipeline loses, as much as the one
+    that is looked at, this waits for.
     """
     before, after = base.breakdown.slowed, other.breakdown.slowed
     kernels = sum(max(0.0, after[kind] - before.get(kind, 0.0)) for kind in after)
+    before, after = base.breakdown.exposed, other.breakdown.exposed
+    waits = sum(s - before.get(k, 0.0) for k, s in after.items() if k.startswith(STAGES))
+    kernels += min(kernels, max(0.0, waits))
     before, after = _named(base), _named(other)
     taken, now = base.algorithms, other.algorithms
     chosen = {kind for kind in taken.keys() & now.keys() if taken[kind] != now[kind]}
