@@ -167,3 +167,34 @@ def test_an_option_that_stands_twice(tmp_path, more, length):
         f"--per_device_train_batch_size 1 --max_length 1024{more}\n"
     )
     assert load("dgx-h100", path).workload.sequence_length == length
+
+
+@pytest.mark.parametrize(
+    ("lines", "length"),
+    [
+        ("L=1\nL=2048\n", 2048), ("L=20\nL+=48\n", 2048), ("L=1024\nL=$((L * 2))\n", 2048),
+        ("L=${L:-2048}\nL=${L:-1}\n", 2048), ("L=1\nunset L\n", None),
+        ("L=1\nif [ $1 ]; then\n  L=2\nfi\n", None),
+        ("L=2048\nif [ $1 ]; then\n  L=2048\nfi\n", 2048),
+        ("torchrun other.py\nL=2048\n", 2048), ("L=2048\ntorchrun other.py\nL=1\n", 2048),
+    ],
+)  # fmt: skip
+def test_a_variable_that_is_set_twice(tmp_path, lines, length):
+    """The first setting counted, whatever came after it, or under a condition."""
+    path = tmp_path / "job.sh"
+    launch = "torchrun --nproc_per_node 8 train.py --model_name_or_path Qwen/Qwen2.5-7B"
+    path.write_text(f"{lines}{launch} --per_device_train_batch_size 1 --max_length $L\n")
+    told = [row["theirs"] for row in mattering(path)]
+    assert told == ([] if length else ["max_length"])
+    assert load("dgx-h100", path).workload.sequence_length == (length or 1024)
+
+
+def test_options_as_scripts_hold_and_spell_them(tmp_path):
+    """One option in a variable was a name with a blank; --max-length was no option of TRL's."""
+    path = tmp_path / "job.sh"
+    path.write_text(
+        'A="--max-length 2048"\ntorchrun --nproc_per_node 8 train.py $A --model-name-or-path '
+        "Qwen/Qwen2.5-7B --per-device-train-batch-size 3\n"
+    )
+    workload = load("dgx-h100", path).workload
+    assert (workload.sequence_length, workload.micro_batch) == (2048, 3)

@@ -173,6 +173,13 @@ def _trained(
     )
     inner = Source(source.path, source.name, "", rest)
     form = format_of_keys(inner)
+    spelled = {name.replace("-", "_"): name for name in rest.entries}
+    if (form is None or form.name != "megatron") and OF_TRAINERS & spelled.keys() - inner.keys:
+        entries = {name: rest.entries[theirs] for name, theirs in spelled.items()}
+        places = {name: entry.place for name, entry in entries.items()}
+        rest = Branch(entries, rest.place, places)  # transformers' parser takes --max-length too
+        inner = Source(source.path, source.name, "", rest)
+        form = format_of_keys(inner)
     keys = Keys(job, rest)
     # scripts of one's own share axolotl's names: --base_model, --micro_batch_size
     own = form is not None and form.name == "axolotl" and "axolotl" not in started
@@ -310,6 +317,7 @@ def _directives(source: Source) -> tuple[dict[str, Leaf], dict[str, str]]:
     """``#SBATCH`` lines and the variables that the script sets."""
     found: dict[str, Leaf] = {}
     values: dict[str, str] = {}
+    launched = False
     for number, line in enumerate(source.text.splitlines(), 1):
         if match := _DIRECTIVE.match(line):
             _directive(match[1].lstrip("-"), match[2], Place(source.name, number), found)
@@ -318,8 +326,8 @@ def _directives(source: Source) -> tuple[dict[str, Leaf], dict[str, str]]:
                 match[1] or match[2], Place(source.name, number)
             )
         else:
-            for key, value in shell.assigned(line):
-                values.setdefault(key, shell.own_default(key, value.strip("\"'")))
+            launched = launched or bool(_LAUNCHER.search(line) or _PLAIN.search(line))
+            shell.assign(line, values, launched)
     for name, of in (
         ("SKYPILOT_NUM_NODES", "nodes"),
         ("SKYPILOT_NUM_GPUS_PER_NODE", "gpus"),

@@ -22,10 +22,12 @@ _ASSIGNED = re.compile(
     rf"(?:;|&&)?\s*(?:export\s+|local\s+|declare\s+)?"
     rf"([A-Za-z_]\w*)=([\"']?{_PUT_IN}[\"']?|[^\s#;]+)\s*"
 )
+_UNSET = re.compile(r"\s*unset\s+(\w+)")
+_APPENDED = re.compile(r"\s*([A-Za-z_]\w*)\+=([\"']?[^\s#;]*)")
 _GOES_ON = re.compile(r"[\\`^]\s*$")  # of a shell, of PowerShell, of Windows' own
 _DRIVE = re.compile(r"(?<![\w$])[A-Za-z]:\\")
 #: an option and its value in one quotation, or several options
-_SEVERAL = re.compile(r"^--[\w-]+ | --")
+_SEVERAL = re.compile(r"^(?:\w+=)?--[\w-]+ | --")
 _OVERRIDE = re.compile(r"\+{0,2}([A-Za-z_]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
 #: a sum in a shell script, of numbers once its variables are put in
 _SUM = re.compile(rf"\$\(\(({_WITHIN}{{1,200}})\)\)")
@@ -41,9 +43,41 @@ def assigned(line: str) -> Iterator[tuple[str, str]]:
         at = found.end()
 
 
-def own_default(name: str, value: str) -> str:
-    """``NODES=${NODES:-4}`` is 4 where nothing else sets it."""
-    return _VARIABLE.sub(lambda match: (match[1] == name and match[2]) or match[0], value)
+def assign(line: str, values: dict[str, str], later: bool) -> None:
+    """Take what a line sets; of a variable that an indented line sets otherwise nothing is known.
+
+    Parameters
+    ----------
+    line : str
+        Of a script.
+    values : dict of str to str
+        Variables so far, which change.
+    later : bool
+        A launch stands above it: what is set already was what that had.
+    """
+    if unset := _UNSET.match(line):
+        values.pop(unset[1], None)
+    elif (more := _APPENDED.match(line)) and more[1] in values:
+        values[more[1]] += more[2].strip("\"'")
+    for key, written in assigned(line):
+        value = own_default(key, written.strip("\"'"), values.get(key))
+        if key in values and "$((" in value:  # L=$((L * 2))
+            value = known(value, values)
+        if key not in values or (not later and not line[0].isspace()):
+            values[key] = value
+        elif values[key] != value and not later:
+            values[key] = f"${{{key}}}"
+
+
+def own_default(name: str, value: str, before: str | None) -> str:
+    """``NODES=${NODES:-4}`` is 4 where nothing set it before; ``ARGS="$ARGS --more"``."""
+
+    def own(match: re.Match[str]) -> str:
+        if name not in (match[1], match[3]):
+            return match[0]
+        return before if before is not None else match[2] or match[0]
+
+    return _VARIABLE.sub(own, value)
 
 
 def commands(text: str) -> list[str]:
