@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 
 from sim.errors import Fault, InputError
@@ -26,6 +27,7 @@ NAME = "(name)"  # and of the name that its result is given; of an argument's, a
 LOSS_OVER = "loss /"  # what is called where a loss is divided on its way to backward
 _FREEZES = re.compile(r"\.requires_grad$")  # told as a call of ``requires_grad_``
 PARSED = "(parsed)"  # of what a command line's parser makes, by its class's defaults
+_HERE = f"{sys.version_info.major}.{sys.version_info.minor}, which reads it here"
 _TOO_DEEP = "is not Python: nested too deeply to be read"
 LATER = "="  # how the key of an attribute ends that is set where it cannot be followed
 
@@ -77,7 +79,9 @@ def _module(text: str, name: str) -> tuple[ast.Module, list[int] | None]:
         return ast.parse(code), lines
     except SyntaxError as error:
         line = _line(error.lineno or 1, lines)
-        raise InputError([Fault(name, line, None, "", f"is not Python: {error.msg}")]) from None
+        raise InputError(
+            [Fault(name, line, None, "", f"is not Python {_HERE}: {error.msg}")]
+        ) from None
     except (RecursionError, MemoryError, ValueError):
         raise InputError.single(name, _TOO_DEEP) from None
 
@@ -165,7 +169,18 @@ class _Calls(ast.NodeVisitor):
         """A call and its arguments, then those within it."""
         if called := dotted(node.func):
             self._call(called, node, self._arguments(node, self._names.scope(node)))
+            self._changed(called.rpartition(".")[2], node)
         self.generic_visit(node)
+
+    def _changed(self, called: str, node: ast.Call) -> None:
+        """Attributes that ``setattr(made, "name", value)`` and ``replace(made, name=...)`` set."""
+        given: list[tuple[str, ast.expr | None]] = []
+        if called == "setattr" and len(node.args) == 3 and isinstance(node.args[1], ast.Constant):
+            given = [(str(node.args[1].value), node.args[2])]
+        elif called == "replace" and node.args and isinstance(node.args[0], ast.Name):
+            given = [(keyword.arg, None) for keyword in node.keywords if keyword.arg]
+        for name, value in given:
+            self._set(ast.Attribute(node.args[0], name), node, value)
 
     def parsed(self, options: Options) -> None:
         """What a parser makes of a command line: calls with the defaults of the file's fields."""
@@ -211,7 +226,9 @@ class _Calls(ast.NodeVisitor):
             if holds is None:
                 self._under.pop()
 
-    def _set(self, target: ast.Attribute, node: ast.stmt, value: ast.expr | None) -> None:
+    def _set(
+        self, target: ast.Attribute, node: ast.stmt | ast.expr, value: ast.expr | None
+    ) -> None:
         """An attribute of a call's result: an argument of it, or what cannot be followed."""
         place, scope = self._place(node), self._names.scope(target.value)
         base = dotted(target.value)

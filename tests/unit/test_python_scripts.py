@@ -10,6 +10,7 @@ import sim
 from sim.errors import InputError
 from sim.inputs.loader import load
 from sim.inputs.python_calls import from_calls
+from tests.imported import mattering
 
 #: as Unsloth's notebooks have it
 UNSLOTH = """\
@@ -187,7 +188,7 @@ def test_arguments_that_the_file_does_not_say_are_told(tmp_path):
 
 @pytest.mark.parametrize(("name", "text", "message"), [
     ("a.py", "x = 1\n", "is Python, which is not run here, and none of its calls has a trainer's"),
-    ("a.py", "print(1)\nx = (\n", r"a\.py:2  is not Python: '\(' was never closed"),
+    ("a.py", "print(1)\nx = (\n", r"a\.py:2  is not Python 3.*: '\(' was never closed"),
     ("a.ipynb", "{}", "is no notebook: it has no cells"),
     ("a.py", "x = " + "-" * 100_000 + "1", "nested too deeply"),
 ])  # fmt: skip
@@ -216,3 +217,23 @@ def test_damaged_scripts_are_read_or_refused(text, data):
     except InputError:
         return
     assert all(isinstance(name, str) for name in found.entries)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [("setattr(args, 'max_length', 4096)", []),
+     ("args = dataclasses.replace(args, max_length=4096)", ["max_length"]),
+     ("name = 'a b'.replace('a', 'b')", [])],
+)  # fmt: skip
+def test_arguments_that_are_set_by_a_call(tmp_path, line, told):
+    """They were what the first call said, without a word."""
+    path = tmp_path / "train.py"
+    path.write_text(
+        "from transformers import AutoModelForCausalLM\nfrom trl import SFTConfig, SFTTrainer\n"
+        "model = AutoModelForCausalLM.from_pretrained('Qwen/Qwen2.5-7B')\n"
+        "args = SFTConfig(max_length=2048, per_device_train_batch_size=1)\n"
+        f"{line}\nSFTTrainer(model, args=args).train()\n"
+    )
+    workload = load("dgx-h100", path, []).workload
+    assert workload.sequence_length == (4096 if "setattr" in line else 2048)
+    assert [row["theirs"] for row in mattering(path)] == told

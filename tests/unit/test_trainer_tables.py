@@ -171,3 +171,35 @@ def test_a_list_of_layers_that_is_not_read_is_told(tmp_path):
     path.write_text(MEGATRON + "--recompute-granularity some\n")
     with pytest.raises(InputError, match="neither full nor selective"):
         load("dgx-h100", path)
+
+
+AXOLOTL = "base_model: Qwen/Qwen2.5-7B\nsequence_len: 2048\nmicro_batch_size: 2\nmax_steps: 9\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [("true", "bf16"), ("full", "bf16"), ("auto", "bf16"), ("no", "fp32"), ("off", "fp32"),
+     ("0", "fp32"), ("false", "fp32"), ("", "bf16")],
+)  # fmt: skip
+def test_words_for_bf16_in_axolotl(tmp_path, word, kind):
+    """Of those that mean false, `false` alone did; `full` was refused."""
+    path = tmp_path / "job.yml"
+    path.write_text(f"{AXOLOTL}bf16: {word}\n")
+    assert load("dgx-h100", path).workload.precision.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("job.toml", TITAN.replace("[training]", "[[training]]") + "[metrics]\n", "no mapping"),
+        ("job.yml", AXOLOTL + "fsdp_config: FULL_SHARD\nfsdp: [full_shard]\n", "is no mapping"),
+        ("job.yml", AXOLOTL.replace("2048", "02000"), "octal"),
+        ("ds.json", '{"zero_optimization": 3, "train_batch_size": 2}', "is no mapping"),
+    ],
+)  # fmt: skip
+def test_tables_that_are_none_and_numbers_of_yaml(tmp_path, name, text, said):
+    """What stood in a list of tables was passed over; 02000 was 2,000, and is 1,024 to YAML 1.1."""
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(InputError, match=said):
+        load("dgx-h100", path, ["model=qwen2.5-7b", "sequence_length=99"] * (name == "ds.json"))

@@ -181,13 +181,14 @@ def _precision(keys: Keys) -> None:
         keys.put_on("precision.all_gather", "fp8_enable_fsdp_float8_all_gather", value="fp8")
         keys.leave("beside fp8", "bf16 fp16")
         return
-    half = keys.flag("bf16", "bfloat16") or keys.text("bf16").lower() in ("auto", "full")
+    found = keys.text("bf16").lower() in (AUTO, "full")
+    half = True if found else keys.flag("bf16", "bfloat16")
     if half:
         keys.put("precision.kind", "bf16", "bf16", "bfloat16")
         keys.job.loads_bf16 = "axolotl loads weights in bf16"
     elif keys.flag("fp16", "float16"):
         keys.put("precision.kind", "fp16", "fp16", "float16")
-    elif keys.text("bf16").lower() == "false":
+    elif half is False:
         keys.put("precision.kind", "fp32", "bf16")
     else:
         keys.job.suppose("precision.kind", "bf16", "axolotl's bf16: auto")

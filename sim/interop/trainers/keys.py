@@ -16,6 +16,7 @@ _FALSE = frozenset({"false", "no", "off", "0", "none"})
 _NOTHING = frozenset({"", "~", "null"})
 _OFF = _FALSE | {"0.0"}
 AUTO = "auto"
+_OCTAL = re.compile(r"[-+]?0[0-9_]+")
 WHY_NO_MATTER = "no effect on time or memory of a step"
 
 
@@ -119,6 +120,9 @@ class Keys:
             why = f"{word} is known only at run time"
             self.job.skip(self.place(*names), self.named(*names), why, True)
             return None
+        if _OCTAL.fullmatch(word) and self.branch.place.source.endswith((".yml", ".yaml")):
+            self.fault(f"{word} is octal to YAML; write it without leading zeros", *names)
+            return None
         try:
             value = float(word.replace("_", ""))
         except ValueError:
@@ -149,6 +153,8 @@ class Keys:
     def inner(self, *names: str) -> Keys:
         """A mapping below; an empty one where there is none."""
         found = self.tree(*names)
+        if found is not None and not isinstance(found, Branch):
+            self.fault("is no mapping", *names)
         branch = found if isinstance(found, Branch) else Branch({}, self.branch.place)
         return Keys(self.job, branch, self.whose, f"{self.named(*names)}.")
 
