@@ -57,6 +57,9 @@ class Trainer:
     waits_for_batch : bool
         The CPU waits while a micro-step's batch is copied to the GPU, behind all that it has issued
         before; of a pipeline that of its first and its last rank, who have one.
+    sums_apart : bool
+        What tensor-parallel ranks hold in common is summed over them a parameter at a time, not as
+        one flat tensor.
     layer_forward_s, layer_backward_s, layer_update_s : float
         CPU time of a layer beside its kernels: what its own modules do in forward and backward,
         spread over them, and of a micro-step's gradients, onto the buffer that sums them. [s]
@@ -88,6 +91,7 @@ class Trainer:
     reduces_computed: tuple[str, ...] = ()
     waits_for_messages: bool = False
     waits_for_batch: bool = False
+    sums_apart: bool = False
     layer_forward_s: float = 0.0
     layer_backward_s: float = 0.0
     layer_update_s: float = 0.0

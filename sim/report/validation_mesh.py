@@ -124,12 +124,18 @@ _CAUSES = (
     "What is fitted carries over (`python bench/fit/nanotron.py --cross`): with one model, one "
     "number of nodes or one t left out of all rows, the others give 3.11 to 3.22 ms a layer, 1.35 "
     "to 1.40 of it forward, 46 to 51 us a message in a node and 65 to 67 between nodes, 0.29 to "
-    "0.30 s a message of a pipeline and 143 to 154 us a switch; rows left out are 0.3 to 14 % off "
-    "in the median, most of all hops on 8 and on 64 nodes without theirs.",
+    "0.30 s a message of a pipeline and 141 to 150 us a switch; rows left out are 0.3 to 11 % off "
+    "in the median, most of all hops on 4, 8 and 64 nodes without theirs.",
+    "Norms are whole on each rank of a matrix and see a part of the positions, so their gradients "
+    "are summed over those ranks, a parameter at a time (`sums_apart` in `sim/data/trainers.toml`; "
+    "Megatron-LM sums one flat tensor): 57 times the latency between nodes a step of 3B with t = "
+    "16 and 32, 0.06 and 0.11 s, and where ranks agree first 57 times that. Nothing is fitted to "
+    "it. Rows of t over nodes without a pipeline were 25.2 % off in the mean and 9.7 in the "
+    "median, those held up in cells held back 8.3 and 5.3.",
     f"Rows are at odds with others if one of their micro-batches takes more than {AT_ODDS:g} times "
     "what an equal or larger one takes on the same stages and tensor-parallel ranks elsewhere "
     "in the table, in runs of the same kind.",
-    "Between nodes a hop takes 0.44 ms longer than other measurements of EFA have it "
+    "Between nodes a hop takes 0.43 ms longer than other measurements of EFA have it "
     "(`docs/collectives.md`), here `network.switch_latency`: fitted on 47 rows that wait for it "
     "(no pipeline; t = 16 and 32, or gradients reduced in buckets beside backward on 16 nodes and "
     "more), which agree on it if a ring over two nodes crosses between them twice, one over four "

@@ -158,15 +158,16 @@ class RankJob:
     def _finish(self) -> None:
         """Sums of what ranks hold in common: norms over tensor-parallel ranks, a tied table."""
         r, wide = self.r, DTYPE_BYTES[self.types.reduce]
-        partial = sum(
+        partial = [
             q.numel for stage in self.stages.values() for b in stage.numbers
             for m in self.blocks[b].modules if m.partial for q in m.parameters if q.trainable
-        )  # fmt: skip
+        ]  # fmt: skip
         if partial and self.mesh.tp > 1:
-            size = partial * wide
-            r.collective(
-                "compute", "all_reduce", "backward", "tensor", size, size, self.types.reduce
-            )
+            for numel in partial if self.trainer.sums_apart else (sum(partial),):
+                size = numel * wide
+                r.collective(
+                    "compute", "all_reduce", "backward", "tensor", size, size, self.types.reduce
+                )
         if self.tied:
             size = self.tree.embedding.modules[0].parameters[0].numel * wide
             r.collective(

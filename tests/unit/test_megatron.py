@@ -98,6 +98,13 @@ def test_tensor_parallel_ranks_sum_norms_once_a_step():
     assert mesh_of(*job(tensor_parallel=4)[:2]).dp_shard == 4
 
 
+def test_nanotron_sums_norms_one_after_another():
+    """tied_parameters.py: tied over the ranks of a matrix, each is an all-reduce of its own."""
+    (plan,) = plans("trainer=nanotron", tensor_parallel=8)
+    sums = [s for s in sent(plan, "all_reduce") if s[1:3] == ("backward", "tensor")]
+    assert sums == [("all_reduce", "backward", "tensor", 4 * 1024, 7)] * (NORMS // 1024)
+
+
 def test_a_tied_table_is_on_both_end_stages_and_summed():
     tied = MODEL | {"tied_embeddings": True}
     total = count_parameters(job(model=tied).workload.model).total
