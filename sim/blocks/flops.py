@@ -97,7 +97,7 @@ def _token_flops(
     setting: Setting, model: Model, policy: Checkpointing, early: bool, masked: bool
 ) -> TokenFlops:
     """Of jobs that differ in their length, batch or optimizer alone."""
-    kinds = layer_kinds(model, setting.method)
+    kinds = layer_kinds(model, setting.method, setting.bf16_ends)
     again = checkpointed_layers(policy, len(kinds))
     forward = backward = recompute = scores = 0.0
     for (kind, repeats), times in Counter(zip(kinds, again, strict=True)).items():

@@ -59,7 +59,7 @@ def layer_footprint(workload: Workload, kind: str, checkpoint: str = "none") -> 
     """Footprint of one layer of a kind under a checkpoint policy (see `autograd.footprint`)."""
     setting, model, strategy = setting_of(workload), workload.model, strategy_of(workload)
     constant = 0.0
-    block = block_kinds(model, workload.method)[kind]
+    block = block_kinds(model, workload.method, setting.bf16_ends)[kind]
     if model.positions == "rope" and strategy.casts_inputs and block.attends:
         # FSDP2 casts each block's floating inputs, so every block keeps its own cos and sin
         constant = float(setting.length * (model.rope_head_dim or model.head_dim) * setting.element)

@@ -108,6 +108,7 @@ def _read(workload: Workload) -> Setting:
         dtype=compute_dtype(workload),
         tf32=precision.tf32,
         recipe=precision.recipe if precision.low else "",
+        bf16_ends=precision.bf16_ends,
         fp8_gather=precision.all_gather == "fp8",
         copies_weights=copies_weights(workload),
         keeps_weights=keeps_weights(workload),

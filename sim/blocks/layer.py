@@ -43,6 +43,8 @@ class BlockKind(NamedTuple):
     state : str
         Of a partly frozen model: ``frozen``, nothing of it is trained, or ``passive``, nor is
         anything below it, so that no gradient passes through it; "" where it is trained.
+    wide : bool
+        Its products stay in 16 bits, whatever recipe the others have.
     """
 
     key: str
@@ -51,6 +53,7 @@ class BlockKind(NamedTuple):
     mixer: str = "attention"
     network: bool = True
     state: str = ""
+    wide: bool = False
 
     @property
     def attends(self) -> bool:
@@ -58,6 +61,7 @@ class BlockKind(NamedTuple):
         return "attention" in self.mixer.split("+")
 
 
+NONE_WIDE = (0, 0)
 EMBEDDING, HEAD = BlockKind("embedding"), BlockKind("head")
 #: of which a model has the first that takes it
 ATTENTIONS = (LATENT, HEADS)
@@ -87,11 +91,20 @@ def mixers_of(model: Model) -> tuple[AttentionType, ...]:
 
 
 @lru_cache(maxsize=256)
-def layer_kinds(model: Model, method: Method = FULL) -> tuple[BlockKind, ...]:
+def layer_kinds(
+    model: Model, method: Method = FULL, wide: tuple[int, int] = NONE_WIDE
+) -> tuple[BlockKind, ...]:
     """The kind of each layer: dense ones of a mixture, sliding ones and mixers are of their own.
 
-    So are those that a method freezes, and below which nothing is trained.
+    So are those that a method freezes, and below which nothing is trained, and as many at either
+    end as `wide` says, whose products stay in 16 bits.
     """
+    if any(wide):
+        inner = range(wide[0], model.layers - wide[1])
+        return tuple(
+            kind if i in inner else kind._replace(key=f"{kind.key}.bf16", wide=True)
+            for i, kind in enumerate(layer_kinds(model, method))
+        )
     if method.kind == "freeze":
         trained, kinds = method.trained_layers(model.layers), []
         flows = "embedding" in method.extra or bool(method.input_require_grads)
@@ -119,14 +132,17 @@ def layer_kinds(model: Model, method: Method = FULL) -> tuple[BlockKind, ...]:
 
 
 @lru_cache(maxsize=256)
-def block_kinds(model: Model, method: Method = FULL) -> dict[str, BlockKind]:
+def block_kinds(
+    model: Model, method: Method = FULL, wide: tuple[int, int] = NONE_WIDE
+) -> dict[str, BlockKind]:
     """All kinds of a model's blocks under a method by key."""
-    return {kind.key: kind for kind in (*layer_kinds(model, method), EMBEDDING, HEAD)}
+    return {kind.key: kind for kind in (*layer_kinds(model, method, wide), EMBEDDING, HEAD)}
 
 
 @lru_cache(maxsize=2048)
 def describe(setting: Setting, kind: BlockKind) -> Description:
     """The description of one kind of block, played once for all that read it."""
+    setting = setting.in_16_bits if kind.wide else setting
     t = Tape(setting, setting.compiled, learns=not kind.state)
     x = t.tensor(t.stream(setting.model.hidden_size))
     if kind is EMBEDDING:

@@ -58,12 +58,15 @@ class ParameterShare(NamedTuple):
         Ranks that its experts are spread over. [1]
     grouped : bool
         All experts' matrices of a kind are one parameter.
+    bf16_ends : tuple of int
+        Layers at either end that are kinds of their own, as their products stay in bf16.
     """
 
     tensor: int = 1
     sequence_parallel: bool = False
     expert: int = 1
     grouped: bool = False
+    bf16_ends: tuple[int, int] = (0, 0)
 
 
 WHOLE = ParameterShare()
@@ -104,7 +107,7 @@ def build_tree(
         modules = tuple(sorted(run, key=lambda m: places.get(m.base or m.name, 0)))
         return Block(kind.key, kind.key, modules, run)
 
-    kinds = layer_kinds(model, setting.method)
+    kinds = layer_kinds(model, setting.method, share.bf16_ends)
     templates = {kind: block(kind) for kind in dict.fromkeys(kinds)}
     layers = (
         Block(f"layers.{i}", k.key, templates[k].modules, templates[k].forward)
@@ -124,7 +127,8 @@ def share_of(workload: Workload) -> ParameterShare:
     p = workload.parallelism
     tensor = p.tensor_parallel
     whole = tensor > 1 and p.sequence_parallel
-    return ParameterShare(tensor, whole, p.expert_parallel, stacks_experts(workload))
+    ends = workload.precision.bf16_ends
+    return ParameterShare(tensor, whole, p.expert_parallel, stacks_experts(workload), ends)
 
 
 @lru_cache(maxsize=64)

@@ -34,6 +34,8 @@ class Setting:
         Products of fp32 run in TF32.
     recipe : str
         Of linears in 8 or 4 bits (`sim.inputs.recipes`), "" without.
+    bf16_ends : tuple of int
+        Layers at either end that have no recipe (`in_16_bits`).
     fp8_gather : bool
         Weights arrive in FP8.
     copies_weights : bool
@@ -130,6 +132,7 @@ class Setting:
     dtype: str = "bf16"
     tf32: bool = False
     recipe: str = ""
+    bf16_ends: tuple[int, int] = (0, 0)
     fp8_gather: bool = False
     copies_weights: bool = False
     keeps_weights: bool = False
@@ -184,6 +187,14 @@ class Setting:
         if method.kind != "freeze" or part not in (*method.modules, *method.extra):
             return self
         return replace(self, method=FULL)
+
+    @property
+    def in_16_bits(self) -> Setting:
+        """The same without a recipe."""
+        return replace(
+            self, recipe="", fp8_gather=False, copies_weights=False, keeps_weights=False,
+            keeps_fp8=False,
+        )  # fmt: skip
 
     @property
     def regathers(self) -> bool:

@@ -13,7 +13,7 @@ from sim.blocks.from_workload import early_stop, setting_of
 from sim.blocks.kernels import Kernel
 from sim.blocks.layer import EMBEDDING, HEAD, BlockKind, block_kinds, describe, layer_kinds
 from sim.blocks.modules import OpRole
-from sim.blocks.ops import Exchange, recomputed
+from sim.blocks.ops import Description, Exchange, recomputed
 from sim.blocks.setting import Setting
 from sim.inputs.model import Model
 from sim.inputs.workload import Checkpointing, Workload
@@ -91,7 +91,7 @@ def unroll(workload: Workload) -> Templates:
 
 @lru_cache(maxsize=256)
 def _unrolled(setting: Setting, model: Model, policy: Checkpointing, early: bool) -> Templates:
-    kinds = layer_kinds(model, setting.method)
+    kinds = layer_kinds(model, setting.method, setting.bf16_ends)
     layer = (policy.kind, early)
     kernels: dict[tuple[str, str], tuple[Kernel, ...]] = {}
     for kind in dict.fromkeys(kinds):
@@ -156,7 +156,7 @@ def exchanges(workload: Workload, kind: str, phase: str) -> Mapping[str, tuple[E
     """
     if phase == "weight":
         return {}
-    ops = describe(setting_of(workload), block_kinds(workload.model, workload.method)[kind]).ops
+    ops = _described(workload, kind).ops
     backward = phase == "backward"
     if phase == "recompute":
         per_op = workload.activation_checkpointing.kind == "selective-op"
@@ -181,9 +181,14 @@ def order_of(workload: Workload, kind: str, module: str = "") -> tuple[str, ...]
     module : str
         This one alone, with the parts that follow it; "" for all.
     """
-    block = describe(setting_of(workload), block_kinds(workload.model, workload.method)[kind])
+    block = _described(workload, kind)
     if not module:
         return block.order
     first, modules = block.order.index(module), {m.name for m in block.modules}
     parts = takewhile(lambda name: name not in modules, block.order[first + 1 :])
     return (module, *parts)
+
+
+def _described(workload: Workload, kind: str) -> Description:
+    setting = setting_of(workload)
+    return describe(setting, block_kinds(workload.model, workload.method, setting.bf16_ends)[kind])

@@ -8,7 +8,7 @@ from typing import Any
 from sim.inputs import check_job, check_mesh, check_method, check_model, check_optimizer, reference
 from sim.inputs.check_rows import check_rows
 from sim.inputs.finding import Findings, fault, warning
-from sim.inputs.modelling import ASYNC, tensor_style
+from sim.inputs.modelling import ASYNC, keeps_weights, tensor_style
 from sim.inputs.recipes import RECIPES, WRITTEN
 from sim.inputs.registry import STRATEGIES
 from sim.inputs.strategy import COMMON, having, strategy_named, strategy_of
@@ -123,6 +123,10 @@ def _fp8(w: Workload) -> Findings:
         known = ", ".join(name for name in WRITTEN if RECIPES[name].dtype == p.kind)
         yield fault("recipe-dtype", "workload", "precision.recipe", message, f"write {known}")
         return
+    if any(p.bf16_ends) and sum(p.bf16_ends) >= w.model.layers:
+        message = f"{' and '.join(map(str, p.bf16_ends))} of {w.model.layers} layers leave none"
+        message += f" in {p.kind}"
+        yield fault("bf16-layers", "workload", "precision", message, "write fewer, or bf16")
     gathers = strategy_of(w).gathers_fp8
     if p.all_gather == "fp8" and not gathers:
         message = f"{w.parallelism.strategy} has no FP8 all-gather"
@@ -131,6 +135,10 @@ def _fp8(w: Workload) -> Findings:
     elif p.all_gather == "fp8" and p.recipe != gathers:
         message = f"{p.recipe} has no FP8 all-gather under {w.parallelism.strategy}"
         hint = f"{gathers} has; write all_gather: bf16 otherwise"
+        yield fault("fp8-all-gather", "workload", "precision.all_gather", message, hint)
+    elif p.all_gather == "fp8" and any(p.bf16_ends) and not keeps_weights(w):
+        message = f"{w.parallelism.strategy} gathers all of a model's layers alike"
+        hint = "write all_gather: bf16, or leave bf16_first and bf16_last out"
         yield fault("fp8-all-gather", "workload", "precision.all_gather", message, hint)
     if recipe.compiles and not w.compile:
         message = f"{p.recipe} without compile runs its casts as separate kernels"

@@ -154,6 +154,10 @@ def _targets(reader: Binder, tree: Tree, path: str) -> tuple[str, ...] | None:
     return tuple(n for n in LINEARS if n in found)
 
 
+#: keys of a precision that has recipes
+_OF_RECIPES = ("recipe", "all_gather", "bf16_first", "bf16_last")
+
+
 def precision(reader: Binder, tree: Tree, path: str) -> Branch | None:
     """``bf16 | fp32 | tf32 | nvfp4 | {fp8: {recipe: ..., all_gather: ...}} | {bf16: {...}}``."""
     if isinstance(tree, Leaf) and folded(str(tree.value)) == "tf32":
@@ -167,7 +171,7 @@ def precision(reader: Binder, tree: Tree, path: str) -> Branch | None:
     if chosen is None or table is None:
         return None
     if chosen[0] not in USUAL:
-        return _without_meaning(reader, table, path, chosen[0], ("recipe", "all_gather"))
+        return _without_meaning(reader, table, path, chosen[0], _OF_RECIPES)
     if "recipe" not in table.entries:
         table = table.with_entry("recipe", Leaf(USUAL[chosen[0]], tree.place))
     if chosen[0] == "fp4":

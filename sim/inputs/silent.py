@@ -55,7 +55,7 @@ def _silent(
     if precision != "fp8":
         out |= {"precision.all_gather"}
     if precision not in USUAL:
-        out |= {"precision.recipe"}
+        out |= {"precision.recipe", "precision.bf16_first", "precision.bf16_last"}
     if precision != "fp32":
         out |= {"precision.tf32"}
     if loss != "chunked":

@@ -35,6 +35,10 @@ class Precision(Spec):
         "rowwise", "mxfp8",
     ] = "none"  # fmt: skip
     all_gather: Literal["bf16", "fp8"] = "bf16"
+    # layers at either end whose products stay in bf16, as recipes of NVFP4 have it: Megatron-LM's
+    # --first-last-layers-bf16 is one and one
+    bf16_first: NotNegative = 0
+    bf16_last: NotNegative = 0
     master: Literal["fp32", "bf16"] = "fp32"  # dtype of sharded parameters: bf16 is "pure bf16"
     # products of fp32 tensors on tensor cores, in TF32: torch.set_float32_matmul_precision("high"),
     # transformers' tf32. PyTorch has it off since 1.12
@@ -44,6 +48,11 @@ class Precision(Spec):
     def low(self) -> bool:
         """Whether linear layers multiply in fewer than 16 bits, by a recipe."""
         return self.kind in USUAL
+
+    @property
+    def bf16_ends(self) -> tuple[int, int]:
+        """Layers at either end whose products stay in bf16."""
+        return (self.bf16_first, self.bf16_last) if self.low else (0, 0)
 
     @property
     def activations(self) -> str:

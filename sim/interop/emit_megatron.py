@@ -141,6 +141,11 @@ def _training(topology: Topology, w: Workload) -> Iterator[tuple[str, Any]]:
     if w.precision.kind == "fp4":
         yield "fp4-format", "e2m1"
         yield "fp4-recipe", "nvfp4"
+    first, last = w.precision.bf16_ends
+    yield "first-last-layers-bf16", first + last > 0
+    if first + last:
+        yield "num-layers-at-start-in-bf16", first
+        yield "num-layers-at-end-in-bf16", last
     yield "fp8-param-gather", w.precision.kind == "fp8" and w.precision.all_gather == "fp8"
     yield "optimizer", words.MEGATRON_OPTIMIZERS[w.optimizer]
     yield "clip-grad", 1.0 if w.parallelism.clip_gradients else 0.0

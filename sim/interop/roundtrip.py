@@ -108,6 +108,8 @@ def lost(texts: Mapping[str, str], workload: Workload) -> tuple[list[Lost], list
     if workload.method.kind == "freeze":
         paths = [f"method.{key}" for key in ("kind", *OF_FREEZE)]
         wrong += _differing(read, workload, paths)
+    if any(workload.precision.bf16_ends):
+        wrong += _differing(read, workload, ["precision.bf16_first", "precision.bf16_last"])
     also = _differing(read, workload, _ALSO)
     wrong += [d for d in also if d.path in said - known and d not in wrong]
     unsaid = [p for p in _paths(workload) if p not in known]

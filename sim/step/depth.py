@@ -33,7 +33,7 @@ def rhythm_of(topology: Topology, workload: Workload) -> BlockRhythm | None:
     model, p, strategy = workload.model, workload.parallelism, strategy_of(workload)
     if p.pipeline_parallel > 1 or model.layers <= 2 * EACH_BLOCK.layers:
         return None
-    kinds = set(layer_kinds(model, workload.method))
+    kinds = set(layer_kinds(model, workload.method, workload.precision.bf16_ends))
     if len(kinds) > 1 or any(kind.state == "passive" for kind in kinds):  # backward runs none
         return None
     if p.forward_prefetch > NEAR or not strategy.counts_missing(p):

@@ -94,8 +94,12 @@ class RankJob:
         plan.owned_numel = self.owned
         plan.owned_tensors = sum(len(m.parameters) for b in numel for m in self.blocks[b].modules)
         # of them, those that FP8 products read
-        cast = keeps_weights(workload)
-        self.low = {key: _elements(self.blocks[key[0]], key[1], True) * cast for key in self.held}
+        first, last = workload.precision.bf16_ends
+        cast = range(first + 1, self.layers + 1 - last) if keeps_weights(workload) else ()
+        self.low = {
+            (b, apart): _elements(self.blocks[b], apart, True) if b in cast else 0
+            for b, apart in self.held
+        }
         self.memory = MegatronMemory(
             workload, tree, self.r.memory, numel, self.owned, sum(self.low.values())
         )

@@ -190,7 +190,7 @@ def _kinds(units: Iterable[Unit], workload: Workload) -> Counter[tuple[Unit, boo
     """
     again = [
         workload.parallelism.reshard_after_forward is True and kind.state != "passive"
-        for kind in layer_kinds(workload.model, workload.method)
+        for kind in layer_kinds(workload.model, workload.method, workload.precision.bf16_ends)
     ]
     inside = range(1, len(again) + 1)
     return Counter(

@@ -67,7 +67,9 @@ def stage_times(
     outside : mapping of bool to float
         Exchanges of the embedding and the head, of forward and of backward. [s]
     """
-    kinds = dict.fromkeys(layer_kinds(workload.model, workload.method))
+    kinds = dict.fromkeys(
+        layer_kinds(workload.model, workload.method, workload.precision.bf16_ends)
+    )
     if len(kinds) > 1 or workload.activation_checkpointing.kind == "selective-blocks":
         return ()
     [kind], layers = kinds, workload.model.layers

@@ -12,6 +12,7 @@ from sim.blocks.layer import block_kinds, describe
 from sim.blocks.linear import linear
 from sim.blocks.setting import Setting
 from sim.blocks.tape import Tape
+from sim.blocks.unroll import PHASES, unroll
 from sim.cost.kernel_cost import CostModel
 from sim.errors import InputError
 from sim.inputs import catalogue
@@ -118,6 +119,9 @@ BLACKWELL = ["stack={torch: '2.9', cuda: '12.9', nccl: '2.27'}", "compile=true"]
         ("l40s-8", "{fp8: {recipe: te-blockwise}}", "cuBLAS's from Hopper on"),
         ("dgx-h100", "{fp8: {recipe: te-nvfp4}}", "no recipe of fp8; write te-delayed"),
         ("dgx-h100", "{fp4: {recipe: te-mxfp8}}", "no recipe of fp4; write te-nvfp4"),
+        ("dgx-b200", "{fp4: {bf16_first: 16, bf16_last: 16}}", "16 and 16 of 32 layers leave none"),
+        ("dgx-b200", "{bf16: {bf16_first: 1}}", "has no meaning for bf16"),
+        ("dgx-h100", "{fp8: {all_gather: fp8, bf16_last: 1}}", "fsdp2 gathers all of a model's"),
         ("dgx-h100", "{fp4: {all_gather: fp8}}", "has no meaning for fp4"),
         ("dgx-a100", "{fp8: {recipe: te-current}}", "has no FP8"),
     ],
@@ -173,8 +177,9 @@ torchrun --nproc_per_node 8 pretrain_gpt.py --num-layers 32 --hidden-size 4096 \
         ("--fp8-format e4m3 --fp8-recipe mxfp8", "fp8: {recipe: te-mxfp8}", ()),
         ("--fp8-format e4m3 --fp8-recipe custom", "fp8: {recipe: te-delayed}", ("fp8-recipe",)),
         ("--fp4-format e2m1 --fp4-recipe nvfp4", "fp4: {recipe: te-nvfp4}", ()),
-        ("--fp4-format e2m1 --first-last-layers-bf16", "fp4: {recipe: te-nvfp4}",
-         ("first-last-layers-bf16",)),
+        ("--fp4-format e2m1 --first-last-layers-bf16 --num-layers-at-end-in-bf16 3",
+         "fp4: {recipe: te-nvfp4, bf16_first: 1, bf16_last: 3}", ()),
+        ("--fp4-format e2m1 --num-layers-at-end-in-bf16 3", "fp4: {recipe: te-nvfp4}", ()),
     ],
 )  # fmt: skip
 def test_megatrons_recipes_are_read(options, written, told, tmp_path):
@@ -221,6 +226,7 @@ def test_torchtitans_mx_is_read(recipe, matters, tmp_path):
         ("megatron", "megatron", "{fp8: {recipe: te-blockwise}}"),
         ("megatron", "megatron", "{fp8: {recipe: te-mxfp8}}"),
         ("megatron", "megatron", "nvfp4"),
+        ("megatron", "megatron", "{fp4: {bf16_first: 2, bf16_last: 8}}"),
         ("torchtitan", "fsdp2", "mxfp8"),
         ("accelerate", "fsdp2", "{fp8: {recipe: te-mxfp8}}"),
     ],
@@ -233,7 +239,13 @@ def test_a_recipe_is_written_so_that_it_is_read_again(tool, strategy, precision,
     texts = [path.read_text() for path in tmp_path.iterdir()]
     assert written
     script = next(path for path in tmp_path.iterdir() if tool in path.name)
-    assert f"recipe: {asked.recipe}" in sim.import_job(str(script)).yaml, texts
+    read = sim.import_job(str(script)).yaml
+    assert f"recipe: {asked.recipe}" in read, texts
+    assert all(
+        f"bf16_{end}: {n}" in read
+        for end, n in zip(("first", "last"), asked.bf16_ends, strict=True)
+        if n
+    )
 
 
 @pytest.mark.parametrize(
@@ -245,6 +257,41 @@ def test_a_recipe_that_a_tool_would_change_is_refused(tool, strategy, recipe, tm
     sets = [f"precision={{fp8: {{recipe: {recipe}}}}}", f"parallelism={strategy}", *BLACKWELL]
     with pytest.raises(InputError, match="recipe"):
         sim.export("dgx-h100", "llama3-8b-sft", emit=[tool], folder=tmp_path, overrides=sets)
+
+
+def test_a_tool_without_words_for_layers_that_stay_in_bf16_is_refused(tmp_path):
+    sets = ["precision={fp8: {recipe: mxfp8, bf16_first: 1}}", "parallelism=fsdp2", *BLACKWELL]
+    with pytest.raises(InputError, match="bf16_first"):
+        sim.export(
+            "dgx-b200", "llama3-8b-sft", emit=["torchtitan"], folder=tmp_path, overrides=sets
+        )
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["fsdp2", "ddp", "zero3", "{strategy: megatron, tensor_parallel: 2}",
+     "{strategy: megatron, pipeline_parallel: 4}"],
+)  # fmt: skip
+def test_layers_that_stay_in_bf16_are_as_those_of_a_job_in_bf16(layout):
+    """Of 8 layers 2 and 1: their kernels are those of bf16, and memory lies in between."""
+    small = ["model=llama-3.1-8b", "model.layers=8", f"parallelism={layout}", *BLACKWELL]
+    small += ["compile=false"]
+
+    def of(precision):
+        loaded = load("dgx-b200", "llama3-8b-sft", [*small, f"precision={precision}"])
+        blocks, priced = unroll(loaded.workload), CostModel(loaded.topology.node.gpu)
+        times = [
+            sum(priced.cost(k).time_s for phase in PHASES for k in blocks.kernels[kind, phase])
+            for kind in blocks.layer_kinds
+        ]
+        return times, memory_of(loaded.topology, loaded.workload).peak_allocated_bytes
+
+    (wide, wide_b), (low, low_b), (mixed, mixed_b) = map(
+        of, ("bf16", "nvfp4", "{fp4: {bf16_first: 2, bf16_last: 1}}")
+    )
+    assert mixed == [*wide[:2], *low[2:7], wide[7]]
+    assert mixed[0] > mixed[2]
+    assert min(wide_b, low_b) <= mixed_b <= max(wide_b, low_b)
 
 
 @pytest.mark.parametrize(

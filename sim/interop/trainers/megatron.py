@@ -65,7 +65,7 @@ def read(source: Source, job: Translation) -> None:
         if (
             "parallel" in name
             or "overlap" in name
-            or name.startswith(("use-", "moe-", "fp8-", "fp4-", "first-last-", "num-layers-at-"))
+            or name.startswith(("use-", "moe-", "fp8-", "fp4-"))
         ):
             keys.matters("this reader of Megatron's arguments does not follow it", name)
     keys.rest("Megatron")
@@ -134,6 +134,7 @@ def _numbers(keys: Keys) -> None:
         keys.put_on("precision.all_gather", "fp8-param-gather", value="fp8")
     else:
         megatron_model.put(keys, "precision.kind", kind, kind)
+    _bf16_ends(keys)
     words.optimizer(keys, "optimizer")
     if keys.number("clip-grad") == 0:
         keys.put("parallelism.clip_gradients", False, "clip-grad")
@@ -170,6 +171,18 @@ def _kernels(keys: Keys) -> None:
             why = "Megatron-LM's own fewer kernels of the loss are not modelled, taken as plain"
             keys.matters(why, "cross-entropy-loss-fusion")
         keys.leave("said above", "cross-entropy-fusion-impl")
+
+
+def _bf16_ends(keys: Keys) -> None:
+    """Layers at either end that no recipe multiplies, one and one unless said."""
+    option, counts = "first-last-layers-bf16", ("at-start", "at-end")
+    names = [f"num-layers-{place}-in-bf16" for place in counts]
+    if keys.has("fp4-format", "fp8-format") and keys.flag(option):
+        for ours, name in zip(("bf16_first", "bf16_last"), names, strict=True):
+            said = keys.count(name)
+            keys.put(f"precision.{ours}", 1 if said is None else said, name, option)
+    else:
+        keys.leave(f"without --{option} and a recipe it changes nothing", [option, *names])
 
 
 def _fp8_recipe(keys: Keys) -> None:
