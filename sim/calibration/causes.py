@@ -107,7 +107,7 @@ CAUSES: tuple[Cause, ...] = (
         everywhere=False,
     ),
     Cause(
-        "allocator", "memory is nearly full and the allocator retries", 0.8, effects.allocator,
+        "allocator", "memory is nearly full and the allocator retries", 0.6, effects.allocator,
         (0.05, 0.2, 0.8, 3.2, 12.8), effects.says_retries,
         'torch.cuda.memory_stats()["num_alloc_retries"]',
     ),
@@ -163,7 +163,7 @@ CAUSES: tuple[Cause, ...] = (
         "kernel names: triton_* missing; TORCH_LOGS=graph_breaks,recompiles",
     ),
     Cause(
-        "fp32", "it computes in FP32: mixed precision is not in effect", 0.1,
+        "fp32", "it computes in FP32: mixed precision is not in effect", 0.2,
         effects.full_precision, ONCE, silent, "dtype in the names of GEMM kernels",
     ),
     Cause(

@@ -103,9 +103,15 @@ def conclusion(found: Diagnosis) -> str:
             "Faster than the machine should be: check how tokens are counted, and whether the "
             "topology or the workload understates what ran."
         )
-    if not shown[0].explains:
+    enough = next((e for e in shown if e.explains), None)
+    if enough is None:
         return (
             "No single cause explains it: look for two at once, the first of the list among them."
+        )
+    if not shown[0].explains:
+        return (
+            f"The first is likeliest and not enough by itself, {enough.cause.key} would be: look "
+            "for that, or for two at once."
         )
     rivals = [e for e in shown[1:] if e.explains and e.probability > shown[0].probability / 3]
     if rivals:

@@ -26,16 +26,23 @@ def _rows(costs: tuple[MethodCost, ...]) -> list[Row]:
         for part in PARTS
         if any(abs(c.parts[part]) >= 5e-5 for c in costs)
     ]
-    moved, reduced = "gathered a GPU [GB]", "reduced a GPU [GB]"
+    rows.append(["step", *(_seconds(c.step_s) for c in costs)])
+    if any(c.gathered_bytes for c in costs):
+        moved = [Cell(_gb(c.gathered_bytes), c.gathered_bytes, "B") for c in costs]
+        rows.append(["gathered a GPU [GB]", *moved])
+    if any(c.reduced_bytes for c in costs):
+        moved = [Cell(_gb(c.reduced_bytes, 2), c.reduced_bytes, "B") for c in costs]
+        rows.append(["reduced a GPU [GB]", *moved])
     return [
         *rows,
-        ["step", *(_seconds(c.step_s) for c in costs)],
-        [moved, *(Cell(f"{c.gathered_bytes / 1e9:.1f}", c.gathered_bytes, "B") for c in costs)],
-        [reduced, *(Cell(f"{c.reduced_bytes / 1e9:.2f}", c.reduced_bytes, "B") for c in costs)],
         ["memory a GPU", *(Cell(gib(c.memory_bytes), c.memory_bytes, "B") for c in costs)],
         ["verdict", *(c.verdict for c in costs)],
         ["trainable", *(Cell(count(c.trainable), c.trainable) for c in costs)],
     ]
+
+
+def _gb(size: float, digits: int = 1) -> str:
+    return f"{size / 1e9:.{digits}f}"
 
 
 def _seconds(value: float) -> Cell:
@@ -75,8 +82,8 @@ def _answer(costs: tuple[MethodCost, ...]) -> list[str]:
             full.parts[part]
             for part in ("forward products", "recomputed products", "input gradients", "attention")
         )
-        lines.append(
-            f"  stays: products of the frozen base and attention, {duration(stays)}; "
-            f"{cost.gathered_bytes / 1e9:.1f} of {full.gathered_bytes / 1e9:.1f} GB gathered"
-        )
+        line = f"  stays: products of the frozen base and attention, {duration(stays)}"
+        if full.gathered_bytes:
+            line += f"; {_gb(cost.gathered_bytes)} of {_gb(full.gathered_bytes)} GB gathered"
+        lines.append(line)
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -16,7 +17,7 @@ from sim.calibration.probes import PROBES
 from sim.cli import group
 from sim.errors import InputError
 from sim.inputs.loader import load
-from sim.report.diagnose import view
+from sim.report.diagnose import conclusion, view
 from sim.report.formats.table import render
 from sim.step.step import step
 
@@ -384,3 +385,14 @@ def test_the_slowest_sockets() -> None:
     first = diagnose([Figure(loaded.topology, loaded.workload, seconds)]).explanations[0]
     assert first.cause.key == "slow-sockets"
     assert first.explains
+
+
+def test_a_cause_that_is_not_enough_does_not_hide_one_that_is() -> None:
+    """A log names sockets, which are too quick for what it measured; a power cap is not."""
+    found = diagnose([planted("power", 0.3)])
+    first, second, *rest = found.explanations
+    weak = replace(first, off=1.0)
+    shown = conclusion(replace(found, explanations=(weak, replace(second, off=0.0), *rest)))
+    assert f"not enough by itself, {second.cause.key} would be" in shown
+    none = tuple(replace(e, off=1.0) for e in found.explanations)
+    assert conclusion(replace(found, explanations=none)).startswith("No single cause explains it")

@@ -1,7 +1,9 @@
 """Figures as people have them, settings that are not as declared, and odds that come true."""
 
 import json
+import math
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -10,6 +12,7 @@ from sim.calibration.causes import CAUSES
 from sim.calibration.confusion import confusion
 from sim.calibration.diagnose import diagnose
 from sim.calibration.figures import Figure, read_figures
+from sim.calibration.predictions import predictions
 from sim.cli import group
 from sim.errors import InputError
 from sim.inputs.loader import load
@@ -200,6 +203,23 @@ def test_what_one_figure_can_tell_and_what_it_cannot(confused):
     assert rows["whole-node"].first > 0.8  # eight times too fast
     assert rows["straggler"].first < 0.3  # as any other slowdown
     assert sum(c.draws for c in confused.causes) == 3000
+
+
+def test_little_hangs_on_a_plausibility_within_a_factor_of_two():
+    """Drawn by one set and diagnosed by another: what `docs/calibration.md` has of six jobs."""
+    loaded = load("dgx-h100", JOB | {"compile": True}, [*SETS, "nodes=2"])
+    table = predictions([Figure(loaded.topology, loaded.workload, 1.0)])
+    true = np.array([p.cause.plausibility for p in table])
+    other = true * [2.0 if p.cause.key in ("fp32", "tcp", "data") else 1.0 for p in table]
+    rng, draws = np.random.default_rng(0), 1000
+    lost = []
+    for which in rng.choice(len(table), draws, p=true / true.sum()).tolist():
+        logs = table[which].logs
+        measured = logs[rng.integers(len(logs))] + 0.1 * rng.standard_normal(1)
+        likely = np.array([p.weighed(measured).mean() for p in table])
+        said = [float(likely[which] * w[which] / (likely @ w)) for w in (true, other)]
+        lost.append(math.log(said[0] / said[1]))
+    assert sum(lost) / draws < 0.05
 
 
 def test_a_second_figure_tells_more():
