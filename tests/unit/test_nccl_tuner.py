@@ -7,6 +7,7 @@ import pytest
 
 from sim.cost.nccl.algorithms import algorithm_named, names
 from sim.cost.nccl.communicator import (
+    LL,
     LL128,
     SIMPLE,
     Communicator,
@@ -161,6 +162,27 @@ def test_trees_win_where_nics_are_few():
     # four NICs for eight GPUs and two nodes: a tree passes S over the NICs, a ring nearly 2 S
     assert choose(P4D_X2, "all_reduce", 2**30).algorithm == "tree"
     assert choose(A100_X2, "all_reduce", 2**30).algorithm == "ring"
+
+
+def test_latencies_are_the_releases():
+    """Tables of the libraries: bases and hops of 2.14.3, 2.18.3, 2.20.5, 2.21.5 and 2.27.3."""
+    old, middle = (replace(A100_X2, version=version) for version in ((2, 14), (2, 18)))
+    assert RING.latency_us(old, "all_gather", SIMPLE) == pytest.approx(8.4 + 14 * 3.4 + 9.6)
+    assert TREE.latency_us(old, "all_reduce", SIMPLE) == pytest.approx(2 * (7 * 28 + 28))
+    assert TREE.latency_us(middle, "all_reduce", SIMPLE) == pytest.approx(2 * (7 * 4 + 14))
+    assert TREE.latency_us(A100_X2, "all_reduce", SIMPLE) == pytest.approx(8.4 + 2 * (7 * 4 + 14))
+    for version, hop, between in (((2, 18), 23, 19), ((2, 20), 23, 14), ((2, 21), 25, 14)):
+        comm = replace(H100_X2, version=version)
+        assert NVLS_TREE.latency_us(comm, "all_reduce", SIMPLE) == hop + 2 * between
+
+
+def test_ll_of_rings_until_2_18():
+    """tuning.cc: a quarter of the bus (24 GB/s), of gathers in a node a third; then a half."""
+    shares = {(2, 18): (1 / 3, 1 / 4), (2, 19): (1 / 2, 1 / 2)}
+    for version, (gathers, sums) in shares.items():
+        comm = replace(A100_PCIE, version=version)
+        assert RING.bandwidth(comm, "all_gather", LL) == pytest.approx(gathers * 24 * 8 / 7)
+        assert RING.bandwidth(comm, "all_reduce", LL) == pytest.approx(sums * 24 * 8 / 14)
 
 
 def test_tree_correction_is_read_by_size():

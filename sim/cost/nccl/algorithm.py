@@ -86,15 +86,20 @@ class Algorithm:
         found: Mapping[str, Any] = constants("nccl_tuner")["algorithms"][self.name]
         return found
 
+    def known(self, comm: Communicator) -> Mapping[str, Any]:
+        """The same as NCCL's release has them."""
+        older = self.numbers.get("older", ())
+        old = next((row for row in older if comm.version < tuple(row["before"])), None)
+        return self.numbers if old is None else {**self.numbers, **old}
+
     def base_us(self, comm: Communicator, protocol: int) -> float:
         """NCCL's latency of a launch. [us]"""
-        old = comm.version < (2, 13) and "base_us_before_2_13" in self.numbers
-        return float(self.numbers["base_us_before_2_13" if old else "base_us"][protocol])
+        return float(self.known(comm)["base_us"][protocol])
 
     def hop_us(self, comm: Communicator, protocol: int) -> tuple[float, float]:
         """NCCL's latency of a hop inside a node and between nodes. [us]"""
         link = "nvlink" if comm.link == "nvlink" else "pcie"
-        numbers = self.numbers
+        numbers = self.known(comm)
         # Simple waits for the network twice: data, and the flush behind it
         told = comm.nic_latency_us * (2.0 if protocol == SIMPLE else 1.0)
         return numbers[f"{link}_hop_us"][protocol], numbers["network_hop_us"][protocol] + told

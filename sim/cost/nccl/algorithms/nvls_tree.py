@@ -29,16 +29,6 @@ class NvlsTree(Nvls):
         """Nowhere else."""
         return ()
 
-    def hop_us(self, comm: Communicator, protocol: int) -> tuple[float, float]:
-        """Quicker between nodes in some versions."""
-        intra, inter = super().hop_us(comm, protocol)
-        if (2, 21) <= comm.version <= (2, 27):
-            inter += (
-                self.numbers["network_hop_us_2_21_to_2_27"][protocol]
-                - self.numbers["network_hop_us"][protocol]
-            )
-        return intra, inter
-
     def latency_us(self, comm: Communicator, op: str, protocol: int) -> float:
         """NVLS, and the depth of the trees both ways."""
         intra, inter = self.hop_us(comm, protocol)

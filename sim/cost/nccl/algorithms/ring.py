@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sim.cost.nccl.algorithm import I8, Algorithm, Steps
+from sim.cost.nccl.algorithms.tree import ALGORITHM as TREE
 from sim.cost.nccl.communicator import LL, LL128, SIMPLE, Communicator, constants
 from sim.cost.nccl.loads import Demand, hbm, hbm_passes, on, ring_share, total
 from sim.cost.nccl.rings import ll_ceiling, ring_bandwidth, ring_steps, search
@@ -33,8 +34,7 @@ class Ring(Algorithm):
         """Between nodes of one GPU, NCCL takes the tree's."""
         intra, inter = super().hop_us(comm, protocol)
         if comm.local_ranks == 1:
-            own = self.numbers["network_hop_us"][protocol]
-            inter += constants("nccl_tuner")["algorithms"]["tree"]["network_hop_us"][protocol] - own
+            inter = TREE.hop_us(comm, protocol)[1]
         return intra, inter
 
     def latency_us(self, comm: Communicator, op: str, protocol: int) -> float:
@@ -58,8 +58,12 @@ class Ring(Algorithm):
         return float(bus)
 
     def bandwidth(self, comm: Communicator, op: str, protocol: int) -> float:
-        """By the steps of the ring."""
-        return ring_bandwidth(comm, op, self.bus(comm, protocol))
+        """By the steps of the ring; until 2.18 LL was reckoned slower than half of the bus."""
+        bus = self.bus(comm, protocol)
+        if protocol == LL and comm.version <= (2, 18):
+            share = 1 / 4 if comm.nodes > 1 or op == "all_reduce" else 1 / 3
+            bus = min(bus, share * search(comm).bus(comm))
+        return ring_bandwidth(comm, op, bus)
 
     def corrected(
         self, comm: Communicator, op: str, protocol: int, size: float, line: tuple[float, float]
