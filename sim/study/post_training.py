@@ -40,6 +40,7 @@ from sim.study.generation import (
 from sim.study.post_trained import PostTrainingPart, PostTrainingReport, Rollout
 from sim.units import DTYPE_BYTES, HOUR_S
 
+_MOST = 1_000_000  # rollouts of a step; published ones have tens of thousands
 DRAWS = 16  # of the lengths, for the spread of step times
 _BF16 = DTYPE_BYTES["bf16"]
 
@@ -102,6 +103,10 @@ def _check(t: Topology, w: Workload, asked: PostTraining) -> None:
     if asked.completion.mean > asked.completion.maximum:
         message = f"a mean of {asked.completion.mean:g} is beyond {asked.completion.maximum}"
         raise InputError.single(w.name, message, "post_training.completion.mean")
+    rollouts = asked.prompts * (1 if asked.algorithm == "dpo" else asked.samples)
+    if rollouts > _MOST:
+        message = f"{rollouts:g} rollouts are more than any step has ({_MOST:g}); check the number"
+        raise InputError.single(w.name, message, "post_training.prompts")
     own = asked.generation.gpus
     if own is None or asked.algorithm == "dpo":
         if asked.generation.overlap:

@@ -42,6 +42,10 @@ LONG_PIPELINE = (
     " --set parallelism.tensor_parallel=8 --set parallelism.pipeline_parallel=16"
     " --set parallelism.pipeline_schedule"
 )
+LONG_STAGES = (
+    "dgx-h100 llama3-8b-sft --set nodes=125 --set parallelism.pipeline_parallel=1000"
+    " --set gradient_accumulation=1000 --set model.layers=1000"
+)
 #: as much as is taken of each, and more
 EXTREMES: tuple[tuple[str, ...], ...] = (
     ("nodes=32768",), ("nodes=20000", "parallelism.tensor_parallel=8"),
@@ -157,7 +161,11 @@ def _others() -> Iterator[Size]:
         "size llama3-8b-sft --deadline 1h --max-gpus 1000000000",
         "size llama3-8b-sft --deadline 1s --set tokens=1e24",
         "export {on} --set nodes=32768 --emit yaml --emit sbatch -o plan",
-        "need context {on} --set nodes=4096",
+        "need context {on} --set nodes=4096", "need price dgx-h100 dgx-a100 llama3-70b-full"
+        " --set nodes=4096", "run {on} --report r.html --set nodes=32768",
+        "posttrain {on} --set post_training.prompts=1000000 --set post_training.samples=1",
+        "posttrain {on} --set post_training.prompts=1000000000 --set post_training.samples=8",
+        f"explain {LONG_STAGES}",
         "need gpus {on} --deadline 1s --set tokens=1e17",
         "trace {on} --level ranks --set nodes=2048 --format csv", "trace {on} --all-micro-steps"
         " --format csv --set gradient_accumulation=65536",

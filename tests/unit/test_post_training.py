@@ -203,3 +203,10 @@ def test_what_does_not_fit_is_said():
                 "post_training.generation.gpus=1",
             ],
         )  # fmt: skip
+
+
+def test_more_rollouts_than_any_step_has_are_refused():
+    """A billion of them ended as out of memory."""
+    sets = ["post_training={algorithm: grpo, prompts: 1000000000, samples: 8}"]
+    with pytest.raises(InputError, match="8e\\+09 rollouts are more than any step has"):
+        sim.posttrain("dgx-h100", "llama3-8b-sft", overrides=sets)

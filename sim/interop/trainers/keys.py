@@ -262,40 +262,45 @@ class Keys:
         title : str
             The tool, as messages call it.
         """
-        known = {(a.place, a.theirs) for a in self.job.aside}
+        known, taken = {(a.place, a.theirs) for a in self.job.aside}, self._taken()
+        elsewhere, without = list[str](), list[str]()
         pattern, matters = re.compile(idle(tool)), table("trainer_keys")[tool]["matters"]
         for name, inner in self.branch.entries.items():
             theirs = self.prefix + name
             below = isinstance(inner, Branch) and theirs not in matters
-            elsewhere = isinstance(inner, Leaf) and str(inner.value).startswith("${oc.select:")
-            if (self.place(name), theirs) in known or (not below and self._taken(name)):
+            if (self.place(name), theirs) in known or (not below and theirs in taken):
                 self.seen.add(name)
-            elif elsewhere:  # Hydra: it is what another key says
-                self.leave("as another key has it", [name])
+            elif isinstance(inner, Leaf) and str(inner.value).startswith("${oc.select:"):
+                elsewhere.append(name)  # Hydra: it is what another key says
             elif pattern.fullmatch(theirs):
-                self.leave(WHY_NO_MATTER, [name])
+                without.append(name)
             elif isinstance(inner, Branch) and below:
                 self.inner(name).settle_tables(tool, title)
             elif theirs in matters:
                 self.matter_said({name: matters[theirs]})
+        self.leave("as another key has it", elsewhere)
+        self.leave(WHY_NO_MATTER, without)
         self.rest(title)
 
     def leave(self, why: str, names: str | Iterable[str]) -> None:
         """Leave some keys aside, those that are there; a text holds several names."""
+        taken = self._taken()
         for name in names.split() if isinstance(names, str) else list(names):
             if name in self.branch.entries:
-                if self.has(name) and not self._taken(name):
+                if self.has(name) and self.prefix + name not in taken:
                     self.job.skip(self.place(name), self.prefix + name, why)
                 self.seen.add(name)
 
-    def _taken(self, name: str) -> bool:
-        """Whether a key, or one below it, became one of ours or was said to matter."""
-        theirs, source = self.prefix + name, self.branch.place.source
+    def _taken(self) -> set[str]:
+        """Keys of the file that became one of ours or were said to matter, and those above them."""
+        source = self.branch.place.source
         known = [(t.place, t.theirs) for t in self.job.took]
         known += [(a.place, a.theirs) for a in self.job.aside if a.matters]
-        return any(
-            place.source == source and f"{key}.".startswith(f"{theirs}.") for place, key in known
-        )
+        return {
+            ".".join(parts[:end])
+            for place, key in known if place.source == source
+            for parts in [key.split(".")] for end in range(1, len(parts) + 1)
+        }  # fmt: skip
 
     def leave_matching(self, why: str, pattern: str = ".*") -> None:
         """Leave aside every key not read so far that a pattern matches."""
