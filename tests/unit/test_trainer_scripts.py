@@ -157,18 +157,57 @@ swift sft --model Qwen/Qwen2.5-7B --max_length 2048 --train_type full --torch_dt
     [
         ("--lora_enable True --lora_r 128", "lora: {rank: 128"),
         ("--q_lora True --lora_r 8", "qlora: {rank: 8"),
-        ("", "method: full"),
+        ("--use_lora", "lora: {rank: 8"),
+        ("--load_in_4bit --r 64", "qlora: {rank: 64"),
+        ("--lora_r 16 --lora_alpha 32", "lora: {rank: 16"),
+        ("--use_lora False --lora_r 16", ""),
+        ("--lora_r 16 --full_finetune", ""),
+        ("", ""),
     ],
 )
 def test_adapters_of_scripts_of_ones_own(tmp_path, options, method):
-    """LLaVA's and FastChat's flags; LoRA was read as full training in silence."""
+    """LLaVA's, FastChat's, Qwen's and Unsloth's flags; LoRA was read as full training in silence.
+
+    Full training of 13 billion parameters in bf16 would be 16 bytes of each, 208 GB; LoRA's base
+    is 26.
+    """
     script = f"""deepspeed llava/train/train_mem.py {options} --bf16 True \\
-    --model_name_or_path lmsys/vicuna-13b-v1.5 --model_max_length 2048 --packing False \\
+    --model_name_or_path lmsys/vicuna-13b-v1.5 --model_max_length 2048 \\
     --per_device_train_batch_size 16 --deepspeed ./scripts/zero3.json
 """
-    job, _ = read(tmp_path, "lora.sh", script)
-    assert method in job
-    assert "sequence_length: 2048" in job
+    job, told = read(tmp_path, "lora.sh", script)
+    assert (method or "sequence_length: 2048") in job
+    assert ("lora: " in job) is bool(method)
+    assert "loss: tiled" not in job  # that is TRL's
+    assert any("no known flag" in why for why in told.values()) is ("--lora_alpha" in options)
+    assert any("how wide adapters are" in why for why in told.values()) is (options == "--use_lora")
+
+
+def test_the_command_of_qlora(tmp_path):
+    """artidoro/qlora: 16 + 512 tokens, 64 directions of all linear layers, scales quantised."""
+    job, told = read(
+        tmp_path,
+        "guanaco.sh",
+        "python qlora.py --model_name_or_path huggyllama/llama-7b --bits 4 --double_quant --bf16 "
+        "--quant_type nf4 --lora_r 64 --lora_modules all --lora_dropout 0.1 --source_max_len 16 "
+        "--target_max_len 512 --per_device_train_batch_size 1 --optim paged_adamw_32bit\n",
+    )
+    assert "qlora: {rank: 64, dropout: 0.1, targets: all-linear, double_quantization: true" in job
+    assert "sequence_length: 528" in job
+    assert told == {}
+
+
+def test_the_command_of_alpaca_lora(tmp_path):
+    """Its options have axolotl's names, but no `adapter`."""
+    job, told = read(
+        tmp_path,
+        "alpaca.sh",
+        "python finetune.py --base_model huggyllama/llama-7b --micro_batch_size 4 --num_epochs 3 "
+        "--cutoff_len 512 --lora_r 16 --lora_target_modules '[q_proj,k_proj,v_proj,o_proj]'\n",
+    )
+    assert "lora: {rank: 16" in job
+    assert "targets: [q, k, v, o]" in job
+    assert "lora_r" not in told
 
 
 TITAN = """\

@@ -18,10 +18,12 @@ _MARKS = {
     "model_name_or_path", "max_seq_length", "learning_rate",
 }  # fmt: skip
 _TRL = {
-    "max_length", "max_seq_length", "use_peft", "lora_r", "lora_target_modules", "packing",
-    "dataset_text_field", "assistant_only_loss", "completion_only_loss", "padding_free",
-    "dataset_name", "num_generations", "max_completion_length", "max_prompt_length",
+    "max_length", "max_seq_length", "use_peft", "packing", "dataset_text_field", "padding_free",
+    "assistant_only_loss", "completion_only_loss", "dataset_name", "num_generations",
+    "max_completion_length", "max_prompt_length",
 }  # fmt: skip
+#: what scripts of one's own have and TRL has not: LLaVA's, FastChat's, Qwen's, QLoRA's
+_NOT_TRL = {"lora_enable", "use_lora", "q_lora", "bits", "source_max_len", "target_max_len"}
 _DEFAULT = "transformers' default"
 _OF_TRL = "TRL's default"
 #: trainers of TRL's whose loss runs with the head, tile by tile (`add_fused_lm_head`, TRL 1.16)
@@ -31,7 +33,15 @@ _LIGER = ("use_liger_kernel", "use_liger", "enable_liger_kernel")
 #: what scripts of one's own call the longest row, and what turns adapters on in them
 _LENGTH = ("model_max_length", "block_size", "max_seq_len")
 _PEFT = ("use_peft", "lora_enable", "use_lora", "q_lora")
+#: what no script is given that trains in full: weights of 4 bits, then LoRA's own options
+_FOUR_BIT = ("load_in_4bit", "bits")
+_RANK, _TARGETS = "lora_r lora_rank r", "lora_target_modules lora_modules"
+_OF_LORA = (*_RANK.split()[:2], *_TARGETS.split(), "lora_alpha", "lora_dropout")
+#: of QLoRA's script (artidoro/qlora, qlora.py), which adapts all linear layers with 64 directions
+_SOURCE, _TARGET = "source_max_len", "target_max_len"
 _DTYPE = ("dtype", "torch_dtype", "model_dtype")
+_NO_FLAG = "no known flag turns adapters on: taken as on; add --set method=full if they are not"
+_NO_RANK = "how wide adapters are where a script's options do not say is its own: taken as PEFT's"
 
 
 def recognises(source: Source) -> bool:
@@ -52,7 +62,8 @@ def read(source: Source, job: Translation) -> None:
 def arguments(source: Source, keys: Keys) -> None:
     """The arguments of a trainer and, where they are there, of TRL's SFT script."""
     begun = keys.job.begun is not None
-    trl = begun or bool(_TRL & frozenset(keys.branch.entries))
+    entries = frozenset(keys.branch.entries)
+    trl = begun or bool(_TRL & entries and not _NOT_TRL & entries)
     _arguments(source, keys, trl, trl)
     if trl and not begun:  # else whoever reads the command says it
         trl_kinds.tell(keys, trl_kinds.of_keys(keys))
@@ -129,6 +140,11 @@ def _arguments(source: Source, keys: Keys, trl: bool, configured: bool) -> None:
             _method(keys, rank=16, dropout=0.05, narrow=True)
     else:  # what scripts of one's own call it
         keys.put_count("sequence_length", *_LENGTH)
+        if keys.has(_SOURCE, _TARGET):
+            row = (keys.count(_SOURCE) or 1024) + (keys.count(_TARGET) or 256)
+            keys.put("sequence_length", row, _SOURCE, _TARGET)
+        if keys.job.at("method") is None:
+            _method(keys, rank=8, dropout=0.0, narrow=False, own=True)
     begun = trl_kinds.of_keys(keys)
     if configured and (begun.kind if begun else "sft") in _TILED:
         keys.job.suppose("loss", "tiled", _TILES)
@@ -286,23 +302,49 @@ def _rows(keys: Keys) -> None:
     )
 
 
-def _method(keys: Keys, rank: int, dropout: float, narrow: bool) -> None:
-    """LoRA where it is on; `narrow` adapters are of 16 bits beside weights of 4."""
-    four = bool(keys.flag("load_in_4bit"))
-    four = four or bool(keys.flag("q_lora"))
-    on = [keys.flag(name) for name in _PEFT]
-    if any(on):
-        names = LoraKeys(" ".join(_PEFT), "lora_r", "lora_target_modules", "lora_dropout")
-        common.lora(keys, names, four, rank=rank, dropout=dropout)
-        nested = bool(keys.flag("use_bnb_nested_quant"))
+def _turned_on(keys: Keys, own: bool) -> tuple[str, ...]:
+    """Names of the keys by which adapters are on: a flag, or what full training has no use for."""
+    if keys.has(*_PEFT):
+        return _PEFT if any(keys.flag(name) for name in _PEFT) else ()
+    if _four_bit(keys):
+        return _FOUR_BIT
+    if not own or not keys.has(*_OF_LORA) or keys.flag("full_finetune"):
+        return ()
+    first = next(name for name in _OF_LORA if keys.has(name))
+    keys.job.skip(keys.place(first), first, _NO_FLAG, True)
+    return _OF_LORA
+
+
+def _four_bit(keys: Keys) -> bool:
+    return any(keys.flag(n) for n in ("load_in_4bit", "q_lora")) or keys.text("bits") == "4"
+
+
+def _method(keys: Keys, rank: int, dropout: float, narrow: bool, own: bool = False) -> None:
+    """LoRA where it is on; `narrow` adapters are of 16 bits beside weights of 4.
+
+    A script of one's `own` may have no flag that turns it on.
+    """
+    four, on = _four_bit(keys), _turned_on(keys, own)
+    if on:
+        names = LoraKeys(" ".join(on), _RANK, _TARGETS, "lora_dropout")
+        theirs = keys.has(_SOURCE, _TARGET)
+        if own and not theirs and not keys.has(*_RANK.split()):
+            keys.job.skip(keys.place(*on), keys.named(*on), _NO_RANK, True)
+        common.lora(
+            keys, names, four, rank=64 if theirs else rank, dropout=dropout,
+            default_targets="all-linear" if theirs else "qv",
+        )  # fmt: skip
+        nested = keys.flag("use_bnb_nested_quant", "double_quant")
+        if nested is None:
+            nested = theirs
         if four:
             name = "use_bnb_nested_quant"
-            place = keys.place(name, "load_in_4bit")
+            place = keys.place(name, "double_quant", *_FOUR_BIT)
             keys.job.take("method.double_quantization", nested, place, name)
             # SFTTrainer since TRL 0.26, which no longer runs prepare_model_for_kbit_training
             if narrow:
                 keys.suppose("method.adapter_dtype", "bf16")
-    else:
+    elif not own:
         keys.job.suppose("method.kind", "full", "use_peft is not set")
         keys.leave(
             "use_peft is not set",
@@ -310,7 +352,7 @@ def _method(keys: Keys, rank: int, dropout: float, narrow: bool) -> None:
         )
     keys.leave(
         WHY_NO_MATTER,
-        "bnb_4bit_quant_type bnb_4bit_quant_storage lora_task_type use_bnb_nested_quant "
+        "bnb_4bit_quant_type bnb_4bit_quant_storage quant_type lora_task_type use_bnb_nested_quant "
         "load_in_4bit load_in_8bit",
     )
 

@@ -191,6 +191,8 @@ def _trained(
         return
     said = (own or (form is None and not theirs)) and _program(started, source, job)
     if form is not None and not said:
+        if own and (rank := rest.entries.get("lora_r")):  # Alpaca-LoRA's script has no `adapter`
+            rest.entries.setdefault("adapter", Leaf("lora", rank.place))
         form.read(inner, job)
         return
     if theirs and not said:

@@ -249,8 +249,9 @@ def targets(keys: Keys, *names: str) -> None:
 
 
 def _listed(text: str) -> list[str]:
-    """Names that stand in one text with commas, unless it is a pattern."""
-    return text.split(",") if re.fullmatch(r"[\w., ]+", text) else [text]
+    """Names that stand in one text with commas, in brackets or not, unless it is a pattern."""
+    listed = re.fullmatch(r"\[([\w., '\"]+)\]|([\w., ]+)", text)
+    return re.split(r"[, '\"]+", (listed[1] or listed[2]).strip(" '\"")) if listed else [text]
 
 
 def _fitting(pattern: str) -> list[str]:
