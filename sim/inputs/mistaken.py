@@ -22,12 +22,30 @@ _UNREAD = (
     ("an llm-foundry configuration", {"variables", "global_train_batch_size"}),
     ("a LitGPT configuration", {"checkpoint_dir", "train"}),
     ("a LitGPT configuration", {"model_name", "train"}),
+    ("a prime-rl configuration", {"orchestrator", "inference"}),
+    ("a prime-rl configuration", {"orchestrator", "trainer"}),
+    ("a NeMo-RL configuration", {"policy", "grpo"}),
+    ("a NeMo-RL configuration", {"policy", "sft"}),
+    ("a NeMo-RL configuration", {"policy", "dpo"}),
     ("a MaxText configuration", {"base_emb_dim", "per_device_batch_size"}),
 )
+
+
+def _begins(command: str) -> re.Pattern[str]:
+    """Lines that such a command begins, or that Slurm or a notebook starts it on."""
+    words = re.escape(command).replace(r"\ ", " +")
+    return re.compile(rf"^[ \t!%]*(?:srun +(?:-\S+ +)*)?{words}\b", re.M)
+
 
 #: commands and calls of tools whose jobs are not read
 _UNREAD_WORDS = (
     ("a command of Megatron-SWIFT", re.compile(r"^[ \t]*megatron +(?:sft|pt|rlhf)\b", re.M)),
+    ("a command of LitGPT", _begins("litgpt")),
+    ("a command of XTuner", _begins("xtuner train")),
+    ("a command of AutoTrain", _begins("autotrain")),
+    ("a command of Colossal-AI", _begins("colossalai run")),
+    ("a command of MLX, which trains on Apple's GPUs", _begins("mlx_lm.lora")),
+    ("torchtune's command (the file of its recipe is: tune cp RECIPE FILE)", _begins("tune run")),
     ("a recipe of NeMo 2", re.compile(r"\bllm\.\w+\.(?:pretrain|finetune)_recipe\(")),
 )
 

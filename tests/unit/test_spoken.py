@@ -264,6 +264,14 @@ def test_a_file_of_a_tool_that_is_not_read_says_so(tmp_path, keys, told):
 @pytest.mark.parametrize(("name", "text", "told"), [
     ("job.sh", "NPROC_PER_NODE=8 \\\nmegatron sft \\\n --load q --micro_batch_size 1\n",
      "a command of Megatron-SWIFT"),
+    ("job.sh", "#!/bin/bash\nsrun --ntasks=1 litgpt finetune_lora meta-llama/Llama-3.1-8B\n",
+     "a command of LitGPT"),
+    ("job.sh", "xtuner train internlm2_chat_7b_qlora_e3 --deepspeed deepspeed_zero2\n",
+     "a command of XTuner"),
+    ("job.sh", "tune run --nproc_per_node 8 full_finetune_distributed --config llama3_1/8B_full\n",
+     r"torchtune's command \(the file of its recipe is: tune cp RECIPE FILE\)"),
+    ("job.sh", "autotrain llm --train --model m --peft --block-size 1024\n",
+     "a command of AutoTrain"),
     ("job.py", "r = llm.llama3_8b.pretrain_recipe(num_nodes=1, num_gpus_per_node=8)\n",
      "a recipe of NeMo 2"),
 ])  # fmt: skip
