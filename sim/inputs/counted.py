@@ -26,7 +26,8 @@ _COUNTS = (
         re.IGNORECASE,
     ),
 )
-_SEVERAL = re.compile(r"(?<=\d)s\b|\s+gpus?\s*$", re.IGNORECASE)  # "8 H100s"
+_WORD = re.compile(r"\s+gpus?\s*$", re.IGNORECASE)  # "4x A100 80GB GPUs"
+_SEVERAL = re.compile(r"(?<=\d)s\b", re.IGNORECASE)  # "8 H100s"; an L40S is no L40
 _PAIRS = re.compile(r"fabric: pairs\b")
 _GPUS = re.compile(r"^ +gpus: (\d+)\s*$", re.M)
 _PROVIDER = re.compile(r"^offer: {provider: (\w+)", re.M)
@@ -43,8 +44,12 @@ class Counted(NamedTuple):
 
 def counted(name: str) -> Counted | None:
     """What a name says of GPUs; None where it names none of the catalogue."""
+    name = _WORD.sub("", name)
+    return _counted(name) or _counted(_SEVERAL.sub("", name))
+
+
+def _counted(name: str) -> Counted | None:
     names = catalogue.gpu_names()
-    name = _SEVERAL.sub("", name)
     if (whole := gpu_named(name, names)) is not None:
         return Counted(whole)
     for pattern in _COUNTS:

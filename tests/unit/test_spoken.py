@@ -321,7 +321,9 @@ def test_a_gpu_that_the_catalogue_lacks(gpu, says):
     ("16x A100 40GB", "gcp-a2-megagpu-16g", 1, 16), ("3x A6000", "a plain node", 1, 3),
     ("2 nodes of 8 H100", "dgx-h100; ", 2, 8), ("8 H100s", "dgx-h100; ", 1, 8),
     ("4x A100 80GB GPUs", "dgx-a100 with 4", 1, 4), ("2x RTX 5090", "a plain node", 1, 2),
-    ("8x MI300X", "a plain node", 1, 8),
+    ("8x MI300X", "a plain node", 1, 8), ("8x L40S", "l40s-8; ", 1, 8),
+    ("4x L40S", "l40s-8 with 4", 1, 4), ("4 L40S GPUs", "l40s-8 with 4", 1, 4),
+    ("4x L40", "a plain node", 1, 4), ("2x L4", "aws-g6-48xlarge with 2", 1, 2),
 ])  # fmt: skip
 def test_gpus_by_their_number_are_a_machine(name, taken, nodes, gpus):
     """They led to names of machines; which one is taken is said."""
