@@ -139,13 +139,14 @@ def serve(
     begin = min(r.arrival_s for r in jobs)
     span, per_node = max(log.finish_s for log in logs) - begin, cluster.per_node
     gpus = [log.request.gpus_of(per_node) for log in logs]
+    size = nodes * per_node
     held = sum(log.held_s * n for log, n in zip(logs, gpus, strict=True))
+    held = min(held, size * span)  # a sum of many is rounded
     alone = sum(log.request.alone_s * n for log, n in zip(logs, gpus, strict=True))
     waits = sorted(log.waiting_s for log in logs)
     bound = [log for log in logs if log.request.deadline_s is not None]
     terms = terms_of(cluster.topology.offer)
     cost = idle = None
-    size = nodes * per_node
     if terms is not None:
         rate = terms.price_per_gpu_hour_usd / HOUR_S
         cost, idle = rate * size * span, rate * (size * span - held)

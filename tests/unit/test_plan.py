@@ -217,6 +217,18 @@ def test_a_week_of_jobs(tmp_path):
     assert report.idle_usd == pytest.approx(price * (4 * report.span_s - held))
 
 
+def test_a_cluster_that_is_never_idle_pays_nothing_for_idling(tmp_path):
+    """A sum of rounded times: -5e-11 dollars, and 1.0000000000000002 of the time in use."""
+    jobs = """
+jobs:
+  - {name: a, workload: mistral-7b-lora, nodes: 4, arrival: 5 h, count: 3, every: 6 h}
+  - {name: b, workload: mpt-7b-pretrain, nodes: 4, count: 3, every: 6 h}
+"""
+    report = plan("dgx-h100", write(tmp_path, jobs), policy="sjf", sets=["nodes=4"])
+    assert report.idle_usd == 0.0
+    assert report.utilisation == 1.0
+
+
 def test_a_row_a_job_in_eighty_columns(pytestconfig):
     """Late jobs first, by how much; what tells no jobs apart takes no column."""
     jobs = pytestconfig.rootpath / "docs" / "examples" / "week.yaml"
