@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -56,8 +57,14 @@ def read_rows(
         if missing:
             message = f"columns missing: {', '.join(missing)}; need {', '.join(required)}"
             raise InputError([Fault(str(path), 1, 1, "", message)])
-        faults += _slips(str(path), reader.fieldnames or (), known)
+        columns = reader.fieldnames or ()
+        faults += _slips(str(path), columns, known)
+        for column in sorted({c for c in columns if c and columns.count(c) > 1}):
+            faults.append(Fault(str(path), 1, None, column, "stands in two columns; name one"))
         for record in reader:
+            if reader.restkey in record:
+                message = f"has more cells than the {len(columns)} columns of the first line"
+                faults.append(Fault(str(path), reader.line_num, None, "", message))
             row = parse(str(path), reader.line_num, record, faults)
             if row is not None:
                 rows.append(row)
@@ -138,17 +145,24 @@ def _row(
     if price is not None and spot is not None and spot > price:
         message = f"{spot:g} is above the {price:g} on demand: are the two exchanged?"
         faults.append(Fault(source, line, None, TERMS["spot"], message))
+    if gpus is not None and not gpus.is_integer():
+        message = f"{gpus:g} is not a whole number"
+        faults.append(Fault(source, line, None, "gpus_per_node", message))
     if price is None or gpus is None or rate is None:
         return None
 
     def usd(value: float | None) -> float | None:
         return None if value is None else value * rate.usd
 
-    return PriceRow(
+    row = PriceRow(
         t("provider"), t("instance"), gpu, int(gpus), price * rate.usd, usd(spot), t("region"),
         t("residency"), t("as_of"), t("source"), t("country"), usd(egress), usd(storage),
         usd(year), usd(three), confidence, rate.code,
     )  # fmt: skip
+    if row.as_of and row.age_days(datetime.date.today()) is None:
+        message = f'"{row.as_of}" is no date; write 2026, 2026-11 or 2026-11-30'
+        faults.append(Fault(source, line, None, "as_of", message))
+    return row
 
 
 def _known_gpu(cells: PriceCells, name: str) -> str:

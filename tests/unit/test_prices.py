@@ -341,3 +341,29 @@ def test_where_a_machine_is_offered_is_told_where_it_is_not_as_asked():
         sim.prices_job([], "llama3-8b-sft")
     result = CliRunner().invoke(group, ["prices", "list", "--provider", "oci", "--residency", "EU"])
     assert "No offer is all that was asked for" in result.output
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (",8,", ",8.5,", "8.5 is not a whole number"),
+        ("2026-01-02", "02.01.2026", '"02.01.2026" is no date'),
+        ("2026-01-02", "2026-13-01", "is no date"),
+        ("region", "as_of", "as_of: stands in two columns"),
+        (",eu,", ",eu,,x,", "more cells than the 7 columns"),
+        ("2026-01-02", "2026-01", None), ("2026-01-02", "", None),
+    ],
+)  # fmt: skip
+def test_cells_that_were_read_as_something_else(tmp_path, old, new, said):
+    """8.5 GPUs were 8, a second column won, and a price of no date was never old."""
+    text = (
+        "provider,instance,gpu,gpus_per_node,usd_per_gpu_hour,region,as_of\n"
+        "mine,box,h100-sxm-80gb,8,2.0,eu,2026-01-02\n"
+    )
+    path = tmp_path / "mine.csv"
+    path.write_text(text.replace(old, new))
+    if said is None:
+        assert [row.gpus_per_node for row in read_offers(path)] == [8]
+        return
+    with pytest.raises(InputError, match=said):
+        read_offers(path)
