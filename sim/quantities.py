@@ -49,8 +49,8 @@ def brief(seconds: float) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A count of things: ``1 node``, ``1,024 nodes``."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    """A count of things: ``1 node``, ``1,024 nodes``, ``2 batches``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("ch") else "s")
 
 
 def count(value: float) -> str:

@@ -34,7 +34,8 @@ _MACHINES = frozenset(
 )
 _ENDED = "sim.ended"  # the signal on which a verb ended with what it had
 _STDOUT = "standard output"
-_NARROWEST = 60  # characters of a line of a terminal; one that is narrower breaks them itself
+#: characters of a line of a terminal; one that is narrower breaks them itself
+_NARROWEST, _WIDEST = 60, 140
 
 
 def write_page(report: Path | None, view: View, asked: Iterable[Asked] = ()) -> None:
@@ -112,12 +113,12 @@ def tell_read(sections: Iterable[ViewPart] = ()) -> None:
 
 
 def _width(output: Path | None) -> int:
-    """Characters of a line: as ever, or what a narrower terminal has, down to `_NARROWEST`."""
+    """Characters of a line: as ever, or what a terminal has, within bounds."""
     from sim.report.view import WIDTH
 
     if output is not None or sys.stdout is None or not sys.stdout.isatty():
         return WIDTH
-    return max(_NARROWEST, min(WIDTH, get_terminal_size((WIDTH, 0)).columns))
+    return max(_NARROWEST, min(_WIDEST, get_terminal_size((WIDTH, 0)).columns))
 
 
 def quiet() -> bool:

@@ -26,9 +26,10 @@ _LEAST = {
 
 
 def _cluster(topology: Topology) -> str:
-    """``2 x 8 h100-sxm-80gb``."""
+    """``2 nodes x 8 h100-sxm-80gb``."""
     assert topology.node is not None
-    return f"{topology.nodes} x {topology.node.gpus} {topology.node.gpu.name}"
+    nodes = counted(topology.nodes, "node")
+    return f"{nodes} x {topology.node.gpus} {topology.node.gpu.name}"
 
 
 def _said(target: Target, value: float) -> str:
@@ -124,8 +125,8 @@ def _shown(report: SizeReport) -> list[Contender]:
 
 def _table(chosen: list[Contender], winner: Simulated) -> Table:
     columns = [
-        *map(left, ("", "offer", "cluster")),
-        left("layout", below=True),
+        *map(left, ("", "offer")),
+        left("cluster", below=True),
         *map(Column, ("job", "cost", "", "MFU", "memory", "break-even")),
     ]
     rows: list[Row] = []
@@ -140,8 +141,9 @@ def _table(chosen: list[Contender], winner: Simulated) -> Table:
         even = "" if c.break_even_usd is None else usd(c.break_even_usd)
         doubt = " ?" * bool(c.doubt) + " ~" * c.unfinished
         rows.append([
-            "->" if i == 0 else str(i + 1), c.machine.name, _cluster(plan.candidate.topology),
-            layout(plan), Cell(duration(f.wall_s), f.wall_s, "s"),
+            "->" if i == 0 else str(i + 1), c.machine.name,
+            f"{_cluster(plan.candidate.topology)}: {layout(plan)}",
+            Cell(duration(f.wall_s), f.wall_s, "s"),
             Cell(usd(f.cost_usd) + doubt, f.cost_usd, "USD"), more,
             Cell(percent(plan.mfu), plan.mfu),
             Cell(percent(fit.share, 0) + (" !" if fit.risk else ""), fit.needed_bytes, "B"),

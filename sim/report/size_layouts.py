@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.inputs.strategy import strategy_of
-from sim.quantities import duration, gib, percent
+from sim.quantities import counted, duration, gib, percent
 from sim.report.view import Cell, Column, Row, Table, ViewPart, left
 from sim.step.shares import Shares
 from sim.study.candidates import IMPLEMENTATION, Candidate
@@ -44,7 +44,8 @@ def layout_of(candidate: Candidate) -> str:
     extra = "".join(f", {k}={v}" for k, v in own)
     if len(own) < len(candidate.extra):
         extra += ", tuned"
-    return f"{name}, {w.micro_batch} x {w.gradient_accumulation}{kind}{extra}"
+    steps = counted(w.gradient_accumulation, "micro-batch")
+    return f"{name}, {steps} of {w.micro_batch}{kind}{extra}"
 
 
 def tuned(report: SizeReport) -> list[str]:
@@ -70,13 +71,13 @@ def layouts_beside(report: SizeReport, winner: Simulated) -> list[ViewPart]:
     if not report.beside:
         return []
     columns = [
-        left("the winner's layout, and those beside it"), left("best plan"),
+        left(""), left("best plan", below=True),
         *map(Column, ("step", "", "bubble", "exposed TP", "other exposed", "memory")),
-        left("because"),
+        left("because", below=True),
     ]  # fmt: skip
     rows = [_row("", winner, winner)]
     rows += [_row(f"{AXIS_TITLES[b.axis]} {b.value}", b.plan, winner, b) for b in report.beside]
-    return [Table(columns, rows, indent=0)]
+    return [Table(columns, rows, "The winner's layout, and those beside it", indent=0)]
 
 
 def _row(name: str, plan: Simulated | None, winner: Simulated, at: Beside | None = None) -> Row:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from sim.report.view import WIDTH, Table, text_of
 
 _UNIT = re.compile(r"(?<=\d) (?=%|(?:[GMkT]?i?B|[mu]?s|h|min|days|[BMkT])\b)")
-_JOINT = re.compile(r"(?<=[/_:-])|(?<=[a-z]\.)(?=[a-z])")
+_JOINT = re.compile(r"(?<=[/_:=-])|(?=#)|(?<=[a-z]\.)(?=[a-z])")
 _OPTION = "--"
 _LAST = 24  # characters that the last column gives way to first
 _SHORT = 12  # characters of cells that are not broken
@@ -48,14 +48,16 @@ def table_lines(table: Table, width: int = WIDTH) -> Iterator[str]:
             groups = _groups(table, least, width)
         for group in groups:
             _narrow(table, group, widths, least, rows, width)
+    # what stands below a row is said again only where it alone tells rows from each other
+    alike = len({row[0] for row in rows if row}) < len(rows)
     for number, group in enumerate(groups):
         if number:
             yield ""
-        yield from _part(table, group, widths, rows, width)
+        yield from _part(table, group, widths, rows, width, below=alike or not number)
 
 
 def _cut(text: str, width: int) -> str:
-    """A text whose words fit into a width: longer ones cut after a slash or a dash."""
+    """A text whose words fit into a width: longer ones cut at a joint, such as after a slash."""
     words: list[str] = []
     for word in text.split(" "):
         start = len(words)
@@ -69,15 +71,16 @@ def _cut(text: str, width: int) -> str:
 
 def _part(
     table: Table, group: Sequence[int], widths: Sequence[int], rows: Sequence[Sequence[str]],
-    width: int,
+    width: int, below: bool,
 ) -> Iterator[str]:  # fmt: skip
+    """One part of a table, with or without what stands `below` its rows."""
     heads = [column.head for column in table.columns]
     if table.headed:
         yield from _row(table, group, widths, heads, width, head=True)
     for row in rows:
         yield from _row(table, group, widths, row, width)
         for i, column in enumerate(table.columns):
-            if column.below and row[i:] and row[i]:
+            if below and column.below and row[i:] and row[i]:
                 yield from wrapped(
                     f"{column.head}: {row[i]}", " " * (table.indent + _BELOW), 2, width
                 )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sim.step.variation import Progress
 
 _NOTES = "notes"
-#: characters of a line where no narrower terminal shows it
+#: characters of a line where no terminal shows it, and of a sentence
 WIDTH = 100
 _MANY = 1000  # rows: so often it is told how many were written
 

@@ -37,6 +37,12 @@ class Contest:
     #: plans by machine and number of GPUs
     _known: dict[tuple[str, int | None], list[Candidate]] = field(default_factory=dict)
     _sound: SoundJobs = field(default_factory=dict)
+    _tallies: dict[str, Counts] = field(default_factory=dict)
+
+    @property
+    def tally(self) -> Counts:
+        """What became of the plans of all machines that have contended."""
+        return sum(self._tallies.values(), Counts())
 
     def candidates(
         self, machine: Machine, base: Prepared, gpus: int | None = None
@@ -62,7 +68,7 @@ class Contest:
                 raise InputError.single(_VARY, message)
         return found
 
-    def contend(self, machine: Machine, base: Prepared, tally: Counts) -> Searching[Contender]:
+    def contend(self, machine: Machine, base: Prepared) -> Searching[Contender]:
         """The best plan of a machine; where none meets the target, the one that misses it least."""
         target, search = self.target, self.search
         unjudged = _unjudged(machine, target)
@@ -74,7 +80,7 @@ class Contest:
         if not candidates:
             refused = refusal(machine, variants(base, self.space, search.halted), self.space)
             return Contender(machine, None, untried=refused)
-        doubted = self.doubted(machine)
+        doubted, tally = self.doubted(machine), self._tallies.setdefault(machine.name, Counts())
         sought = yield from promising(
             search.best(candidates, target.score, target.met, tally),
             lambda least: (0, doubted, least),
@@ -91,10 +97,13 @@ class Contest:
                 machine, smaller.plan or plan, cheaper=plan if smaller.plan else None,
                 unfinished=smaller.least is not None,
             )  # fmt: skip
+        again = Counts()
         sought = yield from promising(
-            search.best(candidates, target.shortfall, _any, Counts()),
+            search.best(candidates, target.shortfall, _any, again),
             lambda least: (1, False, least),
         )
+        if not search.stopped:  # the target alone ruled out what may not fit at all
+            self._tallies[machine.name] = again
         if sought.least is not None:
             return Contender(machine, None, sought.plan, unfinished=True)
         return Contender(machine, None, sought.plan, None if sought.plan else least(candidates))

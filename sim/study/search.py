@@ -16,7 +16,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import field
+from dataclasses import astuple, field
 from typing import Any
 
 from sim.blocks.flops import token_flops
@@ -79,6 +79,10 @@ class Counts:
     too_large: int = 0
     at_risk: int = 0
     ruled_out: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        """Those of two searches."""
+        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def decided(self) -> int:

@@ -22,7 +22,7 @@ from sim.study.layouts import KEYS, LAYOUT
 from sim.study.machines import SETUP_S, Machine, MachineFilter, machines, rented_as_set, set_up
 from sim.study.phases import PhasePlan, light_phases
 from sim.study.room import RISK
-from sim.study.search import Counts, Searcher
+from sim.study.search import Searcher
 from sim.study.sized import REFERENCE_GPUS, Beside, SizeReport
 from sim.study.target import Target
 
@@ -103,14 +103,19 @@ def size(
         tuned, frozenset(s.partition("=")[0].strip() for s in given),
     )  # fmt: skip
     _check_free(space)
-    search, tally = searcher or Searcher(risk), Counts()
+    search = searcher or Searcher(risk)
     search.stop, search.stopped, search.listed = stop, False, 0
     told = progress or silent
-    search.moved = _paced(lambda: told(tally.decided, max(search.listed, tally.considered)))
     phases, target = _phases(job, found, bases, target)
     taking_part = [(i, m) for i, m in enumerate(found) if i in bases]
     contest = Contest(search, space, target)
-    race = search.race((contest.contend(m, bases[i], tally) for i, m in taking_part), contest.rank)
+
+    def moved() -> None:
+        tally = contest.tally
+        told(tally.decided, max(search.listed, tally.considered))
+
+    search.moved = _paced(moved)
+    race = search.race((contest.contend(m, bases[i]) for i, m in taking_part), contest.rank)
     leader = race.decide()
     winner, decided = leader.plan if leader else None, not search.stopped
     fewer = more = None
@@ -123,6 +128,7 @@ def size(
         if space.layouts and not search.stopped:
             next_to = contest.beside(winner, base)
     race.finish(_OTHERS if space.layouts and not exhaustive else math.inf)
+    tally = contest.tally
     told(tally.decided, tally.considered)
     contenders = [c for _, c in sorted(race.found.items())]
     contenders.sort(key=contest.rank)

@@ -24,7 +24,20 @@ from sim.documents import Document, Listing, OneByOne
 from sim.report.formats import FORMATS, rendered
 from sim.report.formats.csv import csv_of, flat
 from sim.report.formats.html import part_html
-from sim.report.view import Bar, Cell, Column, Fact, Facts, Lines, Remarks, Table, View, left
+from sim.report.terminal import table_lines
+from sim.report.view import (
+    Bar,
+    Cell,
+    Column,
+    Fact,
+    Facts,
+    Lines,
+    Remarks,
+    Table,
+    View,
+    left,
+    text_of,
+)
 
 ROOT = Path(__file__).parents[2]
 VERBS = {
@@ -254,6 +267,8 @@ SHOWN = {
     " --set post_training.prompts=2",
 }
 #: what `sim.quantities` would not have said
+#: where a word that is too long for its column is broken
+JOINT = re.compile(r"(?<=[/_:=.-])|(?=#)")
 UNSAID = re.compile(r"\b1 (GPUs|nodes|steps|ranks|runs|plans|offers|jobs|rows|sequences)\b|\d%")
 #: verbs that answer with files, ask a person or an assistant, or need files to answer
 ELSEWHERE = {
@@ -268,23 +283,47 @@ def test_every_verb_is_looked_at():
 
 
 @pytest.mark.parametrize("name", [*VERBS, *SHOWN])
-def test_what_a_verb_says_is_100_columns_wide(name, tmp_path, monkeypatch):
+def test_what_a_verb_says_is_as_wide_as_the_terminal(name, tmp_path, monkeypatch):
+    """At each width: no line is longer, no word is broken, heads stand with their columns."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     view = view_of((VERBS | SHOWN)[name])
-    text = rendered(view, "table")
-    assert [line for line in text.splitlines() if len(line) > 100] == []
-    assert UNSAID.findall(text) == []
+    assert UNSAID.findall(rendered(view, "table")) == []
     drawn = {line.strip() for s in view.sections if isinstance(s, Lines) and s.literal
              for line in s.lines}  # fmt: skip
-    narrow = rendered(view._replace(width=80), "table").splitlines()
-    wide = [line.strip() for line in narrow if len(line) > 80]
-    assert [x for x in wide if x not in drawn and not x.startswith("--") and " " in x] == []
+    for width in (60, 80, 100, 140):
+        lines = rendered(view._replace(width=width), "table").splitlines()
+        wide = [line.strip() for line in lines if len(line) > width]
+        assert [x for x in wide if x not in drawn and not x.startswith("--") and " " in x] == []
+        for table in (part for part in view.sections if isinstance(part, Table) and part.rows):
+            check_table(table, [*table_lines(table, width)])
+
+
+def check_table(table, lines):
+    """No word is broken but after a joint, what stands below a row stands once, heads hold."""
+    text = "\n".join(lines)
+    cells = [[text_of(cell) for cell in row] for row in table.rows]
+    pieces = {piece for row in cells for cell in row for word in cell.split()
+              for piece in JOINT.split(word)}  # fmt: skip
+    assert [piece for piece in pieces if piece not in text and len(piece) < 32] == []
+    for i, column in enumerate(table.columns):
+        shown = [row[i] for row in cells if i < len(row) and row[i]]
+        if column.below:
+            told = text.count(f"    {column.head}: ")
+            alike = len({row[0] for row in cells}) < len(cells)
+            assert told == len(shown) or (alike and told % len(shown) == 0)
+        elif table.headed and column.head and column.right and not column.after:
+            last = column.head.split()[-1]
+            ends = {found.end() for line in lines for found in re.finditer(re.escape(last), line)}
+            assert any(
+                all(any(line[:end].endswith(cell) for line in lines) for cell in shown)
+                for end in ends
+            ), column.head
 
 
 def test_lines_are_as_wide_as_the_terminal(monkeypatch):
     assert output._width(None) == 100  # a pipe
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    for columns, width in ((200, 100), (100, 100), (83, 83), (20, 60)):
+    for columns, width in ((200, 140), (100, 100), (83, 83), (20, 60)):
         monkeypatch.setenv("COLUMNS", str(columns))
         assert output._width(None) == width
         assert output._width(Path("report.txt")) == 100

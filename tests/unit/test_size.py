@@ -211,7 +211,7 @@ def test_the_smallest_cluster_within_the_slack_is_taken(all_plans, searcher):
     machine = machines(MachineFilter(), [A100])[0][0]
     base = prepare(machine.topology, JOB)
     space = Space(32, 16, ("fsdp2", "ddp"), ("none", "full"), ("none",), Grid(""))
-    sought = Contest(searcher, space, target).contend(machine, base, Counts())
+    sought = Contest(searcher, space, target).contend(machine, base)
     [found] = searcher.together([sought])
     assert found.plan.candidate.gpus == fewest
     cheapest = min(p.figures.cost_usd for p in close if p.candidate.gpus == fewest)

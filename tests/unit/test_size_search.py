@@ -15,7 +15,7 @@ from sim.study.contest import Contest
 from sim.study.layouts import LAYOUT
 from sim.study.machines import MachineFilter, machines
 from sim.study.race import Race
-from sim.study.search import Counts, Searcher
+from sim.study.search import Searcher
 from sim.study.size import size
 from sim.study.target import Target
 from tests.unit.sizing import A100, HOUR, JOB, told
@@ -29,7 +29,7 @@ def test_searches_side_by_side_find_what_each_finds_alone():
     target = Target("cost", deadline_s=HOUR)
 
     def asked(contest, i):
-        return contest.contend(found[i], bases[i], Counts())
+        return contest.contend(found[i], bases[i])
 
     together = Contest(Searcher(), space, target)
     side_by_side = together.search.together(asked(together, i) for i in range(2))

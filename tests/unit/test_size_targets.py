@@ -141,3 +141,27 @@ def test_a_workload_without_a_length_is_refused():
     job = {k: v for k, v in JOB.items() if k != "tokens"}
     with pytest.raises(InputError, match="states no length"):
         size(job, Target(), topologies=["dgx-h100"])
+
+
+def test_plans_that_do_not_fit_are_counted_so_where_the_deadline_alone_rules_them_out():
+    """70B on eight A100s within an hour: no bound meets it, and what lacks room still lacks it."""
+    machine = {
+        "name": "small",
+        "node": {"gpu": "A100-40G", "gpus": 8, "cpu": {"memory": "500 GiB"}},
+    }
+    found = sim.size("llama3-70b-full", topologies=[machine], max_gpus=8, deadline="1 h",
+                     objective="time", overrides=["tokens=1e9"])  # fmt: skip
+    assert found.contenders[0].likeliest is not None
+    assert found.tally.too_large + found.tally.at_risk == found.tally.considered > 0
+    assert found.tally.ruled_out == found.tally.simulated == 0
+    said = found.to_dict()
+    assert (said["most_gpus"], said["exact_gpus"], said["assumed_on_gpus"]) == (8, None, 8)
+
+
+def test_a_nearest_miss_was_simulated_and_its_cap_is_in_the_json():
+    found = sim.size("mistral-7b-lora", topologies=["dgx-a100"], max_gpus=8, deadline="1 min",
+                     objective="time")  # fmt: skip
+    assert found.nearest is not None
+    assert found.tally.simulated > 0
+    assert found.tally.decided == found.tally.considered
+    assert found.to_dict()["cap"] == found.cap() != ""

@@ -1,11 +1,14 @@
-"""A view for a terminal: aligned columns, no colour, lines no wider than the view's."""
+"""A view for a terminal: aligned columns, no colour, lines no wider than the view's.
+
+Sentences are no longer than in a pipe, however wide a terminal is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from sim.report.terminal import table_lines, wrapped
-from sim.report.view import Bar, Facts, Lines, Picture, Remarks, Table, View, ViewPart
+from sim.report.view import WIDTH, Bar, Facts, Lines, Picture, Remarks, Table, View, ViewPart
 
 _BAR = "█▓▒░▚▞"
 _BAR_WIDTH = 48
@@ -13,7 +16,7 @@ _BAR_WIDTH = 48
 
 def render(view: View) -> str:
     """Sections with a blank line between."""
-    lines = list(wrapped(view.title, "", 2, view.width)) if view.title else []
+    lines = list(wrapped(view.title, "", 2, min(view.width, WIDTH))) if view.title else []
     for section in view.filled:
         found = list(_section(section, view.width))
         if lines and found and getattr(section, "apart", True):
@@ -24,12 +27,13 @@ def render(view: View) -> str:
 
 def _section(section: ViewPart, width: int) -> Iterator[str]:
     """Lines of a section; its figures are left to formats that are kept."""
+    wide, width = width, min(width, WIDTH)
     if isinstance(section, Table | Facts | Lines) and section.heading:
         yield from wrapped(section.heading, " " * max(section.indent - 2, 0), 2, width)
     if isinstance(section, Bar):
         yield from _bar(section, width)
     elif isinstance(section, Table):
-        yield from table_lines(section, width)
+        yield from table_lines(section, wide if section.headed else width)
     elif isinstance(section, Facts):
         yield from _facts(section, width)
     elif isinstance(section, Picture):
@@ -48,7 +52,7 @@ def _bar(bar: Bar, width: int) -> Iterator[str]:
     long = min(_BAR_WIDTH, width - len(margin))
     drawn = "".join(mark * round(long * share) for mark, (_, share) in blocks)
     parts = " · ".join(f"{label} {share} %" for label, share in bar.told)
-    yield f"  {bar.heading}  {drawn}"
+    yield f"  {bar.heading}  {drawn}"[:width]  # shares that are rounded up may be one too many
     for line in (parts, *bar.more):
         yield from wrapped(line, margin, width=width)
 
