@@ -13,7 +13,7 @@ from sim.inputs.loader import Loaded, load
 from sim.inputs.offers import catalogue, newest
 from sim.inputs.price import PriceRow
 from sim.inputs.scaled import at_nodes
-from sim.inputs.shares import batch_of
+from sim.inputs.shares import batch_of, batch_on
 from sim.inputs.topology import Topology
 from sim.inputs.workload import Workload
 from sim.job.basis import has_length, no_length
@@ -21,6 +21,7 @@ from sim.job.cost import break_even_price
 from sim.job.estimate import JobEstimate, estimate_job
 from sim.memory.bound import Bound, solve
 from sim.quantities import counted, duration, gib, percent
+from sim.step.breakdown import Breakdown
 from sim.step.step import memory_of, step
 from sim.step.variation import Progress, Stop, never, silent
 from sim.study.candidates import NODES
@@ -65,13 +66,16 @@ def bandwidth_for(
         raise InputError.single(job.name, message)
     told, most = progress or silent, 4 + _halvings(_SLOWEST, _FASTEST)
     told(0, most)
-    base_s = step(*one).time_s
+    alone = step(*one)
     told(1, most)
-    base = batch_of(*one).tokens / base_s
+    base = batch_of(*one).tokens / alone.time_s
+
+    def with_nics(rate: float) -> Topology:
+        nics = node.nics.model_copy(update={"rate": rate}) if node.nics else None
+        return machine.model_copy(update={"node": node.model_copy(update={"nics": nics})})
 
     def at(rate: float) -> float:
-        nics = node.nics.model_copy(update={"rate": rate}) if node.nics else None
-        moved = machine.model_copy(update={"node": node.model_copy(update={"nics": nics})})
+        moved = with_nics(rate)
         rate_of_all = batch_of(moved, job).tokens / step(moved, job).time_s
         return rate_of_all / machine.nodes / base
 
@@ -81,9 +85,12 @@ def bandwidth_for(
     if best < efficiency:
         message = (
             f"no network gives {percent(efficiency)}: with {_FASTEST / 1e9:.0f} GB/s a NIC it is "
-            f"{percent(best)}, limited by what is inside the node (now {percent(present)})"
+            f"{percent(best)} (now {percent(present)})"
         )
-        raise InfeasibleError(message)
+        fast = with_nics(_FASTEST)
+        tokens = batch_on(one[1]).tokens_per_gpu / batch_on(job).tokens_per_gpu
+        left = _longer(step(fast, job).breakdown, alone.breakdown, tokens)
+        raise InfeasibleError(message + left)
     low, high = _SLOWEST, _FASTEST
     if present >= efficiency:
         high = now
@@ -104,6 +111,29 @@ def bandwidth_for(
     )  # fmt: skip
     told(done + 1, done + 1)
     return found
+
+
+def _longer(fast: Breakdown, alone: Breakdown, tokens: float) -> str:
+    """What of a step is longer than on one node, whatever the network; "" where nothing is.
+
+    `tokens` of a GPU in the step of one node, over those in the other. [1]
+    """
+    here, there = ({_LEFT.get(k, "kernels"): 0.0 for k in b.parts} for b in (fast, alone))
+    for parts, found, times in ((here, fast, tokens), (there, alone, 1.0)):
+        for key, seconds in found.parts.items():
+            parts[_LEFT.get(key, "kernels")] += times * seconds
+    more = {name: seconds - there.get(name, 0.0) for name, seconds in here.items()}
+    name = max(more, key=more.__getitem__)
+    if more[name] <= 0.0:
+        return ""
+    return f"; most of what is left is {name}, {duration(more[name])} a step more than on one node"
+
+
+#: parts of a step beside kernels, as reasons
+_LEFT = {
+    "waiting": "waiting for the slowest rank", "exposed_communication": "exposed communication",
+    "copies": "copies", "host": "the host", "optimizer": "the optimizer",
+}  # fmt: skip
 
 
 def _halvings(low: float, high: float) -> int:
