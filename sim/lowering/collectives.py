@@ -148,7 +148,8 @@ class StepCollectives:
                 return found
             if len(kept) >= MAX_KEPT:
                 kept.clear()
-            kept[key] = (found, self.fabric, self.plans)  # held, so that the ids stay theirs
+            # held, so that the ids stay theirs; the first holds this, and would hold itself
+            kept[key] = (found, self.fabric, self.plans[1:])
         return kept[key][0]
 
     def _compile(

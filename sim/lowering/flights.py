@@ -43,9 +43,9 @@ class _Issued(NamedTuple):
 
 
 _Flown = tuple[I8, I4]  # which wire each flight is, and which op of each part's plan
-# a flight takes some 75 B on 16 stages; orders are held, so that the ids in a key stay theirs
+# 32 MB: a flight has an entry a part, of 4 B; orders are held, so that the ids in a key stay theirs
 _known = Shelf[tuple[_Flown, Sequence[_Order]]](
-    500_000, lambda known: known[0][0].size, larger=False
+    8_000_000, lambda known: known[0][1].size, larger=False
 )
 
 

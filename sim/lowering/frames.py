@@ -96,8 +96,10 @@ def _outline_key(ground: Ground, priced: Priced) -> _Key:
     )  # fmt: skip
 
 
-# an op takes some 35 B; changes worth trying go back and forth between the job's and their own
-_outlines = Shelf[tuple[Outline, Flights]](3_500_000, lambda kept: kept[0].place.size, larger=False)
+# changes worth trying go back and forth between the job's and their own
+_outlines = Shelf[tuple[Outline, Flights]](
+    125_000_000, lambda kept: 35 * kept[0].place.size + kept[1].ops.nbytes, larger=False
+)  # [B]
 
 
 class ProgramStack(NamedTuple):
