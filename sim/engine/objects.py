@@ -25,6 +25,8 @@ _CALL = b"calls, addresses, results"  # how such functions are called
 def source_of(functions: Sequence[Callable[..., Any]], kinds: Sequence[Any]) -> bytes:
     """What settles machine code.
 
+    The functions as they were imported, too: files may have changed since, under a long process.
+
     Parameters
     ----------
     functions : sequence of callables
@@ -32,9 +34,12 @@ def source_of(functions: Sequence[Callable[..., Any]], kinds: Sequence[Any]) -> 
     kinds : sequence of types
         Named tuples of columns that it takes, and those that stand for columns.
     """
-    code = {each.__module__ for each in (*functions, *kinds)}
-    sources = [Path(sys.modules[name].__file__ or "").read_bytes() for name in sorted(code)]
-    return b"".join(sources) + repr([kind._fields for kind in kinds]).encode() + _CALL
+    names = {each.__module__ for each in (*functions, *kinds)}
+    sources = [Path(sys.modules[name].__file__ or "").read_bytes() for name in sorted(names)]
+    codes = [each.__code__ for each in functions]
+    imported = [(code.co_code, code.co_names, repr(code.co_consts)) for code in codes]
+    columns = [kind._fields for kind in kinds]
+    return b"".join(sources) + repr((imported, columns)).encode() + _CALL
 
 
 def kept_at(source: bytes) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -208,6 +210,25 @@ def test_auto_takes_the_plain_loop_until_the_other_pays(monkeypatch):
     assert engine.choose(small) == "python"
     monkeypatch.setattr(engine, "_plain_s", engine.COMPILING_S)
     assert engine.choose(small) == "compiled"
+
+
+def test_code_is_kept_by_what_was_imported_too(tmp_path, monkeypatch):
+    """A process that goes on while its files change must not keep old code as that of the new."""
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "engine_that_changes.py"
+    file.write_text("def f(x):\n    return x + 1.0\n")
+    before = importlib.import_module("engine_that_changes").f
+    assert objects.source_of((before,), ()) == objects.source_of((before,), ())
+    file.write_text("def f(x):\n    return x + 2.0\n")
+    stale = objects.source_of((before,), ())
+    del sys.modules["engine_that_changes"]
+    importlib.invalidate_caches()
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+    after = importlib.import_module("engine_that_changes").f
+    assert after(1.0) == 3.0
+    assert stale != objects.source_of((after,), ())
+    del sys.modules["engine_that_changes"]
 
 
 def test_a_plain_run_imports_neither_numba_nor_simpy():

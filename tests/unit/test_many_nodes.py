@@ -275,6 +275,16 @@ def test_kinds_of_collective_that_tell_the_same_apart_are_folded_once(monkeypatc
         )
 
 
+def test_what_plans_of_a_pipeline_came_to_does_not_hold_them():
+    """A pipeline that leaves its shelf is gone at once: in a cycle it waited for the collector."""
+    found = load("dgx-h100", "llama3-8b-sft", ["nodes=4", *SPLIT])
+    plans = [part.plan for part in run_step(found.topology, found.workload).priced.parts]
+    kept = plans[0].derived["collectives"]
+    held = [plan for _, _, others in kept.values() for plan in others]
+    assert plans[1] in held
+    assert plans[0] not in held
+
+
 def test_copies_of_unlike_nodes_are_laid_out_at_once():
     sets = ["parallelism.offload=all", "model.layers=4"]
     found = load("mixed-h100-a100", "llama3-8b-sft", sets)
