@@ -19,6 +19,10 @@ from sim.errors import ScalingSimError, brief, visible
 
 _TRACEBACK = "SCALING_SIM_TRACEBACK"
 _INTERRUPTED = 128 + signal.SIGINT
+_CUT_SHORT = (
+    "one of Python's compiled files (.pyc) is cut short, as on a full disk; remove the folders "
+    "__pycache__ of scaling-sim and what it needs, or set PYTHONPYCACHEPREFIX to a new folder"
+)
 
 # verb -> (module under sim.commands, one line of help); the module is imported on use
 VERBS: dict[str, str] = {
@@ -166,7 +170,9 @@ def main() -> None:
         _fail(told.getvalue().rstrip("\n") + (f"\n{meant}" if meant else ""), 2)
     except ScalingSimError as error:
         _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as stop:
+        if isinstance(stop.__cause__, EOFError):  # nothing of ours ends so: what Python reads does
+            _fail(f"{stop.__cause__}: {_CUT_SHORT}", 1)
         _fail("interrupted", _INTERRUPTED)
     except MemoryError:
         _fail("out of memory: this takes more than the machine has", 1)

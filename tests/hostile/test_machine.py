@@ -30,6 +30,8 @@ def start(tmp_path):
 
     def begin(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, before=None, **variables):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"} | variables
+        if before:  # bytecode cut short would stay for all that come after
+            environment["PYTHONDONTWRITEBYTECODE"] = "1"
         return subprocess.Popen(
             [*START, *arguments], cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL,
             stdout=stdout, stderr=stderr, text=True, errors="replace", preexec_fn=before,
@@ -59,6 +61,17 @@ def at_most(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     return limit
+
+
+def test_bytecode_that_a_full_disk_cut_short_is_no_interruption(call, tmp_path):
+    """Python 3.11 keeps what it could write of a .pyc, and fails at it ever after."""
+    kept = {"PYTHONPYCACHEPREFIX": str(tmp_path / "pyc"), "PYTHONDONTWRITEBYTECODE": ""}
+    assert call(*RUN, **kept)[0] == 0
+    [file] = (tmp_path / "pyc").rglob("fsdp2.cpython*.pyc")
+    os.truncate(file, file.stat().st_size // 2)
+    code, out, err = call(*RUN, **kept)
+    assert (code, out) == (1, "")
+    assert "cut short, as on a full disk; remove the folders __pycache__" in err
 
 
 def no_room(call, *asked):

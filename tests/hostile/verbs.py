@@ -171,6 +171,7 @@ def _all_of(descriptor: int) -> bytes:
 def _around(largest: int | None, ends_after_s: float, variables: Mapping[str, str]) -> None:
     os.environ.update(variables)
     if largest is not None:
+        sys.dont_write_bytecode = True  # cut short, it would stay for all that come after
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
     if ends_after_s:
         signal.signal(signal.SIGVTALRM, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
