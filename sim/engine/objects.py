@@ -36,10 +36,17 @@ def source_of(functions: Sequence[Callable[..., Any]], kinds: Sequence[Any]) -> 
     """
     names = {each.__module__ for each in (*functions, *kinds)}
     sources = [Path(sys.modules[name].__file__ or "").read_bytes() for name in sorted(names)]
-    codes = [each.__code__ for each in functions]
-    imported = [(code.co_code, code.co_names, repr(code.co_consts)) for code in codes]
+    imported = [
+        (each.__code__.co_code, repr(each.__code__.co_consts), _numbers(each)) for each in functions
+    ]
     columns = [kind._fields for kind in kinds]
     return b"".join(sources) + repr((imported, columns)).encode() + _CALL
+
+
+def _numbers(function: Callable[..., Any]) -> list[tuple[str, Any]]:
+    """What stands in machine code as a constant, and which functions it calls by name."""
+    found = [(name, function.__globals__.get(name)) for name in function.__code__.co_names]
+    return [(name, value if isinstance(value, (int, float)) else None) for name, value in found]
 
 
 def kept_at(source: bytes) -> Path:

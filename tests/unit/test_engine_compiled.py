@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import io
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -212,23 +211,53 @@ def test_auto_takes_the_plain_loop_until_the_other_pays(monkeypatch):
     assert engine.choose(small) == "compiled"
 
 
-def test_code_is_kept_by_what_was_imported_too(tmp_path, monkeypatch):
+_FUNCTION = "Y = {}\ndef f(x):\n    return x + {}\n"
+_CHANGES = {
+    "in it": (_FUNCTION.format(0.0, 1.0), _FUNCTION.format(0.0, 2.0)),
+    "beside it": (_FUNCTION.format(1.0, "Y"), _FUNCTION.format(2.0, "Y")),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), _CHANGES.values(), ids=_CHANGES)
+def test_code_is_kept_by_what_was_imported_too(old, new, tmp_path, monkeypatch):
     """A process that goes on while its files change must not keep old code as that of the new."""
+    name = "engine_that_changes"
     monkeypatch.syspath_prepend(tmp_path)
-    file = tmp_path / "engine_that_changes.py"
-    file.write_text("def f(x):\n    return x + 1.0\n")
-    before = importlib.import_module("engine_that_changes").f
-    assert objects.source_of((before,), ()) == objects.source_of((before,), ())
-    file.write_text("def f(x):\n    return x + 2.0\n")
-    stale = objects.source_of((before,), ())
-    del sys.modules["engine_that_changes"]
-    importlib.invalidate_caches()
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
-    after = importlib.import_module("engine_that_changes").f
-    assert after(1.0) == 3.0
+
+    def imported(text):
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.setitem(sys.modules, name, None)  # undone at the end
+        del sys.modules[name]
+        importlib.invalidate_caches()
+        return importlib.import_module(name).f
+
+    before = imported(old)
+    assert objects.source_of((before,), ()) == objects.source_of((before,), ())
+    (tmp_path / f"{name}.py").write_text(new)
+    stale = objects.source_of((before,), ())
+    after = imported(new)
+    assert (before(1.0), after(1.0)) == (2.0, 3.0)
     assert stale != objects.source_of((after,), ())
-    del sys.modules["engine_that_changes"]
+
+
+def test_another_process_has_the_same_code():
+    code = (
+        "import hashlib\n"
+        "from sim.engine import kernel, objects\n"
+        "from sim.engine.state import State\n"
+        "from sim.program import Program\n"
+        "functions = (kernel.simulate, *kernel.PARTS)\n"
+        "print(hashlib.sha256(objects.source_of(functions, (Program, State))).hexdigest())\n"
+    )
+    each = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed},
+            stdout=subprocess.PIPE, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(each) == 1
 
 
 def test_a_plain_run_imports_neither_numba_nor_simpy():

@@ -168,3 +168,29 @@ def test_swifts_frozen_parts_are_told(tmp_path, written, told):
     )
     found = load("dgx-h100", path).notes.warnings
     assert any("frozen" in w.text for w in found) is told
+
+
+TITAN = """\
+[model]
+name = "llama3"
+flavor = "8B"
+[training]
+local_batch_size = 1
+seq_len = 4096
+[parallelism]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("ds.json", json.dumps({**DEEPSPEED, "zero_optimization": {"stage": "auto"}}),
+         '"auto" is no stage, and no trainer fills it in; it is 0, 1, 2 or 3'),
+        ("titan.toml", TITAN + "tensor_parallel_degree = -1\n", "-1 is no degree: 1 or more"),
+        ("titan.toml", TITAN + "context_parallel_degree = 0\n", "0 is no degree: 1 or more"),
+    ],
+)  # fmt: skip
+def test_what_its_trainer_refuses_is_no_default(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    ended = CliRunner().invoke(group, ["import", str(tmp_path / name)])
+    assert said in str(ended.exception)

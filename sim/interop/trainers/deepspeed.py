@@ -140,6 +140,8 @@ def table(keys: Keys) -> None:
     _batch(keys)
     zero = keys.inner("zero_optimization")
     stage = zero.count("stage") or 0
+    if zero.text("stage") == AUTO:
+        zero.fault(f'"{AUTO}" is no stage, and no trainer fills it in; it is 0, 1, 2 or 3', "stage")
     staged(zero, stage, "stage")
     if stage:
         _zero(zero, stage)

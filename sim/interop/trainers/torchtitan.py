@@ -200,7 +200,11 @@ def _mesh(keys: Keys) -> Keys:
 
 def _parallelism(mesh: Keys) -> None:
     job = mesh.job
-    sizes = {name: mesh.count(name) or 1 for name, _ in _AXES}
+    said = {name: mesh.count(name) for name, _ in _AXES}
+    sizes = {name: 1 if size is None else size for name, size in said.items()}
+    for name, size in sizes.items():
+        if size < 1 and name != "data_parallel_shard_degree":
+            mesh.fault(f"{size} is no degree: 1 or more (the rest, -1, is for shards)", name)
     shard = mesh.count("data_parallel_shard_degree")
     ddp = shard == 1 and sizes["data_parallel_replicate_degree"] > 1
     place = mesh.place("data_parallel_shard_degree")
