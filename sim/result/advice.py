@@ -12,6 +12,7 @@ from typing import Any
 
 from sim.errors import InfeasibleError
 from sim.inputs.checks import check
+from sim.inputs.dtypes import casts_frozen, compute_dtype
 from sim.inputs.method import Method
 from sim.inputs.rows import varied
 from sim.inputs.strategy import strategy_of
@@ -229,6 +230,12 @@ def _training(topology: Topology, workload: Workload) -> Iterator[Change]:
         yield make.spelt(
             "smaller", {"method": {"qlora": {"rank": four.rank, "quantization": "nf4"}}},
             "QLoRA: frozen weights in 4 bits", trains=True, method=four,
+        )  # fmt: skip
+    if method.kind == "lora" and casts_frozen(workload) and not method.prepare_kbit:
+        loaded = method.model_copy(update={"frozen_dtype": "as-compute"})
+        yield make.spelt(
+            "both", {"method.frozen_dtype": "as-compute"},
+            f"frozen weights loaded in {compute_dtype(workload)}", method=loaded,
         )  # fmt: skip
     mixed = precision.activations == "bf16" and precision.master == "fp32"
     if mixed and not method.frozen:

@@ -27,7 +27,7 @@ from sim.step.variation import Progress, Stop, never, silent
 #: changes that one plan makes at most
 LONGEST = 8
 #: keys whose change rounds numbers otherwise
-NUMERICS = ("precision", "optimizer", "parallelism.reduce_dtype")
+NUMERICS = ("precision", "optimizer", "parallelism.reduce_dtype", "method.frozen_dtype")
 
 
 @dataclass(frozen=True, slots=True)

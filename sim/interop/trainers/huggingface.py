@@ -93,7 +93,8 @@ def in_python(
         Whether a configuration of TRL's holds its arguments, whose defaults are not transformers'.
     by_name : bool
         Whether TRL's trainer is given a model's name, which it loads in fp32 where no dtype is said
-        (TRL 1.16, trainer/utils.py, `create_model_from_path`).
+        (trainer/utils.py, `create_model_from_path`: TRL 0.29 to 1.16 say float32, up to 0.24 leave
+        it to transformers 4, which does the same; 0.26 alone of those read takes the checkpoint's).
     """
     _adapters(keys, configured)
     _arguments(source, keys, trl, configured)

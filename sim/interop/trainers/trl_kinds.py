@@ -64,7 +64,7 @@ def of_keys(keys: Keys) -> Begun | None:
     for kind, names in _OF_ONE.items():
         if keys.has(*names):
             return Begun(kind, keys.place(*names), keys.named(*names))
-    rolled = "max_completion_length"  # beside max_length it is of pairs, until TRL 0.2x
+    rolled = "max_completion_length"  # beside max_length it is of pairs, in older TRLs
     if keys.has(rolled) and not keys.has("max_length"):
         return Begun("grpo", keys.place(rolled), rolled)
     return None
