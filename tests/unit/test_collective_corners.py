@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 
+import numpy as np
 import pytest
 
 from sim.cost.collectives import plan_collective
@@ -9,6 +10,7 @@ from sim.cost.communicators import communicator
 from sim.cost.nccl.algorithms import algorithm_named
 from sim.cost.nccl.communicator import LL, LL128, SIMPLE
 from sim.cost.nccl.pairs import all_pairs
+from sim.cost.nccl.rings import Search
 from sim.cost.nccl.tuner import weighed
 from sim.errors import InputError
 from sim.fabric import compile_fabric
@@ -261,3 +263,28 @@ def test_time_of_a_line_is_latency_and_bytes_at_its_rate():
             assert line.estimate_us(comm, "all_gather", 2.0**30) == pytest.approx(
                 expected, rel=1e-9
             )
+
+
+@pytest.mark.parametrize("n", [3, 5, 6, 8])
+def test_rounds_of_pat_bring_what_is_lacking_and_no_more(n):
+    """Of six ranks the third round, to the peer four away, has two shards left to bring."""
+    fabric = compile_fabric(dgx_h100(8))
+    demand = algorithm_named("pat").loads(fabric, tuple(range(0, 8 * n, 8)), "all_gather")
+    load = np.bincount(demand.resource, demand.amount, minlength=fabric.n_resources)
+    for node in range(n):
+        for port in fabric.nic_ports(node, 0):
+            assert load[port].sum() == pytest.approx((n - 1) / n)
+
+
+def test_what_pat_takes_on_four_nodes_of_one_gpu():
+    """8 us, two rounds of 14 / 3.5 us and 2.8 us a rank; 0.75 of a NIC that counts as 48 GB/s."""
+    four = communicator(compile_fabric(dgx_h100(4)), (0, 8, 16, 24), "2.27")
+    pat = algorithm_named("pat")
+    assert pat.latency_us(four, "all_gather", SIMPLE) == pytest.approx(8.0 + 2 * 4.0 + 4 * 2.8)
+    assert pat.bus(four, SIMPLE) == pytest.approx(0.75 * 48.0)
+
+
+@pytest.mark.parametrize(("nodes", "bus"), [(2, 80.0), (3, 48.0)])
+def test_rings_of_two_nodes_count_as_those_inside_one(nodes, bus):
+    seen = communicator(compile_fabric(dgx_h100(nodes)), tuple(range(8 * nodes)), "2.27")
+    assert Search(channels=4, intra=20.0, inter=12.0).bus(seen) == bus

@@ -71,6 +71,18 @@ def test_unaligned_products_are_slower():
     assert ideal(1024, 1023, 1024).seconds[0] > 1.5 * ideal(1024, 1024, 1024).seconds[0]
 
 
+def test_attention_of_few_heads_and_rows_leaves_sms_idle():
+    """8 heads x 1,000 rows are 64 blocks of 128 rows: 0.75 x 132 SMs / 64 = 1.55 x as long."""
+
+    def compute_s(sequences, heads, rows):
+        flops = 4.0 * sequences * heads * rows * rows * 128
+        shape = (sequences, heads, heads, rows, rows, 128, 0, 0)
+        return CostModel(H100).cost(Kernel("a", "a", "attention", flops, 0.0, shape)).compute_s
+
+    assert 64 * compute_s(1, 8, 1000) / compute_s(64, 8, 1000) == pytest.approx(0.75 * 132 / 64)
+    assert 64 * compute_s(1, 16, 1000) / compute_s(64, 16, 1000) == pytest.approx(1.0)
+
+
 def test_stream_time_by_hand():
     # 1 GB at half of 1 TB/s, floor 2 us, ramp 1 MB
     assert stream_time(1e9, 1, 0.5, 1e12, 2e-6, 1e6) == pytest.approx(2e-6 + 1.001e9 / 0.5e12)
