@@ -66,12 +66,10 @@ def read(source: Source, job: Translation) -> None:
 
 def _engine(keys: Keys) -> None:
     """DeepSpeed's configuration as `get_train_ds_config` makes it of options."""
-    stage, name = (
-        keys.count("zero_stage", "ds.zero_stage"),
-        keys.named("zero_stage", "ds.zero_stage"),
-    )
-    stage = 2 if stage is None else stage
-    deepspeed.staged(keys, stage, name)
+    names = ("zero_stage", "ds.zero_stage")
+    said = keys.count(*names)
+    stage = 2 if said is None else said
+    deepspeed.staged(keys, stage, keys.named(*names))
     keys.put_on("parallelism.offload", "adam_offload", "ds.adam_offload", value="optimizer")
     keys.put_on("parallelism.overlap_comm", "overlap_comm", "ds.overlap_comm")
     if stage == 3:
@@ -79,12 +77,13 @@ def _engine(keys: Keys) -> None:
         size = keys.count(*names)
         if size and size > 1:
             keys.put("parallelism.zero_hpz_partition_size", size, *names)
-    if (keys.count("ds_tensor_parallel_size", "ds.tensor_parallel_size") or 1) > 1:
+    names = ("ds_tensor_parallel_size", "ds.tensor_parallel_size")
+    if (keys.count(*names) or 1) > 1:
         why = "DeepSpeed's tensor parallelism is not modelled: data parallelism alone"
-        keys.matters(why, keys.named("ds_tensor_parallel_size", "ds.tensor_parallel_size"))
-    said = ("grad_accum_dtype", "ds.grad_accum_dtype")
-    if words.dtype(keys, *said) not in ("", "fp32"):
-        keys.matters("gradients are taken to add up in the dtype that the stage mostly has", *said)
+        keys.matters(why, *names)
+    names = ("grad_accum_dtype", "ds.grad_accum_dtype")
+    if words.dtype(keys, *names) not in ("", "fp32"):
+        keys.matters("gradients are taken to add up in the dtype that the stage mostly has", *names)
     keys.put_on("precision.kind", "bf16", value="bf16")
     words.put_dtype(keys, "precision.kind", "ds.param_dtype")
     keys.suppose("precision.kind", "bf16")
